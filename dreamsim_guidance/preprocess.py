@@ -1,0 +1,199 @@
+"""From any RGB image in [0, 1] to the square that the branches see.
+
+The original squashes a picture to 224 x 224 with PIL's bicubic filter, which widens with the scale (antialiased), works
+in two passes and stores 8 bits after each. Here the same two passes are two dense matrix products with a clamp after
+each, so that the result agrees with PIL to one grey level and has an exact gradient:
+
+    columns <- clamp(image W_x^T),  square <- clamp(W_y columns)
+
+Keys, Cubic convolution interpolation for digital image processing, IEEE TASSP 1981 (a = -0.5, as in PIL).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image as PILImage
+from PIL import UnidentifiedImageError
+from torch import Tensor
+
+from dreamsim_guidance.types import Image
+
+__all__ = ["check_candidate", "check_images", "check_range", "load_image", "resize", "save_image", "to_image"]
+
+_SLACK = 1e-3
+"""Overshoot that a reference image may have: rounding of a resize, not another range."""
+
+_ROUNDING = 1e-5
+"""The clamp's slack: white and black areas come out of a float product as 1 +- 1e-7 and must keep their gradient."""
+
+
+def check_images(images: object, name: str = "images") -> None:
+    """Raise TypeError or ValueError unless `images` is a floating-point batch `(b, 3, h, w)` with b, h, w >= 1."""
+    if not isinstance(images, Tensor):
+        raise TypeError(
+            f"{name} must be a torch tensor of shape (b, 3, h, w), got {type(images).__name__}; "
+            "use dreamsim_guidance.load_image for a file and dreamsim_guidance.to_image for a PIL image or an array."
+        )
+    if not images.is_floating_point():
+        raise TypeError(f"{name} must be floating point in [0, 1], got {images.dtype}; use x.float() / 255 for 8 bits.")
+    shape = tuple(images.shape)
+    if images.ndim != 4:
+        fix = "use x.unsqueeze(0) for a single image" if images.ndim == 3 else "pass one batch of images"
+        raise ValueError(f"{name} must have shape (b, 3, h, w), got {shape}; {fix}.")
+    if shape[1] != 3:
+        fix = {
+            1: "use x.expand(-1, 3, -1, -1) for grey images",
+            4: "drop or composite the alpha channel, x[:, :3]",
+        }.get(shape[1], "use x.permute(0, 3, 1, 2) for channels-last images" if shape[3] == 3 else "pass RGB")
+        raise ValueError(f"{name} must have 3 channels (RGB), got {shape}; {fix}.")
+    if 0 in shape:
+        raise ValueError(f"{name} must hold at least one image of at least one pixel, got {shape}; skip empty batches.")
+
+
+def check_range(images: Tensor, name: str = "images") -> None:
+    """Raise ValueError unless all values lie in [0, 1].
+
+    Reads two numbers back from the tensor's device: for references, once, not for every step of a loop.
+    """
+    low, high = (float(v) for v in images.detach().aminmax())
+    if low >= -_SLACK and high <= 1 + _SLACK:
+        return
+    if math.isnan(low) or math.isnan(high):
+        raise ValueError(f"{name} must lie in [0, 1], got NaN; find where it arises, e.g. with torch.autograd.detect_anomaly.")
+    raise ValueError(f"{name} must lie in [0, 1], got [{low:.2f}, {high:.2f}]; {_range_advice(low, high)}.")
+
+
+def check_candidate(images: Tensor, name: str = "images") -> None:
+    """Range check for an image that is being judged or optimised; never stalls an accelerator.
+
+    Without a gradient it is `check_range`. An image that a gradient flows to may overshoot on its way, so there only a
+    wrong scale is refused: a tenth of all values more than 0.25 outside [0, 1]. Checked on the CPU only, and not inside
+    `torch.compile`, since it needs the values.
+    """
+    if torch.compiler.is_compiling() or images.device.type != "cpu":
+        return
+    if not images.requires_grad:
+        check_range(images, name)
+        return
+    values = images.detach()
+    low, high = (float(v) for v in values.aminmax())
+    if low >= -0.25 and high <= 1.25:
+        return
+    outside = ((values < -0.25) | (values > 1.25)).float().mean()
+    if math.isnan(low) or math.isnan(high) or float(outside) > 0.1:
+        check_range(images, name)
+
+
+def _range_advice(low: float, high: float) -> str:
+    if high > 16:
+        return "use x / 255 for images in [0, 255]"
+    if -0.25 < low and high < 1.25:
+        return "use x.clamp(0, 1) for images that overshoot"
+    if -1.01 <= low < 0 and high <= 1.01:
+        return "use (x + 1) / 2 for images in [-1, 1]"
+    return "undo the mean and standard deviation of a normalised image, or use x.clamp(0, 1)"
+
+
+def resize(images: Image, size: tuple[int, int]) -> Image:
+    """Antialiased bicubic squash of `(b, 3, h, w)` to `size` = (height, width), as PIL does it for 8-bit images.
+
+    Differentiable, in float32 or better whatever the autocast mode; images of that size already are returned as they are.
+    Values outside [0, 1] count as clamped, and still receive the gradient of the clamped value.
+    """
+    height, width = size
+    if images.shape[-2:] == (height, width):
+        return images
+    dtype = torch.promote_types(images.dtype, torch.float32)
+    with torch.autocast(images.device.type, enabled=False):
+        x = images.to(dtype)
+        # straight-through: what lies outside is seen as clamped, yet can be pulled back by its gradient
+        x = x + (x.clamp(0, 1) - x).detach()
+        if x.shape[-1] != width:
+            x = _clamp(x @ _bicubic_weights(x.shape[-1], width, dtype, x.device).T)
+        if x.shape[-2] != height:
+            x = _clamp(_bicubic_weights(x.shape[-2], height, dtype, x.device) @ x)
+    return x
+
+
+def _clamp(x: Tensor) -> Tensor:
+    return x.clamp(-_ROUNDING, 1 + _ROUNDING)
+
+
+def _bicubic_weights(length: int, size: int, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "size length"]:
+    return _bicubic_table(length, size).to(device=device, dtype=dtype)
+
+
+@lru_cache(maxsize=64)
+def _bicubic_table(length: int, size: int) -> Float[Tensor, "size length"]:
+    """Row i holds the weights of the inputs of output i, summing to one: PIL's `precompute_coeffs`, float64."""
+    scale = length / size
+    stretch = max(scale, 1.0)
+    support = 2.0 * stretch
+    centre = (torch.arange(size, dtype=torch.float64) + 0.5) * scale
+    first = (centre - support + 0.5).floor().clamp(min=0)
+    last = (centre + support + 0.5).floor().clamp(max=length)
+    position = torch.arange(length, dtype=torch.float64)
+    inside = (position >= first[:, None]) & (position < last[:, None])
+    weights = torch.where(inside, _cubic((position + 0.5 - centre[:, None]) / stretch), 0.0)
+    return weights / weights.sum(1, keepdim=True)
+
+
+def _cubic(x: Tensor) -> Tensor:
+    a, x = -0.5, x.abs()
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = (((x - 5) * x + 8) * x - 4) * a
+    return torch.where(x < 1, near, torch.where(x < 2, far, 0.0))
+
+
+def to_image(picture: PILImage.Image | np.ndarray) -> Image:
+    """A PIL image, or an array `(h, w)` or `(h, w, 3 or 4)` of uint8 or of floats in [0, 1], as `(1, 3, h, w)` float32."""
+    if isinstance(picture, np.ndarray):
+        if picture.dtype != np.uint8:
+            if not np.issubdtype(picture.dtype, np.floating):
+                raise TypeError(f"an array must be uint8 or floating point in [0, 1], got {picture.dtype}; convert it first.")
+            picture = np.clip(np.round(picture * 255), 0, 255).astype(np.uint8)
+        picture = PILImage.fromarray(picture)
+    pixels = torch.from_numpy(np.array(picture.convert("RGB")))
+    return (pixels.permute(2, 0, 1).float() / 255).unsqueeze(0)
+
+
+def load_image(path: str | os.PathLike[str]) -> Image:
+    """The picture in a file as `(1, 3, h, w)` float32 in [0, 1]; converted to RGB as the original does (alpha dropped).
+
+    Raises FileNotFoundError, or ValueError for a file that PIL cannot read.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"image not found: '{path}'; give the path of a picture (png, jpg, webp, ...).")
+    try:
+        with PILImage.open(path) as picture:
+            return to_image(picture)
+    except (UnidentifiedImageError, OSError, SyntaxError, PILImage.DecompressionBombError) as error:
+        raise ValueError(f"'{path}' cannot be read as an image ({error}); give a png, jpg, webp, ... that is complete.") from error
+
+
+def save_image(image: Float[Tensor, "*b 3 h w"], path: str | os.PathLike[str]) -> None:
+    """Write one image in [0, 1] as 8 bits, in the format of the file's ending; the file appears whole or not at all."""
+    if image.ndim == 4:
+        if image.shape[0] != 1:
+            raise ValueError(f"one image is needed, got a batch of {image.shape[0]}; write them one by one.")
+        image = image[0]
+    pixels = (image.detach().float().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, suffix=path.suffix or ".png")
+    os.close(handle)
+    try:
+        PILImage.fromarray(pixels).save(name)
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    finally:
+        Path(name).unlink(missing_ok=True)

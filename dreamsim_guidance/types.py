@@ -1,0 +1,21 @@
+"""Shapes and ranges of the tensors that cross module borders, named once.
+
+Images are RGB in [0, 1], batch first. Distances are one value per image, larger means more different.
+"""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor
+
+Image = Float[Tensor, "b 3 h w"]
+"""RGB images in [0, 1]."""
+
+Mask = Float[Tensor, "b 1 h w"]
+"""Region of interest in [0, 1]; 1 counts, 0 does not."""
+
+Embedding = Float[Tensor, "b d"]
+"""One vector per image."""
+
+Distance = Float[Tensor, " b"]
+"""One value per image; 0 means alike, larger means more different."""
