@@ -1,0 +1,301 @@
+"""Losses that add and scale, and keep their terms visible.
+
+A `Loss` goes from images in [0, 1] to one value per image; a `PairLoss` goes from predicted and target images to one
+value per pair. Both form sums with weights that may change over the steps:
+
+    total(x) = sum_i w_i(step) loss_i(x),      e.g.  target + 0.1 * L1(image) + Cosine(1, 0, steps=200) * tv
+
+A sum is a loss again. It holds no state: `loss.at(step)` is the same sum with its weights fixed, and a loss that is
+called without `at` uses the weights of step 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from numbers import Real
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
+
+from torch import Tensor, nn
+
+from dreamsim_guidance.preprocess import check_images, check_range
+from dreamsim_guidance.schedule import Constant, Schedule
+from dreamsim_guidance.types import Distance, Image
+
+__all__ = ["Loss", "PairLoss"]
+
+Kind = TypeVar("Kind", bound="_Term")
+
+
+class _Term(nn.Module, Generic[Kind]):
+    """The algebra that losses and pair losses share. Every composite is one flat, weighted sum of named terms."""
+
+    name: str = ""
+    """Key of this loss among the terms of a sum; the class's name in lower case where a class sets none."""
+
+    _kind: ClassVar[type[Any]]
+    _sum: ClassVar[type[Any]]
+    _function: ClassVar[type[Any]]
+    _hint: ClassVar[str]
+
+    __array_ufunc__ = None  # a numpy number leaves `number * loss` to the loss
+
+    @classmethod
+    def of(cls, function: Callable[..., Tensor], name: str = "") -> Kind:
+        """A loss from a plain function (or module) that returns one value per image, shape `(b,)`.
+
+        `Loss.of(f)` calls `f(images)`, `PairLoss.of(f)` calls `f(pred, target)`. A module becomes a submodule.
+        A loss made from a lambda works, but cannot be pickled.
+        """
+        if not callable(function):
+            raise TypeError(f"{cls.__name__}.of needs a function from images to one value per image, got {function!r}.")
+        return cls._function(function, name)
+
+    def named(self, name: str) -> Kind:
+        """The same loss as one term called `name`; a sum that is given a name is logged as a single term."""
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"a loss is named by a non-empty string, got {name!r}.")
+        return self._sum([_Entry(name, Constant(1.0), self)])
+
+    def at(self, step: int | float) -> Kind:
+        """The same loss with every scheduled weight fixed at its value for `step`; itself if nothing is scheduled."""
+        return self  # type: ignore[return-value]
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weight of every term, at the fixed step or at step 0; `total = sum_i weights[i] * terms[i]`."""
+        return {entry.name: entry.weight(0) for entry in self._entries()}
+
+    def terms(self, *images: Tensor) -> dict[str, Distance]:
+        """The value `(b,)` of every term before weighting, with its gradient; each term is evaluated once."""
+        terms: dict[str, Tensor] = {}
+        for entry in self._entries():
+            value = entry.loss(*images)
+            _check_value(value, images[0], entry.name)
+            terms[entry.name] = value
+        return terms
+
+    def value_and_terms(self, *images: Tensor) -> tuple[Distance, dict[str, Distance]]:
+        """The total `(b,)` and the value of every term before weighting, detached, for the log; one evaluation."""
+        terms = self.terms(*images)
+        total = _weighted(self._entries(), terms)
+        # the log must not keep the graph of every step alive
+        return total, {name: value.detach() for name, value in terms.items()}
+
+    def _entries(self) -> Sequence[_Entry]:
+        """The terms as a sum would hold them, names told apart."""
+        return (_Entry(self.name or type(self).__name__.lower(), Constant(1.0), self),)
+
+    def __add__(self, other: Any) -> Kind:
+        if _is_zero(other):
+            return self  # type: ignore[return-value]
+        if not isinstance(other, self._kind):
+            raise TypeError(f"{_describe(other)} cannot be added to a {self._kind.__name__}; {self._advice(other)}.")
+        return self._sum([*self._entries(), *other._entries()])
+
+    def __radd__(self, other: Any) -> Kind:  # sum([a, b]) starts from 0
+        return self + other
+
+    def __sub__(self, other: Any) -> Kind:
+        return self + (-other if isinstance(other, _Term) else other)
+
+    def __rsub__(self, other: Any) -> Kind:
+        return -self + other
+
+    def __neg__(self) -> Kind:
+        return -1.0 * self
+
+    def __mul__(self, weight: Any) -> Kind:
+        scale = _as_schedule(weight)
+        return self._sum([entry._replace(weight=_times(scale, entry.weight)) for entry in self._entries()])
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, divisor: Any) -> Kind:
+        if not _is_number(divisor):
+            raise TypeError(f"a loss is divided by a number, got {_describe(divisor)}.")
+        return self * (1 / float(divisor))
+
+    def _advice(self, other: Any) -> str:
+        if _is_number(other):
+            return "a constant has no gradient: leave it out, or scale by it, number * loss"
+        if isinstance(other, _Term):
+            return self._hint
+        if hasattr(other, "target"):
+            return "bind it to its reference first, metric.target(image)"
+        if callable(other):
+            return f"wrap it, {self._kind.__name__}.of(function, name='...')"
+        return f"add another {self._kind.__name__}"
+
+
+class Loss(_Term["Loss"]):
+    """From images `(b, 3, h, w)` in [0, 1] to one value per image `(b,)`, smaller is better.
+
+    Subclasses define `forward(images)`. `a + b`, `a - b`, `2 * a`, `a / 2`, `-a`, `sum([a, b])` and `schedule * a` are
+    losses again.
+    """
+
+    _hint = "bind the pair loss to its target first, pair.against(reference)"
+
+    def forward(self, images: Image) -> Distance:
+        raise NotImplementedError(f"{type(self).__name__} must define forward(images) -> one value per image")
+
+
+class PairLoss(_Term["PairLoss"]):
+    """From predicted and target images `(b, 3, h, w)` in [0, 1] to one value per pair `(b,)`, smaller is better.
+
+    Subclasses define `forward(pred, target)`; a target of batch 1 serves all predictions. The algebra is `Loss`'s.
+    """
+
+    _hint = "a Loss has its reference already: take its pair form, or bind this one too, pair.against(reference)"
+
+    def forward(self, pred: Image, target: Image) -> Distance:
+        raise NotImplementedError(f"{type(self).__name__} must define forward(pred, target) -> one value per pair")
+
+    def against(self, reference: Image) -> Loss:
+        """This loss as a `Loss` towards a fixed reference of batch 1 or b, whose range is checked here, once."""
+        check_images(reference, "reference")
+        check_range(reference, "reference")
+        return _Against(self, reference)
+
+
+class _Against(Loss):
+    reference: Tensor
+
+    def __init__(self, pair: PairLoss, reference: Tensor) -> None:
+        super().__init__()
+        self.pair = pair
+        # not persistent: a picture does not belong into the checkpoint of a model that holds this loss
+        self.register_buffer("reference", reference.detach().clone(), persistent=False)
+        self.name = pair._entries()[0].name
+
+    def forward(self, images: Image) -> Distance:
+        return self.pair(images, self.reference)
+
+
+class _Function(_Term[Any]):
+    def __init__(self, function: Callable[..., Tensor], name: str) -> None:
+        super().__init__()
+        self.function = function
+        self.name = name or getattr(function, "__name__", "").strip("<>") or type(function).__name__.lower()
+
+    def forward(self, *images: Tensor) -> Tensor:
+        value = self.function(*images)
+        _check_value(value, images[0], self.name)
+        return value
+
+
+class _FunctionLoss(_Function, Loss):
+    pass
+
+
+class _FunctionPairLoss(_Function, PairLoss):
+    pass
+
+
+class _Entry(NamedTuple):
+    name: str
+    weight: Schedule
+    loss: Any
+
+
+class _Sum(_Term[Any]):
+    def __init__(self, entries: Sequence[_Entry]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(entry.loss for entry in entries)
+        self._names = _distinct([entry.name for entry in entries])
+        self._weights = tuple(entry.weight for entry in entries)
+
+    def _entries(self) -> Sequence[_Entry]:
+        return [_Entry(*entry) for entry in zip(self._names, self._weights, self.parts, strict=True)]
+
+    def forward(self, *images: Tensor) -> Tensor:
+        return _weighted(self._entries(), self.terms(*images))
+
+    def at(self, step: int | float) -> Any:
+        fixed = [_Entry(name, Constant(weight(step)), loss.at(step)) for name, weight, loss in self._entries()]
+        return self if fixed == self._entries() else type(self)(fixed)
+
+    def __repr__(self) -> str:
+        text = ""
+        for name, weight, _ in self._entries():
+            factor = weight.value if isinstance(weight, Constant) else None
+            sign = "-" if factor is not None and factor < 0 else "+"
+            scale = f"{weight} * " if factor is None else "" if abs(factor) == 1 else f"{abs(factor):.6g} * "
+            text += f" {sign} {scale}{name}" if text else f"{'-' if sign == '-' else ''}{scale}{name}"
+        return text
+
+
+class _LossSum(_Sum, Loss):
+    pass
+
+
+class _PairSum(_Sum, PairLoss):
+    def against(self, reference: Image) -> Loss:
+        return _LossSum([entry._replace(loss=entry.loss.against(reference)) for entry in self._entries()])
+
+
+Loss._kind, Loss._sum, Loss._function = Loss, _LossSum, _FunctionLoss
+PairLoss._kind, PairLoss._sum, PairLoss._function = PairLoss, _PairSum, _FunctionPairLoss
+
+
+def _weighted(entries: Sequence[_Entry], terms: dict[str, Tensor]) -> Tensor:
+    total: Tensor | None = None
+    for name, weight, _ in entries:
+        factor = weight(0)
+        value = terms[name] if factor == 1 else factor * terms[name]
+        total = value if total is None else total + value
+    assert total is not None  # a sum is made of at least one term
+    return total
+
+
+def _check_value(value: Any, images: Tensor, name: str) -> None:
+    expected = (images.shape[0],)
+    if not isinstance(value, Tensor):
+        raise TypeError(f"the term '{name}' must return a tensor of shape {expected}, got {type(value).__name__}.")
+    if value.shape != expected:
+        raise ValueError(
+            f"the term '{name}' must return one value per image, shape {expected}, got {tuple(value.shape)}; "
+            "reduce over everything but the batch, e.g. x.flatten(1).mean(1)."
+        )
+
+
+def _as_schedule(weight: Any) -> Schedule:
+    if isinstance(weight, Schedule):
+        return weight
+    if not _is_number(weight):
+        fix = "use float(weight)" if isinstance(weight, Tensor) else "for a weight that changes use a Schedule"
+        raise TypeError(f"a loss is scaled by a number or a Schedule, got {_describe(weight)}; {fix}.")
+    if not math.isfinite(weight):
+        raise ValueError(f"the weight of a loss must be finite, got {weight}.")
+    return Constant(float(weight))
+
+
+def _times(a: Schedule, b: Schedule) -> Schedule:
+    if isinstance(a, Constant) and isinstance(b, Constant):
+        return Constant(a.value * b.value)
+    return a if b == Constant(1.0) else b if a == Constant(1.0) else a * b
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _is_zero(value: Any) -> bool:
+    return _is_number(value) and value == 0
+
+
+def _describe(value: Any) -> str:
+    return type(value).__name__ if callable(value) or isinstance(value, Tensor) else repr(value)
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """The names with `_2`, `_3`, ... behind those that have been used before."""
+    taken: list[str] = []
+    for name in names:
+        candidate, count = name, 1
+        while candidate in taken or (count > 1 and candidate in names):
+            count += 1
+            candidate = f"{name}_{count}"
+        taken.append(candidate)
+    return taken
