@@ -1,0 +1,93 @@
+"""Trust on first use: the SHA-256 of a downloaded file is written down once and compared ever after.
+
+No checksums are published for the weights that this library downloads, so a first download can only be checked for its
+size and its inner structure. What can be noticed is change: a file that was altered on disk, or a server that sends
+another file than last time. Beside each downloaded file `x` stands `x.checksum.json`:
+
+    {"sha256": "...", "size": 343242323, "mtime_ns": 1712345678000000000, "url": "https://..."}
+
+Reading 1 GB to hash it takes seconds, so `verify` looks at size and modification time first and hashes only if one of
+them differs from the record, or when told to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from pathlib import Path
+
+__all__ = ["ChecksumError", "record", "recorded", "sha256", "verify"]
+
+
+class ChecksumError(ValueError):
+    """A file is not the one that was recorded or asked for; the message says which file to delete."""
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def record(path: Path, url: str, digest: str | None = None) -> None:
+    """Write `<path>.checksum.json` for the file as it is now (atomic); `digest` saves hashing it again."""
+    status = path.stat()
+    entry = {"sha256": digest or sha256(path), "size": status.st_size, "mtime_ns": status.st_mtime_ns, "url": url}
+    write_json(_record_path(path), entry)
+
+
+def recorded(path: Path) -> dict[str, object] | None:
+    """The record of `path`, or None where there is none. A record that cannot be read counts as none."""
+    try:
+        entry = json.loads(_record_path(path).read_text())
+    except (OSError, ValueError):
+        return None
+    return entry if isinstance(entry, dict) and isinstance(entry.get("sha256"), str) else None
+
+
+def verify(path: Path, *, expected: str | None = None, full: bool = False) -> None:
+    """Raise ChecksumError if `path` is not the file that was recorded.
+
+    The file is hashed when its size or modification time differs from the record, when `expected` (a SHA-256) differs
+    from the recorded one, or with `full=True`; otherwise the record is believed. A file without a record is hashed only
+    if `expected` is given, and is recorded then.
+    """
+    entry = recorded(path)
+    known = str(entry["sha256"]) if entry else None
+    wanted = expected.lower() if expected else known
+    if wanted is None:
+        return
+    status = path.stat()
+    untouched = entry is not None and (entry.get("size"), entry.get("mtime_ns")) == (status.st_size, status.st_mtime_ns)
+    if untouched and known == wanted and not full:
+        return
+    actual = sha256(path)
+    if actual != wanted:
+        origin = f" when it was downloaded from {entry['url']}" if entry and not expected and entry.get("url") else ""
+        raise ChecksumError(
+            f"{path} has SHA-256 {actual}, but {wanted} was {'asked for' if expected else 'recorded'}{origin}: the file "
+            f"changed or is damaged. Delete {path} to get it again"
+            + (f", or delete {_record_path(path)} if the change is meant." if entry and not expected else ".")
+        )
+    with contextlib.suppress(OSError):  # a read-only cache: hashed again next time
+        record(path, str(entry["url"]) if entry and entry.get("url") else "", actual)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON through a temporary file in the same folder."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # not mkstemp: a cache may be shared between users
+    try:
+        temporary.write_text(json.dumps(value, indent=1) + "\n")
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _record_path(path: Path) -> Path:
+    return path.with_name(path.name + ".checksum.json")

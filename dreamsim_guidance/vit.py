@@ -1,0 +1,196 @@
+"""Vision transformer forward made for gradients to the image.
+
+timm's blocks, run with less: when only the class token is used, the last block computes queries, attention output and
+MLP for that token alone (keys and values of all tokens never appear: the weights move to the query's side, which is
+exact), QuickGELU costs one fused activation, and attention keeps only what its backward needs. The parameters are
+timm's own, so adapters, `state_dict`, autocast and `torch.compile` work as ever.
+
+Dosovitskiy et al., An Image is Worth 16x16 Words, ICLR 2021. Position grids are resampled as in DINO's
+`interpolate_pos_encoding` (Caron et al., ICCV 2021), which the original metric uses.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from timm.layers.activations import QuickGELU
+from timm.layers.mlp import Mlp
+from timm.models.vision_transformer import Attention as TimmAttention
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor, nn
+
+from dreamsim_guidance.types import Image
+
+__all__ = ["is_plain", "tokens"]
+
+_QUICK = 1.702
+
+
+def is_plain(model: nn.Module) -> bool:
+    """Whether `model` is the transformer that `tokens` knows: learned positions, one class token, packed qkv, plain MLP."""
+    return (
+        type(model) is VisionTransformer
+        and model.cls_token is not None
+        and model.pos_embed is not None
+        and model.num_prefix_tokens == 1
+        and not model.no_embed_class
+        and all(_is_plain_block(block) for block in model.blocks)
+    )
+
+
+def _is_plain_block(block: nn.Module) -> bool:
+    if type(block) is not Block or type(block.attn) is not TimmAttention or type(block.mlp) is not Mlp:
+        return False
+    optional = ("q_norm", "k_norm", "norm")
+    return (
+        all(isinstance(getattr(block.attn, name, nn.Identity()), nn.Identity) for name in optional)
+        and getattr(block.attn, "gate", None) is None
+        and isinstance(block.mlp.norm, nn.Identity)
+    )
+
+
+def tokens(
+    model: VisionTransformer,
+    images: Image,
+    mean: Float[Tensor, "3"],
+    std: Float[Tensor, "3"],
+    class_only: bool = False,
+) -> Float[Tensor, "b n d"]:
+    """Output of the last block, before the final norm: class token first, then patches row by row.
+
+    `images` are RGB in [0, 1] at the size that the grid shall have; a remainder smaller than a patch is cut off, as the
+    original does. With `class_only` the result has one token, `(b, 1, d)`.
+    """
+    x = _embed_patches(model, images, mean, std)
+    last = len(model.blocks) - 1
+    for i, block in enumerate(model.blocks):
+        x = _block(block, x, class_only=class_only and i == last)
+    return x
+
+
+def _embed_patches(model: VisionTransformer, images: Image, mean: Tensor, std: Tensor) -> Tensor:
+    """Patches as one matrix product on [0, 1] pixels, with the normalisation folded into its weights."""
+    conv: Any = model.patch_embed.proj
+    patch = conv.kernel_size[0]
+    height, width = images.shape[-2] // patch, images.shape[-1] // patch
+    if height == 0 or width == 0:
+        raise ValueError(
+            f"images must be at least one patch ({patch} x {patch} pixels) large, got {tuple(images.shape[-2:])}; "
+            "enlarge them, or let the metric resize them (resize=True)."
+        )
+    weight = conv.weight / std.view(1, 3, 1, 1)
+    bias = conv.bias - (weight * mean.view(1, 3, 1, 1)).sum((1, 2, 3))
+    pixels = images[..., : height * patch, : width * patch].unflatten(-1, (width, patch)).unflatten(-3, (height, patch))
+    pixels = pixels.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # b (gh gw) (3 p p)
+    x = F.linear(pixels, weight.flatten(1), bias)
+    square = images.shape[-1] == images.shape[-2]
+    x = torch.cat([model.cls_token.expand(len(x), -1, -1), x], dim=1) + _positions(model, height, width, square).to(x.dtype)
+    return model.norm_pre(x)
+
+
+def _positions(model: VisionTransformer, height: int, width: int, square: bool) -> Float[Tensor, "1 n d"]:
+    """The position grid at `height x width` patches, by the original's rule.
+
+    As stored when the image is square and the count fits; else bicubic with the scale factor (height + 0.1) / side: the
+    factor, not the size, sets where the samples lie.
+    """
+    stored: Tensor = model.pos_embed  # type: ignore[assignment]  # is_plain() checks it
+    side = math.isqrt(stored.shape[1] - 1)
+    if height * width == side * side and square:
+        return stored
+    with torch.autocast(stored.device.type, enabled=False):
+        grid = stored[:, 1:].unflatten(1, (side, side)).permute(0, 3, 1, 2)
+        if grid.dtype != torch.float64:
+            grid = grid.float()
+        scale = ((height + 0.1) / side, (width + 0.1) / side)
+        grid = F.interpolate(grid, scale_factor=scale, mode="bicubic").to(stored.dtype)
+    return torch.cat([stored[:, :1], grid.permute(0, 2, 3, 1).flatten(1, 2)], dim=1)
+
+
+def _block(block: Any, x: Tensor, class_only: bool) -> Tensor:
+    y = block.norm1(x)
+    if class_only:
+        x = x[:, :1]
+        y = _attend_class(block.attn, y)
+    else:
+        y = _attend(block.attn, y)
+    x = x + block.drop_path1(block.ls1(y))
+    return x + block.drop_path2(block.ls2(_mlp(block.mlp, block.norm2(x))))
+
+
+def _attend(attn: Any, x: Tensor) -> Tensor:
+    q, k, v = attn.qkv(x).unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    dropout = attn.attn_drop.p if attn.training else 0.0
+    if dropout or torch.compiler.is_compiling():
+        y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+    else:
+        y = _Attention.apply(q, k, v)
+    return attn.proj_drop(attn.proj(y.transpose(1, 2).flatten(2)))
+
+
+def _attend_class(attn: Any, x: Tensor) -> Tensor:
+    """Attention whose only query is the class token: `(b, n, d) -> (b, 1, d)`.
+
+    With one query the keys and values of all tokens are not needed:
+    q . (W_k y) = (W_k^T q) . y, and sum_j a_j W_v y_j = W_v sum_j a_j y_j, so both products run on one token.
+    """
+    if type(attn.qkv) is not nn.Linear or (attn.training and attn.attn_drop.p):
+        return _attend(attn, x)[:, :1]  # an adapter is attached: let it see its own input
+    heads = attn.num_heads
+    w_q, w_k, w_v = attn.qkv.weight.unflatten(0, (3, heads, -1))
+    b_q, _, b_v = attn.qkv.bias.unflatten(0, (3, heads, -1)) if attn.qkv.bias is not None else (None, None, None)
+    q = torch.einsum("bd,hcd->bhc", x[:, 0], w_q)
+    if b_q is not None:
+        q = q + b_q
+    # the keys' bias adds the same to every score, which the softmax does not see
+    scores = torch.einsum("bhd,bnd->bhn", torch.einsum("bhc,hcd->bhd", q * q.shape[-1] ** -0.5, w_k), x)
+    y = torch.einsum("bhn,bnd->bhd", scores.softmax(-1).to(x.dtype), x)
+    y = torch.einsum("bhd,hcd->bhc", y, w_v)
+    if b_v is not None:
+        y = y + b_v
+    return attn.proj_drop(attn.proj(y.flatten(1)[:, None]))
+
+
+def _mlp(mlp: Any, x: Tensor) -> Tensor:
+    if not isinstance(mlp.act, QuickGELU) or type(mlp.fc1) is not nn.Linear or type(mlp.fc2) is not nn.Linear or mlp.training:
+        return mlp(x)
+    # QuickGELU(z) = z sigmoid(1.702 z) = SiLU(1.702 z) / 1.702: both factors ride along in the matrix products
+    shape = x.shape
+    z = torch.addmm(mlp.fc1.bias, x.flatten(0, 1), mlp.fc1.weight.T, beta=_QUICK, alpha=_QUICK)
+    y = torch.addmm(mlp.fc2.bias, F.silu(z), mlp.fc2.weight.T, alpha=1 / _QUICK)
+    return y.view(shape)
+
+
+class _Attention(torch.autograd.Function):
+    """`scaled_dot_product_attention` that can be differentiated twice.
+
+    The fused kernels have no second derivative. Here the first backward uses the fused kernel, and only when it is itself
+    recorded (`create_graph=True`, as gradient penalties do) attention is redone in plain operations.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        inputs = [t.detach().requires_grad_(t.requires_grad) for t in (q, k, v)]
+        with torch.enable_grad():
+            y = F.scaled_dot_product_attention(*inputs)
+        ctx.save_for_backward(q, k, v)
+        ctx.fused = (inputs, y)
+        return y.detach()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = gradients
+        if torch.is_grad_enabled():
+            q, k, v = ctx.saved_tensors
+            weights = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(-1)
+            wanted = [t for t in (q, k, v) if t.requires_grad]
+            found = iter(torch.autograd.grad(weights @ v, wanted, gradient, create_graph=True))
+        else:
+            inputs, y = ctx.fused
+            wanted = [t for t in inputs if t.requires_grad]
+            found = iter(torch.autograd.grad(y, wanted, gradient, retain_graph=True))
+        return tuple(next(found) if need else None for need in ctx.needs_input_grad)
