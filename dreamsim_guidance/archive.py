@@ -1,0 +1,160 @@
+"""Files out of a zip that nobody vouches for.
+
+An archive is a list of names and sizes that its author chose. Before anything is written every entry is looked at: a
+path that leads out of the folder, a link, a doubled name, an encrypted entry, a size that cannot be meant, and the
+whole archive is refused. Then only the members that were asked for are written, into a temporary folder beside their
+place (each is checked against its CRC-32 while it is read), and moved there once all of them are whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import re
+import shutil
+import stat
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+__all__ = ["ArchiveError", "extract", "members"]
+
+log = logging.getLogger(__name__)
+
+MAX_BYTES = 16 << 30
+"""No release comes near: the largest one has about 1 GB."""
+
+_MAX_RATIO, _RATIO_FROM = 100, 64 << 20
+"""Weights shrink by a tenth; what shrinks a hundredfold and is large is a decompression bomb."""
+
+_LITTER = ("__MACOSX", ".DS_Store", "Thumbs.db", "desktop.ini")
+
+
+class ArchiveError(ValueError):
+    """A zip that is damaged, unsafe, or lacks a member; nothing was written."""
+
+
+def members(archive: str | os.PathLike[str]) -> dict[str, zipfile.ZipInfo]:
+    """The files in a zip by their path, with `/` and without the single folder that all of them may be in.
+
+    Directories and operating systems' litter are left out. Raises FileNotFoundError, or ArchiveError for anything that
+    is not a whole and harmless zip.
+    """
+    with _opened(Path(archive)) as opened:
+        return _members(opened, Path(archive))
+
+
+def extract(archive: str | os.PathLike[str], folder: str | os.PathLike[str], names: Iterable[str]) -> dict[str, Path]:
+    """Write the members `names` (as `members` gives them) to `folder`, replacing files of the same name.
+
+    Either all are written or, after an error, none; each single file is replaced in one step. The last of `names` is
+    moved last: a process that is killed in between leaves it missing. Raises ArchiveError, FileNotFoundError, or OSError
+    when the disk is full.
+    """
+    archive, folder, wanted = Path(archive), Path(folder), list(names)
+    with _opened(archive) as opened:
+        known = _members(opened, archive)
+        if missing := [name for name in wanted if name not in known]:
+            raise ArchiveError(
+                f"{archive} has no {', '.join(missing)}; it has {', '.join(sorted(known)[:12]) or 'no files'}."
+            )
+        ignored = sorted(known.keys() - set(wanted))
+        if ignored:
+            log.info("%s: not extracted: %s", archive, ", ".join(ignored[:20]))
+        _check_space(archive, folder, sum(known[name].file_size for name in wanted))
+        temporary = folder / f".{archive.name}.extracting"
+        shutil.rmtree(temporary, ignore_errors=True)  # of a killed process
+        try:
+            for name in wanted:
+                _write(opened, known[name], temporary / name)
+            for name in wanted:
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                os.replace(temporary / name, folder / name)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return {name: folder / name for name in wanted}
+
+
+@contextlib.contextmanager
+def _opened(archive: Path) -> Iterator[zipfile.ZipFile]:
+    """The zip, with everything that goes wrong while reading it as ArchiveError."""
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            yield opened
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeDecodeError, RuntimeError) as error:
+        raise ArchiveError(
+            f"{archive} is not a whole zip file ({error}); delete it and download it again. Nothing was extracted."
+        ) from error
+
+
+def _members(opened: zipfile.ZipFile, archive: Path) -> dict[str, zipfile.ZipInfo]:
+    entries: dict[str, zipfile.ZipInfo] = {}
+    total = 0
+    for info in opened.infolist():
+        if reason := _danger(info):
+            raise _refusal(archive, info, reason)
+        total += info.file_size
+        if total > MAX_BYTES:
+            raise _refusal(archive, info, f"the files would take more than {MAX_BYTES >> 30} GiB")
+        parts = [part for part in info.filename.split("/") if part not in ("", ".")]
+        if info.is_dir() or not parts or any(part in _LITTER for part in parts):
+            continue
+        name = "/".join(parts)
+        if name.casefold() in {other.casefold() for other in entries}:
+            raise _refusal(archive, info, "the name occurs twice")
+        entries[name] = info
+    tops = {name.split("/")[0] for name in entries}
+    # one folder around everything; an adapter's folder is never that, its files would be alone in the zip
+    if len(tops) == 1 and all("/" in name for name in entries) and not next(iter(tops)).endswith("_lora"):
+        entries = {name.split("/", 1)[1]: info for name, info in entries.items()}
+    return entries
+
+
+def _danger(info: zipfile.ZipInfo) -> str | None:
+    """Why an entry must not be extracted, if so."""
+    # zipfile cuts a name at a NUL and turns the system's separator into "/"; the name as stored is what the author wrote
+    stored = info.orig_filename
+    if "\0" in stored or any(ord(letter) < 32 for letter in stored):
+        return "its name has control characters"
+    if stored.startswith(("/", "\\")) or "\\" in stored or re.match(r"[A-Za-z]:", stored):
+        return "its path is absolute or written with backslashes"
+    if ".." in stored.split("/"):
+        return "its path leads out of the folder"
+    kind = stat.S_IFMT(info.external_attr >> 16)
+    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+        return "it is a link or a device, not a file"
+    if info.flag_bits & 0x1:
+        return "it is encrypted"
+    if info.file_size > _RATIO_FROM and info.file_size > _MAX_RATIO * max(info.compress_size, 1):
+        return f"{info.compress_size} bytes would become {info.file_size}"
+    return None
+
+
+def _refusal(archive: Path, info: zipfile.ZipInfo, reason: str) -> ArchiveError:
+    return ArchiveError(
+        f"{archive} is refused because of its entry {info.orig_filename!r}: {reason}. Nothing was extracted; get the file "
+        "from its publisher."
+    )
+
+
+def _write(opened: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with opened.open(info) as source, open(path, "wb") as target:
+        shutil.copyfileobj(source, target, 1 << 20)  # raises BadZipFile at the end if the CRC differs
+        target.flush()
+        os.fsync(target.fileno())
+    if path.stat().st_size != info.file_size:
+        raise zipfile.BadZipFile(f"{info.filename} has {path.stat().st_size} bytes instead of {info.file_size}")
+
+
+def _check_space(archive: Path, folder: Path, needed: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(
+            errno.ENOSPC, f"the disk is full: {archive.name} needs {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free; "
+            "make room, or choose another folder with cache_dir or DREAMSIM_GUIDANCE_CACHE", str(folder)
+        )
