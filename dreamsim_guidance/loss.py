@@ -11,15 +11,13 @@ called without `at` uses the weights of step 0.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from numbers import Real
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
 from dreamsim_guidance.preprocess import check_images, check_range
-from dreamsim_guidance.schedule import Constant, Schedule
+from dreamsim_guidance.schedule import Constant, Schedule, as_schedule, is_number
 from dreamsim_guidance.types import Distance, Image
 
 __all__ = ["Loss", "PairLoss"]
@@ -82,12 +80,15 @@ class _Term(nn.Module, Generic[Kind]):
         # the log must not keep the graph of every step alive
         return total, {name: value.detach() for name, value in terms.items()}
 
+    def _get_name(self) -> str:
+        return type(self).__name__.lstrip("_")
+
     def _entries(self) -> Sequence[_Entry]:
         """The terms as a sum would hold them, names told apart."""
-        return (_Entry(self.name or type(self).__name__.lower(), Constant(1.0), self),)
+        return (_Entry(self.name or self._get_name().lower(), Constant(1.0), self),)
 
     def __add__(self, other: Any) -> Kind:
-        if _is_zero(other):
+        if is_number(other) and other == 0:
             return self  # type: ignore[return-value]
         if not isinstance(other, self._kind):
             raise TypeError(f"{_describe(other)} cannot be added to a {self._kind.__name__}; {self._advice(other)}.")
@@ -106,18 +107,18 @@ class _Term(nn.Module, Generic[Kind]):
         return -1.0 * self
 
     def __mul__(self, weight: Any) -> Kind:
-        scale = _as_schedule(weight)
-        return self._sum([entry._replace(weight=_times(scale, entry.weight)) for entry in self._entries()])
+        scale = as_schedule(weight, "a loss")
+        return self._sum([entry._replace(weight=scale * entry.weight) for entry in self._entries()])
 
     __rmul__ = __mul__
 
     def __truediv__(self, divisor: Any) -> Kind:
-        if not _is_number(divisor):
+        if not is_number(divisor):
             raise TypeError(f"a loss is divided by a number, got {_describe(divisor)}.")
         return self * (1 / float(divisor))
 
     def _advice(self, other: Any) -> str:
-        if _is_number(other):
+        if is_number(other):
             return "a constant has no gradient: leave it out, or scale by it, number * loss"
         if isinstance(other, _Term):
             return self._hint
@@ -140,6 +141,10 @@ class Loss(_Term["Loss"]):
     def forward(self, images: Image) -> Distance:
         raise NotImplementedError(f"{type(self).__name__} must define forward(images) -> one value per image")
 
+    def of_pred(self) -> PairLoss:
+        """This loss as a `PairLoss` that looks at the prediction alone, as a regulariser in training."""
+        return _OfPred(self)
+
 
 class PairLoss(_Term["PairLoss"]):
     """From predicted and target images `(b, 3, h, w)` in [0, 1] to one value per pair `(b,)`, smaller is better.
@@ -147,7 +152,7 @@ class PairLoss(_Term["PairLoss"]):
     Subclasses define `forward(pred, target)`; a target of batch 1 serves all predictions. The algebra is `Loss`'s.
     """
 
-    _hint = "a Loss has its reference already: take its pair form, or bind this one too, pair.against(reference)"
+    _hint = "a Loss takes one image: use its pair form, loss.of_pred(), or bind this one, pair.against(reference)"
 
     def forward(self, pred: Image, target: Image) -> Distance:
         raise NotImplementedError(f"{type(self).__name__} must define forward(pred, target) -> one value per pair")
@@ -171,6 +176,22 @@ class _Against(Loss):
 
     def forward(self, images: Image) -> Distance:
         return self.pair(images, self.reference)
+
+
+class _OfPred(PairLoss):
+    def __init__(self, loss: Loss) -> None:
+        super().__init__()
+        self.loss = loss
+        self.name = loss._entries()[0].name
+
+    def forward(self, pred: Image, target: Tensor) -> Distance:
+        return self.loss(pred)
+
+    def at(self, step: int | float) -> PairLoss:
+        return _OfPred(self.loss.at(step))
+
+    def against(self, reference: Image) -> Loss:
+        return self.loss
 
 
 class _Function(_Term[Any]):
@@ -227,7 +248,8 @@ class _Sum(_Term[Any]):
 
 
 class _LossSum(_Sum, Loss):
-    pass
+    def of_pred(self) -> PairLoss:
+        return _PairSum([entry._replace(loss=entry.loss.of_pred()) for entry in self._entries()])
 
 
 class _PairSum(_Sum, PairLoss):
@@ -258,31 +280,6 @@ def _check_value(value: Any, images: Tensor, name: str) -> None:
             f"the term '{name}' must return one value per image, shape {expected}, got {tuple(value.shape)}; "
             "reduce over everything but the batch, e.g. x.flatten(1).mean(1)."
         )
-
-
-def _as_schedule(weight: Any) -> Schedule:
-    if isinstance(weight, Schedule):
-        return weight
-    if not _is_number(weight):
-        fix = "use float(weight)" if isinstance(weight, Tensor) else "for a weight that changes use a Schedule"
-        raise TypeError(f"a loss is scaled by a number or a Schedule, got {_describe(weight)}; {fix}.")
-    if not math.isfinite(weight):
-        raise ValueError(f"the weight of a loss must be finite, got {weight}.")
-    return Constant(float(weight))
-
-
-def _times(a: Schedule, b: Schedule) -> Schedule:
-    if isinstance(a, Constant) and isinstance(b, Constant):
-        return Constant(a.value * b.value)
-    return a if b == Constant(1.0) else b if a == Constant(1.0) else a * b
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
-
-
-def _is_zero(value: Any) -> bool:
-    return _is_number(value) and value == 0
 
 
 def _describe(value: Any) -> str:

@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
-__all__ = ["Constant", "Cosine", "Linear", "Piecewise", "Schedule"]
+from torch import Tensor
+
+__all__ = ["Constant", "Cosine", "Linear", "Piecewise", "Schedule", "as_schedule", "is_number"]
 
 
 class Schedule:
@@ -26,16 +28,17 @@ class Schedule:
         raise NotImplementedError(f"{type(self).__name__} must define __call__(step) -> float")
 
     def __mul__(self, other: Any) -> Any:
-        if isinstance(other, Schedule):
-            return _Product(self, other)
-        if isinstance(other, Real) and not isinstance(other, bool):
-            return _Product(Constant(float(other)), self)
-        return NotImplemented  # a loss then multiplies itself by this schedule
+        if not (isinstance(other, Schedule) or is_number(other)):
+            return NotImplemented  # a loss then multiplies itself by this schedule
+        a, b = as_schedule(other, "a schedule"), self
+        if isinstance(a, Constant) and isinstance(b, Constant):
+            return Constant(a.value * b.value)
+        return a if b == Constant(1.0) else b if a == Constant(1.0) else _Product(a, b)
 
     __rmul__ = __mul__
 
     def __truediv__(self, other: Any) -> Schedule:
-        if not isinstance(other, Real):
+        if not is_number(other):
             return NotImplemented
         return self * (1 / float(other))
 
@@ -120,6 +123,23 @@ class _Product(Schedule):
 
     def __call__(self, step: int | float) -> float:
         return self.a(step) * self.b(step)
+
+
+def as_schedule(weight: Any, of: str) -> Schedule:
+    """A schedule as it is, a finite number as a constant; TypeError or ValueError for anything else."""
+    if isinstance(weight, Schedule):
+        return weight
+    if not is_number(weight):
+        fix = "use float(weight)" if isinstance(weight, Tensor) else "for a weight that changes use a Schedule"
+        raise TypeError(f"{of} is scaled by a number or a Schedule, got {type(weight).__name__}; {fix}.")
+    if not math.isfinite(weight):
+        raise ValueError(f"{of} must be scaled by a finite number, got {weight}.")
+    return Constant(float(weight))
+
+
+def is_number(value: Any) -> bool:
+    """Whether `value` is a real number of Python or numpy."""
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _check_steps(steps: int) -> None:

@@ -1,0 +1,120 @@
+"""Distances under augmentation, against adversarial gradients.
+
+A network can be brought to an embedding by changes that no one sees. They rarely survive a crop, a flip and a change of
+colour, so the image and its reference are compared under K augmentations, the same for both:
+
+    d(x, y) = 1/K sum_k d(T_k x, T_k y)
+
+T_1 .. T_K are drawn at construction, so that the K embeddings of the reference are computed once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from dreamsim_guidance.loss import Loss
+from dreamsim_guidance.losses.crops import target_of
+from dreamsim_guidance.preprocess import check_images, check_range, resize
+from dreamsim_guidance.types import Distance, Image
+
+__all__ = ["Augmented", "augmentation"]
+
+
+class Augmented(Loss):
+    """A metric's distance to a reference, averaged over `views` fixed augmentations of both.
+
+    `loss(images)` averages over all views: the same value every time, at the price of `views` passes of the metric.
+    `loss.at(step)` uses `draw` of them, chosen by `seed` and `step`: the cheap form for the loops of this library. For
+    loops that know no step, give a `generator` (CPU): every call then draws `draw` views from it.
+
+    metric: anything that binds a reference, a `DreamSim` (`.target`) or a pair loss (`.against`).
+    reference: `(1 or b, 3, h, w)` in [0, 1]. Images may have another size: before the augmentation both are squashed to
+        `size` = (height, width), by default the reference's own.
+    transform: a module from images to images that treats all images of a batch alike (kornia: `same_on_batch=True`) and
+        draws from torch's CPU generator; `augmentation(size)` by default.
+    """
+
+    name = "augmented"
+
+    def __init__(
+        self,
+        metric: object,
+        reference: Image,
+        *,
+        views: int = 8,
+        draw: int = 1,
+        seed: int = 0,
+        size: tuple[int, int] | None = None,
+        transform: nn.Module | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        if not 1 <= draw <= views:
+            raise ValueError(f"draw must lie between 1 and views, got {draw} of {views}.")
+        check_images(reference, "reference")
+        check_range(reference, "reference")
+        self.size: tuple[int, int] = size or (reference.shape[-2], reference.shape[-1])
+        self.transform = augmentation(self.size) if transform is None else transform
+        self.views, self.draw, self.seed, self.generator = views, draw, seed, generator
+        with torch.no_grad():
+            self.targets = nn.ModuleList(target_of(metric, self.view(reference, k)) for k in range(views))
+
+    def view(self, images: Image, k: int) -> Image:
+        """The k-th augmentation of `images`; the same for every image of every batch."""
+        if not 0 <= k < self.views:
+            raise ValueError(f"k must lie in [0, {self.views}), got {k}.")
+        # the random numbers of view k are those of its own seed; the caller's generator is put back
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed * 1_000_003 + k)
+            return self.transform(resize(images, self.size))
+
+    def forward(self, images: Image) -> Distance:
+        chosen = range(self.views) if self.generator is None else self._choose(self.generator)
+        return self.mean_of(images, chosen)
+
+    def mean_of(self, images: Image, views: Sequence[int]) -> Distance:
+        """The mean distance under some of the views."""
+        check_images(images)
+        return torch.stack([self.targets[k](self.view(images, k)) for k in views]).mean(0)
+
+    def at(self, step: int | float) -> Loss:
+        """The loss on the views of this step."""
+        chosen = self._choose(torch.Generator().manual_seed(self.seed * 1_000_003 + int(step)))
+        return _Drawn(self, chosen)
+
+    def _choose(self, generator: torch.Generator) -> tuple[int, ...]:
+        return tuple(torch.randperm(self.views, generator=generator)[: self.draw].tolist())
+
+
+class _Drawn(Loss):
+    name = "augmented"
+
+    def __init__(self, loss: Augmented, views: tuple[int, ...]) -> None:
+        super().__init__()
+        self.loss = loss
+        self.views = views
+
+    def forward(self, images: Image) -> Distance:
+        return self.loss.mean_of(images, self.views)
+
+
+def augmentation(size: tuple[int, int], scale: tuple[float, float] = (0.6, 1.0)) -> nn.Module:
+    """Random crop of a share `scale` of the area, flip, rotation and change of colour; the same for a whole batch."""
+    from kornia.augmentation import (
+        AugmentationSequential,
+        ColorJiggle,
+        RandomAffine,
+        RandomHorizontalFlip,
+        RandomResizedCrop,
+    )
+
+    return AugmentationSequential(
+        RandomAffine(degrees=8.0, padding_mode="reflection", p=0.5, same_on_batch=True),
+        RandomResizedCrop(size, scale=scale, ratio=(0.8, 1.25), same_on_batch=True),
+        RandomHorizontalFlip(same_on_batch=True),
+        ColorJiggle(0.1, 0.1, 0.1, 0.02, p=0.5, same_on_batch=True),
+        same_on_batch=True,
+    )

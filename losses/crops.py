@@ -1,0 +1,100 @@
+"""Distances of crops, for detail that a metric of fixed input size cannot see.
+
+DreamSim squashes any picture to 224 x 224. A sum over the whole picture and its crops compares each part at that size:
+
+    d(x, y) = sum_k w_k d(crop_k x, crop_k y) / sum_k w_k
+
+Boxes are fractions of height and width, so that image and reference may differ in resolution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from dreamsim_guidance.loss import Loss
+from dreamsim_guidance.preprocess import check_images, check_range
+from dreamsim_guidance.types import Distance, Image
+
+__all__ = ["FULL", "Box", "MultiCrop", "grid", "target_of"]
+
+Box = tuple[int | float, int | float, int | float, int | float]
+"""(top, left, bottom, right) in [0, 1]."""
+
+FULL: Box = (0.0, 0.0, 1.0, 1.0)
+
+
+def MultiCrop(
+    metric: Any, reference: Image, crops: Sequence[Box] | None = None, weights: Sequence[int | float] | None = None
+) -> Loss:
+    """Weighted mean of a metric's distances to crops of the reference, by default the whole picture and a 2 x 2 grid.
+
+    `metric` is anything that binds a reference: a `DreamSim` (`.target`) or a pair loss (`.against`). Weights are equal
+    unless given. One pass of the metric per crop. The term is called "crops". Raises ValueError for a crop outside the
+    image or without a pixel.
+    """
+    crops = (FULL, *grid(2)) if crops is None else tuple(crops)
+    weights = (1.0,) * len(crops) if weights is None else tuple(weights)
+    if not crops or len(weights) != len(crops):
+        raise ValueError(f"at least one crop and one weight per crop are needed, got {len(crops)} and {len(weights)}.")
+    if not sum(weights) > 0:
+        raise ValueError(f"the weights of the crops must have a positive sum, got {weights}.")
+    check_images(reference, "reference")
+    check_range(reference, "reference")
+    parts = [
+        weight / sum(weights) * _Crop(target_of(metric, _cut(reference, box)), box)
+        for weight, box in zip(weights, crops, strict=True)
+    ]
+    return sum(parts[1:], start=parts[0]).named("crops")
+
+
+def grid(rows: int, columns: int | None = None, overlap: int | float = 0.25) -> tuple[Box, ...]:
+    """Boxes that cover the picture in `rows` x `columns`, neighbours sharing the fraction `overlap` of their width."""
+    columns = rows if columns is None else columns
+    if rows < 1 or columns < 1 or not 0 <= overlap < 1:
+        raise ValueError(f"rows and columns must be >= 1 and overlap in [0, 1), got {rows}, {columns} and {overlap}.")
+    return tuple(
+        (top, left, bottom, right) for top, bottom in _spans(rows, overlap) for left, right in _spans(columns, overlap)
+    )
+
+
+def target_of(metric: Any, reference: Image) -> Any:
+    """The metric's loss towards `reference`: `metric.target(reference)` or `metric.against(reference)`."""
+    for method in ("target", "against"):
+        if callable(getattr(metric, method, None)):
+            return getattr(metric, method)(reference)
+    raise TypeError(f"a metric with .target(image), or a pair loss with .against(image), is needed, got {metric!r}.")
+
+
+class _Crop(Loss):
+    name = "crop"
+
+    def __init__(self, target: Any, box: Box) -> None:
+        super().__init__()
+        self.target = target
+        self.box = box
+
+    def forward(self, images: Image) -> Distance:
+        check_images(images)
+        return self.target(_cut(images, self.box))
+
+
+def _cut(images: Tensor, box: Box) -> Tensor:
+    top, left, bottom, right = box
+    if not (0 <= top < bottom <= 1 and 0 <= left < right <= 1):
+        raise ValueError(f"a crop is (top, left, bottom, right) with 0 <= top < bottom <= 1 and so on, got {box}.")
+    height, width = images.shape[-2:]
+    part = images[..., round(top * height) : round(bottom * height), round(left * width) : round(right * width)]
+    if 0 in part.shape:
+        raise ValueError(
+            f"the crop {box} of an image of {height} x {width} pixels is empty; use larger images or crops."
+        )
+    return part
+
+
+def _spans(count: int, overlap: float) -> list[tuple[float, float]]:
+    length = 1 / (count - (count - 1) * overlap)
+    starts = [i * length * (1 - overlap) for i in range(count)]
+    return [(start, min(start + length, 1.0)) for start in starts]

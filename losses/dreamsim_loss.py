@@ -1,0 +1,56 @@
+"""DreamSim between predicted and target images, for training generators and autoencoders.
+
+    loss = DreamSimLoss("ensemble");   loss(decode(encode(x)), x).mean().backward()
+
+It may be an attribute of the trained model: it adds nothing to its parameters, its checkpoint or its optimiser.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from jaxtyping import Float
+
+from dreamsim_guidance.backbones import Branch, BranchConfig
+from dreamsim_guidance.ensemble import Ensemble
+from dreamsim_guidance.loss import Loss
+from dreamsim_guidance.losses.frozen_network import FrozenPairLoss
+from dreamsim_guidance.metric import DreamSim
+from dreamsim_guidance.types import Distance, Image, Mask
+
+__all__ = ["DreamSimLoss"]
+
+
+class DreamSimLoss(FrozenPairLoss):
+    """Perceptual distance of each pair, `(b,)`, in [0, 2]; images RGB in [0, 1] of any sizes.
+
+    `metric` is a `DreamSim`, or what builds one: a name, a file, an `Ensemble`, a list of branches; frozen in place.
+    The gradient flows to `pred` alone; the target is embedded without a graph. `against(reference)` is `metric.target`.
+    The distance is computed in float32 under autocast too, and its gradient is finite (zero) for equal images.
+    """
+
+    name = "dreamsim"
+
+    def __init__(
+        self,
+        metric: DreamSim | str | os.PathLike[str] | Ensemble | Sequence[Branch | BranchConfig] = "ensemble",
+        *,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__(metric if isinstance(metric, DreamSim) else DreamSim(metric))
+        self.metric.to(device=device)
+
+    @property
+    def metric(self) -> DreamSim:
+        """The frozen metric."""
+        return cast(DreamSim, self.network)
+
+    def forward(self, pred: Image, target: Float[torch.Tensor, "#b 3 h2 w2"], mask: Mask | None = None) -> Distance:
+        # cuts the path to the target: nothing of its branch is kept for the backward pass
+        return self.metric(pred, target.detach(), mask)
+
+    def against(self, reference: Image) -> Loss:
+        return self.metric.target(reference)

@@ -1,0 +1,81 @@
+"""LPIPS: weighted squared differences of unit-normalised deep features.
+
+    d(x, y) = sum_l mean_hw sum_c w_lc (x_lc / |x_l| - y_lc / |y_l|)^2
+
+The networks and their trained weights w come from torchmetrics. Zhang, Isola, Efros, Shechtman, Wang, The unreasonable
+effectiveness of deep features as a perceptual metric, CVPR 2018.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, overload
+
+from torch import Tensor, nn
+
+from dreamsim_guidance.loss import Loss, PairLoss
+from dreamsim_guidance.losses.extra import building, extra
+from dreamsim_guidance.losses.feature_loss import FeatureLoss
+from dreamsim_guidance.losses.pair import bind
+from dreamsim_guidance.types import Distance, Image
+
+__all__ = ["LPIPS"]
+
+Trunk = Literal["alex", "vgg", "squeeze"]
+_WEIGHTS = {"alex": "AlexNet_Weights", "vgg": "VGG16_Weights", "squeeze": "SqueezeNet1_1_Weights"}
+_EPS = 1e-10
+
+
+@overload
+def LPIPS(reference: Image, *, network: Trunk | nn.Module = "alex") -> Loss: ...
+@overload
+def LPIPS(reference: None = None, *, network: Trunk | nn.Module = "alex") -> PairLoss: ...
+def LPIPS(reference: Image | None = None, *, network: Trunk | nn.Module = "alex") -> Loss | PairLoss:
+    """LPIPS of images in [0, 1] (converted inside), one value per image; no gradient to the target or the network.
+
+    `LPIPS(image)` is a loss towards that image (its features are computed once), `LPIPS()` one on pairs.
+    `network`: "alex" (the paper's choice as a metric), "vgg" (usual as a training loss), "squeeze", or a module of the
+    `lpips` or `torchmetrics` package with weights of your own. The named ones need the extra `losses` and download
+    torchvision's classification weights on first use (OSError without a connection).
+    """
+    return bind(_LPIPS(_build(network) if isinstance(network, str) else network), reference)
+
+
+class _LPIPS(FeatureLoss):
+    name = "lpips"
+    smallest = 32
+
+    def __init__(self, network: nn.Module) -> None:
+        if not all(hasattr(network, part) for part in ("scaling_layer", "net", "lins")):
+            raise TypeError(
+                f"network must be 'alex', 'vgg', 'squeeze' or an LPIPS module of lpips or torchmetrics, "
+                f"got {type(network).__name__}."
+            )
+        super().__init__(network)
+
+    def features(self, images: Image) -> Sequence[Tensor]:
+        network: Any = self.network
+        return tuple(network.net(network.scaling_layer(2 * images.to(network.lins[0].model[-1].weight.dtype) - 1)))
+
+    def distance(self, a: Sequence[Tensor], b: Sequence[Tensor]) -> Distance:
+        network: Any = self.network
+        total = a[0].new_zeros(())
+        for lin, x, y in zip(network.lins, a, b, strict=True):
+            total = total + lin((_unit(x) - _unit(y)).square()).mean((1, 2, 3))
+        return total
+
+
+def _unit(x: Tensor) -> Tensor:
+    # The original adds its epsilon outside the root, so that the gradient at all-zero features (flat areas) is NaN.
+    return x / (x.square().sum(1, keepdim=True) + _EPS).sqrt()
+
+
+def _build(network: str) -> nn.Module:
+    if network not in _WEIGHTS:
+        raise ValueError(f"unknown LPIPS network '{network}'; known: alex, squeeze, vgg.")
+    metrics = extra("torchmetrics.image.lpip", "LPIPS")
+    import torchvision
+
+    url = getattr(torchvision.models, _WEIGHTS[network]).DEFAULT.url
+    with building(f"LPIPS('{network}')", url):
+        return metrics.LearnedPerceptualImagePatchSimilarity(net_type=network).net

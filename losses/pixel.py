@@ -1,0 +1,99 @@
+"""Differences of pixels: L1, L2, Charbonnier, and the total variation of one image.
+
+Each is a mean over the pixels and channels of an image, so that its scale does not depend on the resolution:
+
+    L1 = mean |x - y|,   L2 = mean (x - y)^2,   Charbonnier = mean sqrt((x - y)^2 + eps^2) - eps
+
+`L1(image)` is a loss towards that image, `L1()` a loss on pairs `(pred, target)`.
+
+Charbonnier et al., Two deterministic half-quadratic regularization algorithms, ICIP 1994.
+Rudin, Osher, Fatemi, Nonlinear total variation based noise removal algorithms, Physica D 1992 (here anisotropic).
+"""
+
+from __future__ import annotations
+
+from typing import overload
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from dreamsim_guidance.loss import Loss, PairLoss
+from dreamsim_guidance.losses.pair import bind, common_pair
+from dreamsim_guidance.preprocess import check_candidate, check_images
+from dreamsim_guidance.types import Distance, Image
+
+__all__ = ["L1", "L2", "Charbonnier", "TotalVariation"]
+
+
+@overload
+def L1(reference: Image) -> Loss: ...
+@overload
+def L1(reference: None = None) -> PairLoss: ...
+def L1(reference: Image | None = None) -> Loss | PairLoss:
+    """Mean absolute difference, in [0, 1]."""
+    return bind(_L1(), reference)
+
+
+@overload
+def L2(reference: Image) -> Loss: ...
+@overload
+def L2(reference: None = None) -> PairLoss: ...
+def L2(reference: Image | None = None) -> Loss | PairLoss:
+    """Mean squared difference (no root), in [0, 1]; the peak signal-to-noise ratio is `-10 log10` of it."""
+    return bind(_L2(), reference)
+
+
+@overload
+def Charbonnier(reference: Image, *, eps: float = 1e-3) -> Loss: ...
+@overload
+def Charbonnier(reference: None = None, *, eps: float = 1e-3) -> PairLoss: ...
+def Charbonnier(reference: Image | None = None, *, eps: float = 1e-3) -> Loss | PairLoss:
+    """A smooth L1, quadratic for differences below `eps`; exactly 0 for equal images."""
+    return bind(_Charbonnier(eps), reference)
+
+
+class TotalVariation(Loss):
+    """Mean absolute difference of vertical plus that of horizontal neighbours: 0 for flat images, at most 2."""
+
+    name = "tv"
+
+    def forward(self, images: Image) -> Distance:
+        from kornia.losses import total_variation
+
+        check_images(images)
+        check_candidate(images)
+        dtype = torch.promote_types(images.dtype, torch.float32)
+        return total_variation(images.to(dtype), reduction="mean").mean(1)
+
+
+class _L1(PairLoss):
+    name = "l1"
+
+    def forward(self, pred: Image, target: Float[Tensor, "#b 3 h w"]) -> Distance:
+        x, y = common_pair(pred, target)
+        return (x - y).abs().flatten(1).mean(1)
+
+
+class _L2(PairLoss):
+    name = "l2"
+
+    def forward(self, pred: Image, target: Float[Tensor, "#b 3 h w"]) -> Distance:
+        x, y = common_pair(pred, target)
+        return (x - y).square().flatten(1).mean(1)
+
+
+class _Charbonnier(PairLoss):
+    name = "charbonnier"
+
+    def __init__(self, eps: float) -> None:
+        super().__init__()
+        if not eps > 0:
+            raise ValueError(f"eps must be positive, got {eps}; for a plain absolute difference use L1.")
+        self.eps = eps
+
+    def forward(self, pred: Image, target: Float[Tensor, "#b 3 h w"]) -> Distance:
+        x, y = common_pair(pred, target)
+        d2 = (x - y).square()
+        # sqrt(d2 + eps^2) - eps without cancellation
+        return (d2 / ((d2 + self.eps**2).sqrt() + self.eps)).flatten(1).mean(1)
