@@ -51,8 +51,8 @@ def extract(archive: str | os.PathLike[str], folder: str | os.PathLike[str], nam
     """Write the members `names` (as `members` gives them) to `folder`, replacing files of the same name.
 
     Either all are written or, after an error, none; each single file is replaced in one step. The last of `names` is
-    moved last: a process that is killed in between leaves it missing. Raises ArchiveError, FileNotFoundError, or OSError
-    when the disk is full.
+    moved last: a process that is killed in between leaves it missing. Raises ArchiveError, FileNotFoundError, or
+    OSError when the disk is full.
     """
     archive, folder, wanted = Path(archive), Path(folder), list(names)
     with _opened(archive) as opened:
@@ -65,6 +65,7 @@ def extract(archive: str | os.PathLike[str], folder: str | os.PathLike[str], nam
         if ignored:
             log.info("%s: not extracted: %s", archive, ", ".join(ignored[:20]))
         _check_space(archive, folder, sum(known[name].file_size for name in wanted))
+        made = not folder.exists()
         temporary = folder / f".{archive.name}.extracting"
         shutil.rmtree(temporary, ignore_errors=True)  # of a killed process
         try:
@@ -75,6 +76,9 @@ def extract(archive: str | os.PathLike[str], folder: str | os.PathLike[str], nam
                 os.replace(temporary / name, folder / name)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+            if made:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()  # does nothing unless it is empty
     return {name: folder / name for name in wanted}
 
 
@@ -115,7 +119,7 @@ def _members(opened: zipfile.ZipFile, archive: Path) -> dict[str, zipfile.ZipInf
 
 def _danger(info: zipfile.ZipInfo) -> str | None:
     """Why an entry must not be extracted, if so."""
-    # zipfile cuts a name at a NUL and turns the system's separator into "/"; the name as stored is what the author wrote
+    # zipfile cuts a name at a NUL and turns the system's separator into "/": look at the name as it is stored
     stored = info.orig_filename
     if "\0" in stored or any(ord(letter) < 32 for letter in stored):
         return "its name has control characters"
@@ -135,8 +139,8 @@ def _danger(info: zipfile.ZipInfo) -> str | None:
 
 def _refusal(archive: Path, info: zipfile.ZipInfo, reason: str) -> ArchiveError:
     return ArchiveError(
-        f"{archive} is refused because of its entry {info.orig_filename!r}: {reason}. Nothing was extracted; get the file "
-        "from its publisher."
+        f"{archive} is refused because of its entry {info.orig_filename!r}: {reason}. Nothing was extracted; get the "
+        "file from its publisher."
     )
 
 
@@ -151,10 +155,12 @@ def _write(opened: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> None:
 
 
 def _check_space(archive: Path, folder: Path, needed: int) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder).free
+    existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    free = shutil.disk_usage(existing).free
     if free < needed:
         raise OSError(
-            errno.ENOSPC, f"the disk is full: {archive.name} needs {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free; "
-            "make room, or choose another folder with cache_dir or DREAMSIM_GUIDANCE_CACHE", str(folder)
+            errno.ENOSPC,
+            f"the disk is full: {archive.name} needs {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free; "
+            "make room, or choose another folder with cache_dir or DREAMSIM_GUIDANCE_CACHE",
+            str(folder),
         )

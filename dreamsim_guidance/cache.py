@@ -44,7 +44,7 @@ def cache_folder(cache_dir: str | os.PathLike[str] | None = None) -> Path:
 
 
 def is_offline(offline: bool | None = None) -> bool:
-    """True when nothing may be downloaded: `offline`, or else `DREAMSIM_GUIDANCE_OFFLINE` or `HF_HUB_OFFLINE` is set."""
+    """Whether nothing may be downloaded: `offline`, or if None, `DREAMSIM_GUIDANCE_OFFLINE` or `HF_HUB_OFFLINE`."""
     if offline is not None:
         return offline
     return any(os.environ.get(name, "").lower() in _TRUE for name in ("DREAMSIM_GUIDANCE_OFFLINE", "HF_HUB_OFFLINE"))

@@ -70,8 +70,8 @@ def verify(path: Path, *, expected: str | None = None, full: bool = False) -> No
     if actual != wanted:
         origin = f" when it was downloaded from {entry['url']}" if entry and not expected and entry.get("url") else ""
         raise ChecksumError(
-            f"{path} has SHA-256 {actual}, but {wanted} was {'asked for' if expected else 'recorded'}{origin}: the file "
-            f"changed or is damaged. Delete {path} to get it again"
+            f"{path} has SHA-256 {actual}, but {wanted} was {'asked for' if expected else 'recorded'}{origin}: the "
+            f"file changed or is damaged. Delete {path} to get it again"
             + (f", or delete {_record_path(path)} if the change is meant." if entry and not expected else ".")
         )
     with contextlib.suppress(OSError):  # a read-only cache: hashed again next time

@@ -24,7 +24,7 @@ import urllib.request
 from collections.abc import Iterator
 from email.message import Message
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from dreamsim_guidance import checksums
 from dreamsim_guidance.cache import locked
@@ -188,8 +188,8 @@ def _is_final(error: Exception) -> bool:
 def _explain(error: Exception, url: str, part: Path, destination: Path) -> str:
     kept = f" {_size(part)} bytes are kept in {part}: call again to continue." if _size(part) else ""
     return (
-        f"could not download {url}: {error}.{kept} Where there is no network, get the file by other means and put it at "
-        f"{destination}."
+        f"could not download {url}: {error}.{kept} Where there is no network, get the file by other means and put it "
+        f"at {destination}."
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import io
-import os
 import shutil
 import stat
 import struct
@@ -104,7 +103,7 @@ def test_a_missing_member_is_named_with_what_is_there(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["../evil", "x/../../evil", "..", "/etc/evil", "C:/evil", "C:evil", "..\\evil", "\\\\host\\share\\evil", "x\\..\\y"],
+    ["../evil", "x/../../evil", "..", "/etc/evil", "C:/evil", "C:evil", "..\\evil", "\\\\host\\share\\evil", "x\\.."],
 )
 def test_paths_that_leave_the_folder_are_refused(tmp_path: Path, name: str) -> None:
     refuse(make(tmp_path / "a.zip", {**GOOD, name: b"evil"}), tmp_path / "out", "absolute|leads out|backslashes")
@@ -175,7 +174,7 @@ def test_an_unknown_compression_is_refused(tmp_path: Path) -> None:
 def test_a_full_disk_is_seen_before_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = make(tmp_path / "a.zip", GOOD)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=10))
-    with pytest.raises(OSError, match="the disk is full: a.zip needs") as caught:
+    with pytest.raises(OSError, match=r"the disk is full: a\.zip needs") as caught:
         extract(path, tmp_path / "out", WANTED)
     assert caught.value.errno == errno.ENOSPC
     assert below(tmp_path / "out") == set()
@@ -191,4 +190,4 @@ def test_an_interruption_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(shutil, "copyfileobj", interrupted)
     with pytest.raises(KeyboardInterrupt):
         extract(path, tmp_path / "out", WANTED)
-    assert os.listdir(tmp_path / "out") == []
+    assert not (tmp_path / "out").exists()
