@@ -14,6 +14,7 @@ A recipe is found by its name (`train-small`), by a file that holds it, or by th
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import difflib
 import hashlib
@@ -27,7 +28,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-__all__ = ["Config", "Recipe", "load", "recipe", "recipes", "suggestion"]
+__all__ = ["Config", "Recipe", "build", "function_source", "load", "recipe", "recipes", "suggestion"]
 
 
 @runtime_checkable
@@ -35,7 +36,7 @@ class Config(Protocol):
     """What a recipe returns: a frozen dataclass that can be run in a folder."""
 
     def run(self, folder: Path) -> dict[str, Any]:
-        """Do the work in `folder` (which exists), resume what an interrupted run left there, return JSON-able results."""
+        """Do the work in `folder`, resume what an interrupted run left there, and return JSON-able results."""
 
 
 Build = TypeVar("Build", bound=Callable[[], Any])
@@ -93,7 +94,7 @@ def load(target: str | Path) -> Recipe:
     if path.suffix == ".py" or name:
         return load_file(Path(f"{file}.py") if name else path, name or None)
     raise ValueError(
-        f"unknown recipe '{target}'{suggestion(text, known)}; known: {', '.join(known)}, or a file .py, or a run folder."
+        f"unknown recipe '{target}'{suggestion(text, known)}; known: {', '.join(known)}, or a .py file or a run folder."
     )
 
 
@@ -101,9 +102,13 @@ def load_file(path: Path, name: str | None = None) -> Recipe:
     """The recipe `name` of a Python file; without a name the file must hold exactly one."""
     found = _recipes_of(load_module(path))
     if not found:
-        raise ValueError(f"'{path}' holds no recipe; decorate a function with @dreamsim_guidance.recipes.registry.recipe.")
+        raise ValueError(
+            f"'{path}' holds no recipe; decorate a function with @dreamsim_guidance.recipes.registry.recipe."
+        )
     if name is None and len(found) > 1:
-        raise ValueError(f"'{path}' holds several recipes; name one, e.g. {path}:{next(iter(found))}; it has: {', '.join(found)}.")
+        raise ValueError(
+            f"'{path}' holds several recipes; name one, e.g. {path}:{next(iter(found))}; it has: {', '.join(found)}."
+        )
     key = next(iter(found)) if name is None else name.replace("_", "-")
     if key not in found:
         raise ValueError(f"'{path}' holds no recipe '{name}'{suggestion(key, found)}; it has: {', '.join(found)}.")
@@ -113,7 +118,9 @@ def load_file(path: Path, name: str | None = None) -> Recipe:
 def load_module(path: Path) -> ModuleType:
     """Execute a file as a module of its own, with its folder importable meanwhile as for `python file.py`."""
     if not path.is_file():
-        raise FileNotFoundError(f"recipe file not found: '{path}'; `dreamsim-guidance copy NAME` writes one to start from.")
+        raise FileNotFoundError(
+            f"recipe file not found: '{path}'; `dreamsim-guidance copy NAME` writes one to start from."
+        )
     path = path.resolve()
     name = f"recipe_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
     spec = importlib.util.spec_from_file_location(name, path)
@@ -123,7 +130,7 @@ def load_module(path: Path) -> ModuleType:
     sys.path.insert(0, str(path.parent))
     try:
         # not through the byte-code cache: two edits within a second must both be seen
-        exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)
+        exec(compile(path.read_bytes(), str(path), "exec", dont_inherit=True), module.__dict__)
     except Exception as error:
         del sys.modules[name]
         raise ValueError(f"'{path}' cannot be loaded: {type(error).__name__}: {error}") from error
@@ -137,16 +144,29 @@ def build(function: Callable[[], Any]) -> Recipe:
     name = getattr(function, "__recipe__", function.__name__)
     config = function()
     if not dataclasses.is_dataclass(config) or isinstance(config, type) or not isinstance(config, Config):
-        raise TypeError(f"recipe {name} must return a dataclass with a method run(folder), got {type(config).__name__}.")
+        raise TypeError(
+            f"recipe {name} must return a dataclass with a method run(folder), got {type(config).__name__}."
+        )
     if not config.__dataclass_params__.frozen:  # type: ignore[attr-defined]
         raise TypeError(f"recipe {name} must return a frozen dataclass; write @dataclass(frozen=True).")
     path = Path(inspect.getsourcefile(function) or "")
     return Recipe(name, config, path.read_text(encoding="utf-8"), path, function.__module__)
 
 
+def function_source(recipe: Recipe) -> str:
+    """The text of the recipe's function, decorator and docstring included."""
+    for node in ast.parse(recipe.source).body:
+        if isinstance(node, ast.FunctionDef) and node.name.replace("_", "-") == recipe.name:
+            first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+            return "\n".join(recipe.source.splitlines()[first - 1 : node.end_lineno])
+    return recipe.source
+
+
 def suggestion(text: str, known: Iterable[str]) -> str:
     """` (did you mean 'x'?)`, or nothing."""
-    close = difflib.get_close_matches(text.replace("_", "-"), list(known), 1) or difflib.get_close_matches(text, list(known), 1)
+    close = difflib.get_close_matches(text.replace("_", "-"), list(known), 1) or difflib.get_close_matches(
+        text, list(known), 1
+    )
     return f" (did you mean '{close[0]}'?)" if close else ""
 
 

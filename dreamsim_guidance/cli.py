@@ -1,0 +1,271 @@
+"""The console script `dreamsim-guidance`: demo, compare, recipes, show, copy, run, version.
+
+Parsing is tyro's: a command is a dataclass whose fields are its options and which is called to do the work. A mistake
+of the user is one line on stderr and exit code 2, an interrupt is 130; `--debug`, anywhere, adds the traceback. Results
+go to stdout, everything else to stderr. Torch is imported by the commands that need it, so that `--help` is quick.
+"""
+
+from __future__ import annotations
+
+import json as jsonlib
+import os
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from tyro.conf import Positional, arg, subcommand
+
+from dreamsim_guidance.recipes import fields, registry
+from dreamsim_guidance.recipes.reconstruct import Reconstruction, reconstruct_photo
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0, 2 for a mistake in what was asked for, 130 when interrupted."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    try:
+        return _dispatch([word for word in words if word != "--debug"])
+    except SystemExit as stop:  # tyro's, after help or its own message
+        return stop.code if isinstance(stop.code, int) else 2
+    except KeyboardInterrupt:
+        print("interrupted.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `... | head`: the reader has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        print(f"error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+        return 2
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Reconstruct a photograph from noise by following the gradient of the metric (the recipe reconstruct-photo)."""
+
+    config: Annotated[Reconstruction, arg(name="")] = reconstruct_photo()  # noqa: RUF009
+    to: Path = Path("demo")
+    """Folder of the picture, the numbers and the record of the run; an earlier demo there is replaced."""
+
+    def __call__(self) -> int:
+        recipe = registry.build(reconstruct_photo)
+        recipe = registry.dataclasses.replace(recipe, config=self.config)
+        code, results = _execute(recipe, self.to, replace=True)
+        if code == 0:
+            _print_table(results["distances"])
+            print(self.to / "reconstruction.png")
+        return code
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Distances between images: two files, one reference against several, two folders (by file name), or pairs.
+
+    0 means alike, larger means more different. Images may have any size. Patterns such as 'out/*.png' are expanded; a
+    folder stands for the pictures in it. With one reference, that is the first file.
+    """
+
+    images: Positional[tuple[str, ...]] = ()
+    """Files, folders, patterns."""
+    metric: str = "ensemble"
+    """ensemble, dino_vitb16, clip_vitb32, ... (published weights), pocket (shipped), or a model file (.safetensors)."""
+    pairs: Path | None = None
+    """A CSV file with two columns of paths, relative to its folder; a header line is skipped."""
+    json: bool = False
+    """Print JSON instead of a table."""
+    device: str | None = None
+    """cpu, cuda, mps, ...; by default an accelerator if there is one."""
+
+    def __call__(self) -> int:
+        from dreamsim_guidance import cli_compare
+
+        if bool(self.images) == (self.pairs is not None):
+            raise ValueError("give images (files, folders, patterns) or --pairs FILE.csv.")
+        found = cli_compare.read_pairs(self.pairs) if self.pairs else cli_compare.find_pairs(self.images)
+        for where, names in found.unmatched.items():
+            print(f"only in {where}: {', '.join(names)}", file=sys.stderr)
+        distances = cli_compare.distances(found.pairs, self.metric, self.device)
+        if self.json:
+            rows = [
+                {"a": str(a), "b": str(b), "distance": distance}
+                for (a, b), distance in zip(found.pairs, distances, strict=True)
+            ]
+            print(jsonlib.dumps({"metric": self.metric, "pairs": rows, "unmatched": found.unmatched}, indent=2))
+        elif len(distances) == 1:
+            print(f"{distances[0]:.6f}")
+        else:
+            for label, distance in zip(found.labels, distances, strict=True):
+                print(f"{distance:.6f}  {label}")
+            if found.labels != [str(b) for _, b in found.pairs]:
+                print(f"{sum(distances) / len(distances):.6f}  mean of {len(distances)}")
+        return 0
+
+
+@dataclass(frozen=True)
+class Recipes:
+    """List the recipes with the first line of their documentation."""
+
+    def __call__(self) -> int:
+        found = registry.recipes()
+        width = max(map(len, found), default=0)
+        for name, function in found.items():
+            print(f"{name:{width}}  {(function.__doc__ or '').strip().splitlines()[0]}")
+        return 0
+
+
+@dataclass(frozen=True)
+class Show:
+    """Print a recipe: its function, then every field with its type and value."""
+
+    recipe: Positional[str]
+    """A name, a file .py or a run folder."""
+
+    def __call__(self) -> int:
+        recipe = registry.load(self.recipe)
+        print(f"# {recipe.path}\n{registry.function_source(recipe)}\n")
+        leaves = fields.known_fields(recipe.config)
+        names, types = max(map(len, leaves), default=0), max((len(leaf.type) for leaf in leaves.values()), default=0)
+        for name, leaf in leaves.items():
+            print(f"{name:{names}}  {leaf.type:{types}}  {leaf.value}")
+        return 0
+
+
+@dataclass(frozen=True)
+class Copy:
+    """Write a recipe to a file of your own, to edit and run."""
+
+    recipe: Positional[str]
+    """A name, or a run folder."""
+    to: Path | None = None
+    """The file; by default the recipe's name with .py, here. It must not exist."""
+
+    def __call__(self) -> int:
+        recipe = registry.load(self.recipe)
+        to = Path(f"{recipe.name.replace('-', '_')}.py") if self.to is None else self.to
+        to = to / f"{recipe.name.replace('-', '_')}.py" if to.is_dir() else to
+        if to.suffix != ".py":
+            raise ValueError(f"'{to}' must end in .py to be found as a recipe file.")
+        to.parent.mkdir(parents=True, exist_ok=True)
+        with to.open("x", encoding="utf-8") as file:
+            file.write(recipe.source)
+        print(f"{to}: edit it, then `dreamsim-guidance run {to}:{recipe.name}`")
+        return 0
+
+
+@dataclass(frozen=True)
+class Run:
+    """Run a recipe, with fields replaced: `run reconstruct-photo steps=100 --seed 1`.
+
+    Each run has a folder: the resolved recipe, its source, versions, log, results, pictures. Giving such a folder as
+    the recipe runs it again in a new one. `run NAME --help` lists the fields.
+    """
+
+    recipe: Positional[str]
+    """A name, a file .py (or file.py:name), or the folder of an earlier run."""
+    folder: Path | None = None
+    """Folder of this run; by default runs/NAME-TIME. The same recipe, interrupted there, is resumed."""
+    resume: bool = False
+    """Go on in the run folder that is given as the recipe."""
+
+    def __call__(self, words: Sequence[str] = ()) -> int:
+        from dreamsim_guidance.recipes.runner import new_folder
+
+        recipe = registry.load(self.recipe)
+        if self.resume:
+            if not (Path(self.recipe) / "recipe.json").is_file():
+                raise ValueError(f"--resume needs the folder of an earlier run, got '{self.recipe}'.")
+            if words or self.folder is not None:
+                raise ValueError("--resume goes on with the same fields in the same folder; leave the others out.")
+            folder = Path(self.recipe)
+        else:
+            recipe = registry.dataclasses.replace(recipe, config=fields.override(recipe.config, words))
+            folder = new_folder(recipe.name) if self.folder is None else self.folder
+        code, results = _execute(recipe, folder)
+        if code == 0:
+            print(jsonlib.dumps(results, indent=2))
+            print(f"run folder: {folder}", file=sys.stderr)
+        return code
+
+
+@dataclass(frozen=True)
+class Version:
+    """Print the versions of this package and of what it stands on."""
+
+    def __call__(self) -> int:
+        import platform
+        from importlib.metadata import PackageNotFoundError, version
+
+        for name in ("dreamsim-guidance", "torch", "timm", "peft"):
+            try:
+                print(name, version(name))
+            except PackageNotFoundError:
+                print(name, "not installed")
+        print("python", platform.python_version())
+        return 0
+
+
+_Command = (
+    Annotated[Demo, subcommand("demo")]
+    | Annotated[Compare, subcommand("compare")]
+    | Annotated[Recipes, subcommand("recipes")]
+    | Annotated[Show, subcommand("show")]
+    | Annotated[Copy, subcommand("copy")]
+    | Annotated[Run, subcommand("run")]
+    | Annotated[Version, subcommand("version")]
+)
+
+
+def _dispatch(words: list[str]) -> int:
+    if words == ["--version"]:
+        words = ["version"]
+    if words[:1] == ["run"] and len(words) > 1 and not words[1].startswith("-") and {"-h", "--help"} & set(words[2:]):
+        fields.print_help(registry.load(words[1]).config, f"dreamsim-guidance run {words[1]}")
+        return 0
+    parsed: Any = tyro.cli(
+        _Command,  # type: ignore[arg-type]
+        args=words,
+        prog="dreamsim-guidance",
+        description="DreamSim as a metric and as a differentiable loss.",
+        return_unknown_args=True,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    command, unknown = parsed
+    if isinstance(command, Run):
+        return command(unknown)
+    if unknown:
+        raise ValueError(f"unknown options: {' '.join(unknown)}; see `dreamsim-guidance {words[0]} --help`.")
+    return command()
+
+
+def _execute(recipe: registry.Recipe, folder: Path, replace: bool = False) -> tuple[int, dict[str, Any]]:
+    """Run in the folder; an interrupt is told with the way to go on."""
+    from dreamsim_guidance.recipes import runner
+
+    try:
+        done = runner.run(recipe, folder, replace)
+    except KeyboardInterrupt:
+        if not (folder / "recipe.json").is_file():
+            raise
+        print(f"interrupted; go on with: dreamsim-guidance run {folder} --resume", file=sys.stderr)
+        return 130, {}
+    if done.before:
+        print(f"'{folder}' was finished before; these are its results. Another folder runs it again.", file=sys.stderr)
+    return 0, done.results
+
+
+def _print_table(rows: Mapping[str, Mapping[str, Any]]) -> None:
+    """Rows of numbers and words under the names of their columns."""
+    columns = list(next(iter(rows.values())))
+    cells = [["", *columns]]
+    for name, row in rows.items():
+        cells.append([name, *(f"{v:.4f}" if isinstance(v, float) else str(v) for v in row.values())])
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns) + 1)]
+    for line in cells:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
