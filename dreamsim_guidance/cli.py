@@ -12,15 +12,14 @@ import os
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from tyro.conf import Positional, arg, subcommand
+from tyro.conf import Positional, subcommand
 
 from dreamsim_guidance.recipes import fields, registry
-from dreamsim_guidance.recipes.reconstruct import Reconstruction, reconstruct_photo
 
 __all__ = ["main"]
 
@@ -48,15 +47,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @dataclass(frozen=True)
 class Demo:
-    """Reconstruct a photograph from noise by following the gradient of the metric (the recipe reconstruct-photo)."""
+    """Reconstruct a photograph from noise by following the gradient of the metric.
 
-    config: Annotated[Reconstruction, arg(name="")] = reconstruct_photo()  # noqa: RUF009
+    This runs the recipe reconstruct-photo and takes its fields as options (--image, --metric, --steps, --size, ...).
+    """
+
     to: Path = Path("demo")
     """Folder of the picture, the numbers and the record of the run; an earlier demo there is replaced."""
 
-    def __call__(self) -> int:
-        recipe = registry.build(reconstruct_photo)
-        recipe = registry.dataclasses.replace(recipe, config=self.config)
+    def __call__(self, words: Sequence[str] = ()) -> int:
+        recipe = _overridden(registry.load("reconstruct-photo"), words)
         code, results = _execute(recipe, self.to, replace=True)
         if code == 0:
             _print_table(results["distances"])
@@ -185,7 +185,7 @@ class Run:
                 raise ValueError("--resume goes on with the same fields in the same folder; leave the others out.")
             folder = Path(self.recipe)
         else:
-            recipe = registry.dataclasses.replace(recipe, config=fields.override(recipe.config, words))
+            recipe = _overridden(recipe, words)
             folder = new_folder(recipe.name) if self.folder is None else self.folder
         code, results = _execute(recipe, folder)
         if code == 0:
@@ -225,9 +225,12 @@ _Command = (
 def _dispatch(words: list[str]) -> int:
     if words == ["--version"]:
         words = ["version"]
-    if words[:1] == ["run"] and len(words) > 1 and not words[1].startswith("-") and {"-h", "--help"} & set(words[2:]):
-        fields.print_help(registry.load(words[1]).config, f"dreamsim-guidance run {words[1]}")
-        return 0
+    of = {"demo": "reconstruct-photo"}.get(words[0]) if words else None
+    if words[:1] == ["run"] and len(words) > 1 and not words[1].startswith("-"):
+        of = words[1]
+    if of and {"-h", "--help"} & set(words):
+        fields.print_help(registry.load(of).config, f"dreamsim-guidance run {of}")
+        words = [words[0], "--help"]
     parsed: Any = tyro.cli(
         _Command,  # type: ignore[arg-type]
         args=words,
@@ -237,11 +240,15 @@ def _dispatch(words: list[str]) -> int:
         config=(tyro.conf.FlagCreatePairsOff,),
     )
     command, unknown = parsed
-    if isinstance(command, Run):
+    if isinstance(command, Demo | Run):
         return command(unknown)
     if unknown:
         raise ValueError(f"unknown options: {' '.join(unknown)}; see `dreamsim-guidance {words[0]} --help`.")
     return command()
+
+
+def _overridden(recipe: registry.Recipe, words: Sequence[str]) -> registry.Recipe:
+    return replace(recipe, config=fields.override(recipe.config, words))
 
 
 def _execute(recipe: registry.Recipe, folder: Path, replace: bool = False) -> tuple[int, dict[str, Any]]:

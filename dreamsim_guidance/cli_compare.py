@@ -13,12 +13,12 @@ import glob
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import torch
+import torch
+from tqdm import tqdm
 
-    from dreamsim_guidance.metric import DreamSim
+from dreamsim_guidance.metric import DreamSim
+from dreamsim_guidance.preprocess import load_image, resize
 
 __all__ = ["Pairs", "distances", "find_pairs", "read_pairs"]
 
@@ -77,9 +77,6 @@ def read_pairs(file: Path) -> Pairs:
 
 def distances(pairs: Sequence[tuple[Path, Path]], model: str, device: str | None = None) -> list[float]:
     """The metric's distance for every pair, in order."""
-    import torch
-    from tqdm import tqdm
-
     metric = _metric(model, device or ("cuda" if torch.cuda.is_available() else "cpu"))
     files = list(dict.fromkeys(path for pair in pairs for path in pair))
     directions: dict[Path, torch.Tensor] = {}
@@ -92,8 +89,6 @@ def distances(pairs: Sequence[tuple[Path, Path]], model: str, device: str | None
 
 
 def _metric(model: str, device: str) -> DreamSim:
-    from dreamsim_guidance.metric import DreamSim
-
     try:
         return DreamSim(model, device=device)
     except OSError as error:
@@ -104,8 +99,6 @@ def _metric(model: str, device: str) -> DreamSim:
 
 def _batches(files: Sequence[Path], metric: DreamSim) -> Iterator[dict[Path, torch.Tensor]]:
     """Images of one shape, a few at a time: squashed to the branches' square while reading if they share one."""
-    from dreamsim_guidance.preprocess import load_image, resize
-
     sizes = {config.image_size for config in metric.ensemble.configs}
     batch: dict[Path, torch.Tensor] = {}
     for file in files:

@@ -13,17 +13,18 @@ import logging
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+from torch import Tensor
+
+from dreamsim_guidance.ensemble import Ensemble
+from dreamsim_guidance.inversion import Optimised, Pixels, optimise
+from dreamsim_guidance.losses import L2, SSIM, Loss, MultiCrop, TotalVariation, grid
+from dreamsim_guidance.metric import DreamSim
+from dreamsim_guidance.preprocess import load_image, resize, save_image
 from dreamsim_guidance.recipes.registry import recipe
 from dreamsim_guidance.recipes.run_folder import write_json, writing
-
-if TYPE_CHECKING:  # at run time torch is imported by run(), so that listing the recipes stays quick
-    from torch import Tensor
-
-    from dreamsim_guidance.inversion import Optimised
-    from dreamsim_guidance.loss import Loss
-    from dreamsim_guidance.metric import DreamSim
 
 __all__ = ["Reconstruction", "photograph", "reconstruct_photo"]
 
@@ -68,13 +69,6 @@ class Reconstruction:
 
     def run(self, folder: Path) -> dict[str, Any]:
         """Write reconstruction.png, reconstruction.json, target.png and result.png; return the numbers."""
-        import torch
-
-        from dreamsim_guidance.inversion import Pixels, optimise
-        from dreamsim_guidance.losses import MultiCrop, TotalVariation, grid
-        from dreamsim_guidance.metric import DreamSim
-        from dreamsim_guidance.preprocess import load_image, save_image
-
         device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
         file = photograph("astronaut") if self.image is None else self.image
         target = _fit(load_image(file), self.size).to(device)
@@ -90,7 +84,11 @@ class Reconstruction:
         found = optimise(crops + self.tv * TotalVariation(), pixels, self.steps, self.lr, progress="reconstructing")
 
         other = load_image(photograph("coffee" if file.name != "coffee.png" else "astronaut"))
-        candidates = {"before": start, "after": found.image, "another photograph": _squash(other, target).to(device)}
+        candidates = {
+            "before": start,
+            "after": found.image,
+            "another photograph": resize(other, (height, width)).to(device),
+        }
         distances = _judge(candidates, target, metric, crops, judge)
         save_image(target, folder / "target.png")
         save_image(found.image, folder / "result.png")
@@ -122,24 +120,13 @@ def photograph(name: str) -> Path:
 
 def _fit(image: Tensor, size: int) -> Tensor:
     """Shrunk (or enlarged) to `size` on the shorter side, aspect kept."""
-    from dreamsim_guidance.preprocess import resize
-
     height, width = image.shape[-2:]
     scale = size / min(height, width)
     return resize(image, (round(height * scale), round(width * scale)))
 
 
-def _squash(image: Tensor, like: Tensor) -> Tensor:
-    from dreamsim_guidance.preprocess import resize
-
-    return resize(image, (like.shape[-2], like.shape[-1]))
-
-
 def _split(metric: DreamSim) -> tuple[DreamSim, DreamSim | None]:
     """The metric without its last branch, and that branch alone; weights are shared."""
-    from dreamsim_guidance.ensemble import Ensemble
-    from dreamsim_guidance.metric import DreamSim
-
     branches = list(metric.fold().ensemble.branches)
     if len(branches) == 1 or metric.ensemble.head is not None:
         return metric, None
@@ -154,10 +141,6 @@ def _judge(
     candidates: dict[str, Tensor], target: Tensor, metric: DreamSim, crops: Loss, judge: DreamSim | None
 ) -> dict[str, dict[str, Any]]:
     """Every candidate's distance from the target, by what was optimised and by what was not."""
-    import torch
-
-    from dreamsim_guidance.losses import L2, SSIM
-
     rows: dict[str, tuple[str, Any]] = {"dreamsim of the crops": ("optimised", crops)}
     if judge is None:
         rows["dreamsim"] = ("optimised", metric.target(target))

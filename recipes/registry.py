@@ -149,7 +149,8 @@ def build(function: Callable[[], Any]) -> Recipe:
         )
     if not config.__dataclass_params__.frozen:  # type: ignore[attr-defined]
         raise TypeError(f"recipe {name} must return a frozen dataclass; write @dataclass(frozen=True).")
-    path = Path(inspect.getsourcefile(function) or "")
+    # not inspect.getsourcefile, which a decorator around the function would mislead
+    path = Path(sys.modules[function.__module__].__file__ or "")
     return Recipe(name, config, path.read_text(encoding="utf-8"), path, function.__module__)
 
 

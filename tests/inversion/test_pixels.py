@@ -1,0 +1,41 @@
+import pytest
+import torch
+
+from dreamsim_guidance.inversion import Pixels
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_pixels_are_images_strictly_inside_the_range() -> None:
+    image = Pixels(24, 36, batch=2, noise=1.0)()
+    assert image.shape == (2, 3, 24, 36)
+    assert 0 < image.min() < 0.2 and 0.8 < image.max() < 1
+
+
+def test_the_pyramid_doubles_from_the_coarsest_level_to_the_image() -> None:
+    assert [tuple(level.shape[-2:]) for level in Pixels(64).levels] == [(4, 4), (8, 8), (16, 16), (32, 32), (64, 64)]
+    assert [tuple(level.shape[-2:]) for level in Pixels(20, 40).levels] == [(4, 8), (8, 16), (16, 32), (20, 40)]
+
+
+def test_one_level_is_plain_pixels() -> None:
+    assert len(Pixels(30, 50, coarsest=30).levels) == 1
+    assert len(Pixels(3).levels) == 1
+
+
+def test_every_level_receives_a_gradient() -> None:
+    pixels = Pixels(32)
+    pixels().square().sum().backward()
+    assert all(level.grad is not None and level.grad.abs().min() > 0 for level in pixels.levels)
+
+
+def test_the_start_depends_on_the_generator_alone() -> None:
+    a, b = Pixels(16, generator=seeded(1)), Pixels(16, generator=seeded(1))
+    assert torch.equal(a(), b())
+    assert not torch.equal(a(), Pixels(16, generator=seeded(2))())
+
+
+def test_an_empty_image_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least 1, got"):
+        Pixels(0)
