@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from dreamsim_guidance.loss import Loss
 from dreamsim_guidance.losses.crops import target_of
@@ -62,7 +63,7 @@ class Augmented(Loss):
         with torch.no_grad():
             self.targets = nn.ModuleList(target_of(metric, self.view(reference, k)) for k in range(views))
 
-    def view(self, images: Image, k: int) -> Image:
+    def view(self, images: Image, k: int) -> Float[Tensor, "b 3 view_h view_w"]:
         """The k-th augmentation of `images`; the same for every image of every batch."""
         if not 0 <= k < self.views:
             raise ValueError(f"k must lie in [0, {self.views}), got {k}.")

@@ -94,7 +94,7 @@ def _cut(images: Tensor, box: Box) -> Tensor:
     return part
 
 
-def _spans(count: int, overlap: float) -> list[tuple[float, float]]:
+def _spans(count: int, overlap: int | float) -> list[tuple[float, float]]:
     length = 1 / (count - (count - 1) * overlap)
     starts = [i * length * (1 - overlap) for i in range(count)]
     return [(start, min(start + length, 1.0)) for start in starts]

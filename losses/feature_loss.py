@@ -39,7 +39,7 @@ class FeatureLoss(FrozenPairLoss):
         check_pair(pred, target)
         self._check_size(pred)
         with torch.no_grad():
-            wanted = self.features(target)
+            wanted = self.features(target.detach())  # DISTS' first feature is the image itself, which may have a graph
         return self._distance(self.features(pred), wanted)
 
     def against(self, reference: Image) -> Loss:
