@@ -102,7 +102,7 @@ def _range_advice(low: float, high: float) -> str:
     return "undo the mean and standard deviation of a normalised image, or use x.clamp(0, 1)"
 
 
-def resize(images: Image, size: tuple[int, int]) -> Image:
+def resize(images: Image, size: tuple[int, int]) -> Float[Tensor, "b 3 height width"]:
     """Antialiased bicubic squash of `(b, 3, h, w)` to `size` = (height, width), as PIL does it for 8-bit images.
 
     Differentiable, in float32 or better whatever the autocast mode; images of that size already are returned as they are.
@@ -128,7 +128,9 @@ def _clamp(x: Tensor) -> Tensor:
 
 
 def _bicubic_weights(length: int, size: int, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "size length"]:
-    return _bicubic_table(length, size).to(device=device, dtype=dtype)
+    # a compiler traces through a cache, with a warning: let it trace the function and keep the result as a constant
+    table = _bicubic_table.__wrapped__ if torch.compiler.is_compiling() else _bicubic_table
+    return table(length, size).to(device=device, dtype=dtype)
 
 
 @lru_cache(maxsize=64)

@@ -11,7 +11,10 @@ from torch import Tensor
 Image = Float[Tensor, "b 3 h w"]
 """RGB images in [0, 1]."""
 
-Mask = Float[Tensor, "b 1 h w"]
+AnyImage = Float[Tensor, "_ 3 _ _"]
+"""RGB images in [0, 1] whose batch and size are their own, where a signature holds several."""
+
+Mask = Float[Tensor, "_ 1 _ _"]
 """Region of interest in [0, 1]; 1 counts, 0 does not."""
 
 Embedding = Float[Tensor, "b d"]

@@ -1,0 +1,357 @@
+"""DreamSim: how different two images look to people, differentiable in both.
+
+    e(x) = centre(concat_i branch_i(x)),   u(x) = e(x) / |e(x)|,   d(x, y) = |u(x) - u(y)|^2 / 2
+
+The half squared chord is the same number as 1 - cos(e(x), e(y)), in [0, 2]; but it is never negative, exact near zero,
+where float32 `1 - cos` is all rounding, and its gradient at identical images is zero and finite.
+
+Fu et al., DreamSim: Learning New Dimensions of Human Visual Similarity using Synthetic Data, NeurIPS 2023.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from dreamsim_guidance import adapters
+from dreamsim_guidance.backbones import Branch, BranchConfig
+from dreamsim_guidance.ensemble import Ensemble
+from dreamsim_guidance.loss import Loss
+from dreamsim_guidance.preprocess import check_candidate, check_images, check_range
+from dreamsim_guidance.types import AnyImage, Distance, Embedding, Image, Mask
+from dreamsim_guidance.variants import variant
+
+__all__ = ["DreamSim", "Target"]
+
+Model = str | os.PathLike[str] | Ensemble | Sequence[Branch | BranchConfig]
+Reduction = Literal["mean", "min"]
+
+_POCKET = Path(__file__).parent / "weights" / "pocket.safetensors"
+_FILL = (0.485, 0.456, 0.406)
+"""What masked pixels become: ImageNet's mean colour, zero after the usual normalisation."""
+
+
+class DreamSim(nn.Module):
+    """Perceptual distance of RGB images in [0, 1], any size and aspect; lower is more alike, in [0, 2].
+
+    `model` is a published variant ("ensemble", "dino_vitb16", ...; see `variants.VARIANTS`), "pocket" (small models that
+    ship with the package, for trying and testing), a model file that `save` wrote, an `Ensemble`, or a list of branches.
+
+    weights: folder or zip in the layout of the original's releases, instead of the download cache `cache_dir`.
+    pretrained: False builds the architecture with random weights; with a list of branches, True downloads their base
+        weights by tag.
+    baseline: True leaves the adapter out: the un-tuned ensemble.
+    fold: fold the adapter into the weights at the first use, which is faster. False keeps adapters that can be swapped.
+    resize: True squashes every image to the branches' own square, as the original's `preprocess` does for files. False
+        passes tensors on as they are, as the original's model does, with resampled positions.
+    normalize_embeds: centre the embedding and scale it to length one, as the original.
+
+    The weights are frozen and in eval mode. Values are checked to lie in [0, 1] on the CPU; on an accelerator only for
+    the reference given to `target`, since reading them back would stall it.
+    """
+
+    def __init__(
+        self,
+        model: Model = "ensemble",
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        weights: str | os.PathLike[str] | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        pretrained: bool = True,
+        baseline: bool = False,
+        fold: bool = True,
+        resize: bool = True,
+        normalize_embeds: bool = True,
+    ) -> None:
+        super().__init__()
+        self.variant: str | None = None
+        self.source: dict[str, Any] = {}
+        adapter: Path | None = None
+        if isinstance(model, Ensemble):
+            self.ensemble = model
+        elif isinstance(model, (str, os.PathLike)):
+            self.ensemble, adapter = self._load(model, weights, cache_dir, pretrained, baseline)
+            normalize_embeds = normalize_embeds and self.source.get("normalize_embeds", True)
+        else:
+            branches = [Branch(b, pretrained) if isinstance(b, BranchConfig) else b for b in model]
+            self.ensemble = Ensemble(branches)
+        self.resize = resize
+        self.normalize_embeds = normalize_embeds
+        self.fold_at_first_use = fold
+        self.ensemble.to(device=device, dtype=dtype)
+        if adapter is not None:
+            adapters.load_adapter(self.ensemble, adapter)
+        self.requires_grad_(False).eval()
+
+    def _load(
+        self,
+        model: str | os.PathLike[str],
+        weights: str | os.PathLike[str] | None,
+        cache_dir: str | os.PathLike[str] | None,
+        pretrained: bool,
+        baseline: bool,
+    ) -> tuple[Ensemble, Path | None]:
+        if model == "pocket" or Path(model).suffix == ".safetensors":
+            from dreamsim_guidance.model_file import read_model
+
+            ensemble, self.source = read_model(_POCKET if model == "pocket" else model)
+            self.variant = self.source["name"]
+            return ensemble, None
+        published = variant(str(model))
+        self.variant = published.name
+        if not pretrained:
+            return Ensemble(published.branches), None
+        from dreamsim_guidance.checkpoints import load_official
+
+        checkpoint = load_official(published.name, weights=weights, cache_dir=cache_dir, pretrained=not baseline)
+        return checkpoint.ensemble, checkpoint.adapter
+
+    @property
+    def device(self) -> torch.device:
+        return self.ensemble.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.ensemble.dtype
+
+    def forward(self, x: AnyImage, y: AnyImage, mask: Mask | None = None) -> Distance:
+        """Distance of each pair, `(b,)`; a single image on either side serves the whole batch.
+
+        `mask` (`(b or 1, 1, h, w)`, 1 counts) confines the comparison: what lies outside has no influence.
+        Raises TypeError or ValueError for anything but floating-point RGB in [0, 1] on the metric's device.
+        """
+        for images, name in ((x, "x"), (y, "y")):
+            self._check(images, name)
+        _batch(len(x), len(y), "x", "y")
+        return _half_chord(self._direction(x, mask), self._direction(y, mask))
+
+    def embed(self, images: Image) -> Tensor:
+        """Embedding `(b, d)`, or `(b, 1 + n, d)` for patch variants: class token first, then patches row by row.
+
+        Centred and of length one (each token for itself) unless `normalize_embeds` is off; at least float32.
+        """
+        self._check(images, "images")
+        return self._embed(images)
+
+    def distance_map(self, x: AnyImage, y: AnyImage, mask: Mask | None = None) -> Float[Tensor, "b rows columns"]:
+        """Half squared chord between the two images' patch tokens at each place, in [0, 2]; patch variants only.
+
+        Tokens attend to the whole image: a change somewhere moves the map a little everywhere.
+        """
+        if not self.ensemble.has_patches:
+            raise ValueError(
+                f"a distance map needs patch tokens, which '{self.variant}' does not keep; "
+                "use DreamSim('dino_vitb16_patch') or DreamSim('dinov2_vitb14_patch')."
+            )
+        for images, name in ((x, "x"), (y, "y")):
+            self._check(images, name)
+        _batch(len(x), len(y), "x", "y")
+        grid = self._grid(x)
+        if grid != self._grid(y):
+            raise ValueError(f"x and y must have one patch grid, got {grid} and {self._grid(y)}; use resize=True.")
+        a, b = (_unit(self._embed(_mask_out(images, mask))[:, 1:]) for images in (x, y))
+        return _half_chord(a, b).unflatten(-1, grid)
+
+    def target(
+        self,
+        images: Image,
+        mask: Mask | None = None,
+        reduction: Reduction | None = None,
+        weights: Sequence[float] | None = None,
+    ) -> Target:
+        """A loss towards reference images whose embeddings are computed here, once: `target(x) -> (b,)`.
+
+        One reference serves a whole batch; n references go with a batch of n, one each. With `reduction` every image is
+        compared with all of them: "mean" (weighted by `weights`, which need not sum to one) or "min".
+        """
+        self._check(images, "the reference")
+        check_range(images, "the reference")
+        with torch.no_grad():  # the reference is fixed: no graph through its branch
+            directions = self._direction(images, mask)
+        return Target(self, directions, mask, reduction, weights)
+
+    def fold(self) -> DreamSim:
+        """Fold the active adapter into the weights now; the embedding changes by rounding only."""
+        adapters.fold_adapters(self.ensemble)
+        return self
+
+    def attach_adapter(self, rank: int = 16, alpha: float = 8.0, dropout: float = 0.3, name: str = "default") -> None:
+        """Attach a fresh, trainable adapter; see `adapters.attach_adapter`. It is not folded at the next use."""
+        self.fold_at_first_use = False
+        adapters.attach_adapter(self.ensemble, rank, alpha, dropout, name=name)
+
+    def load_adapter(self, folder: str | os.PathLike[str], name: str = "default") -> None:
+        """Attach the adapter in a peft folder and make it the active one. It is not folded at the next use."""
+        self.fold_at_first_use = False
+        adapters.load_adapter(self.ensemble, folder, name)
+
+    def save_adapter(self, folder: str | os.PathLike[str], name: str | None = None) -> None:
+        """Write an adapter as a peft folder that the original package loads too."""
+        adapters.save_adapter(self.ensemble, folder, name)
+
+    def set_adapter(self, name: str | None) -> None:
+        """Make one of several attached adapters the active one; None is the un-tuned ensemble."""
+        adapters.set_adapter(self.ensemble, name)
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """What a model file says of this metric: branches, source, licence, reference numbers."""
+        card: dict[str, Any] = {"source": "unknown", "licence": "unknown", "reference": {}}
+        if self.variant is not None and not self.source:
+            published = variant(self.variant)
+            card |= {
+                "source": published.url,
+                "licence": "MIT (dreamsim); the branches' own licences apply",
+                "reference": {f"NIGHTS {split}, published": value for split, value in published.agreement.items()},
+            }
+        return {
+            **card,
+            **self.source,
+            "name": self.variant or "dreamsim",
+            "branches": [asdict(config) for config in self.ensemble.configs],
+            "head": None if self.ensemble.head is None else {"hidden": self.ensemble.head.fc1.out_features},
+            "normalize_embeds": self.normalize_embeds,
+        }
+
+    def save(self, path: str | os.PathLike[str], dtype: torch.dtype | None = None, **card: Any) -> None:
+        """Write weights (adapter folded) and card to one safetensors file; `card` replaces entries of the card.
+
+        Load it with `DreamSim(path)`. The file appears whole or not at all.
+        """
+        from dreamsim_guidance.model_file import write_model
+
+        self.fold()
+        write_model(self.ensemble, path, {**self.card, **card}, dtype=dtype)
+
+    def _check(self, images: object, name: str) -> None:
+        check_images(images, name)
+        images = cast(Tensor, images)
+        if images.device != self.device:
+            raise ValueError(
+                f"{name} and the metric must be on one device, got {images.device} and {self.device}; "
+                f"use metric.to('{images.device}') or x.to('{self.device}')."
+            )
+        check_candidate(images, name)
+
+    def _embed(self, images: Tensor) -> Tensor:
+        if self.fold_at_first_use and adapters.adapter_names(self.ensemble) and not torch.compiler.is_compiling():
+            # not sooner, so that .double() after construction folds in float64
+            self.fold()
+        features = self.ensemble(images, squash=self.resize)
+        features = features.to(torch.promote_types(features.dtype, torch.float32))
+        if not self.normalize_embeds:
+            return features
+        return _unit(features - features.mean(-1, keepdim=True))
+
+    def _direction(self, images: Tensor, mask: Tensor | None) -> Embedding:
+        """The unit vector whose chord is the distance; patch tokens pooled by the mask, as the original pools them."""
+        embedding = self._embed(_mask_out(images, mask))
+        if self.ensemble.has_patches:
+            patches = embedding[:, 1:]
+            if mask is None:
+                pooled = patches.mean(1)
+            else:
+                share = F.adaptive_avg_pool2d(mask.to(patches.dtype), self._grid(images)).flatten(1).unsqueeze(-1)
+                pooled = (patches * share).sum(1) / share.sum(1).clamp(min=1e-12)
+            embedding = torch.cat([embedding[:, 0], pooled], dim=-1)
+        return _unit(embedding)
+
+    def _grid(self, images: Tensor) -> tuple[int, int]:
+        branch = cast(Branch, self.ensemble.branches[0])
+        patch = branch.backbone.patch_embed.patch_size[0]
+        side = branch.config.image_size
+        height, width = (side, side) if self.resize else images.shape[-2:]
+        return height // patch, width // patch
+
+
+class Target(Loss):
+    """Distance to fixed references whose embeddings are kept; made by `DreamSim.target`.
+
+    `target(images) -> (b,)`; adds and scales like every `Loss`.
+    """
+
+    name = "dreamsim"
+    directions: Tensor
+    mask: Tensor | None
+    weights_of_references: Tensor | None
+
+    def __init__(
+        self,
+        metric: DreamSim,
+        directions: Float[Tensor, "n d"],
+        mask: Mask | None = None,
+        reduction: Reduction | None = None,
+        weights: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__()
+        if reduction not in (None, "mean", "min"):
+            raise ValueError(f"unknown reduction '{reduction}'; known: mean, min, None (one reference each).")
+        if weights is not None:
+            if reduction != "mean":
+                raise ValueError(f"weights need reduction='mean', got reduction={reduction!r}.")
+            if len(weights) != len(directions) or not all(math.isfinite(w) for w in weights) or sum(weights) <= 0:
+                raise ValueError(f"{len(directions)} finite weights with a positive sum are needed, got {list(weights)}.")
+        self.metric = metric
+        self.reduction = reduction
+        # not persistent: they belong to the run, not to the checkpoint of a model that holds this loss
+        self.register_buffer("directions", directions, persistent=False)
+        self.register_buffer("mask", mask, persistent=False)
+        share = None if weights is None else torch.tensor(weights, dtype=directions.dtype, device=directions.device)
+        self.register_buffer("weights_of_references", None if share is None else share / share.sum(), persistent=False)
+
+    def forward(self, images: Image) -> Distance:
+        self.metric._check(images, "images")
+        if self.reduction is None:
+            _batch(len(images), len(self.directions), "images", "references", advice="or choose reduction='mean' or 'min'")
+        x = self.metric._direction(images, self.mask)
+        if self.reduction is None:
+            return _half_chord(x, self.directions)
+        distances = _half_chord(x[:, None], self.directions[None])
+        if self.reduction == "min":
+            return distances.amin(1)
+        return distances.mean(1) if self.weights_of_references is None else distances @ self.weights_of_references
+
+
+def _half_chord(a: Tensor, b: Tensor) -> Tensor:
+    return 0.5 * (a - b).square().sum(-1)
+
+
+def _unit(x: Tensor) -> Tensor:
+    # the epsilon is under the root: the gradient stays finite for a constant embedding, whose centred length is zero
+    return x / (x.square().sum(-1, keepdim=True) + 1e-24).sqrt()
+
+
+def _batch(a: int, b: int, name_a: str, name_b: str, advice: str = "or one image on one side") -> None:
+    if a != b and 1 not in (a, b):
+        raise ValueError(f"{name_a} and {name_b} must have one batch size, got {a} and {b}; pass equal numbers, {advice}.")
+
+
+def _mask_out(images: Tensor, mask: Tensor | None) -> Tensor:
+    """Replace what the mask leaves out by one colour, at the images' own resolution."""
+    if mask is None:
+        return images
+    if mask.ndim != 4 or mask.shape[1] != 1 or len(mask) not in (1, len(images)) and len(images) != 1:
+        raise ValueError(
+            f"a mask must have shape (1 or {len(images)}, 1, h, w), got {tuple(mask.shape)}; 1 counts, 0 is left out."
+        )
+    if mask.device != images.device:
+        raise ValueError(f"mask and images must be on one device, got {mask.device} and {images.device}; move the mask.")
+    mask = mask.to(images.dtype)
+    if mask.device.type == "cpu" and not torch.compiler.is_compiling():
+        check_range(mask, "the mask")
+        if not bool(mask.flatten(1).any(1).all()):
+            raise ValueError("the mask leaves out every pixel of an image; 1 counts, 0 is left out.")
+    if mask.shape[-2:] != images.shape[-2:]:
+        mask = F.interpolate(mask, images.shape[-2:], mode="bilinear", antialias=True)
+    fill = torch.stack([torch.full_like(mask[:, 0], value) for value in _FILL], dim=1)
+    return images * mask + fill * (1 - mask)

@@ -1,0 +1,137 @@
+import numpy as np
+import pytest
+import skimage.data
+import torch
+from PIL import Image as PILImage
+
+from dreamsim_guidance.preprocess import (
+    check_candidate,
+    check_images,
+    check_range,
+    load_image,
+    resize,
+    save_image,
+    to_image,
+)
+
+PHOTOGRAPHS = ["astronaut", "coffee", "chelsea", "rocket"]
+
+
+@pytest.mark.parametrize("name", PHOTOGRAPHS)
+@pytest.mark.parametrize("size", [(224, 224), (64, 64), (518, 300)])
+def test_resize_agrees_with_pil_to_one_grey_level(name: str, size: tuple[int, int]) -> None:
+    pixels = getattr(skimage.data, name)()
+    pil = to_image(PILImage.fromarray(pixels).resize(size[::-1], PILImage.Resampling.BICUBIC))
+    difference = (resize(to_image(pixels), size) - pil).abs() * 255
+    # PIL rounds to 8 bits after each of its two passes: half a level each, the first seen through the second's weights
+    assert difference.max() < 1.15
+    assert difference.mean() < 0.31
+
+
+def test_resize_of_the_right_size_returns_the_image() -> None:
+    image = torch.rand(1, 3, 224, 224)
+    assert resize(image, (224, 224)) is image
+
+
+@pytest.mark.parametrize("size", [(5, 9), (12, 3)])
+def test_resize_has_the_exact_gradient(size: tuple[int, int]) -> None:
+    image = torch.rand(1, 3, 7, 6, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: resize(x, size), image)
+    assert torch.autograd.gradgradcheck(lambda x: resize(x, size), image)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+@pytest.mark.parametrize("shape", [(300, 200), (40, 50)])
+def test_gradient_lives_at_black_and_white_pixels(value: float, shape: tuple[int, int]) -> None:
+    image = torch.full((1, 3, *shape), value, requires_grad=True)
+    resize(image, (64, 64)).sum().backward()
+    assert image.grad is not None
+    assert (image.grad > 0).all()
+
+
+def test_gradient_pulls_back_what_lies_outside() -> None:
+    image = torch.full((1, 3, 40, 40), 1.3, requires_grad=True)
+    resize(image, (32, 32)).sum().backward()
+    assert image.grad is not None
+    assert (image.grad > 0).all()
+
+
+def test_resize_stays_in_float32_under_autocast() -> None:
+    image = torch.rand(1, 3, 50, 40)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = resize(image, (32, 32))
+    assert torch.equal(inside, resize(image, (32, 32)))
+
+
+@pytest.mark.parametrize(
+    ("images", "error", "message"),
+    [
+        (np.zeros((1, 3, 8, 8)), TypeError, "must be a torch tensor"),
+        (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), TypeError, r"use x.float\(\) / 255"),
+        (torch.zeros(3, 8, 8), ValueError, r"use x.unsqueeze\(0\)"),
+        (torch.zeros(1, 1, 8, 8), ValueError, r"use x.expand\(-1, 3, -1, -1\) for grey"),
+        (torch.zeros(1, 4, 8, 8), ValueError, "alpha"),
+        (torch.zeros(1, 8, 8, 3), ValueError, r"x.permute\(0, 3, 1, 2\)"),
+        (torch.zeros(0, 3, 8, 8), ValueError, "at least one image"),
+        (torch.zeros(1, 3, 0, 8), ValueError, "at least one pixel"),
+    ],
+)
+def test_bad_shapes_are_refused(images: object, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        check_images(images)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "message"),
+    [
+        (-1.0, 1.0, r"images must lie in \[0, 1\], got \[-1.00, 1.00\]; use \(x \+ 1\) / 2 for images in \[-1, 1\]."),
+        (0.0, 255.0, "use x / 255"),
+        (-0.1, 1.1, r"use x.clamp\(0, 1\)"),
+        (-2.1, 2.6, "undo the mean and standard deviation"),
+    ],
+)
+def test_wrong_ranges_are_named_with_their_cure(low: float, high: float, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_range(torch.linspace(low, high, 192).view(1, 3, 8, 8))
+
+
+def test_nan_is_refused() -> None:
+    image = torch.rand(1, 3, 8, 8)
+    image[0, 0, 0, 0] = torch.nan
+    with pytest.raises(ValueError, match="got NaN"):
+        check_range(image)
+
+
+def test_an_optimised_image_may_overshoot_but_not_have_another_scale() -> None:
+    image = torch.rand(1, 3, 16, 16)
+    check_candidate((image * 1.4 - 0.2).requires_grad_(), "x")
+    with pytest.raises(ValueError, match=r"use \(x \+ 1\) / 2"):
+        check_candidate((image * 2 - 1).requires_grad_(), "x")
+    with pytest.raises(ValueError, match="use x / 255"):
+        check_candidate((image * 255).requires_grad_(), "x")
+
+
+def test_a_saved_image_is_read_back(tmp_path) -> None:
+    image = torch.rand(1, 3, 9, 7)
+    save_image(image, tmp_path / "deep" / "a.png")
+    assert (load_image(tmp_path / "deep" / "a.png") - image).abs().max() <= 0.5 / 255 + 1e-6
+    assert [f.name for f in (tmp_path / "deep").iterdir()] == ["a.png"]
+
+
+def test_files_that_are_no_pictures_are_refused(tmp_path) -> None:
+    with pytest.raises(FileNotFoundError, match="image not found"):
+        load_image(tmp_path / "none.png")
+    (tmp_path / "text.png").write_text("not a picture")
+    with pytest.raises(ValueError, match="cannot be read as an image"):
+        load_image(tmp_path / "text.png")
+    whole = tmp_path / "whole.png"
+    save_image(torch.rand(1, 3, 64, 64), whole)
+    (tmp_path / "torn.png").write_bytes(whole.read_bytes()[:3000])
+    with pytest.raises(ValueError, match="torn.png"):
+        load_image(tmp_path / "torn.png")
+
+
+def test_grey_and_transparent_files_become_rgb(tmp_path) -> None:
+    for mode in ("L", "RGBA", "P", "1", "CMYK"):
+        PILImage.new(mode, (5, 4)).save(tmp_path / "a.tif")
+        assert load_image(tmp_path / "a.tif").shape == (1, 3, 4, 5)
