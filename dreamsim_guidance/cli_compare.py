@@ -65,7 +65,7 @@ def read_pairs(file: Path) -> Pairs:
         if len(cells) < 2 or not all(cells[:2]):
             raise ValueError(f"'{file}', line {number}: two paths are needed, got {','.join(row)!r}.")
         a, b = (file.parent / cell for cell in cells[:2])
-        if number == 1 and not (a.suffix or b.suffix or a.exists() or b.exists()):
+        if number == 1 and not (a.suffix or b.suffix or a.is_file() or b.is_file()):
             continue  # the header
         pairs.append((a, b))
     if not pairs:

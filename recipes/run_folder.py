@@ -125,7 +125,7 @@ def _decode(value: Any, module: ModuleType) -> Any:
         kind: Any = module if home == "recipe" else importlib.import_module(home)
         for part in name.split("."):
             kind = getattr(kind, part)
-        if not dataclasses.is_dataclass(kind):
+        if not hasattr(kind, "__dataclass_fields__"):
             raise TypeError(f"{value['type']} is not a dataclass")
         return kind(**{key: _decode(item, module) for key, item in value["fields"].items()})
     (tag, content), *_ = value.items()
