@@ -1,0 +1,75 @@
+"""The photographs that scikit-image brings with its package: a little of the real world, without a download.
+
+Only files that lie beside `skimage.data` are used, never its fetcher. Two of them are kept out of every training, so
+that something real is left to be asked about afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from types import MappingProxyType
+
+import torch
+import torch.nn.functional as F
+
+from dreamsim_guidance.preprocess import load_image
+from dreamsim_guidance.types import Image
+
+__all__ = ["HELD_OUT", "PHOTOGRAPHS", "photograph", "random_crop", "training_photographs"]
+
+PHOTOGRAPHS: Mapping[str, str] = MappingProxyType(
+    {
+        "astronaut": "astronaut.png",
+        "brick": "brick.png",
+        "chelsea": "chelsea.png",
+        "coffee": "coffee.png",
+        "coins": "coins.png",
+        "grass": "grass.png",
+        "gravel": "gravel.png",
+        "hubble": "hubble_deep_field.jpg",
+        "motorcycle": "motorcycle_left.png",
+        "rocket": "rocket.jpg",
+        "tissue": "ihc.png",
+    }
+)
+"""Names and files of the bundled photographs; a version of scikit-image may lack some."""
+
+HELD_OUT = ("astronaut", "chelsea")
+"""Never used in training."""
+
+
+def photograph(name: str) -> Image:
+    """The bundled photograph, `(1, 3, h, w)`. Raises ValueError for an unknown name or one that is not installed."""
+    path = _folder() / PHOTOGRAPHS.get(name, "")
+    if not path.is_file():
+        raise ValueError(f"no photograph '{name}' is installed; there are: {', '.join(_installed())}.")
+    return load_image(path)
+
+
+def training_photographs() -> dict[str, Image]:
+    """All installed photographs but the held-out ones."""
+    return {name: photograph(name) for name in _installed() if name not in HELD_OUT}
+
+
+def random_crop(image: Image, size: int, generator: torch.Generator, smallest: float = 0.3) -> Image:
+    """A random square `(1, 3, size, size)`, its side at least `smallest` of the shorter one, often mirrored."""
+    height, width = image.shape[-2:]
+    u = torch.rand(4, generator=generator).tolist()
+    side = max(1, int(min(height, width) * (smallest + (1 - smallest) * u[0])))
+    top, left = int(u[1] * (height - side + 1)), int(u[2] * (width - side + 1))
+    crop = image[..., top : top + side, left : left + side]
+    crop = F.interpolate(crop, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+    return (crop.flip(-1) if u[3] < 0.5 else crop).clamp(0, 1)
+
+
+def _folder() -> Path:
+    spec = find_spec("skimage")
+    if spec is None or spec.origin is None:
+        raise ValueError("scikit-image is not installed; pip install scikit-image.")
+    return Path(spec.origin).parent / "data"
+
+
+def _installed() -> list[str]:
+    return [name for name, file in PHOTOGRAPHS.items() if (_folder() / file).is_file()]

@@ -1,0 +1,298 @@
+"""Scenes with known factors: what varies between two pictures, written down before they are drawn.
+
+Whether a distance follows what changed can be asked without human judgments if the change is known. A `Scene` is the
+list of its factors (the axes along which the triplets of NIGHTS vary), and two scenes are as far apart as the weighted
+mean over those factors,
+
+    d(a, b) = sum_f w_f d_f(a, b) / sum_f w_f,   d_f in [0, 1],
+
+a metric: kinds differ by 0 or 1, colours by their distance in OKLab, rotations by their angle up to the symmetry of the
+shape, and so on. `drawing.draw` makes the picture and `captions.caption` the words.
+
+Fu et al., DreamSim, NeurIPS 2023 (the axes); Ottosson, A perceptual color space for image processing, 2020 (OKLab).
+"""
+
+from __future__ import annotations
+
+import colorsys
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+import torch
+
+__all__ = [
+    "FACTORS",
+    "SPLITS",
+    "WEIGHTS",
+    "Scene",
+    "factor_distance",
+    "factor_distances",
+    "random_variation",
+    "sample_scene",
+    "scene_generator",
+    "vary",
+]
+
+SYMMETRY: Mapping[str, int] = MappingProxyType(
+    {
+        "circle": 0,
+        "square": 4,
+        "triangle": 3,
+        "star": 5,
+        "cross": 4,
+        "heart": 1,
+        "hexagon": 6,
+        "ring": 0,
+        "moon": 1,
+        "arrow": 1,
+        "flower": 6,
+        "house": 1,
+    }
+)
+"""Shapes, and how many turns leave each unchanged: 0 means all."""
+
+SHAPES = tuple(SYMMETRY)
+LAYOUTS = ("row", "column", "diagonal", "ring", "grid", "scattered")
+BACKGROUNDS = ("plain", "gradient", "horizon", "stripes", "checks", "clouds")
+TEXTURES = ("plain", "stripes", "dots", "checks", "waves", "speckles")
+STYLES = ("flat", "outlined", "shaded", "sketch", "neon", "watercolour", "grainy", "mosaic")
+COUNTS = (1, 6)
+SCALES = (0.6, 1.3)
+
+WEIGHTS: Mapping[str, float] = MappingProxyType(
+    {
+        "shape": 1.0,
+        "colour": 1.0,
+        "count": 0.7,
+        "layout": 0.7,
+        "rotation": 0.4,
+        "scale": 0.5,
+        "perspective": 0.4,
+        "background": 0.8,
+        "texture": 0.4,
+        "style": 0.8,
+    }
+)
+"""What each factor counts. Chosen, not measured: identity first, then the setting and the style, then the pose."""
+
+FACTORS = tuple(WEIGHTS)
+
+SPLITS = ("train", "val", "test")
+"""Scenes are numbered within a split, and no number of one split seeds the same scene as a number of another."""
+
+HSV = tuple[float, float, float]
+_DARKEST, _PALEST = 0.25, 0.15
+
+
+@dataclass(frozen=True)
+class Scene:
+    """The factors of one picture. `seed` is what they leave open (jitter, grain, places) and counts nothing."""
+
+    shape: str
+    colour: HSV
+    """Hue, saturation and value of the foreground, each in [0, 1]."""
+    count: int
+    layout: str
+    rotation: float
+    """Of every object, in turns, [0, 1)."""
+    scale: float
+    perspective: tuple[float, float]
+    """How far the plane of the scene is turned (left to right) and tipped (back to front), each in [-1, 1]."""
+    background: str
+    background_colour: HSV
+    texture: str
+    style: str
+    seed: int
+
+    def __post_init__(self) -> None:
+        known = {"shape": SHAPES, "layout": LAYOUTS, "background": BACKGROUNDS, "texture": TEXTURES, "style": STYLES}
+        for name, kinds in known.items():
+            if getattr(self, name) not in kinds:
+                raise ValueError(f"unknown {name} '{getattr(self, name)}'; known: {', '.join(kinds)}.")
+
+
+def scene_generator(number: int, split: str = "train") -> torch.Generator:
+    """The random numbers of scene `number` of a split: `Scene`s and triplets are reproducible one by one."""
+    if split not in SPLITS:
+        raise ValueError(f"unknown split '{split}'; known: {', '.join(SPLITS)}.")
+    return torch.Generator().manual_seed(len(SPLITS) * number + SPLITS.index(split))
+
+
+def sample_scene(generator: torch.Generator) -> Scene:
+    """A scene with every factor drawn at random, its two colours far enough apart to be seen."""
+    u = torch.rand(16, generator=generator).tolist()
+    colour = _colour(u[0:3])
+    background_colour = _colour(u[3:6], pale=True)
+    while _colour_distance(colour, background_colour) < 0.35:
+        background_colour = _colour(torch.rand(3, generator=generator).tolist(), pale=True)
+    return Scene(
+        shape=_pick(SHAPES, u[6]),
+        colour=colour,
+        count=COUNTS[0] + int(u[7] * (COUNTS[1] - COUNTS[0] + 1)),
+        layout=_pick(LAYOUTS, u[8]),
+        rotation=u[9],
+        scale=SCALES[0] + u[10] * (SCALES[1] - SCALES[0]),
+        perspective=(2 * u[11] - 1, 2 * u[12] - 1),
+        background=_pick(BACKGROUNDS, u[13]),
+        background_colour=background_colour,
+        texture=_pick(TEXTURES, u[14]),
+        style=_pick(STYLES, u[15]),
+        seed=_seed(generator),
+    )
+
+
+def vary(scene: Scene, factors: str | Sequence[str], amount: float, generator: torch.Generator) -> Scene:
+    """The scene with the named factors changed, redrawn with a new seed.
+
+    `amount` in (0, 1] is how far a factor with degrees moves (colour, count, rotation, scale, perspective, the colour
+    of the background); a kind (shape, layout, texture, style, and the background's from an amount of 0.5) becomes
+    another kind whatever the amount. An empty list of factors redraws the same scene. Raises ValueError for an unknown
+    factor and for an amount outside (0, 1].
+    """
+    factors = (factors,) if isinstance(factors, str) else tuple(factors)
+    if unknown := [name for name in factors if name not in FACTORS]:
+        raise ValueError(f"unknown factor '{unknown[0]}'; known: {', '.join(FACTORS)}.")
+    if not 0 < amount <= 1:
+        raise ValueError(f"amount must lie in (0, 1], got {amount}.")
+    changed = replace(scene, seed=_seed(generator))
+    for name in factors:
+        u = torch.rand(4, generator=generator).tolist()
+        changed = _VARIATIONS[name](changed, amount, u)
+    return changed
+
+
+def random_variation(scene: Scene, generator: torch.Generator, most: int = 4) -> Scene:
+    """The scene with one to `most` factors changed, chosen at random, by one random amount in [0.1, 1)."""
+    count = int(torch.randint(1, most + 1, (), generator=generator))
+    chosen = torch.randperm(len(FACTORS), generator=generator)[:count].tolist()
+    amount = 0.1 + 0.9 * float(torch.rand((), generator=generator))
+    return vary(scene, [FACTORS[i] for i in chosen], amount, generator)
+
+
+def factor_distances(a: Scene, b: Scene) -> dict[str, float]:
+    """How far two scenes differ in each factor, in [0, 1]."""
+    low, high = SCALES
+    turned = math.hypot(a.perspective[0] - b.perspective[0], a.perspective[1] - b.perspective[1])
+    return {
+        "shape": float(a.shape != b.shape),
+        "colour": _colour_distance(a.colour, b.colour),
+        "count": abs(a.count - b.count) / (COUNTS[1] - COUNTS[0]),
+        "layout": float(a.layout != b.layout),
+        "rotation": _rotation_distance(a, b),
+        "scale": abs(a.scale - b.scale) / (high - low),
+        "perspective": turned / math.hypot(2, 2),
+        "background": 0.5 * (a.background != b.background)
+        + 0.5 * _colour_distance(a.background_colour, b.background_colour),
+        "texture": float(a.texture != b.texture),
+        "style": float(a.style != b.style),
+    }
+
+
+def factor_distance(a: Scene, b: Scene) -> float:
+    """The mean of `factor_distances` under `WEIGHTS`, in [0, 1]; 0 for the same factors, whatever the seeds."""
+    distances = factor_distances(a, b)
+    return sum(WEIGHTS[name] * value for name, value in distances.items()) / sum(WEIGHTS.values())
+
+
+def _rotation_distance(a: Scene, b: Scene) -> float:
+    if a.shape != b.shape:
+        return 0.5
+    if SYMMETRY[a.shape] == 0:
+        return 0.0
+    turns = (a.rotation - b.rotation) * SYMMETRY[a.shape] % 1.0
+    return 2 * min(turns, 1 - turns)
+
+
+def _colour_distance(a: HSV, b: HSV) -> float:
+    return min(1.0, math.dist(_oklab(a), _oklab(b)) / 0.6)
+
+
+def _oklab(colour: HSV) -> tuple[float, float, float]:
+    r, g, b = (v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in colorsys.hsv_to_rgb(*colour))
+    long = (0.4122214708 * r + 0.5363325363 * g + 0.0514459929 * b) ** (1 / 3)
+    middle = (0.2119034982 * r + 0.6806995451 * g + 0.1073969566 * b) ** (1 / 3)
+    short = (0.0883024619 * r + 0.2817188376 * g + 0.6299787005 * b) ** (1 / 3)
+    return (
+        0.2104542553 * long + 0.7936177850 * middle - 0.0040720468 * short,
+        1.9779984951 * long - 2.4285922050 * middle + 0.4505937099 * short,
+        0.0259040371 * long + 0.7827717662 * middle - 0.8086757660 * short,
+    )
+
+
+def _colour(u: Sequence[float], pale: bool = False) -> HSV:
+    saturation = u[1] ** 1.5 if pale else 1 - (1 - _PALEST) * u[1] ** 2
+    return u[0], saturation, _DARKEST + (1 - _DARKEST) * u[2] ** 0.5
+
+
+def _seed(generator: torch.Generator) -> int:
+    return int(torch.randint(2**31, (), generator=generator))
+
+
+def _pick(kinds: Sequence[str], u: float) -> str:
+    return kinds[min(int(u * len(kinds)), len(kinds) - 1)]
+
+
+def _other(kinds: Sequence[str], current: str, u: float) -> str:
+    return _pick([kind for kind in kinds if kind != current], u)
+
+
+def _reflected(value: float, step: float, low: float, high: float) -> float:
+    """One step that turns round where it would leave the range, as long as the range has room for it."""
+    moved = value + step
+    return min(max(moved if low <= moved <= high else value - step, low), high)
+
+
+def _vary_colour(colour: HSV, amount: float, u: Sequence[float]) -> HSV:
+    hue, saturation, value = colour
+    sign = 1 if u[0] < 0.5 else -1
+    return (
+        (hue + sign * 0.4 * amount) % 1.0,
+        _reflected(saturation, (u[1] - 0.5) * amount, 0.0, 1.0),
+        _reflected(value, (u[2] - 0.5) * amount, _DARKEST, 1.0),
+    )
+
+
+def _vary_count(scene: Scene, amount: float, u: Sequence[float]) -> Scene:
+    step = max(1, round(amount * (COUNTS[1] - COUNTS[0])))
+    lower, upper = scene.count - step, scene.count + step
+    inside = [n for n in (lower, upper) if COUNTS[0] <= n <= COUNTS[1]]
+    furthest = COUNTS[0] if scene.count - COUNTS[0] > COUNTS[1] - scene.count else COUNTS[1]
+    return replace(scene, count=inside[int(u[0] * len(inside))] if inside else furthest)
+
+
+def _vary_rotation(scene: Scene, amount: float, u: Sequence[float]) -> Scene:
+    half = 0.5 / max(SYMMETRY[scene.shape], 1)
+    return replace(scene, rotation=(scene.rotation + (1 if u[0] < 0.5 else -1) * amount * half) % 1.0)
+
+
+def _vary_scale(scene: Scene, amount: float, u: Sequence[float]) -> Scene:
+    step = (1 if u[0] < 0.5 else -1) * amount * (SCALES[1] - SCALES[0])
+    return replace(scene, scale=_reflected(scene.scale, step, *SCALES))
+
+
+def _vary_perspective(scene: Scene, amount: float, u: Sequence[float]) -> Scene:
+    x, y = scene.perspective
+    angle = 2 * math.pi * u[0]
+    turn, tip = 1.5 * amount * math.cos(angle), 1.5 * amount * math.sin(angle)
+    return replace(scene, perspective=(_reflected(x, turn, -1.0, 1.0), _reflected(y, tip, -1.0, 1.0)))
+
+
+def _vary_background(scene: Scene, amount: float, u: Sequence[float]) -> Scene:
+    kind = _other(BACKGROUNDS, scene.background, u[3]) if amount >= 0.5 else scene.background
+    return replace(scene, background=kind, background_colour=_vary_colour(scene.background_colour, amount, u))
+
+
+_VARIATIONS = {
+    "shape": lambda s, amount, u: replace(s, shape=_other(SHAPES, s.shape, u[0])),
+    "colour": lambda s, amount, u: replace(s, colour=_vary_colour(s.colour, amount, u)),
+    "count": _vary_count,
+    "layout": lambda s, amount, u: replace(s, layout=_other(LAYOUTS, s.layout, u[0])),
+    "rotation": _vary_rotation,
+    "scale": _vary_scale,
+    "perspective": _vary_perspective,
+    "background": _vary_background,
+    "texture": lambda s, amount, u: replace(s, texture=_other(TEXTURES, s.texture, u[0])),
+    "style": lambda s, amount, u: replace(s, style=_other(STYLES, s.style, u[0])),
+}

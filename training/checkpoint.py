@@ -1,0 +1,116 @@
+"""Training that can be killed at any moment and goes on as if nothing had happened.
+
+A checkpoint holds the step, the learner and the optimiser. Random numbers need no place in it, since every step draws
+its own from a generator seeded by (seed, step); so a resumed run ends with the same parameters, bit by bit, on the same
+machine and number of threads. Files are written beside their name and moved over it, so that they are whole or absent.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+__all__ = ["Learner", "Schedule", "fit", "read_checkpoint", "step_generator", "write_checkpoint"]
+
+
+class Learner(Protocol):
+    """A module with a loss of its own: what is trained, and how."""
+
+    def loss(self, generator: torch.Generator, progress: float) -> Tensor:
+        """The loss of one fresh batch; `progress` goes from 0 to 1 over the run."""
+
+    def after_step(self, progress: float) -> None:
+        """Called when the optimiser has stepped."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Steps and learning rate of a run: linear warm-up, then a cosine down to zero; AdamW."""
+
+    steps: int
+    learning_rate: float
+    warmup: int
+    weight_decay: float
+    save_every: int = 100
+    log_every: int = 20
+
+    def rate(self, step: int) -> float:
+        if step < self.warmup:
+            return self.learning_rate * (step + 1) / self.warmup
+        t = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * t))
+
+
+def fit(
+    learner: nn.Module,
+    schedule: Schedule,
+    seed: int,
+    path: Path,
+    name: str = "training",
+    report: Callable[[str], None] = lambda line: None,
+    watch: Callable[[int], None] = lambda step: None,
+) -> None:
+    """Train in place, from the checkpoint at `path` if there is one; `watch(step)` is called after every saved step.
+
+    Raises ValueError if the checkpoint belongs to another schedule or seed.
+    """
+    decays = [p for p in learner.parameters() if p.requires_grad and p.ndim > 1]
+    others = [p for p in learner.parameters() if p.requires_grad and p.ndim <= 1]
+    groups = [{"params": decays, "weight_decay": schedule.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    optimiser = torch.optim.AdamW(groups, lr=schedule.learning_rate, betas=(0.9, 0.98))
+    made_for = f"{schedule} seed={seed}"
+    first = 0
+    if path.is_file():
+        saved = read_checkpoint(path)
+        if saved["made_for"] != made_for:
+            raise ValueError(f"'{path}' is a checkpoint of another run ({saved['made_for']}); give an empty folder.")
+        learner.load_state_dict(saved["learner"])
+        optimiser.load_state_dict(saved["optimiser"])
+        first = saved["step"]
+    bar = tqdm(range(first, schedule.steps), desc=name, initial=first, total=schedule.steps, mininterval=1.0)
+    for step in bar:
+        for group in optimiser.param_groups:
+            group["lr"] = schedule.rate(step)
+        progress = step / schedule.steps
+        loss = learner.loss(step_generator(seed, step), progress)  # type: ignore[operator]
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(decays + others, 1.0)
+        optimiser.step()
+        learner.after_step(progress)  # type: ignore[operator]
+        if step % schedule.log_every == 0 or step + 1 == schedule.steps:
+            bar.set_postfix(loss=f"{float(loss):.3f}")
+            report(f"{name} step {step} loss {float(loss):.4f}")
+        if (step + 1) % schedule.save_every == 0 or step + 1 == schedule.steps:
+            state = {"step": step + 1, "learner": learner.state_dict(), "optimiser": optimiser.state_dict()}
+            write_checkpoint({**state, "made_for": made_for}, path)
+            watch(step + 1)
+
+
+def step_generator(seed: int, step: int) -> torch.Generator:
+    """The random numbers of one step, whatever came before it."""
+    return torch.Generator().manual_seed((seed * 1_000_003 + step) * 2_654_435_761 % 2**63)
+
+
+def write_checkpoint(state: dict[str, Any], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            torch.save(state, file)
+        os.replace(name, path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    return torch.load(path, map_location="cpu", weights_only=True)

@@ -1,0 +1,102 @@
+"""Contrastive pre-training of a vision tower on pictures and their captions.
+
+In a batch of n pairs each picture has to find its caption among all, and each caption its picture:
+
+    loss = (CE(s u v^T, 1..n) + CE(s v u^T, 1..n)) / 2,   u, v unit embeddings, s a learned temperature.
+
+The text tower is a small transformer over words; it serves the training only.
+
+Radford et al., Learning transferable visual models from natural language supervision, ICML 2021.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor, nn
+
+from dreamsim_guidance.backbones import Branch
+from dreamsim_guidance.data.captions import Manner, caption, tokenise, vocabulary
+from dreamsim_guidance.data.photographs import random_crop
+from dreamsim_guidance.data.scenes import FACTORS, Scene
+from dreamsim_guidance.training.distillation import random_views
+from dreamsim_guidance.types import Image
+
+__all__ = ["ContrastiveLearner", "TextTower", "info_nce"]
+
+
+def info_nce(u: Float[Tensor, "n d"], v: Float[Tensor, "n d"], scale: Tensor) -> Float[Tensor, ""]:
+    """Symmetric cross-entropy of matching row i of `u` with row i of `v`; neither needs to be normalised."""
+    logits = scale * F.normalize(u, dim=-1) @ F.normalize(v, dim=-1).T
+    labels = torch.arange(len(u), device=u.device)
+    return 0.5 * (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels))
+
+
+class TextTower(nn.Module):
+    """A transformer over the words of `captions.vocabulary`: `(b, length)` word numbers -> `(b, features)`."""
+
+    def __init__(self, features: int, width: int = 64, depth: int = 2, length: int = 28) -> None:
+        super().__init__()
+        self.length = length
+        self.words = nn.Embedding(len(vocabulary()) + 1, width, padding_idx=0)
+        self.positions = nn.Parameter(0.02 * torch.randn(1, length, width))
+        layer = nn.TransformerEncoderLayer(
+            width, width // 32, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+        )
+        self.blocks = nn.TransformerEncoder(layer, depth, enable_nested_tensor=False)
+        self.norm = nn.LayerNorm(width)
+        self.projection = nn.Linear(width, features, bias=False)
+
+    def forward(self, tokens: Int[Tensor, "b length"]) -> Float[Tensor, "b features"]:
+        empty = tokens == 0
+        x = self.blocks(self.words(tokens) + self.positions, src_key_padding_mask=empty)
+        words = (~empty).unsqueeze(-1).to(x.dtype)
+        return self.projection((self.norm(x) * words).sum(1) / words.sum(1).clamp(min=1))
+
+
+class ContrastiveLearner(nn.Module):
+    """A branch with `feature="embedding"`, its text tower, and its batches: scenes, and one crop per photograph.
+
+    The captions of a batch mention the same few factors, drawn anew for each batch: where colours are not among them
+    they cannot tell the pictures apart, and shapes are learned early. `photographs` maps a name to a picture; the
+    crop's caption is "a photograph of <name>", and there is one crop of each, so that no caption fits two of them.
+    """
+
+    def __init__(
+        self,
+        branch: Branch,
+        scenes: Sequence[Scene],
+        images: UInt8[Tensor, "n 3 h w"],
+        photographs: dict[str, Image],
+        batch: int,
+        mentioned: int,
+        manner: Manner,
+    ) -> None:
+        super().__init__()
+        if branch.projection is None:
+            raise ValueError(
+                f"branch '{branch.config.name}' has no projection; give feature='embedding', projection=..."
+            )
+        self.branch = branch
+        self.text = TextTower(branch.projection.shape[1])
+        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self.scenes, self.images, self.photographs = scenes, images, photographs
+        self.batch, self.mentioned, self.manner = batch, mentioned, manner
+
+    def loss(self, generator: torch.Generator, progress: float) -> Tensor:
+        chosen = torch.randint(len(self.scenes), (self.batch,), generator=generator)
+        size = self.images.shape[-1]
+        crops = [random_crop(image, size, generator) for image in self.photographs.values()]
+        images = random_views(torch.cat([self.images[chosen].float() / 255, *crops]), size, (0.88, 1.0), generator)
+        mention = [FACTORS[i] for i in torch.randperm(len(FACTORS), generator=generator)[: self.mentioned].tolist()]
+        captions = [caption(self.scenes[i], generator, self.manner, mention=mention) for i in chosen.tolist()]
+        captions += [f"a photograph of {name}" for name in self.photographs]
+        words = tokenise(captions, self.text.length)
+        return info_nce(self.branch(images), self.text(words), self.log_scale.exp().clamp(max=100))
+
+    def after_step(self, progress: float) -> None:
+        pass

@@ -1,0 +1,219 @@
+"""The pocket ensemble: three small branches that know scenes, made from nothing by this repository.
+
+A scaled-down twin of the published ensemble, with the same differences between its branches (token, norm, activation,
+projection): the DINO-like one learns by self-distillation, the two CLIP-like ones from captions in two manners. Most
+of the work goes into the CLIP-like one, from random weights; the other two start from the weights they share with it. Then
+the branches are balanced: a branch's weight in the metric is the spread of its feature, so the projections of the
+CLIP-like ones are scaled until all three spread alike over held-out scenes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from dreamsim_guidance.backbones import CLIP_MEAN, CLIP_STD, Branch, BranchConfig
+from dreamsim_guidance.data.captions import Manner
+from dreamsim_guidance.data.drawing import draw
+from dreamsim_guidance.data.photographs import training_photographs
+from dreamsim_guidance.data.scenes import Scene, sample_scene, scene_generator
+from dreamsim_guidance.ensemble import Ensemble
+from dreamsim_guidance.training.checkpoint import Schedule, fit
+from dreamsim_guidance.training.contrastive import ContrastiveLearner
+from dreamsim_guidance.training.distillation import DistillationLearner
+from dreamsim_guidance.training.pocket_report import branch_agreement, report
+
+__all__ = ["Contrastive", "Distillation", "PretrainPocket", "balance", "draw_scenes", "pocket_branches"]
+
+
+@dataclass(frozen=True)
+class Contrastive:
+    """How a CLIP-like branch is trained."""
+
+    manner: Manner
+    mentioned: int
+    """How many factors the captions of a batch mention."""
+    batch: int
+    schedule: Schedule
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """How the DINO-like branch is trained."""
+
+    batch: int
+    photograph_crops: int
+    names: int
+    local_views: int
+    schedule: Schedule
+
+
+@dataclass(frozen=True)
+class PretrainPocket:
+    """Pre-training of the pocket ensemble, from drawing its scenes to the file `pocket.safetensors`."""
+
+    seed: int
+    scenes: int
+    """How many scenes of the split "train" are drawn, once."""
+    width: int
+    depth: int
+    heads: int
+    projection: int
+    photographs: bool
+    """Whether crops of the photographs bundled with scikit-image are mixed in."""
+    dino: Distillation
+    clip: Contrastive
+    open_clip: Contrastive
+    triplets: int
+    """Held-out triplets (split "test") of the final report."""
+
+    def run(self, folder: Path) -> dict[str, Any]:
+        """Train what `folder` does not hold yet; return the held-out agreement of ensemble, branches, L2 and SSIM."""
+        clip = self.train_branch(1, folder)
+        branches = [self.train_branch(0, folder, clip), clip, self.train_branch(2, folder, clip)]
+        ensemble = Ensemble(branches).eval().requires_grad_(False)
+        balance(ensemble)
+        results = report(ensemble, self.triplets)
+        results["parameters"] = sum(p.numel() for p in ensemble.parameters())
+        card = {
+            "name": "pocket",
+            "source": "procedural scenes drawn by dreamsim_guidance"
+            + (" and photographs bundled with scikit-image" if self.photographs else ""),
+            "licence": "MIT",
+            "recipe": "pretrain-pocket",
+            "seed": self.seed,
+            "knows": "scenes, not the world",
+            "normalize_embeds": True,
+            "reference": results,
+        }
+        from dreamsim_guidance.model_file import write_model
+
+        write_model(ensemble, folder / "pocket.safetensors", card, dtype=torch.float16)
+        return results
+
+    def train_branch(self, j: int, folder: Path, start: Branch | None = None) -> Branch:
+        """Branch j, trained from its checkpoint in `folder` on, or from the weights that it shares with `start`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(self.seed + j)
+        branch = Branch(pocket_branches(self.width, self.depth, self.heads, self.projection)[j])
+        initialise(branch)
+        if start is not None:
+            transfer(start, branch)
+        scenes, images = draw_scenes(self.scenes)
+        photographs = training_photographs() if self.photographs else {}
+        settings = (self.dino, self.clip, self.open_clip)[j]
+        learner: ContrastiveLearner | DistillationLearner
+        if isinstance(settings, Distillation):
+            learner = DistillationLearner(
+                branch,
+                images,
+                photographs,
+                settings.batch,
+                settings.photograph_crops,
+                settings.names,
+                settings.local_views,
+            )
+        else:
+            learner = ContrastiveLearner(
+                branch, scenes, images, photographs, settings.batch, settings.mentioned, settings.manner
+            )
+        learner.eval()  # there is no dropout; the towers' fast paths are those of evaluation
+        name, log = branch.config.name, _log(folder / "training.txt")
+
+        def watch(step: int) -> None:
+            log(f"{name} step {step} agreement {branch_agreement(learner.branch, 300):.3f} on 300 triplets of val")
+
+        fit(learner, settings.schedule, self.seed + 100 * j, folder / f"{name}.pt", name, log, watch)
+        return learner.branch
+
+
+def pocket_branches(
+    width: int = 128, depth: int = 4, heads: int = 4, projection: int = 128
+) -> tuple[BranchConfig, ...]:
+    """The three towers, 64 x 64 pixels in patches of 8: those of the published ensemble, with other sizes."""
+    sizes = {"patch_size": 8, "embed_dim": width, "depth": depth, "num_heads": heads}
+    clip: dict[str, Any] = {"feature": "embedding", "mean": CLIP_MEAN, "std": CLIP_STD, "projection": projection}
+    names = (
+        ("dino_pocket", "vit_base_patch16_224", {}),
+        ("clip_pocket", "vit_base_patch16_clip_quickgelu_224", clip),
+        ("open_clip_pocket", "vit_base_patch16_clip_224", clip),
+    )
+    return tuple(
+        BranchConfig(name, architecture, image_size=64, overrides=dict(sizes), **options)
+        for name, architecture, options in names
+    )
+
+
+def draw_scenes(count: int, size: int = 64) -> tuple[list[Scene], UInt8[Tensor, "n 3 h w"]]:
+    """Scenes 0, ..., count - 1 of the training split and their pictures in 8 bits (12 kB each at 64 x 64)."""
+    scenes = [sample_scene(scene_generator(i)) for i in range(count)]
+    images = torch.empty(count, 3, size, size, dtype=torch.uint8)
+    for i, scene in enumerate(tqdm(scenes, desc="drawing scenes", mininterval=1.0)):
+        images[i] = (draw(scene, size)[0] * 255).round().byte()
+    return scenes, images
+
+
+def initialise(branch: Branch) -> None:
+    """Random weights for a narrow tower: timm's are made for wide ones, in which attention begins at once.
+
+    Every matrix keeps the variance of its input, the two that write into a block's sum a quarter of it, and positions
+    start as sines and cosines instead of almost alike.
+    """
+    tower = branch.backbone
+    for module in tower.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=module.in_features**-0.5)
+    with torch.no_grad():
+        for block in tower.blocks:
+            block.attn.proj.weight.mul_(0.5)
+            block.mlp.fc2.weight.mul_(0.5)
+        side = math.isqrt(tower.pos_embed.shape[1] - 1)
+        frequencies = math.pi * side ** torch.linspace(0, 1, tower.pos_embed.shape[2] // 4)
+        place = (torch.arange(side) / side)[:, None] * frequencies
+        rows, columns = place.repeat_interleave(side, 0), place.repeat(side, 1)
+        waves = [wave(angle) for angle in (columns, rows) for wave in (torch.sin, torch.cos)]
+        tower.pos_embed[0, 1:] = 0.5 * torch.cat(waves, 1)
+
+
+def transfer(source: Branch, target: Branch) -> None:
+    """Copy every parameter that both branches have in the same shape."""
+    theirs = dict(source.named_parameters())
+    with torch.no_grad():
+        for name, parameter in target.named_parameters():
+            if name in theirs and theirs[name].shape == parameter.shape:
+                parameter.copy_(theirs[name])
+
+
+def balance(ensemble: Ensemble, count: int = 512) -> tuple[float, ...]:
+    """Scale the branches' projections until every branch varies as much as the first one; returns the factors.
+
+    The measure is the total variance of a branch's feature over held-out scenes, each centred over its own dimensions,
+    since the common part of all pictures' features tells no two pictures apart.
+    """
+    pictures = torch.cat([draw(sample_scene(scene_generator(i, "val"))) for i in range(count)])
+    spreads = []
+    with torch.no_grad():
+        for branch in ensemble.branches:
+            features = branch(pictures)
+            spreads.append(float((features - features.mean(0)).square().sum(1).mean().sqrt()))
+        factors = tuple(spreads[0] / spread for spread in spreads)
+        for branch, factor in zip(ensemble.branches, factors, strict=True):
+            if isinstance(branch.projection, nn.Parameter):
+                branch.projection.mul_(factor)
+    return factors
+
+
+def _log(path: Path) -> Callable[[str], None]:
+    def write(line: str) -> None:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    return write
