@@ -185,7 +185,7 @@ def test_the_wrong_range_is_refused_on_both_sides(make: Callable[..., PairLoss],
             make()(*images)
     with pytest.raises(ValueError, match=message):
         make(2 * x - 1)
-    with pytest.raises(ValueError, match="reference must lie .* use x / 255"):
+    with pytest.raises(ValueError, match=r"reference must lie .* use x / 255"):
         make(x * 255)
 
 
