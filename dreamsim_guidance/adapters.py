@@ -154,6 +154,7 @@ def _inject(ensemble: Ensemble, config: Any, name: str) -> None:
             f"no layer of this ensemble is named {sorted(config.target_modules)} ({error}); choose the names of linear layers "
             "in its backbones, e.g. 'qkv', 'proj', 'fc1'."
         ) from error
+    ensemble.train(ensemble.training)  # new modules start in training mode, where their dropout acts
     for key, parameter in ensemble.named_parameters():
         parameter.requires_grad_(before.get(key, False) and ".lora_" in key)
         if ".lora_" in key:  # peft makes them float32; the ensemble may be float64

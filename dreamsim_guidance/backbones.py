@@ -87,6 +87,11 @@ class Branch(nn.Module):
     def __init__(self, config: BranchConfig, pretrained: bool = False) -> None:
         super().__init__()
         self.config = config
+        if pretrained and config.tag is None:
+            raise ValueError(
+                f"branch '{config.name}' names no base weights; give tag='...' (timm.list_pretrained('{config.architecture}*') or "
+                "open_clip.list_pretrained() list them), or build it with pretrained=False."
+            )
         self.backbone: Any
         self.projection: nn.Parameter | None = None
         if config.source == "timm":
@@ -140,7 +145,7 @@ class Branch(nn.Module):
 
 
 def _build_timm(config: BranchConfig, pretrained: bool) -> tuple[nn.Module, nn.Parameter | None]:
-    name = config.architecture if not pretrained or config.tag is None else f"{config.architecture}.{config.tag}"
+    name = config.architecture if not pretrained else f"{config.architecture}.{config.tag}"
     options: dict[str, Any] = {"num_classes": config.projection or 0, **config.overrides}
     if timm.is_model(config.architecture) and "vit" in config.architecture:
         options.setdefault("img_size", config.image_size)

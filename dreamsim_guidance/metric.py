@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -132,7 +132,7 @@ class DreamSim(nn.Module):
         """
         for images, name in ((x, "x"), (y, "y")):
             self._check(images, name)
-        _batch(len(x), len(y), "x", "y")
+        _check_batches(x, y)
         return _half_chord(self._direction(x, mask), self._direction(y, mask))
 
     def embed(self, images: Image) -> Tensor:
@@ -155,7 +155,7 @@ class DreamSim(nn.Module):
             )
         for images, name in ((x, "x"), (y, "y")):
             self._check(images, name)
-        _batch(len(x), len(y), "x", "y")
+        _check_batches(x, y)
         grid = self._grid(x)
         if grid != self._grid(y):
             raise ValueError(f"x and y must have one patch grid, got {grid} and {self._grid(y)}; use resize=True.")
@@ -301,7 +301,8 @@ class Target(Loss):
                 raise ValueError(f"weights need reduction='mean', got reduction={reduction!r}.")
             if len(weights) != len(directions) or not all(math.isfinite(w) for w in weights) or sum(weights) <= 0:
                 raise ValueError(f"{len(directions)} finite weights with a positive sum are needed, got {list(weights)}.")
-        self.metric = metric
+        # inside a tuple, nn.Module does not see it: a model that holds this loss keeps its checkpoint and optimiser clean
+        self._metric = (metric,)
         self.reduction = reduction
         # not persistent: they belong to the run, not to the checkpoint of a model that holds this loss
         self.register_buffer("directions", directions, persistent=False)
@@ -309,10 +310,22 @@ class Target(Loss):
         share = None if weights is None else torch.tensor(weights, dtype=directions.dtype, device=directions.device)
         self.register_buffer("weights_of_references", None if share is None else share / share.sum(), persistent=False)
 
+    @property
+    def metric(self) -> DreamSim:
+        """The metric, shared with whoever made this target; `.to(...)` moves it too."""
+        return self._metric[0]
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Target:
+        self.metric._apply(fn, recurse)
+        return super()._apply(fn, recurse)
+
     def forward(self, images: Image) -> Distance:
         self.metric._check(images, "images")
-        if self.reduction is None:
-            _batch(len(images), len(self.directions), "images", "references", advice="or choose reduction='mean' or 'min'")
+        if self.reduction is None and len(self.directions) not in (1, len(images)):
+            raise ValueError(
+                f"one reference, or one for each image, is needed, got {len(self.directions)} references and "
+                f"{len(images)} images; to compare with all of them choose reduction='mean' or 'min'."
+            )
         x = self.metric._direction(images, self.mask)
         if self.reduction is None:
             return _half_chord(x, self.directions)
@@ -331,9 +344,11 @@ def _unit(x: Tensor) -> Tensor:
     return x / (x.square().sum(-1, keepdim=True) + 1e-24).sqrt()
 
 
-def _batch(a: int, b: int, name_a: str, name_b: str, advice: str = "or one image on one side") -> None:
-    if a != b and 1 not in (a, b):
-        raise ValueError(f"{name_a} and {name_b} must have one batch size, got {a} and {b}; pass equal numbers, {advice}.")
+def _check_batches(x: Tensor, y: Tensor) -> None:
+    if len(x) != len(y) and 1 not in (len(x), len(y)):
+        raise ValueError(
+            f"x and y must have one batch size, got {len(x)} and {len(y)}; pass equal numbers, or one image on one side."
+        )
 
 
 def _mask_out(images: Tensor, mask: Tensor | None) -> Tensor:

@@ -18,6 +18,8 @@ from dreamsim_guidance.ensemble import Ensemble  # noqa: E402
 from dreamsim_guidance.metric import DreamSim  # noqa: E402
 from dreamsim_guidance.preprocess import to_image  # noqa: E402
 
+torch.set_num_threads(1)  # tiny models gain nothing from more, and several test processes share the cores
+
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}
 """Absolute tolerance on embeddings and distances by dtype; a looser number at a call site carries its reason."""
 

@@ -109,6 +109,12 @@ def test_a_target_keeps_no_graph(metric: DreamSim) -> None:
     assert not metric.target(y.requires_grad_()).directions.requires_grad
 
 
+def test_a_target_adds_nothing_to_the_model_that_holds_it(metric: DreamSim) -> None:
+    target = metric.target(torch.rand(1, 3, 32, 32))
+    assert not list(target.parameters()) and not target.state_dict()
+    assert target.double().metric.dtype == torch.float64
+
+
 def test_many_references_reduce_to_mean_minimum_and_weighted_mean(metric: DreamSim) -> None:
     x, _ = pair(2)
     references = torch.rand(3, 3, 32, 32)
@@ -118,7 +124,7 @@ def test_many_references_reduce_to_mean_minimum_and_weighted_mean(metric: DreamS
     assert torch.allclose(metric.target(references, reduction="min")(x), table.amin(1), **close)
     weighted = metric.target(references, reduction="mean", weights=[1.0, 0.0, 3.0])(x)
     assert torch.allclose(weighted, 0.25 * table[:, 0] + 0.75 * table[:, 2], **close)
-    with pytest.raises(ValueError, match="images and references must have one batch size, got 2 and 3"):
+    with pytest.raises(ValueError, match="got 3 references and 2 images; to compare with all"):
         metric.target(references)(x)
     with pytest.raises(ValueError, match="weights need reduction='mean'"):
         metric.target(references, weights=[1.0, 1.0, 1.0])

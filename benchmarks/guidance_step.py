@@ -1,0 +1,171 @@
+"""Speed and memory against the original package, on the CPU, both sides in one process, turn by turn.
+
+    python benchmarks/guidance_step.py --batches 1 4 16 --repeats 7 --to benchmarks/results
+
+Two jobs: `forward`, the distance of a batch to one reference, and `step`, the gradient of that distance to the images,
+as a guidance or optimisation step needs it. The original runs as its README tells, `model(images, reference)`; here the
+reference is fixed, so its embedding is kept by `metric.target(reference)`. Also timed: `embed`, which gains nothing from a
+kept reference. Weights are random, in the original's file format (speed does not depend on them); before anything is
+timed the two sides must agree. Peak memory is that of a fresh process for each side and batch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from official_format import write_official
+
+SIDES = ("original", "ours")
+
+
+def load(side: str, folder: Path, variant: str) -> Any:
+    if side == "ours":
+        from dreamsim_guidance import DreamSim
+
+        return DreamSim(variant, weights=folder, resize=False).fold()
+    import dreamsim
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return dreamsim.dreamsim(device="cpu", cache_dir=str(folder), dreamsim_type=variant)[0]
+
+
+def jobs(side: str, model: Any, images: Tensor, reference: Tensor) -> dict[str, Callable[[], Tensor]]:
+    # the original refuses a single reference for a batch of patch tokens only; class tokens broadcast
+    distance = model.target(reference) if side == "ours" else lambda x: model(x, reference)
+
+    def step() -> Tensor:
+        x = images.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(distance(x).sum(), x)
+        return gradient
+
+    def forward() -> Tensor:
+        with torch.no_grad():
+            return distance(images)
+
+    def embed() -> Tensor:
+        with torch.no_grad():
+            return model.embed(images)
+
+    return {"step": step, "forward": forward, "embed": embed}
+
+
+def pictures(batch: int) -> tuple[Tensor, Tensor]:
+    random = torch.Generator().manual_seed(batch)
+    coarse = torch.rand(batch + 1, 3, 14, 14, generator=random)
+    fine = torch.nn.functional.interpolate(coarse, (224, 224), mode="bilinear")
+    return fine[:-1], fine[-1:]
+
+
+def compare(folder: Path, variant: str, batches: list[int], repeats: int) -> list[dict[str, Any]]:
+    models = {side: load(side, folder, variant) for side in SIDES}
+    rows = []
+    for batch in batches:
+        images, reference = pictures(batch)
+        work = {side: jobs(side, models[side], images, reference) for side in SIDES}
+        for job, tolerance in (("step", 1e-4), ("forward", 1e-6), ("embed", 1e-5)):
+            a, b = (work[side][job]() for side in SIDES)  # warm-up, and the proof that both do the same
+            difference = ((a - b).norm() / a.norm()).item() if job == "step" else (a - b).abs().max().item()
+            if difference > tolerance:
+                raise SystemExit(f"{job} at batch {batch}: the sides differ by {difference:.1e}, allowed {tolerance:.0e}")
+            seconds: dict[str, list[float]] = {side: [] for side in SIDES}
+            for turn in range(repeats):
+                for side in SIDES if turn % 2 else SIDES[::-1]:
+                    start = time.perf_counter()
+                    work[side][job]()
+                    seconds[side].append(time.perf_counter() - start)
+            ratios = [o / m for o, m in zip(seconds["original"], seconds["ours"], strict=True)]
+            rows.append(
+                {
+                    "job": job,
+                    "batch": batch,
+                    **{f"{side}_s": statistics.median(seconds[side]) for side in SIDES},
+                    **{f"{side}_spread_s": [min(seconds[side]), max(seconds[side])] for side in SIDES},
+                    "ratio": statistics.median(ratios),
+                    "ratio_spread": [min(ratios), max(ratios)],
+                    "difference": difference,
+                }
+            )
+            print(
+                f"{job:8} batch {batch:3}: original {rows[-1]['original_s']:7.2f} s, ours {rows[-1]['ours_s']:7.2f} s, "
+                f"ratio {rows[-1]['ratio']:.2f} [{min(ratios):.2f}, {max(ratios):.2f}]",
+                flush=True,
+            )
+    return rows
+
+
+def memory(side: str, folder: Path, variant: str, batch: int) -> dict[str, float]:
+    """Resident memory in MB after loading, and its peak over two steps."""
+    model = load(side, folder, variant)
+    images, reference = pictures(batch)
+    step = jobs(side, model, images, reference)["step"]
+    resting = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+    # loading's own peak must not hide that of the step
+    Path("/proc/self/clear_refs").write_text("5")
+    for _ in range(2):
+        step()
+    peak = next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line)
+    return {"resting_mb": resting, "peak_mb": peak / 2**10, "loading_peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--variant", default="ensemble")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 16])
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--to", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--memory", nargs=3, metavar=("SIDE", "FOLDER", "BATCH"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.memory:
+        side, folder, batch = options.memory
+        print(json.dumps(memory(side, Path(folder), options.variant, int(batch))))
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = write_official(scratch, options.variant)
+        rows = compare(folder, options.variant, options.batches, options.repeats)
+        peaks = []
+        for batch in options.batches:
+            for side in SIDES:
+                command = [sys.executable, __file__, "--variant", options.variant, "--threads", str(options.threads)]
+                command += ["--memory", side, str(folder), str(batch)]
+                found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
+                peaks.append({"side": side, "batch": batch, **json.loads(found)})
+                print(f"memory   batch {batch:3}: {side:8} resting {peaks[-1]['resting_mb']:6.0f} MB, peak {peaks[-1]['peak_mb']:6.0f} MB", flush=True)
+    processor = next((x.split(":")[1].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in x), "")
+    machine = {
+        "processor": processor or platform.processor(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "threads": options.threads,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+    options.to.mkdir(parents=True, exist_ok=True)
+    path = options.to / f"guidance_step_{options.variant}.json"
+    path.write_text(json.dumps({"machine": machine, "repeats": options.repeats, "times": rows, "memory": peaks}, indent=1))
+    print(f"\n| job | batch | original, s | ours, s | ratio |\n|---|---|---|---|---|")
+    for row in rows:
+        print(f"| {row['job']} | {row['batch']} | {row['original_s']:.2f} | {row['ours_s']:.2f} | {row['ratio']:.2f} |")
+    print(f"\n{machine}\nwritten to {path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    tomllib = pytest.importorskip("tomli")
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def test_every_package_on_disk_is_installed() -> None:
+    folders = PROJECT["tool"]["setuptools"]["package-dir"]
+    inside = {".".join(p.parent.relative_to(ROOT).parts) for p in ROOT.glob("dreamsim_guidance/**/__init__.py")}
+    outside = {name for name, folder in folders.items() if (ROOT / folder / "__init__.py").exists()}
+    assert inside | outside == set(PROJECT["tool"]["setuptools"]["packages"])
+
+
+@pytest.mark.parametrize("folder", ["losses", "recipes", "training"])
+def test_root_folders_refuse_their_bare_name(folder: str) -> None:
+    run = subprocess.run([sys.executable, "-c", f"import {folder}"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "import it by that name" in run.stderr
+
+
+LIGHT = """
+import sys
+import dreamsim_guidance
+print([name for name in ("diffusers", "transformers", "peft", "open_clip", "kornia", "matplotlib") if name in sys.modules])
+"""
+
+
+def test_importing_the_library_imports_no_heavy_package() -> None:
+    run = subprocess.run([sys.executable, "-c", LIGHT], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
