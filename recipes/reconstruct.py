@@ -38,7 +38,7 @@ log = logging.getLogger("dreamsim_guidance.recipes.reconstruct")
 def reconstruct_photo() -> Reconstruction:
     """Reconstruct a photograph from noise through the metric's gradient.
 
-    NUMBERS
+    Two branches of the pocket ensemble are followed and the third one judges, beside SSIM and L2.
     """
     return Reconstruction()
 
@@ -59,9 +59,9 @@ class Reconstruction:
     """Steps of Adam."""
     lr: float = 0.05
     """Step size of Adam at the start; it decays to 0 along a cosine."""
-    grids: tuple[int, ...] = (1, 2, 4, 8)
+    grids: tuple[int, ...] = (1, 2, 4, 8, 16)
     """Parts that are compared: n x n overlapping crops for each n; 1 is the whole picture."""
-    draw: int = 16
+    draw: int = 32
     """How many of the parts a step looks at: the first (the whole, if `grids` begins with 1) and some others."""
     tv: float = 0.1
     """Weight of the total variation."""
