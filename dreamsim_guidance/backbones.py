@@ -166,7 +166,7 @@ def _build_timm(config: BranchConfig, pretrained: bool) -> tuple[nn.Module, nn.P
     projection = None
     if config.projection is not None:
         # timm keeps CLIP's output projection as a classifier; here it is a matrix (d, p), as in the original's files
-        projection = nn.Parameter(model.head.weight.detach().T.clone())
+        projection = nn.Parameter(model.head.weight.detach().T.contiguous())
         model.reset_classifier(0)
     return model, projection
 

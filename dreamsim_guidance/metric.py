@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import os
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -232,6 +233,41 @@ class DreamSim(nn.Module):
 
         self.fold()
         write_model(self.ensemble, path, {**self.card, **card}, dtype=dtype)
+
+    def save_pretrained(self, folder: str | os.PathLike[str], **card: Any) -> None:
+        """Write the model file into `folder`, from where `from_pretrained(folder)` reads it."""
+        from dreamsim_guidance.hub import FILE_NAME
+
+        self.save(Path(folder, FILE_NAME), **card)
+
+    def push_to_hub(self, repo_id: str, *, dtype: torch.dtype | None = None, **options: Any) -> str:
+        """Upload the model file and a README made from its card to the Hugging Face Hub; the commit's address.
+
+        `options` are those of `hub.push`: private, token, revision, commit_message, create_pr.
+        """
+        from dreamsim_guidance.hub import FILE_NAME, push
+
+        with tempfile.TemporaryDirectory() as folder:
+            self.save(Path(folder, FILE_NAME), dtype)
+            return push(Path(folder, FILE_NAME), repo_id, **options)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | os.PathLike[str],
+        *,
+        revision: str | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        token: str | bool | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        resize: bool = True,
+    ) -> DreamSim:
+        """A metric that `save`, `save_pretrained` or `push_to_hub` wrote: a file, a folder, or "owner/name" on the Hub."""
+        from dreamsim_guidance.hub import fetch
+
+        path = fetch(model, revision=revision, cache_dir=cache_dir, token=token)
+        return cls(path, device=device, dtype=dtype, resize=resize)
 
     def _check(self, images: object, name: str) -> None:
         check_images(images, name)

@@ -317,3 +317,25 @@ def test_the_head_is_a_residual_mlp() -> None:
     ensemble.head = head
     by_hand = torch.relu(raw @ head.fc1.weight.T + head.fc1.bias) @ head.fc2.weight.T + head.fc2.bias + raw
     assert torch.allclose(ensemble(x), by_hand, atol=TOLERANCE[torch.float32])
+
+
+def test_a_saved_metric_is_loaded_back(metric: DreamSim, tmp_path: Path) -> None:
+    x, y = pair()
+    metric.save(tmp_path / "a" / "tiny.safetensors", name="tiny", licence="MIT", source="a test")
+    metric.save_pretrained(tmp_path / "folder", name="tiny")
+    for found in (
+        DreamSim(tmp_path / "a" / "tiny.safetensors"),
+        DreamSim(str(tmp_path / "a" / "tiny.safetensors")),
+        DreamSim.from_pretrained(tmp_path / "folder"),
+    ):
+        assert torch.equal(found(x, y), metric(x, y))
+        assert found.variant == "tiny"
+        assert found.ensemble.configs == metric.ensemble.configs
+    assert DreamSim(tmp_path / "a" / "tiny.safetensors").card["licence"] == "MIT"
+
+
+def test_a_metric_saved_without_normalisation_stays_so(tiny_ensemble: Ensemble, tmp_path: Path) -> None:
+    raw = DreamSim(tiny_ensemble, normalize_embeds=False)
+    raw.save(tmp_path / "raw.safetensors")
+    x, _ = pair()
+    assert torch.equal(DreamSim(tmp_path / "raw.safetensors").embed(x), raw.embed(x))
