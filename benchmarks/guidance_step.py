@@ -84,7 +84,9 @@ def compare(folder: Path, variant: str, batches: list[int], repeats: int) -> lis
             a, b = (work[side][job]() for side in SIDES)  # warm-up, and the proof that both do the same
             difference = ((a - b).norm() / a.norm()).item() if job == "step" else (a - b).abs().max().item()
             if difference > tolerance:
-                raise SystemExit(f"{job} at batch {batch}: the sides differ by {difference:.1e}, allowed {tolerance:.0e}")
+                raise SystemExit(
+                    f"{job} at batch {batch}: the sides differ by {difference:.1e}, allowed {tolerance:.0e}"
+                )
             seconds: dict[str, list[float]] = {side: [] for side in SIDES}
             for turn in range(repeats):
                 for side in SIDES if turn % 2 else SIDES[::-1]:
@@ -122,7 +124,11 @@ def memory(side: str, folder: Path, variant: str, batch: int) -> dict[str, float
     for _ in range(2):
         step()
     peak = next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line)
-    return {"resting_mb": resting, "peak_mb": peak / 2**10, "loading_peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10}
+    return {
+        "resting_mb": resting,
+        "peak_mb": peak / 2**10,
+        "loading_peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10,
+    }
 
 
 def main() -> None:
@@ -149,8 +155,11 @@ def main() -> None:
                 command += ["--memory", side, str(folder), str(batch)]
                 found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
                 peaks.append({"side": side, "batch": batch, **json.loads(found)})
-                print(f"memory   batch {batch:3}: {side:8} resting {peaks[-1]['resting_mb']:6.0f} MB, peak {peaks[-1]['peak_mb']:6.0f} MB", flush=True)
-    processor = next((x.split(":")[1].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in x), "")
+                resting, peak = peaks[-1]["resting_mb"], peaks[-1]["peak_mb"]
+                print(f"memory   batch {batch:3}: {side:8} resting {resting:6.0f} MB, peak {peak:6.0f} MB", flush=True)
+    processor = next(
+        (x.split(":")[1].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in x), ""
+    )
     machine = {
         "processor": processor or platform.processor(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
@@ -160,8 +169,10 @@ def main() -> None:
     }
     options.to.mkdir(parents=True, exist_ok=True)
     path = options.to / f"guidance_step_{options.variant}.json"
-    path.write_text(json.dumps({"machine": machine, "repeats": options.repeats, "times": rows, "memory": peaks}, indent=1))
-    print(f"\n| job | batch | original, s | ours, s | ratio |\n|---|---|---|---|---|")
+    path.write_text(
+        json.dumps({"machine": machine, "repeats": options.repeats, "times": rows, "memory": peaks}, indent=1)
+    )
+    print("\n| job | batch | original, s | ours, s | ratio |\n|---|---|---|---|---|")
     for row in rows:
         print(f"| {row['job']} | {row['batch']} | {row['original_s']:.2f} | {row['ours_s']:.2f} | {row['ratio']:.2f} |")
     print(f"\n{machine}\nwritten to {path}")

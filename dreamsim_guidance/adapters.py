@@ -61,13 +61,17 @@ def load_adapter(ensemble: Ensemble, folder: str | os.PathLike[str], name: str =
     folder = Path(folder)
     for file in (_CONFIG, _WEIGHTS):
         if not (folder / file).is_file():
-            raise FileNotFoundError(f"'{folder}' is no adapter folder: it has no {file}; give a folder that peft wrote.")
+            raise FileNotFoundError(
+                f"'{folder}' is no adapter folder: it has no {file}; give a folder that peft wrote."
+            )
     try:
         stored = json.loads((folder / _CONFIG).read_text())
         options = {key: stored[key] for key in ("r", "lora_alpha", "lora_dropout", "bias", "target_modules")}
         tensors = {_our_key(key): value for key, value in load_file(folder / _WEIGHTS).items()}
     except (json.JSONDecodeError, KeyError, SafetensorError) as error:
-        raise ValueError(f"the adapter in '{folder}' cannot be read ({error!r}); copy it again from where it came.") from error
+        raise ValueError(
+            f"the adapter in '{folder}' cannot be read ({error!r}); copy it again from where it came."
+        ) from error
     _check_fit(ensemble, tensors, folder)
     _inject(ensemble, LoraConfig(**options), name)
     wanted = _adapter_tensors(ensemble, name)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import timm
 import torch
@@ -61,7 +61,9 @@ class BranchConfig:
                 f"projection={self.projection}; give both or neither."
             )
         if self.source == "open_clip" and self.feature != "pooled":
-            raise ValueError(f"branch '{self.name}': an open_clip tower has feature='pooled' only, got '{self.feature}'.")
+            raise ValueError(
+                f"branch '{self.name}': an open_clip tower has feature='pooled' only, got '{self.feature}'."
+            )
         for name in ("mean", "std"):  # lists, as they come from JSON
             value = tuple(float(v) for v in getattr(self, name))
             if len(value) != 3:
@@ -89,8 +91,8 @@ class Branch(nn.Module):
         self.config = config
         if pretrained and config.tag is None:
             raise ValueError(
-                f"branch '{config.name}' names no base weights; give tag='...' (timm.list_pretrained('{config.architecture}*') or "
-                "open_clip.list_pretrained() list them), or build it with pretrained=False."
+                f"branch '{config.name}' names no base weights; give tag='...' (timm.list_pretrained("
+                f"'{config.architecture}*') or open_clip.list_pretrained() list them), or use pretrained=False."
             )
         self.backbone: Any
         self.projection: nn.Parameter | None = None
@@ -184,4 +186,4 @@ def _build_open_clip(config: BranchConfig, pretrained: bool) -> nn.Module:
         force_image_size=config.image_size,
         **config.overrides,
     )
-    return model.visual
+    return cast(nn.Module, model.visual)

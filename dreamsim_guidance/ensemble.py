@@ -40,13 +40,19 @@ class Ensemble(nn.Module):
     def __init__(self, branches: Sequence[Branch | BranchConfig], hidden: int | None = None) -> None:
         super().__init__()
         if isinstance(branches, (str, Branch, BranchConfig)) or not branches:
-            raise ValueError(f"an ensemble needs a list of at least one branch, got {branches!r}; put the branch in a list.")
+            raise ValueError(
+                f"an ensemble needs a list of at least one branch, got {branches!r}; put the branch in a list."
+            )
         for branch in branches:
             if not isinstance(branch, (Branch, BranchConfig)):
-                raise TypeError(f"a branch is a Branch or a BranchConfig, got {type(branch).__name__}; build one from a timm name.")
+                raise TypeError(
+                    f"a branch is a Branch or a BranchConfig, got {type(branch).__name__}; build one from a timm name."
+                )
         modules = [branch if isinstance(branch, Branch) else Branch(branch) for branch in branches]
         if len({branch.config.has_patches for branch in modules}) > 1:
-            raise ValueError("feature='cls_patch' must be set for all branches or for none; mixed features cannot be joined.")
+            raise ValueError(
+                "feature='cls_patch' must be set for all branches or for none; mixed features cannot be joined."
+            )
         self.branches = nn.ModuleList(modules)
         self.head: MLPHead | None = None
         if hidden is not None:
@@ -71,9 +77,9 @@ class Ensemble(nn.Module):
 
     def forward(self, images: Image, squash: bool = True) -> Tensor:
         """Concatenated features. With `squash` each branch sees its own square size, else all see `images` as they are."""
-        sizes = {config.image_size for config in self.configs} if squash else set()
-        squares = {size: resize(images, (size, size)) for size in sizes}
-        features = [branch(squares[branch.config.image_size] if squash else images) for branch in self.branches]
+        sizes = [config.image_size for config in self.configs]
+        seen = {size: resize(images, (size, size)) if squash else images for size in set(sizes)}
+        features = [branch(seen[size]) for branch, size in zip(self.branches, sizes, strict=True)]
         if len({f.shape[1] for f in features}) > 1 and self.has_patches:
             raise ValueError(
                 f"patch branches must have one grid, got {[f.shape[1] - 1 for f in features]} patches; "

@@ -336,7 +336,9 @@ class Target(Loss):
             if reduction != "mean":
                 raise ValueError(f"weights need reduction='mean', got reduction={reduction!r}.")
             if len(weights) != len(directions) or not all(math.isfinite(w) for w in weights) or sum(weights) <= 0:
-                raise ValueError(f"{len(directions)} finite weights with a positive sum are needed, got {list(weights)}.")
+                raise ValueError(
+                    f"{len(directions)} finite weights with a positive sum are needed, got {list(weights)}."
+                )
         # inside a tuple, nn.Module does not see it: a model that holds this loss keeps its checkpoint and optimiser clean
         self._metric = (metric,)
         self.reduction = reduction
@@ -391,12 +393,14 @@ def _mask_out(images: Tensor, mask: Tensor | None) -> Tensor:
     """Replace what the mask leaves out by one colour, at the images' own resolution."""
     if mask is None:
         return images
-    if mask.ndim != 4 or mask.shape[1] != 1 or len(mask) not in (1, len(images)) and len(images) != 1:
+    if mask.ndim != 4 or mask.shape[1] != 1 or (len(mask) not in (1, len(images)) and len(images) != 1):
         raise ValueError(
             f"a mask must have shape (1 or {len(images)}, 1, h, w), got {tuple(mask.shape)}; 1 counts, 0 is left out."
         )
     if mask.device != images.device:
-        raise ValueError(f"mask and images must be on one device, got {mask.device} and {images.device}; move the mask.")
+        raise ValueError(
+            f"mask and images must be on one device, got {mask.device} and {images.device}; move the mask."
+        )
     mask = mask.to(images.dtype)
     if mask.device.type == "cpu" and not torch.compiler.is_compiling():
         check_range(mask, "the mask")

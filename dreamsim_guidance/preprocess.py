@@ -67,7 +67,9 @@ def check_range(images: Tensor, name: str = "images") -> None:
     if low >= -_SLACK and high <= 1 + _SLACK:
         return
     if math.isnan(low) or math.isnan(high):
-        raise ValueError(f"{name} must lie in [0, 1], got NaN; find where it arises, e.g. with torch.autograd.detect_anomaly.")
+        raise ValueError(
+            f"{name} must lie in [0, 1], got NaN; find where it arises, e.g. with torch.autograd.detect_anomaly."
+        )
     raise ValueError(f"{name} must lie in [0, 1], got [{low:.2f}, {high:.2f}]; {_range_advice(low, high)}.")
 
 
@@ -95,7 +97,7 @@ def check_candidate(images: Tensor, name: str = "images") -> None:
 def _range_advice(low: float, high: float) -> str:
     if high > 16:
         return "use x / 255 for images in [0, 255]"
-    if -0.25 < low and high < 1.25:
+    if low > -0.25 and high < 1.25:
         return "use x.clamp(0, 1) for images that overshoot"
     if -1.01 <= low < 0 and high <= 1.01:
         return "use (x + 1) / 2 for images in [-1, 1]"
@@ -160,7 +162,9 @@ def to_image(picture: PILImage.Image | np.ndarray) -> Image:
     if isinstance(picture, np.ndarray):
         if picture.dtype != np.uint8:
             if not np.issubdtype(picture.dtype, np.floating):
-                raise TypeError(f"an array must be uint8 or floating point in [0, 1], got {picture.dtype}; convert it first.")
+                raise TypeError(
+                    f"an array must be uint8 or floating point in [0, 1], got {picture.dtype}; convert it first."
+                )
             picture = np.clip(np.round(picture * 255), 0, 255).astype(np.uint8)
         picture = PILImage.fromarray(picture)
     pixels = torch.from_numpy(np.array(picture.convert("RGB")))
@@ -179,7 +183,9 @@ def load_image(path: str | os.PathLike[str]) -> Image:
         with PILImage.open(path) as picture:
             return to_image(picture)
     except (UnidentifiedImageError, OSError, SyntaxError, PILImage.DecompressionBombError) as error:
-        raise ValueError(f"'{path}' cannot be read as an image ({error}); give a png, jpg, webp, ... that is complete.") from error
+        raise ValueError(
+            f"'{path}' cannot be read as an image ({error}); give a png, jpg, webp, ... that is complete."
+        ) from error
 
 
 def save_image(image: Float[Tensor, "*b 3 h w"], path: str | os.PathLike[str]) -> None:

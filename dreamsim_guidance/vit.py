@@ -56,8 +56,8 @@ def _is_plain_block(block: nn.Module) -> bool:
 def tokens(
     model: VisionTransformer,
     images: Image,
-    mean: Float[Tensor, "3"],
-    std: Float[Tensor, "3"],
+    mean: Float[Tensor, 3],
+    std: Float[Tensor, 3],
     class_only: bool = False,
 ) -> Float[Tensor, "b n d"]:
     """Output of the last block, before the final norm: class token first, then patches row by row.
@@ -75,6 +75,7 @@ def tokens(
 def _embed_patches(model: VisionTransformer, images: Image, mean: Tensor, std: Tensor) -> Tensor:
     """Patches as one matrix product on [0, 1] pixels, with the normalisation folded into its weights."""
     conv: Any = model.patch_embed.proj
+    class_token: Any = model.cls_token  # is_plain() checks that there is one
     patch = conv.kernel_size[0]
     height, width = images.shape[-2] // patch, images.shape[-1] // patch
     if height == 0 or width == 0:
@@ -88,7 +89,7 @@ def _embed_patches(model: VisionTransformer, images: Image, mean: Tensor, std: T
     pixels = pixels.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # b (gh gw) (3 p p)
     x = F.linear(pixels, weight.flatten(1), bias)
     square = images.shape[-1] == images.shape[-2]
-    x = torch.cat([model.cls_token.expand(len(x), -1, -1), x], dim=1) + _positions(model, height, width, square).to(x.dtype)
+    x = torch.cat([class_token.expand(len(x), -1, -1), x], dim=1) + _positions(model, height, width, square).to(x.dtype)
     return model.norm_pre(x)
 
 
@@ -156,7 +157,12 @@ def _attend_class(attn: Any, x: Tensor) -> Tensor:
 
 
 def _mlp(mlp: Any, x: Tensor) -> Tensor:
-    if not isinstance(mlp.act, QuickGELU) or type(mlp.fc1) is not nn.Linear or type(mlp.fc2) is not nn.Linear or mlp.training:
+    if (
+        not isinstance(mlp.act, QuickGELU)
+        or type(mlp.fc1) is not nn.Linear
+        or type(mlp.fc2) is not nn.Linear
+        or mlp.training
+    ):
         return mlp(x)
     # QuickGELU(z) = z sigmoid(1.702 z) = SiLU(1.702 z) / 1.702: both factors ride along in the matrix products
     shape = x.shape
@@ -174,9 +180,9 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        inputs = [t.detach().requires_grad_(t.requires_grad) for t in (q, k, v)]
+        a, b, c = inputs = [t.detach().requires_grad_(t.requires_grad) for t in (q, k, v)]
         with torch.enable_grad():
-            y = F.scaled_dot_product_attention(*inputs)
+            y = F.scaled_dot_product_attention(a, b, c)
         ctx.save_for_backward(q, k, v)
         ctx.fused = (inputs, y)
         return y.detach()

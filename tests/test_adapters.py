@@ -56,7 +56,9 @@ def test_a_saved_adapter_is_loaded_back(tiny_ensemble: Ensemble, images: torch.T
     expected = tiny_ensemble(images.float())
     save_adapter(tiny_ensemble, tmp_path / "a")
     fresh = Ensemble(tiny_branches()).eval()
-    fresh.load_state_dict({k.replace("base_layer.", ""): v for k, v in tiny_ensemble.state_dict().items() if "lora" not in k})
+    fresh.load_state_dict(
+        {k.replace("base_layer.", ""): v for k, v in tiny_ensemble.state_dict().items() if "lora" not in k}
+    )
     assert torch.equal(fresh(images.float()), plain)
     load_adapter(fresh, tmp_path / "a")
     assert torch.equal(fresh(images.float()), expected)
@@ -87,7 +89,9 @@ def test_adapters_are_swapped_at_run_time(tiny_ensemble: Ensemble, images: torch
         metric.set_adapter("one")
 
 
-def test_rank_and_alpha_come_from_the_adapters_own_file(tiny_ensemble: Ensemble, images: torch.Tensor, tmp_path: Path) -> None:
+def test_rank_and_alpha_come_from_the_adapters_own_file(
+    tiny_ensemble: Ensemble, images: torch.Tensor, tmp_path: Path
+) -> None:
     tuned(tiny_ensemble.double())
     plain = tiny_ensemble(images)
     save_adapter(tiny_ensemble, tmp_path)

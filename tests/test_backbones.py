@@ -50,7 +50,9 @@ def test_the_three_kinds_differ_as_the_published_ones_do() -> None:
 
 
 def test_layer_scale_is_applied() -> None:
-    branch = Branch(BranchConfig("dinov2", "vit_base_patch14_dinov2", image_size=28, overrides={**TINY, "patch_size": 14}))
+    branch = Branch(
+        BranchConfig("dinov2", "vit_base_patch14_dinov2", image_size=28, overrides={**TINY, "patch_size": 14})
+    )
     assert branch.plain
     lively(Ensemble([branch]))
     branch.double().eval()
@@ -111,5 +113,7 @@ def test_an_open_clip_tower_is_a_branch() -> None:
         **small,
         "text_cfg": {"context_length": 4, "vocab_size": 8, "width": 64, "heads": 1, "layers": 1},
     }
-    branch = Branch(BranchConfig("tower", "tiny-for-this-test", source="open_clip", feature="pooled", image_size=32)).eval()
+    branch = Branch(
+        BranchConfig("tower", "tiny-for-this-test", source="open_clip", feature="pooled", image_size=32)
+    ).eval()
     assert branch(torch.rand(2, 3, 32, 32)).shape == (2, 16)

@@ -243,7 +243,9 @@ print((distance - goal(x)).abs().max().item() < 1e-5, torch.allclose(gradient, e
 
 def test_a_target_compiles_into_one_graph_with_the_same_gradient() -> None:
     # in a process of its own, where the shape checks do not wrap every function that the compiler traces
-    code = COMPILES.format(folder=str(Path(__file__).parent)).replace("from conftest", "import jaxtyping\njaxtyping.install_import_hook = lambda *a: None\nfrom conftest")
+    code = COMPILES.format(folder=str(Path(__file__).parent)).replace(
+        "from conftest", "import jaxtyping\njaxtyping.install_import_hook = lambda *a: None\nfrom conftest"
+    )
     code = code.replace("import jaxtyping\njaxtyping", "import jaxtyping\njaxtyping")
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.stdout.strip() == "True True", run.stderr
@@ -297,7 +299,9 @@ def test_an_ensemble_of_other_towers_is_a_metric() -> None:
     small = {"embed_dim": 32, "depth": 1, "num_heads": 2}
     mixed = tiny_branches()[:1] + [
         type(tiny_branches()[0])("dinov3", "vit_base_patch16_dinov3", image_size=32, overrides=small),
-        type(tiny_branches()[0])("siglip", "vit_base_patch16_siglip_224", feature="pooled", image_size=48, overrides=small),
+        type(tiny_branches()[0])(
+            "siglip", "vit_base_patch16_siglip_224", feature="pooled", image_size=48, overrides=small
+        ),
         type(tiny_branches()[0])("convnext", "convnext_atto", feature="pooled", image_size=64),
     ]
     model = DreamSim(mixed, pretrained=False)

@@ -22,7 +22,9 @@ def test_every_package_on_disk_is_installed() -> None:
 
 @pytest.mark.parametrize("folder", ["losses", "recipes", "training"])
 def test_root_folders_refuse_their_bare_name(folder: str) -> None:
-    run = subprocess.run([sys.executable, "-c", f"import {folder}"], cwd=ROOT, capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        [sys.executable, "-c", f"import {folder}"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert "import it by that name" in run.stderr
 
 

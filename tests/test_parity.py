@@ -129,7 +129,10 @@ def test_full_size_agrees_with_the_original(seed: int, tmp_path: Path, capsys: p
         for batch, height, width in shapes:
             embedding, distance, gradient = compare(theirs, ours, *images(batch, height, width, seed))
             with capsys.disabled():
-                print(f"\n{name} seed {seed} {batch}x{height}x{width}: {embedding:.1e} {distance:.1e} {gradient:.1e}", end="")
+                print(
+                    f"\n{name} seed {seed} {batch}x{height}x{width}: {embedding:.1e} {distance:.1e} {gradient:.1e}",
+                    end="",
+                )
             assert embedding <= EMBEDDING and distance <= DISTANCE and gradient <= GRADIENT
         del theirs, ours
     shutil.rmtree(tmp_path)
@@ -157,11 +160,16 @@ def test_without_adapter_and_without_normalisation_too(name: str, tmp_path: Path
     assert embedding <= EMBEDDING and distance <= NARROW and gradient <= GRADIENT
 
 
-def test_the_metric_on_a_tensor_is_the_original_on_the_file(tmp_path: Path, photograph: Tensor, narrow_original: None) -> None:
+def test_the_metric_on_a_tensor_is_the_original_on_the_file(
+    tmp_path: Path, photograph: Tensor, narrow_original: None
+) -> None:
     theirs, ours = narrow_pair(tmp_path, "ensemble", seed=0)
     ours.resize = True
     wide = photograph[..., 100:400, :]
-    pictures = [PILImage.fromarray((image[0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)) for image in (photograph, wide)]
+    pictures = [
+        PILImage.fromarray((image[0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8))
+        for image in (photograph, wide)
+    ]
     size = PILImage.Resampling.BICUBIC
     a, b = (torch.from_numpy(np.array(p.resize((224, 224), size))).permute(2, 0, 1)[None] / 255 for p in pictures)
     # 8 bits against floats: the rounding of PIL's two passes is all that differs
@@ -191,7 +199,9 @@ def test_the_preprocessing_is_the_originals(photograph: Tensor) -> None:
 
     from dreamsim_guidance.compat import preprocess
 
-    picture = PILImage.fromarray((photograph[0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)).crop((0, 0, 300, 200))
+    picture = PILImage.fromarray((photograph[0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)).crop(
+        (0, 0, 300, 200)
+    )
     bicubic = transforms.InterpolationMode.BICUBIC
     theirs = transforms.Compose([transforms.Resize((224, 224), interpolation=bicubic), transforms.ToTensor()])
     assert torch.equal(preprocess(picture), theirs(picture).unsqueeze(0))
