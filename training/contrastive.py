@@ -1,12 +1,14 @@
 """Contrastive pre-training of a vision tower on pictures and their captions.
 
-In a batch of n pairs each picture has to find its caption among all, and each caption its picture:
+In a batch of n pairs each picture has to find its caption among all, and each caption its picture; and so have two
+pictures of one scene to find each other:
 
-    loss = (CE(s u v^T, 1..n) + CE(s v u^T, 1..n)) / 2,   u, v unit embeddings, s a learned temperature.
+    loss(u, v) = (CE(s u v^T, 1..n) + CE(s v u^T, 1..n)) / 2,   u, v unit embeddings, s a learned temperature.
 
 The text tower is a small transformer over words; it serves the training only.
 
-Radford et al., Learning transferable visual models from natural language supervision, ICML 2021.
+Radford et al., Learning transferable visual models from natural language supervision, ICML 2021; the pairs of pictures:
+Mu et al., SLIP: Self-supervision meets language-image pre-training, ECCV 2022.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from torch import Tensor, nn
 from dreamsim_guidance.backbones import Branch
 from dreamsim_guidance.data.captions import Manner, caption, tokenise, vocabulary
 from dreamsim_guidance.data.photographs import random_crop
-from dreamsim_guidance.data.scenes import FACTORS, Scene
+from dreamsim_guidance.data.scenes import Scene
 from dreamsim_guidance.training.distillation import random_views
 from dreamsim_guidance.types import Image
 
@@ -59,21 +61,21 @@ class TextTower(nn.Module):
 
 
 class ContrastiveLearner(nn.Module):
-    """A branch with `feature="embedding"`, its text tower, and its batches: scenes, and one crop per photograph.
+    """A branch with `feature="embedding"`, its text tower, and its batches: scenes, and two crops per photograph.
 
-    The captions of a batch mention the same few factors, drawn anew for each batch: where colours are not among them
-    they cannot tell the pictures apart, and shapes are learned early. `photographs` maps a name to a picture; the
-    crop's caption is "a photograph of <name>", and there is one crop of each, so that no caption fits two of them.
+    Each scene comes in two drawings, which have to find each other (what the factors leave open is no difference), and
+    with its caption. Each `family` neighbouring scenes differ in a few factors only and come together: to tell them
+    apart every factor is needed. The crops of a photograph are a pair too; its caption is "a photograph of <name>".
     """
 
     def __init__(
         self,
         branch: Branch,
         scenes: Sequence[Scene],
-        images: UInt8[Tensor, "n 3 h w"],
+        pictures: UInt8[Tensor, "n 2 3 h w"],
         photographs: dict[str, Image],
         batch: int,
-        mentioned: int,
+        family: int,
         manner: Manner,
     ) -> None:
         super().__init__()
@@ -83,20 +85,24 @@ class ContrastiveLearner(nn.Module):
             )
         self.branch = branch
         self.text = TextTower(branch.projection.shape[1])
-        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
-        self.scenes, self.images, self.photographs = scenes, images, photographs
-        self.batch, self.mentioned, self.manner = batch, mentioned, manner
+        self.log_scales = nn.Parameter(torch.full((2,), math.log(10.0)))
+        self.scenes, self.pictures, self.photographs = scenes, pictures, photographs
+        self.batch, self.family, self.manner = batch, family, manner
 
     def loss(self, generator: torch.Generator, progress: float) -> Tensor:
-        chosen = torch.randint(len(self.scenes), (self.batch,), generator=generator)
-        size = self.images.shape[-1]
-        crops = [random_crop(image, size, generator) for image in self.photographs.values()]
-        images = random_views(torch.cat([self.images[chosen].float() / 255, *crops]), size, (0.88, 1.0), generator)
-        mention = [FACTORS[i] for i in torch.randperm(len(FACTORS), generator=generator)[: self.mentioned].tolist()]
-        captions = [caption(self.scenes[i], generator, self.manner, mention=mention) for i in chosen.tolist()]
+        families = torch.randperm(len(self.scenes) // self.family, generator=generator)[: self.batch // self.family]
+        chosen = (families[:, None] * self.family + torch.arange(self.family)).flatten()
+        size = self.pictures.shape[-1]
+        halves = [
+            torch.cat([drawings, *(random_crop(image, size, generator) for image in self.photographs.values())])
+            for drawings in (self.pictures[chosen].float() / 255).unbind(1)
+        ]
+        first, second = self.branch(random_views(torch.cat(halves), size, (0.9, 1.0), generator)).chunk(2)
+        captions = [caption(self.scenes[i], generator, self.manner) for i in chosen.tolist()]
         captions += [f"a photograph of {name}" for name in self.photographs]
-        words = tokenise(captions, self.text.length)
-        return info_nce(self.branch(images), self.text(words), self.log_scale.exp().clamp(max=100))
+        words = self.text(tokenise(captions, self.text.length))
+        scales = self.log_scales.exp().clamp(max=100)
+        return info_nce(first, second, scales[0]) + info_nce(first, words, scales[1])
 
     def after_step(self, progress: float) -> None:
         pass

@@ -55,7 +55,7 @@ class DistillationLearner(nn.Module):
     def __init__(
         self,
         branch: Branch,
-        images: UInt8[Tensor, "n 3 h w"],
+        pictures: UInt8[Tensor, "n 2 3 h w"],
         photographs: dict[str, Image],
         batch: int,
         photograph_crops: int,
@@ -71,7 +71,7 @@ class DistillationLearner(nn.Module):
         self.teacher = copy.deepcopy(branch).requires_grad_(False)
         self.teacher_head = copy.deepcopy(self.student_head).requires_grad_(False)
         self.register_buffer("centre", torch.zeros(names))
-        self.images, self.photographs = images, list(photographs.values())
+        self.pictures, self.photographs = pictures, list(photographs.values())
         self.batch, self.photograph_crops, self.local_views = batch, photograph_crops, local_views
         self.temperatures = (teacher_temperature, student_temperature)
         self.momentum = momentum
@@ -81,12 +81,12 @@ class DistillationLearner(nn.Module):
         return self.teacher
 
     def loss(self, generator: torch.Generator, progress: float) -> Tensor:
-        images = self._pictures(generator)
-        size = images.shape[-1]
-        large = torch.cat([self._view(images, size, (0.6, 1.0), generator) for _ in range(2)])
+        pair = self._pairs(generator)
+        size = pair[0].shape[-1]
+        large = torch.cat([self._view(images, size, (0.6, 1.0), generator) for images in pair])
         views = [self.student_head(self.student(large))]
         if self.local_views:
-            small = [self._view(images, size // 2, (0.35, 0.6), generator) for _ in range(self.local_views)]
+            small = [self._view(pair[i % 2], size // 2, (0.35, 0.6), generator) for i in range(self.local_views)]
             views.append(self.student_head(self.student(torch.cat(small))))
         t_teacher, t_student = self.temperatures
         with torch.no_grad():
@@ -112,13 +112,17 @@ class DistillationLearner(nn.Module):
     def _view(self, images: Image, size: int, share: tuple[float, float], generator: torch.Generator) -> Image:
         return recolour(random_views(images, size, share, generator), generator)
 
-    def _pictures(self, generator: torch.Generator) -> Image:
+    def _pairs(self, generator: torch.Generator) -> tuple[Image, Image]:
+        """The two drawings of each scene, and two crops of each photograph."""
         crops = self.photograph_crops if self.photographs else 0
-        chosen = torch.randint(len(self.images), (self.batch - crops,), generator=generator)
+        chosen = torch.randint(len(self.pictures), (self.batch - crops,), generator=generator)
         which = torch.randint(max(1, len(self.photographs)), (crops,), generator=generator).tolist()
-        size = self.images.shape[-1]
-        extra = [random_crop(self.photographs[i], size, generator) for i in which]
-        return torch.cat([self.images[chosen].float() / 255, *extra])
+        size = self.pictures.shape[-1]
+        first, second = (
+            torch.cat([drawings, *(random_crop(self.photographs[i], size, generator) for i in which)])
+            for drawings in (self.pictures[chosen].float() / 255).unbind(1)
+        )
+        return first, second
 
 
 def random_views(images: Image, size: int, share: tuple[float, float], generator: torch.Generator) -> Image:

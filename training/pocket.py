@@ -1,9 +1,8 @@
 """The pocket ensemble: three small branches that know scenes, made from nothing by this repository.
 
 A scaled-down twin of the published ensemble, with the same differences between its branches (token, norm, activation,
-projection): the DINO-like one learns by self-distillation, the two CLIP-like ones from captions in two manners. Most
-of the work goes into the CLIP-like one, from random weights; the other two start from the weights they share with it. Then
-the branches are balanced: a branch's weight in the metric is the spread of its feature, so the projections of the
+projection): the DINO-like one learns by self-distillation, the two CLIP-like ones from pairs of
+drawings of one scene and from captions, in two manners. Then the branches are balanced: a branch's weight in the metric is the spread of its feature, so the projections of the
 CLIP-like ones are scaled until all three spread alike over held-out scenes.
 """
 
@@ -24,7 +23,7 @@ from dreamsim_guidance.backbones import CLIP_MEAN, CLIP_STD, Branch, BranchConfi
 from dreamsim_guidance.data.captions import Manner
 from dreamsim_guidance.data.drawing import draw
 from dreamsim_guidance.data.photographs import training_photographs
-from dreamsim_guidance.data.scenes import Scene, sample_scene, scene_generator
+from dreamsim_guidance.data.scenes import Scene, random_variation, sample_scene, scene_generator, vary
 from dreamsim_guidance.ensemble import Ensemble
 from dreamsim_guidance.training.checkpoint import Schedule, fit
 from dreamsim_guidance.training.contrastive import ContrastiveLearner
@@ -39,9 +38,8 @@ class Contrastive:
     """How a CLIP-like branch is trained."""
 
     manner: Manner
-    mentioned: int
-    """How many factors the captions of a batch mention."""
     batch: int
+    """Scenes in a batch, each in two drawings."""
     schedule: Schedule
 
 
@@ -62,7 +60,9 @@ class PretrainPocket:
 
     seed: int
     scenes: int
-    """How many scenes of the split "train" are drawn, once."""
+    """How many scenes of the split "train" are drawn, twice each."""
+    family: int
+    """Scenes that share all but a few factors: each other's hard negatives in a contrastive batch."""
     width: int
     depth: int
     heads: int
@@ -77,9 +77,7 @@ class PretrainPocket:
 
     def run(self, folder: Path) -> dict[str, Any]:
         """Train what `folder` does not hold yet; return the held-out agreement of ensemble, branches, L2 and SSIM."""
-        clip = self.train_branch(1, folder)
-        branches = [self.train_branch(0, folder, clip), clip, self.train_branch(2, folder, clip)]
-        ensemble = Ensemble(branches).eval().requires_grad_(False)
+        ensemble = Ensemble([self.train_branch(j, folder) for j in range(3)]).eval().requires_grad_(False)
         balance(ensemble)
         results = report(ensemble, self.triplets)
         results["parameters"] = sum(p.numel() for p in ensemble.parameters())
@@ -99,15 +97,13 @@ class PretrainPocket:
         write_model(ensemble, folder / "pocket.safetensors", card, dtype=torch.float16)
         return results
 
-    def train_branch(self, j: int, folder: Path, start: Branch | None = None) -> Branch:
-        """Branch j, trained from its checkpoint in `folder` on, or from the weights that it shares with `start`."""
+    def train_branch(self, j: int, folder: Path) -> Branch:
+        """Branch j, trained from its checkpoint in `folder` on. Branches are independent: a process each is fine."""
         folder.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(self.seed + j)
         branch = Branch(pocket_branches(self.width, self.depth, self.heads, self.projection)[j])
         initialise(branch)
-        if start is not None:
-            transfer(start, branch)
-        scenes, images = draw_scenes(self.scenes)
+        scenes, images = draw_scenes(self.scenes, self.family)
         photographs = training_photographs() if self.photographs else {}
         settings = (self.dino, self.clip, self.open_clip)[j]
         learner: ContrastiveLearner | DistillationLearner
@@ -123,7 +119,7 @@ class PretrainPocket:
             )
         else:
             learner = ContrastiveLearner(
-                branch, scenes, images, photographs, settings.batch, settings.mentioned, settings.manner
+                branch, scenes, images, photographs, settings.batch, self.family, settings.manner
             )
         learner.eval()  # there is no dropout; the towers' fast paths are those of evaluation
         name, log = branch.config.name, _log(folder / "training.txt")
@@ -138,27 +134,38 @@ class PretrainPocket:
 def pocket_branches(
     width: int = 128, depth: int = 4, heads: int = 4, projection: int = 128
 ) -> tuple[BranchConfig, ...]:
-    """The three towers, 64 x 64 pixels in patches of 8: those of the published ensemble, with other sizes."""
-    sizes = {"patch_size": 8, "embed_dim": width, "depth": depth, "num_heads": heads}
+    """The three towers at 64 x 64 pixels: patches of 8 for the DINO-like one and of 16 for the others.
+
+    The published ones have 16 and 32 at 224 x 224.
+    """
     clip: dict[str, Any] = {"feature": "embedding", "mean": CLIP_MEAN, "std": CLIP_STD, "projection": projection}
-    names = (
-        ("dino_pocket", "vit_base_patch16_224", {}),
-        ("clip_pocket", "vit_base_patch16_clip_quickgelu_224", clip),
-        ("open_clip_pocket", "vit_base_patch16_clip_224", clip),
+    towers: tuple[tuple[str, str, int, dict[str, Any]], ...] = (
+        ("dino_pocket", "vit_base_patch16_224", 8, {}),
+        ("clip_pocket", "vit_base_patch16_clip_quickgelu_224", 16, clip),
+        ("open_clip_pocket", "vit_base_patch16_clip_224", 16, clip),
     )
+    sizes = {"embed_dim": width, "depth": depth, "num_heads": heads}
     return tuple(
-        BranchConfig(name, architecture, image_size=64, overrides=dict(sizes), **options)
-        for name, architecture, options in names
+        BranchConfig(name, architecture, image_size=64, overrides={**sizes, "patch_size": patch}, **options)
+        for name, architecture, patch, options in towers
     )
 
 
-def draw_scenes(count: int, size: int = 64) -> tuple[list[Scene], UInt8[Tensor, "n 3 h w"]]:
-    """Scenes 0, ..., count - 1 of the training split and their pictures in 8 bits (12 kB each at 64 x 64)."""
-    scenes = [sample_scene(scene_generator(i)) for i in range(count)]
-    images = torch.empty(count, 3, size, size, dtype=torch.uint8)
-    for i, scene in enumerate(tqdm(scenes, desc="drawing scenes", mininterval=1.0)):
-        images[i] = (draw(scene, size)[0] * 255).round().byte()
-    return scenes, images
+def draw_scenes(count: int, family: int = 4, size: int = 64) -> tuple[list[Scene], UInt8[Tensor, "n 2 3 h w"]]:
+    """Scenes of the training split, each drawn twice with other seeds, in 8 bits (24 kB each at 64 x 64).
+
+    Each `family` neighbours are one sampled scene and variations of it in one to three factors.
+    """
+    scenes: list[Scene] = []
+    pictures = torch.empty(count // family * family, 2, 3, size, size, dtype=torch.uint8)
+    for number in tqdm(range(count // family), desc="drawing scenes", mininterval=1.0):
+        generator = scene_generator(number)
+        first = sample_scene(generator)
+        for scene in [first, *(random_variation(first, generator, 3) for _ in range(family - 1))]:
+            pair = torch.cat([draw(scene, size), draw(vary(scene, (), 1.0, generator), size)])
+            pictures[len(scenes)] = (pair * 255).round().byte()
+            scenes.append(scene)
+    return scenes, pictures
 
 
 def initialise(branch: Branch) -> None:
@@ -181,15 +188,6 @@ def initialise(branch: Branch) -> None:
         rows, columns = place.repeat_interleave(side, 0), place.repeat(side, 1)
         waves = [wave(angle) for angle in (columns, rows) for wave in (torch.sin, torch.cos)]
         tower.pos_embed[0, 1:] = 0.5 * torch.cat(waves, 1)
-
-
-def transfer(source: Branch, target: Branch) -> None:
-    """Copy every parameter that both branches have in the same shape."""
-    theirs = dict(source.named_parameters())
-    with torch.no_grad():
-        for name, parameter in target.named_parameters():
-            if name in theirs and theirs[name].shape == parameter.shape:
-                parameter.copy_(theirs[name])
 
 
 def balance(ensemble: Ensemble, count: int = 512) -> tuple[float, ...]:

@@ -14,6 +14,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from PIL import Image as PILImage
 from PIL import ImageDraw
 from torch import Tensor
@@ -43,7 +44,7 @@ def draw(scene: Scene, size: int = 64) -> Image:
     return torch.from_numpy(np.ascontiguousarray(pixels)).unsqueeze(0)
 
 
-def contact_sheet(images: Sequence[Image] | Image, columns: int = 8, gap: int = 2) -> Image:
+def contact_sheet(images: Sequence[Image] | Image, columns: int = 8, gap: int = 2) -> Float[Tensor, "1 3 rows columns"]:
     """Pictures of one size, `(b, 3, h, w)` or a list of such batches, on one white sheet, row by row."""
     stack = images if isinstance(images, Tensor) else torch.cat(list(images))
     count, _, height, width = stack.shape

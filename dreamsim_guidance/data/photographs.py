@@ -13,6 +13,8 @@ from types import MappingProxyType
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
 
 from dreamsim_guidance.preprocess import load_image
 from dreamsim_guidance.types import Image
@@ -48,12 +50,20 @@ def photograph(name: str) -> Image:
     return load_image(path)
 
 
-def training_photographs() -> dict[str, Image]:
-    """All installed photographs but the held-out ones."""
-    return {name: photograph(name) for name in _installed() if name not in HELD_OUT}
+def training_photographs(shorter: int = 160) -> dict[str, Image]:
+    """All installed photographs but the held-out ones, shrunk to `shorter` pixels on the shorter side."""
+    found = {}
+    for name in _installed():
+        if name not in HELD_OUT:
+            image = photograph(name)
+            scale = shorter / min(image.shape[-2:])
+            found[name] = F.interpolate(image, scale_factor=scale, mode="bilinear", antialias=True).clamp(0, 1)
+    return found
 
 
-def random_crop(image: Image, size: int, generator: torch.Generator, smallest: float = 0.3) -> Image:
+def random_crop(
+    image: Float[Tensor, "1 3 h w"], size: int, generator: torch.Generator, smallest: float = 0.3
+) -> Float[Tensor, "1 3 size size"]:
     """A random square `(1, 3, size, size)`, its side at least `smallest` of the shorter one, often mirrored."""
     height, width = image.shape[-2:]
     u = torch.rand(4, generator=generator).tolist()
