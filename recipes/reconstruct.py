@@ -91,7 +91,7 @@ class Reconstruction:
         distances = _judge(candidates, target, metric, parts, judge)
         save_image(target, folder / "target.png")
         save_image(found.image, folder / "result.png")
-        _draw(folder / "reconstruction.png", target, start, found, distances)
+        _draw(folder / "reconstruction.png", target, start, found, distances, optimised)
         results = {"distances": distances, "steps": self.steps, "best_step": int(found.best_step)}
         history = {name: [round(float(v), 6) for v in values[:, 0]] for name, values in found.history.items()}
         timing = {"seconds": round(found.seconds, 2), "device": device}
@@ -186,19 +186,26 @@ def _judge(
         }
 
 
-def _draw(file: Path, target: Tensor, start: Tensor, found: Optimised, distances: dict[str, dict[str, Any]]) -> None:
+def _draw(
+    file: Path,
+    target: Tensor,
+    start: Tensor,
+    found: Optimised,
+    distances: dict[str, dict[str, Any]],
+    optimised: DreamSim,
+) -> None:
     """Photograph, start, result and the loss over the steps, side by side."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 3.4), layout="constrained")
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, 4, width_ratios=[1, 1, 1, 1.25])
     judged = next((name for name, row in distances.items() if row["role"] == "held out"), "L2")
     pictures = {
         "photograph": target,
-        f"start\n{judged}: {distances[judged]['before']:.3f}": start,
-        f"result, step {int(found.best_step)}\n{judged}: {distances[judged]['after']:.3f}": found.image,
+        f"start, held-out distance {distances[judged]['before']:.3f}": start,
+        f"result, held-out distance {distances[judged]['after']:.3f}": found.image,
     }
     for axis, (title, picture) in zip(axes, pictures.items(), strict=False):
         axis.imshow(picture[0].detach().permute(1, 2, 0).float().cpu().clamp(0, 1).numpy(), interpolation="nearest")
@@ -208,7 +215,8 @@ def _draw(file: Path, target: Tensor, start: Tensor, found: Optimised, distances
         axes[3].plot(values[:, 0].numpy(), label=name)
     axes[3].set_yscale("log")
     axes[3].set_xlabel("step")
-    axes[3].set_title("loss and its terms", fontsize=10)
+    axes[3].set_title(f"loss and its terms, best step {int(found.best_step)}", fontsize=10)
+    figure.supxlabel(f"optimised: {_names(optimised)}; held out: {judged}", fontsize=9)
     axes[3].legend(fontsize=8)
     with writing(file) as temporary:
         figure.savefig(temporary, dpi=120)
