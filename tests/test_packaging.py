@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+import dreamsim_guidance
+
 try:
     import tomllib
 except ModuleNotFoundError:  # Python 3.10
@@ -28,9 +30,17 @@ def test_root_folders_refuse_their_bare_name(folder: str) -> None:
     assert "import it by that name" in run.stderr
 
 
+def test_every_public_name_can_be_imported() -> None:
+    assert all(getattr(dreamsim_guidance, name) is not None for name in dreamsim_guidance.__all__)
+    assert set(dreamsim_guidance.__all__) == {name for names in dreamsim_guidance._HOMES.values() for name in names}
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        dreamsim_guidance.nothing  # noqa: B018
+
+
 LIGHT = """
 import sys
 import dreamsim_guidance
+from dreamsim_guidance import DreamSim
 print([name for name in ("diffusers", "transformers", "peft", "open_clip", "kornia", "matplotlib") if name in sys.modules])
 """
 
