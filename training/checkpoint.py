@@ -88,8 +88,8 @@ def fit(
         optimiser.step()
         learner.after_step(progress)  # type: ignore[operator]
         if step % schedule.log_every == 0 or step + 1 == schedule.steps:
-            bar.set_postfix(loss=f"{float(loss):.3f}")
-            report(f"{name} step {step} loss {float(loss):.4f}")
+            bar.set_postfix(loss=f"{loss.item():.3f}")
+            report(f"{name} step {step} loss {loss.item():.4f}")
         if (step + 1) % schedule.save_every == 0 or step + 1 == schedule.steps:
             state = {"step": step + 1, "learner": learner.state_dict(), "optimiser": optimiser.state_dict()}
             write_checkpoint({**state, "made_for": made_for}, path)

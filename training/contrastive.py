@@ -23,10 +23,9 @@ from torch import Tensor, nn
 
 from dreamsim_guidance.backbones import Branch
 from dreamsim_guidance.data.captions import Manner, caption, tokenise, vocabulary
-from dreamsim_guidance.data.photographs import random_crop
+from dreamsim_guidance.data.photographs import Photographs, random_crop
 from dreamsim_guidance.data.scenes import Scene
 from dreamsim_guidance.training.distillation import random_views
-from dreamsim_guidance.types import Image
 
 __all__ = ["ContrastiveLearner", "TextTower", "info_nce"]
 
@@ -73,7 +72,7 @@ class ContrastiveLearner(nn.Module):
         branch: Branch,
         scenes: Sequence[Scene],
         pictures: UInt8[Tensor, "n 2 3 h w"],
-        photographs: dict[str, Image],
+        photographs: Photographs,
         batch: int,
         family: int,
         manner: Manner,

@@ -22,7 +22,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from dreamsim_guidance.backbones import Branch
-from dreamsim_guidance.data.photographs import random_crop
+from dreamsim_guidance.data.photographs import Photographs, random_crop
 from dreamsim_guidance.types import Image
 
 __all__ = ["DistillationLearner", "NamingHead", "random_views", "recolour"]
@@ -56,7 +56,7 @@ class DistillationLearner(nn.Module):
         self,
         branch: Branch,
         pictures: UInt8[Tensor, "n 2 3 h w"],
-        photographs: dict[str, Image],
+        photographs: Photographs,
         batch: int,
         photograph_crops: int,
         names: int,
@@ -109,7 +109,9 @@ class DistillationLearner(nn.Module):
                 for a, b in zip(slow.parameters(), fast.parameters(), strict=True):
                     a.lerp_(b, 1 - keep)
 
-    def _view(self, images: Image, size: int, share: tuple[float, float], generator: torch.Generator) -> Image:
+    def _view(
+        self, images: Image, size: int, share: tuple[float, float], generator: torch.Generator
+    ) -> Float[Tensor, "b 3 side side"]:
         return recolour(random_views(images, size, share, generator), generator)
 
     def _pairs(self, generator: torch.Generator) -> tuple[Image, Image]:
@@ -125,7 +127,9 @@ class DistillationLearner(nn.Module):
         return first, second
 
 
-def random_views(images: Image, size: int, share: tuple[float, float], generator: torch.Generator) -> Image:
+def random_views(
+    images: Image, size: int, share: tuple[float, float], generator: torch.Generator
+) -> Float[Tensor, "b 3 side side"]:
     """One random square view of each picture, its side a random share of the picture's, resampled to `size`.
 
     Nothing is mirrored, since the metric shall tell left from right.

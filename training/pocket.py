@@ -1,9 +1,9 @@
 """The pocket ensemble: three small branches that know scenes, made from nothing by this repository.
 
 A scaled-down twin of the published ensemble, with the same differences between its branches (token, norm, activation,
-projection): the DINO-like one learns by self-distillation, the two CLIP-like ones from pairs of
-drawings of one scene and from captions, in two manners. Then the branches are balanced: a branch's weight in the metric is the spread of its feature, so the projections of the
-CLIP-like ones are scaled until all three spread alike over held-out scenes.
+projection): the DINO-like one learns by self-distillation, the two CLIP-like ones from pairs of drawings of one scene
+and from captions, in two manners. Then the branches are balanced: a branch's weight in the metric is the spread of its
+feature, so the projections of the CLIP-like ones are scaled until all three spread alike over held-out scenes.
 """
 
 from __future__ import annotations

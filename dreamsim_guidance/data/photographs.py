@@ -19,7 +19,7 @@ from torch import Tensor
 from dreamsim_guidance.preprocess import load_image
 from dreamsim_guidance.types import Image
 
-__all__ = ["HELD_OUT", "PHOTOGRAPHS", "photograph", "random_crop", "training_photographs"]
+__all__ = ["HELD_OUT", "PHOTOGRAPHS", "Photographs", "photograph", "random_crop", "training_photographs"]
 
 PHOTOGRAPHS: Mapping[str, str] = MappingProxyType(
     {
@@ -38,6 +38,9 @@ PHOTOGRAPHS: Mapping[str, str] = MappingProxyType(
 )
 """Names and files of the bundled photographs; a version of scikit-image may lack some."""
 
+Photographs = dict[str, Float[Tensor, "1 3 _ _"]]
+"""Pictures of any size by name."""
+
 HELD_OUT = ("astronaut", "chelsea")
 """Never used in training."""
 
@@ -50,7 +53,7 @@ def photograph(name: str) -> Image:
     return load_image(path)
 
 
-def training_photographs(shorter: int = 160) -> dict[str, Image]:
+def training_photographs(shorter: int = 160) -> Photographs:
     """All installed photographs but the held-out ones, shrunk to `shorter` pixels on the shorter side."""
     found = {}
     for name in _installed():
