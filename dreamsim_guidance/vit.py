@@ -56,8 +56,8 @@ def _is_plain_block(block: nn.Module) -> bool:
 def tokens(
     model: VisionTransformer,
     images: Image,
-    mean: Float[Tensor, 3],
-    std: Float[Tensor, 3],
+    mean: Float[Tensor, " channels"],
+    std: Float[Tensor, " channels"],
     class_only: bool = False,
 ) -> Float[Tensor, "b n d"]:
     """Output of the last block, before the final norm: class token first, then patches row by row.

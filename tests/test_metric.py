@@ -287,12 +287,10 @@ def test_the_number_of_images_smaller_than_a_patch_is_refused(metric: DreamSim) 
         metric(torch.rand(1, 3, 5, 5), torch.rand(1, 3, 32, 32))
 
 
-def test_every_published_variant_builds_with_random_weights_at_its_own_width() -> None:
-    with torch.device("meta"):
-        for name, width in (("ensemble", 1792), ("clip_vitb32", 512), ("dinov2_vitb14_patch", 768)):
-            ensemble = DreamSim(name, pretrained=False).ensemble
-            widths = [b.config.projection or b.backbone.embed_dim for b in ensemble.branches]  # type: ignore[union-attr]
-            assert sum(widths) == width
+def test_a_published_variant_builds_with_random_weights() -> None:
+    model = DreamSim("clip_vitb32", pretrained=False)
+    assert model.embed(torch.rand(1, 3, 30, 30)).shape == (1, 512)
+    assert model.card["reference"] == {"NIGHTS val, published": 94.9, "NIGHTS test, published": 93.6}
 
 
 def test_an_ensemble_of_other_towers_is_a_metric() -> None:
