@@ -3,12 +3,14 @@
 In a batch of n pairs each picture has to find its caption among all, and each caption its picture; and so have two
 pictures of one scene to find each other:
 
-    loss(u, v) = (CE(s u v^T, 1..n) + CE(s v u^T, 1..n)) / 2,   u, v unit embeddings, s a learned temperature.
+    loss(u, v) = (KL(q || softmax(s u v^T)) + KL(q || softmax(s v u^T))) / 2,   q_ij ~ exp(-d_ij / tau),
 
-The text tower is a small transformer over words; it serves the training only.
+with unit embeddings u, v and a learned scale s. With q the identity this is the loss of CLIP; here a caption also fits
+scenes that are near its own, by their factor distance d, so that a change of any factor counts by its weight and not by
+its number of pixels. The text tower is a small transformer over words; it serves the training only.
 
-Radford et al., Learning transferable visual models from natural language supervision, ICML 2021; the pairs of pictures:
-Mu et al., SLIP: Self-supervision meets language-image pre-training, ECCV 2022.
+Radford et al., Learning transferable visual models from natural language supervision, ICML 2021; soft targets: Gao et
+al., SoftCLIP, AAAI 2024; the pairs of pictures: Mu et al., SLIP, ECCV 2022.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from torch import Tensor, nn
 
 from dreamsim_guidance.backbones import Branch
 from dreamsim_guidance.data.captions import Manner, caption, tokenise, vocabulary
+from dreamsim_guidance.data.factors import FactorTable
 from dreamsim_guidance.data.photographs import Photographs, random_crop
 from dreamsim_guidance.data.scenes import Scene
 from dreamsim_guidance.training.distillation import random_views
@@ -30,11 +33,13 @@ from dreamsim_guidance.training.distillation import random_views
 __all__ = ["ContrastiveLearner", "TextTower", "info_nce"]
 
 
-def info_nce(u: Float[Tensor, "n d"], v: Float[Tensor, "n d"], scale: Tensor) -> Float[Tensor, ""]:
-    """Symmetric cross-entropy of matching row i of `u` with row i of `v`; neither needs to be normalised."""
+def info_nce(
+    u: Float[Tensor, "n d"], v: Float[Tensor, "n d"], scale: Tensor, targets: Float[Tensor, "n n"]
+) -> Float[Tensor, ""]:
+    """Symmetric divergence of the matches of `u` and `v` from `targets`, whose rows sum to one; rows are normalised here."""
     logits = scale * F.normalize(u, dim=-1) @ F.normalize(v, dim=-1).T
-    labels = torch.arange(len(u), device=u.device)
-    return 0.5 * (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels))
+    rows, columns = (F.kl_div(x.log_softmax(-1), targets, reduction="batchmean") for x in (logits, logits.T))
+    return 0.5 * (rows + columns)
 
 
 class TextTower(nn.Module):
@@ -76,6 +81,7 @@ class ContrastiveLearner(nn.Module):
         batch: int,
         family: int,
         manner: Manner,
+        tau: float,
     ) -> None:
         super().__init__()
         if branch.projection is None:
@@ -86,7 +92,8 @@ class ContrastiveLearner(nn.Module):
         self.text = TextTower(branch.projection.shape[1])
         self.log_scales = nn.Parameter(torch.full((2,), math.log(10.0)))
         self.scenes, self.pictures, self.photographs = scenes, pictures, photographs
-        self.batch, self.family, self.manner = batch, family, manner
+        self.batch, self.family, self.manner, self.tau = batch, family, manner, tau
+        self.factors = FactorTable(scenes)
 
     def loss(self, generator: torch.Generator, progress: float) -> Tensor:
         families = torch.randperm(len(self.scenes) // self.family, generator=generator)[: self.batch // self.family]
@@ -101,7 +108,15 @@ class ContrastiveLearner(nn.Module):
         captions += [f"a photograph of {name}" for name in self.photographs]
         words = self.text(tokenise(captions, self.text.length))
         scales = self.log_scales.exp().clamp(max=100)
-        return info_nce(first, second, scales[0]) + info_nce(first, words, scales[1])
+        targets = self._targets(chosen)
+        return info_nce(first, second, scales[0], targets) + info_nce(first, words, scales[1], targets)
+
+    def _targets(self, chosen: Int[Tensor, " b"]) -> Float[Tensor, "n n"]:
+        """How well each picture fits each other one; a photograph is as far as can be from everything else."""
+        count = len(chosen)
+        distances = 1 - torch.eye(count + len(self.photographs))
+        distances[:count, :count] = self.factors.distances(chosen)
+        return (-distances / self.tau).softmax(-1)
 
     def after_step(self, progress: float) -> None:
         pass

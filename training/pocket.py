@@ -40,6 +40,8 @@ class Contrastive:
     manner: Manner
     batch: int
     """Scenes in a batch, each in two drawings."""
+    tau: float
+    """Factor distance at which the target of a pair has fallen to 1/e."""
     schedule: Schedule
 
 
@@ -119,7 +121,7 @@ class PretrainPocket:
             )
         else:
             learner = ContrastiveLearner(
-                branch, scenes, images, photographs, settings.batch, self.family, settings.manner
+                branch, scenes, images, photographs, settings.batch, self.family, settings.manner, settings.tau
             )
         learner.eval()  # there is no dropout; the towers' fast paths are those of evaluation
         name, log = branch.config.name, _log(folder / "training.txt")

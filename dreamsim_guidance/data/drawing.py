@@ -30,17 +30,22 @@ _OVERSAMPLING = 4
 
 
 def draw(scene: Scene, size: int = 64) -> Image:
-    """The picture of a scene, `(1, 3, size, size)` float32 in [0, 1]; the same scene gives the same picture."""
+    """The picture of a scene, `(1, 3, size, size)` float32 in [0, 1]; the same scene gives the same picture.
+
+    What the factors leave open comes from the scene's seed: where the camera stands (up to a sixteenth of the picture
+    off, and 6 % nearer or further), exposure, jitter of the objects, phases of the patterns, grain.
+    """
     rng = np.random.default_rng(scene.seed)
-    homography = _homography(scene.perspective)
+    homography = _camera(rng) @ _homography(scene.perspective)
     u, v = _plane(homography, size)
     body, edge = _masks(scene, homography, size, rng)
     colour, ground = _rgb(scene.colour), _rgb(scene.background_colour)
     light = rng.uniform(0, 2 * math.pi)
+    exposure = rng.uniform(0.9, 1.1)
     ground = background(scene.background, ground, u, v, rng)
     surface = texture(scene.texture, colour, u, v, rng)
     picture = STYLES[scene.style](Layers(ground, surface, body, edge, colour, light, rng))
-    pixels = np.clip(picture, 0, 1).astype(np.float32).transpose(2, 0, 1)
+    pixels = np.clip(exposure * picture, 0, 1).astype(np.float32).transpose(2, 0, 1)
     return torch.from_numpy(np.ascontiguousarray(pixels)).unsqueeze(0)
 
 
@@ -55,6 +60,11 @@ def contact_sheet(images: Sequence[Image] | Image, columns: int = 8, gap: int = 
         top, left = gap + i // columns * (height + gap), gap + i % columns * (width + gap)
         sheet[0, :, top : top + height, left : left + width] = picture
     return sheet
+
+
+def _camera(rng: np.random.Generator) -> np.ndarray:
+    zoom, (dx, dy) = rng.uniform(0.94, 1.06), rng.uniform(-0.125, 0.125, 2)
+    return np.array([[zoom, 0.0, dx], [0.0, zoom, dy], [0.0, 0.0, 1.0]])
 
 
 def _homography(perspective: tuple[float, float]) -> np.ndarray:

@@ -14,6 +14,7 @@ def texture(kind: str, colour: np.ndarray, u: np.ndarray, v: np.ndarray, rng: np
     second = colour * 0.5 if colour.mean() > 0.45 else mix(colour, np.ones_like(colour), 0.5)
     if kind == "plain":
         return np.broadcast_to(colour, (*u.shape, 3))
+    u, v = u + rng.uniform(0, 1), v + rng.uniform(0, 1)
     if kind == "stripes":
         wave = np.sin(11 * (u + v))
     elif kind == "dots":
@@ -36,6 +37,7 @@ def background(kind: str, ground: np.ndarray, u: np.ndarray, v: np.ndarray, rng:
     if kind == "horizon":
         sky = mix(ground, np.ones_like(ground), 0.45 * np.clip(0.5 - 0.5 * v, 0, 1)[..., None])
         return mix(sky, second * 0.75, soft(v - 0.1, 12.0))
+    u, v = u + rng.uniform(0, 1), v + rng.uniform(0, 1)
     if kind == "stripes":
         return mix(ground, second, soft(np.sin(11 * u), 2.5))
     if kind == "checks":

@@ -60,6 +60,8 @@ TEXTURES = ("plain", "stripes", "dots", "checks", "waves", "speckles")
 STYLES = ("flat", "outlined", "shaded", "sketch", "neon", "watercolour", "grainy", "mosaic")
 COUNTS = (1, 6)
 SCALES = (0.6, 1.3)
+COLOUR_RANGE = 0.6
+"""Colours that lie further apart in OKLab count as entirely different."""
 
 WEIGHTS: Mapping[str, float] = MappingProxyType(
     {
@@ -206,10 +208,11 @@ def _rotation_distance(a: Scene, b: Scene) -> float:
 
 
 def _colour_distance(a: HSV, b: HSV) -> float:
-    return min(1.0, math.dist(_oklab(a), _oklab(b)) / 0.6)
+    return min(1.0, math.dist(oklab(a), oklab(b)) / COLOUR_RANGE)
 
 
-def _oklab(colour: HSV) -> tuple[float, float, float]:
+def oklab(colour: HSV) -> tuple[float, float, float]:
+    """Lightness and two opponent colours; equal steps look about equally large."""
     r, g, b = (v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in colorsys.hsv_to_rgb(*colour))
     long = (0.4122214708 * r + 0.5363325363 * g + 0.0514459929 * b) ** (1 / 3)
     middle = (0.2119034982 * r + 0.6806995451 * g + 0.1073969566 * b) ** (1 / 3)

@@ -75,6 +75,13 @@ def test_varying_a_factor_changes_that_factor_and_the_picture(factor):
     assert (draw(PLAIN) - draw(changed)).abs().max() > 0.1
 
 
+def test_the_seed_moves_the_camera_and_keeps_the_factors():
+    pictures = torch.cat([draw(replace(PLAIN, seed=seed)) for seed in range(8)])
+    spread = (pictures - pictures.mean(0)).abs().mean((1, 2, 3))
+    assert spread.min() > 0.01
+    assert (pictures.mean((2, 3)) - pictures.mean((0, 2, 3))).abs().max() < 0.15  # the colours stay
+
+
 def test_varying_nothing_redraws_the_scene_at_distance_zero():
     again = vary(PLAIN, (), 0.5, scene_generator(1))
     assert again.seed != PLAIN.seed

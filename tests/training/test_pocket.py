@@ -30,10 +30,17 @@ def small_branches() -> list[Branch]:
 
 
 def test_matching_rows_have_the_lowest_contrastive_loss():
-    u, scale = torch.eye(6), torch.tensor(10.0)
-    assert info_nce(u, 3 * u, scale) < 0.01
-    assert info_nce(u, u.roll(1, 0), scale) > 5
-    assert info_nce(u, u, torch.tensor(0.0)) == pytest.approx(torch.tensor(6.0).log().item(), abs=1e-5)
+    u, scale, match = torch.eye(6), torch.tensor(10.0), torch.eye(6)
+    assert info_nce(u, 3 * u, scale, match) < 0.01
+    assert info_nce(u, u.roll(1, 0), scale, match) > 5
+    assert info_nce(u, u, torch.tensor(0.0), match) == pytest.approx(torch.tensor(6.0).log().item(), abs=1e-5)
+
+
+def test_soft_targets_are_met_by_embeddings_at_those_distances():
+    u = torch.nn.functional.normalize(torch.randn(6, 3), dim=1)
+    targets = (4 * u @ u.T).softmax(-1)
+    assert info_nce(u, u, torch.tensor(4.0), targets) == pytest.approx(0, abs=1e-6)
+    assert info_nce(u, u, torch.tensor(8.0), targets) > 0.01
 
 
 def test_padding_does_not_change_a_caption_s_embedding():
@@ -91,7 +98,7 @@ def test_the_teacher_follows_the_student_without_a_gradient():
 
 def test_contrastive_learning_lowers_the_loss_on_a_handful_of_scenes(tmp_path):
     scenes, pictures = draw_scenes(16)
-    learner = ContrastiveLearner(small_branches()[1], scenes, pictures, {}, 16, 4, "sentence").eval()
+    learner = ContrastiveLearner(small_branches()[1], scenes, pictures, {}, 16, 4, "sentence", 0.04).eval()
     losses: list[float] = []
     schedule = checkpoint.Schedule(60, 3e-3, 5, 0.0, log_every=1)
     checkpoint.fit(learner, schedule, 0, tmp_path / "x.pt", report=lambda line: losses.append(float(line.split()[-1])))
@@ -118,7 +125,9 @@ def test_a_killed_run_ends_with_the_same_parameters(tmp_path):
 
     def learner() -> ContrastiveLearner:
         torch.manual_seed(3)
-        return ContrastiveLearner(small_branches()[1], *draw_scenes(16), training_photographs(), 8, 4, "tags").eval()
+        return ContrastiveLearner(
+            small_branches()[1], *draw_scenes(16), training_photographs(), 8, 4, "tags", 0.04
+        ).eval()
 
     schedule = checkpoint.Schedule(7, 1e-3, 2, 0.05, save_every=2, log_every=1)
     whole = learner()
