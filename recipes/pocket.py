@@ -24,8 +24,8 @@ def pretrain_pocket() -> PretrainPocket:
         projection=128,
         photographs=True,
         dino=Distillation(batch=48, photograph_crops=12, names=256, local_views=2, schedule=views),
-        clip=Contrastive(manner="sentence", batch=64, tau=0.04, schedule=words),
-        open_clip=Contrastive(manner="tags", batch=64, tau=0.04, schedule=words),
+        clip=Contrastive(manner="sentence", batch=64, tau=0.08, schedule=words),
+        open_clip=Contrastive(manner="tags", batch=64, tau=0.08, schedule=words),
         triplets=2000,
     )
 
@@ -34,7 +34,7 @@ def pretrain_pocket() -> PretrainPocket:
 def pretrain_pocket_tiny() -> PretrainPocket:
     """The same in seconds, far too small to be of use: for tests and for reading a run folder."""
     schedule = Schedule(steps=6, learning_rate=1e-3, warmup=2, weight_decay=0.05, save_every=2, log_every=1)
-    words = Contrastive(manner="sentence", batch=16, tau=0.04, schedule=schedule)
+    words = Contrastive(manner="sentence", batch=16, tau=0.08, schedule=schedule)
     return replace(
         pretrain_pocket(),
         scenes=48,

@@ -28,7 +28,7 @@ from dreamsim_guidance.data.captions import Manner, caption, tokenise, vocabular
 from dreamsim_guidance.data.factors import FactorTable
 from dreamsim_guidance.data.photographs import Photographs, random_crop
 from dreamsim_guidance.data.scenes import Scene
-from dreamsim_guidance.training.distillation import random_views
+from dreamsim_guidance.training.distillation import easy_first, random_views
 
 __all__ = ["ContrastiveLearner", "TextTower", "info_nce"]
 
@@ -96,7 +96,7 @@ class ContrastiveLearner(nn.Module):
         self.factors = FactorTable(scenes)
 
     def loss(self, generator: torch.Generator, progress: float) -> Tensor:
-        families = torch.randperm(len(self.scenes) // self.family, generator=generator)[: self.batch // self.family]
+        families = easy_first(len(self.scenes) // self.family, progress, self.batch // self.family, generator)
         chosen = (families[:, None] * self.family + torch.arange(self.family)).flatten()
         size = self.pictures.shape[-1]
         halves = [

@@ -18,14 +18,14 @@ import math
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from dreamsim_guidance.backbones import Branch
 from dreamsim_guidance.data.photographs import Photographs, random_crop
 from dreamsim_guidance.types import Image
 
-__all__ = ["DistillationLearner", "NamingHead", "random_views", "recolour"]
+__all__ = ["DistillationLearner", "NamingHead", "easy_first", "random_views", "recolour"]
 
 
 class NamingHead(nn.Module):
@@ -81,7 +81,7 @@ class DistillationLearner(nn.Module):
         return self.teacher
 
     def loss(self, generator: torch.Generator, progress: float) -> Tensor:
-        pair = self._pairs(generator)
+        pair = self._pairs(generator, progress)
         size = pair[0].shape[-1]
         large = torch.cat([self._view(images, size, (0.6, 1.0), generator) for images in pair])
         views = [self.student_head(self.student(large))]
@@ -114,10 +114,10 @@ class DistillationLearner(nn.Module):
     ) -> Float[Tensor, "b 3 side side"]:
         return recolour(random_views(images, size, share, generator), generator)
 
-    def _pairs(self, generator: torch.Generator) -> tuple[Image, Image]:
+    def _pairs(self, generator: torch.Generator, progress: float) -> tuple[Image, Image]:
         """The two drawings of each scene, and two crops of each photograph."""
         crops = self.photograph_crops if self.photographs else 0
-        chosen = torch.randint(len(self.pictures), (self.batch - crops,), generator=generator)
+        chosen = easy_first(len(self.pictures), progress, self.batch - crops, generator)
         which = torch.randint(max(1, len(self.photographs)), (crops,), generator=generator).tolist()
         size = self.pictures.shape[-1]
         first, second = (
@@ -125,6 +125,15 @@ class DistillationLearner(nn.Module):
             for drawings in (self.pictures[chosen].float() / 255).unbind(1)
         )
         return first, second
+
+
+def easy_first(count: int, progress: float, batch: int, generator: torch.Generator) -> Int[Tensor, " batch"]:
+    """Different numbers below `count`, at first only small ones: those of easy scenes, which teach shapes quickly.
+
+    All are open from two thirds of the run on.
+    """
+    opened = max(batch, round(count * min(1.0, 0.15 + 1.3 * progress)))
+    return torch.randperm(min(opened, count), generator=generator)[:batch]
 
 
 def random_views(

@@ -23,7 +23,7 @@ from dreamsim_guidance.backbones import CLIP_MEAN, CLIP_STD, Branch, BranchConfi
 from dreamsim_guidance.data.captions import Manner
 from dreamsim_guidance.data.drawing import draw
 from dreamsim_guidance.data.photographs import training_photographs
-from dreamsim_guidance.data.scenes import Scene, random_variation, sample_scene, scene_generator, vary
+from dreamsim_guidance.data.scenes import Scene, random_variation, sample_scene, scene_generator, simplify, vary
 from dreamsim_guidance.ensemble import Ensemble
 from dreamsim_guidance.training.checkpoint import Schedule, fit
 from dreamsim_guidance.training.contrastive import ContrastiveLearner
@@ -79,7 +79,8 @@ class PretrainPocket:
 
     def run(self, folder: Path) -> dict[str, Any]:
         """Train what `folder` does not hold yet; return the held-out agreement of ensemble, branches, L2 and SSIM."""
-        ensemble = Ensemble([self.train_branch(j, folder) for j in range(3)]).eval().requires_grad_(False)
+        drawn = draw_scenes(self.scenes, self.family)
+        ensemble = Ensemble([self.train_branch(j, folder, drawn) for j in range(3)]).eval().requires_grad_(False)
         balance(ensemble)
         results = report(ensemble, self.triplets)
         results["parameters"] = sum(p.numel() for p in ensemble.parameters())
@@ -99,20 +100,20 @@ class PretrainPocket:
         write_model(ensemble, folder / "pocket.safetensors", card, dtype=torch.float16)
         return results
 
-    def train_branch(self, j: int, folder: Path) -> Branch:
+    def train_branch(self, j: int, folder: Path, drawn: tuple[list[Scene], Tensor] | None = None) -> Branch:
         """Branch j, trained from its checkpoint in `folder` on. Branches are independent: a process each is fine."""
         folder.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(self.seed + j)
         branch = Branch(pocket_branches(self.width, self.depth, self.heads, self.projection)[j])
         initialise(branch)
-        scenes, images = draw_scenes(self.scenes, self.family)
+        scenes, pictures = drawn or draw_scenes(self.scenes, self.family)
         photographs = training_photographs() if self.photographs else {}
         settings = (self.dino, self.clip, self.open_clip)[j]
         learner: ContrastiveLearner | DistillationLearner
         if isinstance(settings, Distillation):
             learner = DistillationLearner(
                 branch,
-                images,
+                pictures,
                 photographs,
                 settings.batch,
                 settings.photograph_crops,
@@ -121,7 +122,7 @@ class PretrainPocket:
             )
         else:
             learner = ContrastiveLearner(
-                branch, scenes, images, photographs, settings.batch, self.family, settings.manner, settings.tau
+                branch, scenes, pictures, photographs, settings.batch, self.family, settings.manner, settings.tau
             )
         learner.eval()  # there is no dropout; the towers' fast paths are those of evaluation
         name, log = branch.config.name, _log(folder / "training.txt")
@@ -156,14 +157,22 @@ def pocket_branches(
 def draw_scenes(count: int, family: int = 4, size: int = 64) -> tuple[list[Scene], UInt8[Tensor, "n 2 3 h w"]]:
     """Scenes of the training split, each drawn twice with other seeds, in 8 bits (24 kB each at 64 x 64).
 
-    Each `family` neighbours are one sampled scene and variations of it in one to three factors.
+    Each `family` neighbours are one sampled scene and variations of it in one to three factors. The first half goes from
+    easy scenes to full ones (`scenes.simplify`), the second half is full.
     """
     scenes: list[Scene] = []
     pictures = torch.empty(count // family * family, 2, 3, size, size, dtype=torch.uint8)
     for number in tqdm(range(count // family), desc="drawing scenes", mininterval=1.0):
         generator = scene_generator(number)
-        first = sample_scene(generator)
-        for scene in [first, *(random_variation(first, generator, 3) for _ in range(family - 1))]:
+        difficulty = min(1.0, 2 * number * family / count)
+        first = simplify(sample_scene(generator), difficulty, generator)
+        for scene in [
+            first,
+            *(
+                simplify(random_variation(first, generator, 3), max(difficulty, 0.3), generator)
+                for _ in range(family - 1)
+            ),
+        ]:
             pair = torch.cat([draw(scene, size), draw(vary(scene, (), 1.0, generator), size)])
             pictures[len(scenes)] = (pair * 255).round().byte()
             scenes.append(scene)

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 
 from dreamsim_guidance.data.photographs import PHOTOGRAPHS
-from dreamsim_guidance.data.scenes import FACTORS, HSV, LAYOUTS, SYMMETRY, Scene
+from dreamsim_guidance.data.scenes import FACTORS, HSV, LAYOUTS, LEAN, SYMMETRY, Scene
 
 __all__ = ["Manner", "caption", "colour_name", "tokenise", "vocabulary"]
 
@@ -66,13 +66,7 @@ _ALONE = {
     "scattered": ("somewhere", "off centre"),
 }
 _SIZES = (("tiny", "very small"), ("small", "little"), ("large", "big"), ("huge", "very large"))
-_TURNS = (
-    ("upright", "straight"),
-    ("turned right", "pointing right"),
-    ("upside down", "reversed"),
-    ("turned left", "pointing left"),
-)
-_LEANS = (("level", "even"), ("leaning", "tilted"))
+_TURNS = (("leaning left", "tilted to the left"), ("upright", "straight"), ("leaning right", "tilted to the right"))
 _VIEWS = {
     "left": ("nearer on the left", "turned to the right"),
     "right": ("nearer on the right", "turned to the left"),
@@ -135,7 +129,7 @@ def vocabulary() -> dict[str, int]:
     """Every word of every caption and the names of the photographs, numbered from 1; 0 is padding."""
     tables = (_TEXTURES, _BACKGROUNDS, _STYLES, _MANY, _ALONE, _VIEWS)
     phrases = [phrase for table in tables for pair in table.values() for phrase in pair]
-    phrases += [phrase for table in (_SIZES, _TURNS, _LEANS) for pair in table for phrase in pair]
+    phrases += [phrase for table in (_SIZES, _TURNS) for pair in table for phrase in pair]
     phrases += [*_HUES, *_NUMBERS, *SYMMETRY, *(_PLURALS.get(s, s + "s") for s in SYMMETRY), *LAYOUTS, *PHOTOGRAPHS]
     phrases += [_GLUE, "size dark pale white grey medium thing things"]
     words = sorted({word for phrase in phrases for word in phrase.split()})
@@ -161,12 +155,9 @@ def _size(scale: float) -> tuple[str, ...]:
 
 
 def _turn(scene: Scene) -> tuple[str, ...]:
-    order = SYMMETRY[scene.shape]
-    if order == 0:
-        return _LEANS[0]
-    if order > 1:
-        return _LEANS[1 if 0.25 <= scene.rotation * order % 1.0 < 0.75 else 0]
-    return _TURNS[round(scene.rotation * 4) % 4]
+    if SYMMETRY[scene.shape] == 0:
+        return _TURNS[1]
+    return _TURNS[0 if scene.rotation < -LEAN / 3 else 2 if scene.rotation > LEAN / 3 else 1]
 
 
 def _view(perspective: tuple[float, float]) -> tuple[str, ...]:

@@ -32,6 +32,7 @@ __all__ = [
     "random_variation",
     "sample_scene",
     "scene_generator",
+    "simplify",
     "vary",
 ]
 
@@ -60,6 +61,7 @@ TEXTURES = ("plain", "stripes", "dots", "checks", "waves", "speckles")
 STYLES = ("flat", "outlined", "shaded", "sketch", "neon", "watercolour", "grainy", "mosaic")
 COUNTS = (1, 6)
 SCALES = (0.6, 1.3)
+LEAN = 0.125
 COLOUR_RANGE = 0.6
 """Colours that lie further apart in OKLab count as entirely different."""
 
@@ -98,7 +100,7 @@ class Scene:
     count: int
     layout: str
     rotation: float
-    """Of every object, in turns, [0, 1)."""
+    """Of every object, in turns, at most an eighth to either side: things stand upright, more or less."""
     scale: float
     perspective: tuple[float, float]
     """How far the plane of the scene is turned (left to right) and tipped (back to front), each in [-1, 1]."""
@@ -134,7 +136,7 @@ def sample_scene(generator: torch.Generator) -> Scene:
         colour=colour,
         count=COUNTS[0] + int(u[7] * (COUNTS[1] - COUNTS[0] + 1)),
         layout=_pick(LAYOUTS, u[8]),
-        rotation=u[9],
+        rotation=(2 * u[9] - 1) * LEAN,
         scale=SCALES[0] + u[10] * (SCALES[1] - SCALES[0]),
         perspective=(2 * u[11] - 1, 2 * u[12] - 1),
         background=_pick(BACKGROUNDS, u[13]),
@@ -142,6 +144,25 @@ def sample_scene(generator: torch.Generator) -> Scene:
         texture=_pick(TEXTURES, u[14]),
         style=_pick(STYLES, u[15]),
         seed=_seed(generator),
+    )
+
+
+def simplify(scene: Scene, difficulty: float, generator: torch.Generator) -> Scene:
+    """An easier version of the scene for the beginning of a training: 0 is one large flat thing in the middle, 1 leaves all.
+
+    Factors with degrees shrink, kinds become the plainest with probability 1 - `difficulty`; colours and shape stay.
+    """
+    u = torch.rand(4, generator=generator).tolist()
+    plainest = {"layout": "grid", "background": "plain", "texture": "plain", "style": "flat"}
+    kinds = {name: kind for (name, kind), v in zip(plainest.items(), u, strict=True) if v > difficulty}
+    middle = 1.1
+    return replace(
+        scene,
+        count=1 + round((scene.count - 1) * difficulty),
+        rotation=scene.rotation * difficulty,
+        scale=middle + (scene.scale - middle) * difficulty,
+        perspective=(scene.perspective[0] * difficulty, scene.perspective[1] * difficulty),
+        **kinds,
     )
 
 
@@ -266,8 +287,8 @@ def _vary_count(scene: Scene, amount: float, u: Sequence[float]) -> Scene:
 
 
 def _vary_rotation(scene: Scene, amount: float, u: Sequence[float]) -> Scene:
-    half = 0.5 / max(SYMMETRY[scene.shape], 1)
-    return replace(scene, rotation=(scene.rotation + (1 if u[0] < 0.5 else -1) * amount * half) % 1.0)
+    step = (1 if u[0] < 0.5 else -1) * amount * LEAN
+    return replace(scene, rotation=_reflected(scene.rotation, step, -LEAN, LEAN))
 
 
 def _vary_scale(scene: Scene, amount: float, u: Sequence[float]) -> Scene:

@@ -33,7 +33,7 @@ def test_a_full_caption_names_every_factor(manner):
         assert "striped" in words or "lined" in words
         assert "checked" in words or "tiled" in words
         assert "neon" in words or "glowing" in words
-        assert "leaning" in words or "tilted" in words
+        assert "leaning right" in words or "tilted to the right" in words
         assert "nearer on the left" in words or "turned to the right" in words
 
 

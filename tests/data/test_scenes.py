@@ -15,6 +15,7 @@ from dreamsim_guidance.data.scenes import (
     random_variation,
     sample_scene,
     scene_generator,
+    simplify,
     vary,
 )
 
@@ -23,7 +24,7 @@ PLAIN = Scene(
     colour=(0.0, 0.9, 0.9),
     count=2,
     layout="grid",
-    rotation=0.1,
+    rotation=0.06,
     scale=1.0,
     perspective=(0.0, 0.0),
     background="plain",
@@ -107,11 +108,20 @@ def test_distance_is_a_metric_in_the_unit_interval():
 
 
 def test_a_turn_by_its_symmetry_leaves_a_shape_alone():
-    square = replace(PLAIN, shape="square", rotation=0.05)
-    assert factor_distance(square, replace(square, rotation=0.30)) == pytest.approx(0, abs=1e-12)
-    assert factor_distance(square, replace(square, rotation=0.175)) > 0
+    square = replace(PLAIN, shape="square", rotation=-0.125)
+    assert factor_distance(square, replace(square, rotation=0.125)) == pytest.approx(0, abs=1e-12)
+    assert factor_distance(square, replace(square, rotation=0.0)) > 0
     circle = replace(PLAIN, shape="circle")
     assert factor_distance(circle, replace(circle, rotation=0.7)) == 0
+
+
+def test_simplified_scenes_go_from_one_plain_thing_to_the_full_scene():
+    for scene in scenes(20):
+        easy, full = simplify(scene, 0.0, scene_generator(0)), simplify(scene, 1.0, scene_generator(0))
+        assert full == scene
+        assert (easy.count, easy.rotation, easy.scale, easy.perspective) == (1, 0, 1.1, (0, 0))
+        assert (easy.layout, easy.background, easy.texture, easy.style) == ("grid", "plain", "plain", "flat")
+        assert (easy.shape, easy.colour) == (scene.shape, scene.colour)
 
 
 def test_random_variations_change_few_factors():
