@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import huggingface_hub.constants
 import pytest
-import torch
 from fake_hub import FakeHub, hub
 
 from dreamsim_guidance.backbones import BranchConfig
 from dreamsim_guidance.ensemble import Ensemble
-from dreamsim_guidance.hub import FILE_NAME, fetch, model_card, write_folder_card
+from dreamsim_guidance.hub import FILE_NAME, fetch, model_card, push, write_folder_card
 from dreamsim_guidance.model_file import read_card, write_model
 
 CARD = {"name": "tiny", "source": "drawn from a seed", "licence": "MIT", "reference": {"triplets": 0.93}}
@@ -28,95 +25,84 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def server() -> Iterator[FakeHub]:
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    for name in ("HF_HUB_OFFLINE", "DREAMSIM_GUIDANCE_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_TOKEN", "hf_test")
     with hub() as running:
+        point_to(running.url, monkeypatch)
         yield running
 
 
-def run(script: str, server_url: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """In a process of its own: huggingface_hub reads its settings when it is imported."""
-    kept = {k: v for k, v in os.environ.items() if k not in ("HF_HUB_OFFLINE", "DREAMSIM_GUIDANCE_OFFLINE")}
+def point_to(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the environment variables HF_ENDPOINT and so on do, after huggingface_hub has been imported."""
+    template = url + "/{repo_id}/resolve/{revision}/{filename}"
     settings = {
-        "HF_ENDPOINT": server_url,
-        "HF_HOME": str(folder / "hf"),
-        "HF_TOKEN": "hf_test",
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "ENDPOINT": url,
+        "HUGGINGFACE_CO_URL_TEMPLATE": template,
+        "HF_HUB_OFFLINE": False,
+        "HF_HUB_DISABLE_XET": True,
+        "HF_HUB_DISABLE_PROGRESS_BARS": True,
     }
-    return subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, env={**kept, **settings, **environment}
-    )
+    for name, value in settings.items():
+        monkeypatch.setattr(huggingface_hub.constants, name, value, raising=False)
 
 
 def test_a_model_that_was_pushed_is_fetched_again(server: FakeHub, file: Path, tmp_path: Path) -> None:
-    script = f"""
-from pathlib import Path
-from dreamsim_guidance.hub import fetch, push
-print(push({str(file)!r}, "someone/tiny"))
-for _ in range(2):
-    path = fetch("someone/tiny")
-assert path.read_bytes() == Path({str(file)!r}).read_bytes()
-assert fetch("someone/tiny", local_files_only=True) == path
-"""
-    done = run(script, server.url, tmp_path)
-    assert done.returncode == 0, done.stderr
-    files = server.repositories["someone/tiny"]
-    assert set(files) == {FILE_NAME, "README.md"}
-    assert done.stdout.strip() == f"{server.url}/someone/tiny/commit/{server.commit('someone/tiny')}"
+    address = push(file, "someone/tiny")
+    assert address == f"{server.url}/someone/tiny/commit/{server.commit('someone/tiny')}"
+    assert set(server.repositories["someone/tiny"]) == {FILE_NAME, "README.md"}
     assert sum("/commit/" in request for request in server.requests) == 1  # both files, or none
+
+    paths = [fetch("someone/tiny", cache_dir=tmp_path / "hf") for _ in range(2)]
+    assert paths[0].read_bytes() == file.read_bytes()
+    assert fetch("someone/tiny", cache_dir=tmp_path / "hf", local_files_only=True) == paths[0] == paths[1]
     assert sum(request.startswith("GET") and FILE_NAME in request for request in server.requests) == 1
 
 
-def test_a_readme_that_is_there_is_kept(server: FakeHub, file: Path, tmp_path: Path) -> None:
+def test_a_readme_that_is_there_is_kept(server: FakeHub, file: Path) -> None:
     server.repositories["someone/tiny"] = {"README.md": b"my own words"}
-    done = run(f"from dreamsim_guidance.hub import push; push({str(file)!r}, 'someone/tiny')", server.url, tmp_path)
-    assert done.returncode == 0, done.stderr
+    push(file, "someone/tiny")
     assert server.repositories["someone/tiny"]["README.md"] == b"my own words"
     assert FILE_NAME in server.repositories["someone/tiny"]
 
 
-def test_errors_say_what_is_missing(server: FakeHub, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "revision", "message"),
+    [
+        ("someone/none", None, "the Hub has no model 'someone/none', or it is private"),
+        ("someone/else", None, r"the model 'someone/else' has no model\.safetensors"),
+        ("someone/else", "v9", "the model 'someone/else' has no revision 'v9'"),
+    ],
+)
+def test_errors_say_what_is_missing(
+    name: str, revision: str | None, message: str, server: FakeHub, tmp_path: Path
+) -> None:
     server.repositories["someone/else"] = {"other.bin": b""}
-    script = """
-from dreamsim_guidance.hub import fetch
-for name, revision in (("someone/none", None), ("someone/else", None), ("someone/else", "v9")):
-    try:
-        fetch(name, revision=revision)
-    except ValueError as error:
-        print(error)
-"""
-    done = run(script, server.url, tmp_path)
-    assert done.returncode == 0, done.stderr
-    first, second, third = done.stdout.splitlines()
-    assert "the Hub has no model 'someone/none', or it is private" in first
-    assert "the model 'someone/else' has no model.safetensors" in second
-    assert "the model 'someone/else' has no revision 'v9'" in third
+    with pytest.raises(ValueError, match=message):
+        fetch(name, revision=revision, cache_dir=tmp_path / "hf")
 
 
 @pytest.mark.parametrize("how", ["HF_HUB_OFFLINE", "DREAMSIM_GUIDANCE_OFFLINE", "unreachable"])
-def test_offline_and_nothing_cached_names_the_address(how: str, server: FakeHub, tmp_path: Path) -> None:
-    script = """
-from dreamsim_guidance.hub import fetch
-try:
-    fetch("someone/tiny")
-except FileNotFoundError as error:
-    print(error)
-"""
-    environment = {} if how == "unreachable" else {how: "1"}
-    url = "http://127.0.0.1:9" if how == "unreachable" else server.url
-    done = run(script, url, tmp_path, **environment)
-    assert done.returncode == 0, done.stderr
-    assert "https://huggingface.co/someone/tiny/resolve/main/model.safetensors" in done.stdout
-    assert ("the Hub cannot be reached" if how == "unreachable" else "downloading is off") in done.stdout
+def test_offline_and_nothing_cached_names_the_address(
+    how: str, server: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if how == "unreachable":
+        point_to("http://127.0.0.1:9", monkeypatch)
+        monkeypatch.setattr("time.sleep", lambda seconds: None)  # the client tries again for a while
+    else:
+        monkeypatch.setenv(how, "1")
+    reason = "the Hub cannot be reached" if how == "unreachable" else "downloading is off"
+    address = r"https://huggingface\.co/someone/tiny/resolve/main/model\.safetensors"
+    with pytest.raises(FileNotFoundError, match=f"{reason}; get {address}"):
+        fetch("someone/tiny", cache_dir=tmp_path / "hf")
     assert not server.requests
 
 
 def test_what_is_no_model_of_ours_is_not_pushed(server: FakeHub, tmp_path: Path) -> None:
     (tmp_path / "x.safetensors").write_bytes(b"something")
-    script = f"from dreamsim_guidance.hub import push; push({str(tmp_path / 'x.safetensors')!r}, 'someone/tiny')"
-    done = run(script, server.url, tmp_path)
-    assert "is truncated or no safetensors file" in done.stderr
+    with pytest.raises(ValueError, match="is truncated or no safetensors file"):
+        push(tmp_path / "x.safetensors", "someone/tiny")
     assert not server.requests
 
 
@@ -157,8 +143,3 @@ def test_a_licence_that_the_hub_does_not_know_is_spelled_out(file: Path) -> None
     text = model_card(card, "someone/tiny")
     assert "license: other" in text and "Licence: MIT (dreamsim); the branches' own" in text
     assert 'from_pretrained("someone/tiny")' in text and "reference number" not in text
-
-
-def test_torch_is_all_that_reading_the_card_needs(file: Path) -> None:
-    assert read_card(file)["reference"] == CARD["reference"]
-    assert torch.is_grad_enabled()
