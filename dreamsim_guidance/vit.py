@@ -20,7 +20,7 @@ from jaxtyping import Float
 from timm.layers.activations import QuickGELU
 from timm.layers.mlp import Mlp
 from timm.models.vision_transformer import Attention as TimmAttention
-from timm.models.vision_transformer import Block, VisionTransformer
+from timm.models.vision_transformer import Block, LayerScale, VisionTransformer
 from torch import Tensor, nn
 
 from dreamsim_guidance.types import Image
@@ -97,7 +97,8 @@ def _positions(model: VisionTransformer, height: int, width: int, square: bool) 
     """The position grid at `height x width` patches, by the original's rule.
 
     As stored when the image is square and the count fits; else bicubic with the scale factor (height + 0.1) / side: the
-    factor, not the size, sets where the samples lie.
+    factor, not the size, sets where the samples lie. DINO resamples in the weights' own precision, at least float32;
+    DINOv2, the one with LayerScale, in float32 always.
     """
     stored: Tensor = model.pos_embed  # type: ignore[assignment]  # is_plain() checks it
     side = math.isqrt(stored.shape[1] - 1)
@@ -105,7 +106,7 @@ def _positions(model: VisionTransformer, height: int, width: int, square: bool) 
         return stored
     with torch.autocast(stored.device.type, enabled=False):
         grid = stored[:, 1:].unflatten(1, (side, side)).permute(0, 3, 1, 2)
-        if grid.dtype != torch.float64:
+        if grid.dtype != torch.float64 or isinstance(model.blocks[0].ls1, LayerScale):
             grid = grid.float()
         scale = ((height + 0.1) / side, (width + 0.1) / side)
         grid = F.interpolate(grid, scale_factor=scale, mode="bicubic").to(stored.dtype)
