@@ -12,6 +12,7 @@ Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import tempfile
@@ -22,11 +23,34 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from dreamsim_guidance.assembly import difference
 from dreamsim_guidance.ensemble import Ensemble
 
-__all__ = ["adapter_names", "attach_adapter", "fold_adapters", "load_adapter", "save_adapter", "set_adapter"]
+__all__ = [
+    "adapter_names",
+    "attach_adapter",
+    "fold_adapters",
+    "load_adapter",
+    "read_adapter",
+    "save_adapter",
+    "set_adapter",
+]
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+_KNOWN = {
+    *("r", "lora_alpha", "lora_dropout", "target_modules", "use_rslora"),  # read
+    *("peft_type", "peft_version", "task_type", "auto_mapping", "base_model_name_or_path", "revision"),  # labels
+    *(
+        "inference_mode",
+        "init_lora_weights",
+        "runtime_config",
+        "eva_config",
+        "corda_config",
+        "loftq_config",
+    ),  # training
+}
+"""Entries of an adapter's JSON that may have any value; one of the others changes what the adapter does."""
 
 
 def attach_adapter(
@@ -55,6 +79,19 @@ def load_adapter(ensemble: Ensemble, folder: str | os.PathLike[str], name: str =
     Raises FileNotFoundError for a folder without the two files, ValueError for one that does not fit the ensemble.
     """
     from peft import LoraConfig
+
+    options, tensors = read_adapter(ensemble, folder)
+    _inject(ensemble, LoraConfig(**options), name)
+    for key, parameter in _adapter_tensors(ensemble, name).items():
+        parameter.data.copy_(tensors[key])
+    set_adapter(ensemble, name)
+
+
+def read_adapter(ensemble: Ensemble, folder: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Options of `LoraConfig` and tensors of the adapter in a peft folder, once it is sure that they fit the ensemble.
+
+    The ensemble is only looked at. Errors as `load_adapter`.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -66,25 +103,61 @@ def load_adapter(ensemble: Ensemble, folder: str | os.PathLike[str], name: str =
             )
     try:
         stored = json.loads((folder / _CONFIG).read_text())
-        options = {key: stored[key] for key in ("r", "lora_alpha", "lora_dropout", "bias", "target_modules")}
         tensors = {_our_key(key): value for key, value in load_file(folder / _WEIGHTS).items()}
-    except (json.JSONDecodeError, KeyError, SafetensorError) as error:
+    except (ValueError, SafetensorError) as error:
         raise ValueError(
             f"the adapter in '{folder}' cannot be read ({error!r}); copy it again from where it came."
         ) from error
+    options = _options(stored, folder)
     _check_fit(ensemble, tensors, folder)
-    _inject(ensemble, LoraConfig(**options), name)
-    wanted = _adapter_tensors(ensemble, name)
-    if wrong := [key for key in wanted if wanted[key].shape != tensors[key].shape]:
-        key = wrong[0]
-        _remove(ensemble, name)
+    rank, targets = options["r"], options["target_modules"]
+    expected: dict[str, Sequence[int]] = {}
+    for name, module in ensemble.named_modules():
+        layer = module.get_base_layer() if _is_layer(module) else module
+        if isinstance(layer, nn.Linear) and name.split(".")[-1] in targets:
+            expected[f"{name}.lora_A.weight"] = (rank, layer.in_features)
+            expected[f"{name}.lora_B.weight"] = (layer.out_features, rank)
+    if problem := difference(expected, {key: tensor.shape for key, tensor in tensors.items()}):
         raise ValueError(
-            f"the adapter in '{folder}' does not fit this ensemble: {key} is {tuple(tensors[key].shape)}, "
-            f"needed {tuple(wanted[key].shape)}; load it into the variant it was made for."
+            f"the adapter in '{folder}' does not fit this ensemble: {problem}; load it into the variant it was made for."
         )
-    for key, parameter in wanted.items():
-        parameter.data.copy_(tensors[key])
-    set_adapter(ensemble, name)
+    if broken := [key for key, tensor in tensors.items() if not tensor.isfinite().all()]:
+        raise ValueError(f"the adapter in '{folder}' has NaN or infinity in {broken[0]}; get it again.")
+    return options, tensors
+
+
+def _options(stored: Any, folder: Path) -> dict[str, Any]:
+    """The options that we know; ValueError for one that is missing, odd, or would change the numbers unseen."""
+    from peft import LoraConfig
+
+    fix = f"; use an adapter of plain LoRA as peft writes it ('{folder}')."
+    if not isinstance(stored, dict) or stored.get("peft_type") != "LORA":
+        kind = stored.get("peft_type") if isinstance(stored, dict) else type(stored).__name__
+        raise ValueError(f"an adapter of type {kind!r} cannot be loaded, needed 'LORA'{fix}")
+    if missing := [key for key in ("r", "lora_alpha", "target_modules") if key not in stored]:
+        raise ValueError(f"the adapter's {_CONFIG} lacks {', '.join(missing)}{fix}")
+    rank, alpha, targets = stored["r"], stored["lora_alpha"], stored["target_modules"]
+    dropout = stored.get("lora_dropout", 0.0)
+    number = (int, float)
+    valid = {
+        "r": type(rank) is int and rank >= 1,
+        "lora_alpha": type(alpha) in number and math.isfinite(alpha),
+        "lora_dropout": type(dropout) in number and 0 <= dropout < 1,
+        "target_modules": isinstance(targets, list) and bool(targets) and all(isinstance(t, str) for t in targets),
+    }
+    if odd := [key for key, good in valid.items() if not good]:
+        raise ValueError(f"the adapter's {odd[0]} cannot be {stored[odd[0]]!r}{fix}")
+    usual = LoraConfig().to_dict()
+    for key, value in stored.items():
+        if key in usual and key not in _KNOWN and value and value != usual[key] and (key, value) != ("bias", "none"):
+            raise ValueError(f"the adapter's {key} = {value!r} is not supported and would change its numbers{fix}")
+    return {
+        "r": rank,
+        "lora_alpha": alpha,
+        "lora_dropout": dropout,
+        "target_modules": targets,
+        "use_rslora": bool(stored.get("use_rslora")),
+    }
 
 
 def save_adapter(ensemble: Ensemble, folder: str | os.PathLike[str], name: str | None = None) -> None:
@@ -163,12 +236,6 @@ def _inject(ensemble: Ensemble, config: Any, name: str) -> None:
         parameter.requires_grad_(before.get(key, False) and ".lora_" in key)
         if ".lora_" in key:  # peft makes them float32; the ensemble may be float64
             parameter.data = parameter.data.to(ensemble.dtype)
-
-
-def _remove(ensemble: Ensemble, name: str) -> None:
-    for layer in _layers(ensemble):
-        layer.delete_adapter(name)
-    del ensemble.peft_config[name]  # type: ignore[operator, union-attr]
 
 
 def _is_layer(module: nn.Module) -> bool:

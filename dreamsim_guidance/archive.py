@@ -96,6 +96,7 @@ def _opened(archive: Path) -> Iterator[zipfile.ZipFile]:
 
 def _members(opened: zipfile.ZipFile, archive: Path) -> dict[str, zipfile.ZipInfo]:
     entries: dict[str, zipfile.ZipInfo] = {}
+    seen: set[str] = set()
     total = 0
     for info in opened.infolist():
         if reason := _danger(info):
@@ -107,8 +108,9 @@ def _members(opened: zipfile.ZipFile, archive: Path) -> dict[str, zipfile.ZipInf
         if info.is_dir() or not parts or any(part in _LITTER for part in parts):
             continue
         name = "/".join(parts)
-        if name.casefold() in {other.casefold() for other in entries}:
+        if name.casefold() in seen:
             raise _refusal(archive, info, "the name occurs twice")
+        seen.add(name.casefold())
         entries[name] = info
     tops = {name.split("/")[0] for name in entries}
     # one folder around everything; an adapter's folder is never that, its files would be alone in the zip

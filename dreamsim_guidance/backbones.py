@@ -6,6 +6,7 @@ Any tower of theirs will do; the ones of the published metric are listed in `var
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast, get_args
@@ -133,6 +134,7 @@ class Branch(nn.Module):
             images = (images - self.mean.view(1, 3, 1, 1)) / self.std.view(1, 3, 1, 1)
             if feature == "pooled":
                 x = self.backbone(images)
+                x = x[0] if isinstance(x, tuple) else x  # CoCa's tower gives its tokens too
             elif feature in ("cls", "cls_patch"):
                 (features,) = self.backbone.forward_intermediates(
                     images, indices=1, norm=False, output_fmt="NLC", return_prefix_tokens=True, intermediates_only=True
@@ -149,10 +151,8 @@ class Branch(nn.Module):
 def _build_timm(config: BranchConfig, pretrained: bool) -> tuple[nn.Module, nn.Parameter | None]:
     name = config.architecture if not pretrained else f"{config.architecture}.{config.tag}"
     options: dict[str, Any] = {"num_classes": config.projection or 0, **config.overrides}
-    if timm.is_model(config.architecture) and "vit" in config.architecture:
-        options.setdefault("img_size", config.image_size)
     try:
-        model: Any = timm.create_model(name, pretrained=pretrained, **options)
+        model: Any = _create_timm(name, pretrained, {"img_size": config.image_size, **options})
     except RuntimeError as error:
         if "Unknown model" not in str(error):
             raise
@@ -165,12 +165,30 @@ def _build_timm(config: BranchConfig, pretrained: bool) -> tuple[nn.Module, nn.P
             f"branch '{config.name}': '{config.architecture}' has no class token, so feature='{config.feature}' cannot be "
             "read; use feature='pooled'."
         )
+    if config.feature in ("cls", "cls_patch") and not vit.is_plain(model):
+        method = getattr(model, "forward_intermediates", None)
+        if method is None or "return_prefix_tokens" not in inspect.signature(method).parameters:
+            raise ValueError(
+                f"branch '{config.name}': timm does not give out the tokens of '{config.architecture}', so "
+                f"feature='{config.feature}' cannot be read; use feature='last_layer' or feature='pooled'."
+            )
     projection = None
     if config.projection is not None:
         # timm keeps CLIP's output projection as a classifier; here it is a matrix (d, p), as in the original's files
         projection = nn.Parameter(model.head.weight.detach().T.contiguous())
         model.reset_classifier(0)
     return model, projection
+
+
+def _create_timm(name: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
+    """The model at the wanted size, if its constructor can be told one: convolutional networks take any."""
+    try:
+        return timm.create_model(name, pretrained=pretrained, **options)
+    except TypeError as error:
+        if "img_size" not in str(error):
+            raise
+    del options["img_size"]
+    return timm.create_model(name, pretrained=pretrained, **options)
 
 
 def _build_open_clip(config: BranchConfig, pretrained: bool) -> nn.Module:

@@ -22,9 +22,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dreamsim_guidance.adapters import read_adapter
 from dreamsim_guidance.assembly import difference, fill, skeleton
 from dreamsim_guidance.ensemble import Ensemble
-from dreamsim_guidance.releases import BASE_FILES, BaseFile, find_release
+from dreamsim_guidance.releases import BASE_FILES, BaseFile, ReleaseFiles, find_release
 from dreamsim_guidance.variants import Variant
 from dreamsim_guidance.variants import variant as variant_named
 
@@ -69,6 +70,14 @@ def load_official(
     found = find_release(
         chosen, weights=weights, cache_dir=cache_dir, pretrained=pretrained, offline=offline, progress=progress
     )
+    try:
+        return _assembled(chosen, found)
+    except ValueError:  # what we fetched and cannot read must not be found again by the next call
+        found.discard()
+        raise
+
+
+def _assembled(chosen: Variant, found: ReleaseFiles) -> OfficialCheckpoint:
     files = dict(found.base)
     if found.adapter is not None:  # before the long reading
         _check_adapter(found.adapter, chosen)
@@ -85,7 +94,10 @@ def load_official(
                 "get the file of the release."
             )
         tensors.update({place + key: tensor for key, tensor in read.items()})
-    return OfficialCheckpoint(fill(ensemble, tensors), found.adapter, files)
+    ensemble = fill(ensemble, tensors)
+    if found.adapter is not None:
+        read_adapter(ensemble, found.adapter)
+    return OfficialCheckpoint(ensemble, found.adapter, files)
 
 
 def _read_base(path: Path, base: BaseFile) -> dict[str, Tensor]:

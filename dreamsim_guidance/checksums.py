@@ -18,7 +18,7 @@ import json
 import os
 from pathlib import Path
 
-__all__ = ["ChecksumError", "record", "recorded", "sha256", "verify"]
+__all__ = ["ChecksumError", "forget", "origin", "record", "recorded", "sha256", "verify"]
 
 
 class ChecksumError(ValueError):
@@ -48,6 +48,17 @@ def recorded(path: Path) -> dict[str, object] | None:
     except (OSError, ValueError):
         return None
     return entry if isinstance(entry, dict) and isinstance(entry.get("sha256"), str) else None
+
+
+def origin(path: Path) -> str | None:
+    """The address that `path` was downloaded from, as recorded; None if it was not."""
+    entry = recorded(path)
+    return str(entry["url"]) if entry and entry.get("url") else None
+
+
+def forget(path: Path) -> None:
+    """Remove the record of `path`: the next file there is trusted anew."""
+    _record_path(path).unlink(missing_ok=True)
 
 
 def verify(path: Path, *, expected: str | None = None, full: bool = False) -> None:

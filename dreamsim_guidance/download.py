@@ -18,6 +18,7 @@ import logging
 import os
 import re
 import shutil
+import socket
 import time
 import urllib.error
 import urllib.request
@@ -181,8 +182,12 @@ _opener = urllib.request.build_opener(_SafeRedirect)
 
 
 def _is_final(error: Exception) -> bool:
-    """Whether trying again is pointless: the server's answer was no."""
-    return isinstance(error, urllib.error.HTTPError) and error.code not in (408, 425, 429) and error.code < 500
+    """Whether trying again is pointless: the server's answer was no, or there is no server, no network."""
+    if isinstance(error, urllib.error.HTTPError):
+        return error.code not in (408, 425, 429) and error.code < 500
+    return isinstance(error, urllib.error.URLError) and isinstance(
+        error.reason, (ConnectionRefusedError, socket.gaierror)
+    )
 
 
 def _explain(error: Exception, url: str, part: Path, destination: Path) -> str:

@@ -6,7 +6,7 @@ The optional head is the original's other way of tuning: one residual MLP on the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
@@ -37,12 +37,13 @@ class Ensemble(nn.Module):
     `hidden` adds an `MLPHead` of that width. Branches with patch tokens go with others of the same grid only.
     """
 
-    def __init__(self, branches: Sequence[Branch | BranchConfig], hidden: int | None = None) -> None:
+    def __init__(self, branches: Iterable[Branch | BranchConfig], hidden: int | None = None) -> None:
         super().__init__()
-        if isinstance(branches, (str, Branch, BranchConfig)) or not branches:
-            raise ValueError(
-                f"an ensemble needs a list of at least one branch, got {branches!r}; put the branch in a list."
-            )
+        if isinstance(branches, (str, Branch, BranchConfig)) or not isinstance(branches, Iterable):
+            raise TypeError(f"an ensemble needs a list of branches, got {branches!r:.80}; put the branch in a list.")
+        branches = list(branches)
+        if not branches:
+            raise ValueError("an ensemble needs a list of at least one branch, got an empty one.")
         for branch in branches:
             if not isinstance(branch, (Branch, BranchConfig)):
                 raise TypeError(

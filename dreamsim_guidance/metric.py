@@ -10,10 +10,12 @@ Fu et al., DreamSim: Learning New Dimensions of Human Visual Similarity using Sy
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -37,6 +39,7 @@ Model = str | os.PathLike[str] | Ensemble | Sequence[Branch | BranchConfig]
 Reduction = Literal["mean", "min"]
 
 _POCKET = Path(__file__).parent / "weights" / "pocket.safetensors"
+_FOLDING = threading.Lock()
 _FILL = (0.485, 0.456, 0.406)
 """What masked pixels become: ImageNet's mean colour, zero after the usual normalisation."""
 
@@ -77,15 +80,21 @@ class DreamSim(nn.Module):
         super().__init__()
         self.variant: str | None = None
         self.source: dict[str, Any] = {}
+        self.origin: str | None = None
+        self.folded = False
         adapter: Path | None = None
         if isinstance(model, Ensemble):
             self.ensemble = model
         elif isinstance(model, (str, os.PathLike)):
             self.ensemble, adapter = self._load(model, weights, cache_dir, pretrained, baseline)
             normalize_embeds = normalize_embeds and self.source.get("normalize_embeds", True)
+        elif isinstance(model, Iterable):
+            self.ensemble = Ensemble([Branch(b, pretrained) if isinstance(b, BranchConfig) else b for b in model])
         else:
-            branches = [Branch(b, pretrained) if isinstance(b, BranchConfig) else b for b in model]
-            self.ensemble = Ensemble(branches)
+            raise TypeError(
+                f"model must be a name, a model file, an Ensemble or a list of branches, got {type(model).__name__}; "
+                "put a single branch in a list."
+            )
         self.resize = resize
         self.normalize_embeds = normalize_embeds
         self.fold_at_first_use = fold
@@ -93,6 +102,9 @@ class DreamSim(nn.Module):
         if adapter is not None:
             adapters.load_adapter(self.ensemble, adapter)
         self.requires_grad_(False).eval()
+        # folding waits for the first use, but must not show: tensors have one set of names, before and after
+        self.register_state_dict_pre_hook(_fold_first)
+        self.register_load_state_dict_pre_hook(_fold_first)
 
     def _load(
         self,
@@ -103,15 +115,27 @@ class DreamSim(nn.Module):
         baseline: bool,
     ) -> tuple[Ensemble, Path | None]:
         if model == "pocket" or Path(model).suffix == ".safetensors":
+            if weights is not None or baseline or not pretrained:
+                raise ValueError(
+                    f"'{model}' is one file with its weights: weights, baseline and pretrained=False are for published "
+                    "variants; leave them out."
+                )
             from dreamsim_guidance.model_file import read_model
 
             ensemble, self.source = read_model(_POCKET if model == "pocket" else model)
             self.variant = self.source["name"]
             return ensemble, None
+        if Path(model).is_dir():
+            raise ValueError(
+                f"'{model}' is a folder; use DreamSim.from_pretrained for one that save_pretrained wrote, or "
+                "DreamSim(name, weights=folder) for an official release."
+            )
         published = variant(str(model))
         self.variant = published.name
         if not pretrained:
+            self.origin = "random"
             return Ensemble(published.branches), None
+        self.origin = "base" if baseline else "published"
         from dreamsim_guidance.checkpoints import load_official
 
         checkpoint = load_official(published.name, weights=weights, cache_dir=cache_dir, pretrained=not baseline)
@@ -151,8 +175,8 @@ class DreamSim(nn.Module):
         """
         if not self.ensemble.has_patches:
             raise ValueError(
-                f"a distance map needs patch tokens, which '{self.variant}' does not keep; "
-                "use DreamSim('dino_vitb16_patch') or DreamSim('dinov2_vitb14_patch')."
+                f"a distance map needs patch tokens, which {self.variant or 'this ensemble'} does not keep; use "
+                "DreamSim('dino_vitb16_patch'), DreamSim('dinov2_vitb14_patch'), or branches with feature='cls_patch'."
             )
         for images, name in ((x, "x"), (y, "y")):
             self._check(images, name)
@@ -173,7 +197,8 @@ class DreamSim(nn.Module):
         """A loss towards reference images whose embeddings are computed here, once: `target(x) -> (b,)`.
 
         One reference serves a whole batch; n references go with a batch of n, one each. With `reduction` every image is
-        compared with all of them: "mean" (weighted by `weights`, which need not sum to one) or "min".
+        compared with all of them: "mean" (weighted by `weights`, which need not sum to one) or "min". `mask` is one for
+        all, or without `reduction` one for each reference.
         """
         self._check(images, "the reference")
         check_range(images, "the reference")
@@ -182,39 +207,66 @@ class DreamSim(nn.Module):
         return Target(self, directions, mask, reduction, weights)
 
     def fold(self) -> DreamSim:
-        """Fold the active adapter into the weights now; the embedding changes by rounding only."""
-        adapters.fold_adapters(self.ensemble)
+        """Fold the active adapter into the weights now; the embedding changes by rounding only.
+
+        Worth calling before `torch.compile(metric)`, which cannot do it.
+        """
+        with _FOLDING:  # threads that share a metric: one folds, the others wait
+            if adapters.adapter_names(self.ensemble):
+                adapters.fold_adapters(self.ensemble)
+                self.folded = True
         return self
+
+    def compile(self, *arguments: Any, **options: Any) -> None:
+        """`nn.Module.compile`, after folding."""
+        _fold_first(self)
+        super().compile(*arguments, **options)
 
     def attach_adapter(self, rank: int = 16, alpha: float = 8.0, dropout: float = 0.3, name: str = "default") -> None:
         """Attach a fresh, trainable adapter; see `adapters.attach_adapter`. It is not folded at the next use."""
-        self.fold_at_first_use = False
+        self._refuse_if_folded("attach")
         adapters.attach_adapter(self.ensemble, rank, alpha, dropout, name=name)
+        self._changed()
 
     def load_adapter(self, folder: str | os.PathLike[str], name: str = "default") -> None:
         """Attach the adapter in a peft folder and make it the active one. It is not folded at the next use."""
-        self.fold_at_first_use = False
+        self._refuse_if_folded("load")
         adapters.load_adapter(self.ensemble, folder, name)
+        self._changed()
+
+    def _changed(self) -> None:
+        """Adapters are the user's from now on, and figures that were published or saved hold no more."""
+        self.fold_at_first_use, self.origin = False, None
+        self.source = {**self.source, "reference": {}} if self.source else {}
+
+    def _refuse_if_folded(self, verb: str) -> None:
+        if self.folded or (self.fold_at_first_use and adapters.adapter_names(self.ensemble)):
+            raise ValueError(
+                f"cannot {verb} an adapter: one is part of the weights already, and both would add up. Build the metric "
+                "with fold=False to keep several and swap them, or with baseline=True to begin without one."
+            )
 
     def save_adapter(self, folder: str | os.PathLike[str], name: str | None = None) -> None:
         """Write an adapter as a peft folder that the original package loads too."""
         adapters.save_adapter(self.ensemble, folder, name)
 
-    def set_adapter(self, name: str | None) -> None:
-        """Make one of several attached adapters the active one; None is the un-tuned ensemble."""
-        adapters.set_adapter(self.ensemble, name)
+    def set_adapter(self, name: str | None, trainable: bool = False) -> None:
+        """Make one of several attached adapters the active one; None is the un-tuned ensemble. Frozen unless `trainable`."""
+        adapters.set_adapter(self.ensemble, name, trainable)
 
     @property
     def card(self) -> dict[str, Any]:
         """What a model file says of this metric: branches, source, licence, reference numbers."""
         card: dict[str, Any] = {"source": "unknown", "licence": "unknown", "reference": {}}
-        if self.variant is not None and not self.source:
+        if self.origin == "random":
+            card["source"] = "random weights"
+        elif self.origin is not None and self.variant is not None:
             published = variant(self.variant)
-            card |= {
-                "source": published.url,
-                "licence": "MIT (dreamsim); the branches' own licences apply",
-                "reference": {f"NIGHTS {split}, published": value for split, value in published.agreement.items()},
-            }
+            card |= {"source": published.url, "licence": "MIT (dreamsim); the branches' own licences apply"}
+            if self.origin == "published":  # figures are those of the untouched release only
+                card["reference"] = {f"NIGHTS {s}, published": value for s, value in published.agreement.items()}
+            else:
+                card["source"] += " (base weights, no adapter)"
         return {
             **card,
             **self.source,
@@ -227,18 +279,23 @@ class DreamSim(nn.Module):
     def save(self, path: str | os.PathLike[str], dtype: torch.dtype | None = None, **card: Any) -> None:
         """Write weights (adapter folded) and card to one safetensors file; `card` replaces entries of the card.
 
-        Load it with `DreamSim(path)`. The file appears whole or not at all.
+        Load it with `DreamSim(path)`. The file appears whole or not at all. Adapters in training stay as they are.
         """
         from dreamsim_guidance.model_file import write_model
 
-        self.fold()
-        write_model(self.ensemble, path, {**self.card, **card}, dtype=dtype)
+        _fold_first(self)
+        ensemble = self.ensemble
+        if adapters.adapter_names(ensemble):
+            ensemble = copy.deepcopy(ensemble)
+            adapters.fold_adapters(ensemble)
+        write_model(ensemble, path, {**self.card, **card}, dtype=dtype)
 
     def save_pretrained(self, folder: str | os.PathLike[str], **card: Any) -> None:
-        """Write the model file into `folder`, from where `from_pretrained(folder)` reads it."""
-        from dreamsim_guidance.hub import FILE_NAME
+        """Write the model file and a README made from its card into `folder`; `from_pretrained(folder)` reads it."""
+        from dreamsim_guidance.hub import FILE_NAME, write_folder_card
 
         self.save(Path(folder, FILE_NAME), **card)
+        write_folder_card(folder)
 
     def push_to_hub(self, repo_id: str, *, dtype: torch.dtype | None = None, **options: Any) -> str:
         """Upload the model file and a README made from its card to the Hugging Face Hub; the commit's address.
@@ -280,9 +337,8 @@ class DreamSim(nn.Module):
         check_candidate(images, name)
 
     def _embed(self, images: Tensor) -> Tensor:
-        if self.fold_at_first_use and adapters.adapter_names(self.ensemble) and not torch.compiler.is_compiling():
-            # not sooner, so that .double() after construction folds in float64
-            self.fold()
+        if not torch.compiler.is_compiling():
+            _fold_first(self)
         features = self.ensemble(images, squash=self.resize)
         features = features.to(torch.promote_types(features.dtype, torch.float32))
         if not self.normalize_embeds:
@@ -332,6 +388,11 @@ class Target(Loss):
         super().__init__()
         if reduction not in (None, "mean", "min"):
             raise ValueError(f"unknown reduction '{reduction}'; known: mean, min, None (one reference each).")
+        if reduction is not None and mask is not None and len(mask) > 1:
+            raise ValueError(
+                f"with reduction='{reduction}' every image meets every reference under one mask, got {len(mask)} masks; "
+                "give one, or add up one target for each reference."
+            )
         if weights is not None:
             if reduction != "mean":
                 raise ValueError(f"weights need reduction='mean', got reduction={reduction!r}.")
@@ -370,7 +431,15 @@ class Target(Loss):
         distances = _half_chord(x[:, None], self.directions[None])
         if self.reduction == "min":
             return distances.amin(1)
-        return distances.mean(1) if self.weights_of_references is None else distances @ self.weights_of_references
+        return (
+            distances.mean(1) if self.weights_of_references is None else (distances * self.weights_of_references).sum(1)
+        )
+
+
+def _fold_first(metric: DreamSim, *_: Any) -> None:
+    """Fold if that is due. Not at construction, so that .double() after it still folds in float64."""
+    if metric.fold_at_first_use and adapters.adapter_names(metric.ensemble):
+        metric.fold()
 
 
 def _half_chord(a: Tensor, b: Tensor) -> Tensor:
@@ -393,7 +462,14 @@ def _mask_out(images: Tensor, mask: Tensor | None) -> Tensor:
     """Replace what the mask leaves out by one colour, at the images' own resolution."""
     if mask is None:
         return images
-    if mask.ndim != 4 or mask.shape[1] != 1 or (len(mask) not in (1, len(images)) and len(images) != 1):
+    if not isinstance(mask, Tensor):
+        raise TypeError(f"a mask must be a tensor of shape (1 or b, 1, h, w), got {type(mask).__name__}.")
+    if (
+        mask.ndim != 4
+        or mask.shape[1] != 1
+        or 0 in mask.shape
+        or (len(mask) not in (1, len(images)) and len(images) != 1)
+    ):
         raise ValueError(
             f"a mask must have shape (1 or {len(images)}, 1, h, w), got {tuple(mask.shape)}; 1 counts, 0 is left out."
         )
@@ -407,6 +483,10 @@ def _mask_out(images: Tensor, mask: Tensor | None) -> Tensor:
         if not bool(mask.flatten(1).any(1).all()):
             raise ValueError("the mask leaves out every pixel of an image; 1 counts, 0 is left out.")
     if mask.shape[-2:] != images.shape[-2:]:
-        mask = F.interpolate(mask, images.shape[-2:], mode="bilinear", antialias=True)
+        # in float32: the CPU has no antialiasing in half precision
+        mask = F.interpolate(
+            mask.to(torch.promote_types(mask.dtype, torch.float32)), images.shape[-2:], mode="bilinear", antialias=True
+        )
+        mask = mask.to(images.dtype)
     fill = torch.stack([torch.full_like(mask[:, 0], value) for value in _FILL], dim=1)
     return images * mask + fill * (1 - mask)

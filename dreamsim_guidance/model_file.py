@@ -97,7 +97,7 @@ def write_model(
 
 
 def read_model(path: str | os.PathLike[str]) -> tuple[Ensemble, dict[str, Any]]:
-    """The ensemble in a model file, in float32 on the CPU, and its card.
+    """The ensemble in a model file, on the CPU, in the precision it was saved in but at least float32, and its card.
 
     Raises FileNotFoundError, or ValueError for a file that is damaged, of another kind, of a later version of this
     library, or whose tensors are not those that its card describes.
@@ -123,7 +123,8 @@ def read_model(path: str | os.PathLike[str]) -> tuple[Ensemble, dict[str, Any]]:
         for key in expected:
             tensor = file.get_tensor(key)
             # a copy: the file is mapped into memory and may be replaced while the model lives
-            tensors[key] = tensor.to(torch.float32 if tensor.is_floating_point() else tensor.dtype, copy=True)
+            half = tensor.is_floating_point() and tensor.element_size() < 4
+            tensors[key] = tensor.to(torch.float32 if half else tensor.dtype, copy=True)
     return fill(ensemble, tensors), card
 
 

@@ -6,6 +6,9 @@ each, so that the result agrees with PIL to one grey level and has an exact grad
 
     columns <- clamp(image W_x^T),  square <- clamp(W_y columns)
 
+Which pass comes first matters by up to 6/255, through the clamp in between: PIL shortens the rows first, and since its
+version 13 the columns of pictures that lose far more height than width.
+
 Keys, Cubic convolution interpolation for digital image processing, IEEE TASSP 1981 (a = -0.5, as in PIL).
 """
 
@@ -18,6 +21,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import PIL
 import torch
 from jaxtyping import Float
 from PIL import Image as PILImage
@@ -33,6 +37,10 @@ _SLACK = 1e-3
 
 _ROUNDING = 1e-5
 """The clamp's slack: white and black areas come out of a float product as 1 +- 1e-7 and must keep their gradient."""
+
+
+_PIL_CHOOSES = int(PIL.__version__.split(".")[0]) >= 13
+"""Whether PIL's order of the two passes depends on the sizes."""
 
 
 def check_images(images: object, name: str = "images") -> None:
@@ -118,10 +126,13 @@ def resize(images: Image, size: tuple[int, int]) -> Float[Tensor, "b 3 height wi
         x = images.to(dtype)
         # straight-through: what lies outside is seen as clamped, yet can be pulled back by its gradient
         x = x + (x.clamp(0, 1) - x).detach()
-        if x.shape[-1] != width:
-            x = _clamp(x @ _bicubic_weights(x.shape[-1], width, dtype, x.device).T)
-        if x.shape[-2] != height:
-            x = _clamp(_bicubic_weights(x.shape[-2], height, dtype, x.device) @ x)
+        less_height, less_width = x.shape[-2] - height, x.shape[-1] - width
+        vertical_first = _PIL_CHOOSES and less_height > max(0, 2 * less_width)
+        for vertical in (vertical_first, not vertical_first):
+            if vertical and less_height:
+                x = _clamp(_bicubic_weights(x.shape[-2], height, dtype, x.device) @ x)
+            elif not vertical and less_width:
+                x = _clamp(x @ _bicubic_weights(x.shape[-1], width, dtype, x.device).T)
     return x
 
 
@@ -131,11 +142,18 @@ def _clamp(x: Tensor) -> Tensor:
 
 def _bicubic_weights(length: int, size: int, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "size length"]:
     # a compiler traces through a cache, with a warning: let it trace the function and keep the result as a constant
-    table = _bicubic_table.__wrapped__ if torch.compiler.is_compiling() else _bicubic_table
-    return table(length, size).to(device=device, dtype=dtype)
+    if torch.compiler.is_compiling():
+        return _bicubic_table(length, size).to(device=device, dtype=dtype)
+    return _kept_weights(length, size, dtype, device)
 
 
 @lru_cache(maxsize=64)
+def _kept_weights(length: int, size: int, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "size length"]:
+    """On the device, so that no step of a loop waits for a copy; usable outside of the inference mode it was made in."""
+    with torch.inference_mode(False):
+        return _bicubic_table(length, size).to(device=device, dtype=dtype)
+
+
 def _bicubic_table(length: int, size: int) -> Float[Tensor, "size length"]:
     """Row i holds the weights of the inputs of output i, summing to one: PIL's `precompute_coeffs`, float64."""
     scale = length / size

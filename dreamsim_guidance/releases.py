@@ -13,9 +13,11 @@ here: the student's backbone has the right keys and shapes, and gives another me
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +69,16 @@ class ReleaseFiles:
 
     base: Mapping[str, Path]
     adapter: Path | None
+    fetched: tuple[Path, ...] = ()
+    """Files and folders that this library wrote into its cache."""
+
+    def discard(self) -> None:
+        """Take what was fetched out of the cache, with its checksums: its content turned out to be bad."""
+        for path in self.fetched:
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            checksums.forget(path)
+            path.unlink(missing_ok=True)
 
 
 def find_release(
@@ -90,11 +102,14 @@ def find_release(
         wanted += [f"{variant.adapter}/adapter_model.safetensors", f"{variant.adapter}/adapter_config.json"]
 
     absent: list[tuple[str, Path]] = []
+    zip_file = cache / Path(variant.url).name
     if weights is None:
         folder, places = cache, [cache]
-        zip_file = cache / Path(variant.url).name
-        if wanted and offline and not zip_file.is_file() and _missing(cache, wanted):
-            absent.append((variant.url, zip_file))
+        if wanted and not zip_file.is_file() and _missing(cache, wanted):
+            if cache.is_dir():
+                _refuse_old_release((f"{path.name}/" for path in cache.iterdir()), cache, variant)
+            if offline:
+                absent.append((variant.url, zip_file))
     else:
         folder, places = _given(Path(weights).expanduser(), cache, variant, wanted)
 
@@ -113,7 +128,13 @@ def find_release(
     if weights is None and wanted:
         _complete(variant, cache, wanted, progress)
     found |= {name: folder / base.name for name, base in bases.items() if base.url is None}
-    return ReleaseFiles(found, folder / variant.adapter if pretrained else None)
+    # what has a record with an address came from there; what somebody put into the cache is theirs
+    fetched = [path for path in (*found.values(), *(cache / name for name in wanted)) if checksums.origin(path)]
+    if folder.parent == cache / "archives":
+        fetched.append(folder)
+    elif checksums.recorded(zip_file):
+        fetched.append(zip_file)
+    return ReleaseFiles(found, folder / variant.adapter if pretrained else None, tuple(fetched))
 
 
 def _given(weights: Path, cache: Path, variant: Variant, wanted: list[str]) -> tuple[Path, list[Path]]:
@@ -152,7 +173,7 @@ def _complete(variant: Variant, cache: Path, wanted: list[str], progress: bool) 
                 if entry is None:  # the user put it there
                     raise
                 zip_file.unlink()
-                zip_file.with_name(zip_file.name + ".checksum.json").unlink(missing_ok=True)
+                checksums.forget(zip_file)
                 raise ArchiveError(f"what {variant.url} sent was removed from the cache: {error}") from error
             for path in extracted.values():
                 checksums.record(path, variant.url)
@@ -160,6 +181,9 @@ def _complete(variant: Variant, cache: Path, wanted: list[str], progress: bool) 
                 zip_file.unlink()  # its record stays, for the day it is downloaded again
     for name in wanted:
         checksums.verify(cache / name)
+        if checksums.recorded(cache / name) is None:  # from the original's time, or put there by hand
+            with contextlib.suppress(OSError):  # a read-only cache
+                checksums.record(cache / name, "")
 
 
 def _unpack(archive: Path, cache: Path, wanted: list[str], variant: Variant) -> Path:

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from timm.layers.activations import QuickGELU
 from timm.layers.mlp import Mlp
+from timm.layers.patch_embed import PatchEmbed
 from timm.models.vision_transformer import Attention as TimmAttention
 from timm.models.vision_transformer import Block, LayerScale, VisionTransformer
 from torch import Tensor, nn
@@ -38,6 +39,9 @@ def is_plain(model: nn.Module) -> bool:
         and model.pos_embed is not None
         and model.num_prefix_tokens == 1
         and not model.no_embed_class
+        and type(model.patch_embed) is PatchEmbed
+        and isinstance(model.patch_embed.norm, nn.Identity)
+        and model.patch_embed.proj.in_channels == 3
         and all(_is_plain_block(block) for block in model.blocks)
     )
 

@@ -1,3 +1,4 @@
+import copy
 import json
 from pathlib import Path
 
@@ -125,7 +126,7 @@ def test_adapters_that_do_not_fit_are_refused(tiny_ensemble: Ensemble, tmp_path:
     wide = lively(Ensemble([*tiny_branches()[:2], tiny_branches()[0]]))
     for branch in wide.branches:
         branch.backbone.blocks[1].attn.qkv = torch.nn.Linear(32, 90)  # type: ignore[union-attr, index]
-    with pytest.raises(ValueError, match=r"is \(96, 4\), needed \(90, 4\)"):
+    with pytest.raises(ValueError, match=r"is \(96, 4\) instead of \(90, 4\)"):
         load_adapter(wide, tmp_path / "three")
     assert adapter_names(wide) == []
     with pytest.raises(FileNotFoundError, match=r"it has no adapter_config.json"):
@@ -139,3 +140,88 @@ def test_adapters_that_do_not_fit_are_refused(tiny_ensemble: Ensemble, tmp_path:
         attach_adapter(Ensemble(tiny_branches()), targets=["nothing"])
     with pytest.raises(ValueError, match="has no adapter"):
         save_adapter(Ensemble(tiny_branches()), tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"target_modules": None}, "target_modules cannot be None"),
+        ({"target_modules": ["proj"]}, "missing: .*proj.lora_A"),
+        ({"r": "a"}, "r cannot be 'a'"),
+        ({"r": -1}, "r cannot be -1"),
+        ({"lora_alpha": None}, "lora_alpha cannot be None"),
+        ({"lora_dropout": 2.0}, "lora_dropout cannot be 2.0"),
+        ({"peft_type": "IA3"}, "type 'IA3' cannot be loaded"),
+        ({"use_dora": True}, "use_dora = True is not supported"),
+        ({"alpha_pattern": {"qkv": 3}}, "alpha_pattern = .* is not supported"),
+        ({"layers_to_transform": [0]}, "layers_to_transform = .* is not supported"),
+        ({"bias": "all"}, "bias = 'all' is not supported"),
+    ],
+)
+def test_adapter_settings_that_would_be_misread_are_refused(
+    tiny_ensemble: Ensemble, tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    save_adapter(tuned(tiny_ensemble), tmp_path)
+    config = tmp_path / "adapter_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), **change}))
+    fresh = Ensemble(tiny_branches())
+    with pytest.raises(ValueError, match=message):
+        load_adapter(fresh, tmp_path)
+    assert adapter_names(fresh) == [] and not any("base_layer" in key for key in fresh.state_dict())
+
+
+def test_rank_stabilised_adapters_have_their_own_scale(tiny_ensemble: Ensemble, tmp_path: Path) -> None:
+    save_adapter(tuned(tiny_ensemble), tmp_path)
+    config = tmp_path / "adapter_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "use_rslora": True}))
+    load_adapter(tiny_ensemble, tmp_path, "stabilised")
+    scales = {
+        name: tiny_ensemble.branches[0].backbone.blocks[0].attn.qkv.scaling[name]
+        for name in adapter_names(tiny_ensemble)
+    }  # type: ignore[union-attr, index]
+    assert scales == {"default": 8 / 4, "stabilised": 8 / 4**0.5}
+
+
+def test_incomplete_and_broken_adapters_are_refused(tiny_ensemble: Ensemble, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    save_adapter(tuned(tiny_ensemble), tmp_path)
+    file = tmp_path / "adapter_model.safetensors"
+    tensors = load_file(file)
+    first = next(iter(tensors))
+    save_file({key: value for key, value in tensors.items() if key != first}, file)
+    with pytest.raises(ValueError, match="does not fit this ensemble: missing"):
+        load_adapter(Ensemble(tiny_branches()), tmp_path)
+    tensors[first] = tensors[first] * torch.nan
+    save_file(tensors, file)
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        load_adapter(Ensemble(tiny_branches()), tmp_path)
+
+
+def test_a_folded_metric_takes_no_second_adapter(tiny_ensemble: Ensemble, tmp_path: Path) -> None:
+    metric = DreamSim(tiny_ensemble)
+    metric.attach_adapter(rank=2)
+    metric.save_adapter(tmp_path)
+    metric.fold()
+    with pytest.raises(ValueError, match="cannot load an adapter: one is part of the weights"):
+        metric.load_adapter(tmp_path)
+    with pytest.raises(ValueError, match="cannot attach an adapter"):
+        metric.attach_adapter()
+
+
+def test_saving_the_metric_leaves_an_adapter_in_training_alone(tiny_ensemble: Ensemble, tmp_path: Path) -> None:
+    metric = DreamSim(tuned(tiny_ensemble), fold=False)
+    metric.set_adapter("default", trainable=True)
+    before = [name for name, p in metric.named_parameters() if p.requires_grad]
+    metric.save(tmp_path / "m.safetensors")
+    assert before and [name for name, p in metric.named_parameters() if p.requires_grad] == before
+    images = torch.rand(1, 3, 32, 32)
+    assert torch.allclose(DreamSim(tmp_path / "m.safetensors").embed(images), metric.embed(images), atol=1e-5)
+
+
+def test_tensors_have_the_same_names_before_and_after_the_first_use(tiny_ensemble: Ensemble) -> None:
+    used, fresh = (DreamSim(copy.deepcopy(tuned(tiny_ensemble, name))) for name in ("one", "two"))
+    images = torch.rand(1, 3, 32, 32)
+    expected = used.embed(images)
+    fresh.load_state_dict(used.state_dict())
+    assert torch.allclose(fresh.embed(images), expected, atol=1e-6)

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -117,3 +118,30 @@ def test_an_open_clip_tower_is_a_branch() -> None:
         BranchConfig("tower", "tiny-for-this-test", source="open_clip", feature="pooled", image_size=32)
     ).eval()
     assert branch(torch.rand(2, 3, 32, 32)).shape == (2, 16)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "feature", "size", "width"),
+    [
+        ("resnet18", "pooled", 64, 512),
+        ("tiny_vit_5m_224", "pooled", 64, 320),
+        ("deit_tiny_patch16_224", "pooled", 64, 192),
+        ("beit_base_patch16_224", "cls", 64, 768),
+        ("vit_tiny_r_s16_p8_224", "cls", 64, 192),
+        ("vit_tiny_patch16_224", "cls", 96, 192),
+    ],
+)
+def test_towers_of_other_kinds_are_branches_at_their_own_size(
+    architecture: str, feature: Any, size: int, width: int
+) -> None:
+    branch = Branch(BranchConfig("x", architecture, feature=feature, image_size=size)).eval()
+    assert branch(torch.rand(1, 3, size, size)).shape == (1, width)
+
+
+def test_towers_that_hide_their_tokens_are_refused() -> None:
+    with pytest.raises(ValueError, match="timm does not give out the tokens of 'xcit_nano_12_p16_224'"):
+        Branch(BranchConfig("x", "xcit_nano_12_p16_224"))
+
+
+def test_an_ensemble_takes_any_iterable_of_branches() -> None:
+    assert len(Ensemble(b for b in tiny_branches()).branches) == 3

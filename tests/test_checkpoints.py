@@ -260,6 +260,39 @@ def test_a_download_that_is_no_zip_is_removed_and_asked_for_again(server: FileSe
     load_official(small("clip_vitb32"), progress=False)
 
 
+@pytest.mark.parametrize("bad", ["clip_vitb32_pretrain.pth.tar", "clip_vitb32_single_lora/adapter_model.safetensors"])
+def test_a_bad_member_does_not_stay_in_the_cache(
+    bad: str, server: FileServer, originals: Path, tmp_path: Path, cache: Path
+) -> None:
+    url = path_of(VARIANTS["clip_vitb32"])
+    good, spoilt = server.files[url], Path(shutil.copytree(originals, tmp_path / "spoilt"))
+    (spoilt / bad).write_bytes(b"not what it says" * 100)
+    server.files[url] = write_zip(tmp_path / "bad.zip", spoilt, "clip_vitb32").read_bytes()
+    with pytest.raises(ValueError, match=r"cannot be read|damaged"):
+        load_official(small("clip_vitb32"), progress=False)
+    with pytest.raises(ValueError, match=r"cannot be read|damaged"):
+        load_official(small("clip_vitb32"), weights=tmp_path / "bad.zip", progress=False)
+    assert not [path for path in cache.rglob("*") if path.is_file() and "lock" not in path.name]
+    server.files[url] = good
+    load_official(small("clip_vitb32"), progress=False)
+
+
+def test_a_cache_that_the_original_filled_is_watched_from_the_first_use_on(originals: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(originals, tmp_path / "models"))
+    load_official(small("clip_vitb32"), cache_dir=folder)
+    data = bytearray((folder / "clip_vitb32_pretrain.pth.tar").read_bytes())
+    data[-5000] ^= 255
+    (folder / "clip_vitb32_pretrain.pth.tar").write_bytes(data)
+    with pytest.raises(ChecksumError, match="the file changed or is damaged"):
+        load_official(small("clip_vitb32"), cache_dir=folder)
+
+
+def test_a_cache_of_the_first_releases_is_refused_with_the_reason(cache: Path) -> None:
+    (cache / "clip_vitb32_lora").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"release of dreamsim 0\.1\.x"):
+        load_official(small("clip_vitb32"), offline=True)
+
+
 def test_a_zip_that_a_person_put_into_the_cache_is_used(originals: Path, cache: Path) -> None:
     cache.mkdir()
     archive = write_zip(cache / "dreamsim_clip_vitb32_checkpoint.zip", originals, "clip_vitb32")

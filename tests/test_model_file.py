@@ -92,10 +92,10 @@ def test_half_precision_files_are_half_as_large_and_come_back_in_float32(path: P
     torch.testing.assert_close(again.eval()(x), ensemble.eval()(x), atol=2e-2, rtol=0)  # 11 bits per weight
 
 
-def test_float64_ensembles_are_written_and_come_back_in_float32(tmp_path: Path) -> None:
+def test_float64_ensembles_come_back_in_float64(tmp_path: Path) -> None:
     write_model(tiny().double(), tmp_path / "m.safetensors", CARD)
     again, _ = read_model(tmp_path / "m.safetensors")
-    assert {p.dtype for p in again.parameters()} == {torch.float32}
+    assert {p.dtype for p in again.parameters()} == {torch.float64}
 
 
 def test_values_that_the_dtype_cannot_hold_are_refused(tmp_path: Path) -> None:

@@ -19,13 +19,24 @@ PHOTOGRAPHS = ["astronaut", "coffee", "chelsea", "rocket"]
 
 @pytest.mark.parametrize("name", PHOTOGRAPHS)
 @pytest.mark.parametrize("size", [(224, 224), (64, 64), (518, 300)])
-def test_resize_agrees_with_pil_to_one_grey_level(name: str, size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("upright", [False, True])
+def test_resize_agrees_with_pil_to_one_grey_level(name: str, size: tuple[int, int], upright: bool) -> None:
     pixels = getattr(skimage.data, name)()
+    if upright:  # PIL goes through the passes in another order
+        pixels = np.ascontiguousarray(np.rot90(pixels))
     pil = to_image(PILImage.fromarray(pixels).resize(size[::-1], PILImage.Resampling.BICUBIC))
     difference = (resize(to_image(pixels), size) - pil).abs() * 255
     # PIL rounds to 8 bits after each of its two passes: half a level each, the first seen through the second's weights
     assert difference.max() < 1.15
     assert difference.mean() < 0.31
+
+
+def test_resize_in_inference_mode_leaves_the_gradient_of_later_ones_alive() -> None:
+    with torch.inference_mode():
+        resize(torch.rand(1, 3, 71, 53), (32, 32))
+    image = torch.rand(1, 3, 71, 53, requires_grad=True)
+    resize(image, (32, 32)).sum().backward()
+    assert image.grad is not None and image.grad.isfinite().all()
 
 
 def test_resize_of_the_right_size_returns_the_image() -> None:

@@ -83,10 +83,10 @@ class DistillationLearner(nn.Module):
     def loss(self, generator: torch.Generator, progress: float) -> Tensor:
         pair = self._pairs(generator, progress)
         size = pair[0].shape[-1]
-        large = torch.cat([self._view(images, size, (0.6, 1.0), generator) for images in pair])
+        large = torch.cat([self._view(images, size, (0.75, 1.0), generator) for images in pair])
         views = [self.student_head(self.student(large))]
         if self.local_views:
-            small = [self._view(pair[i % 2], size // 2, (0.35, 0.6), generator) for i in range(self.local_views)]
+            small = [self._view(pair[i % 2], size // 2, (0.5, 0.75), generator) for i in range(self.local_views)]
             views.append(self.student_head(self.student(torch.cat(small))))
         t_teacher, t_student = self.temperatures
         with torch.no_grad():
@@ -155,16 +155,13 @@ def random_views(
 
 
 def recolour(views: Image, generator: torch.Generator) -> Image:
-    """Chroma turned by up to a third of the circle and scaled (one in eight: grey); brightness and contrast changed.
-
-    Else colours alone would name a picture.
-    """
+    """Chroma turned by up to 30 degrees and scaled; brightness and contrast changed: all gently, as they are factors too."""
     u = torch.rand(len(views), 4, 1, 1, 1, generator=generator)
-    angle = (2 * u[:, 0] - 1) * (2 * math.pi / 3)
-    chroma = torch.where(u[:, 1] < 0.125, 0.0, 0.6 + 0.8 * u[:, 1])
+    angle = (2 * u[:, 0] - 1) * (math.pi / 6)
+    chroma = 0.8 + 0.4 * u[:, 1]
     grey = views.mean(1, keepdim=True)
     around = views - grey
     across = (around.roll(1, 1) - around.roll(-1, 1)) / math.sqrt(3)  # a quarter turn about the grey axis
     colours = grey + chroma * (torch.cos(angle) * around + torch.sin(angle) * across)
     middle = grey.mean((2, 3), keepdim=True)
-    return ((colours - middle) * (0.7 + 0.6 * u[:, 2]) + middle + 0.3 * (u[:, 3] - 0.5)).clamp(0, 1)
+    return ((colours - middle) * (0.8 + 0.4 * u[:, 2]) + middle + 0.2 * (u[:, 3] - 0.5)).clamp(0, 1)
