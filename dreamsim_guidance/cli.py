@@ -152,6 +152,8 @@ class Copy:
         to = to / f"{recipe.name.replace('-', '_')}.py" if to.is_dir() else to
         if to.suffix != ".py":
             raise ValueError(f"'{to}' must end in .py to be found as a recipe file.")
+        if to.exists():
+            raise ValueError(f"'{to}' exists already; give another file with --to.")
         to.parent.mkdir(parents=True, exist_ok=True)
         with to.open("x", encoding="utf-8") as file:
             file.write(recipe.source)

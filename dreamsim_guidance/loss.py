@@ -177,6 +177,10 @@ class _Against(Loss):
     def forward(self, images: Image) -> Distance:
         return self.pair(images, self.reference)
 
+    def at(self, step: int | float) -> Loss:
+        fixed = self.pair.at(step)
+        return self if fixed is self.pair else _Against(fixed, self.reference)
+
 
 class _OfPred(PairLoss):
     def __init__(self, loss: Loss) -> None:

@@ -156,8 +156,12 @@ class DreamSim(nn.Module):
         Raises TypeError or ValueError for anything but floating-point RGB in [0, 1] on the metric's device.
         """
         for images, name in ((x, "x"), (y, "y")):
-            self._check(images, name)
+            self.check(images, name)
         _check_batches(x, y)
+        return self.compare(x, y, mask)
+
+    def compare(self, x: AnyImage, y: AnyImage, mask: Mask | None = None) -> Distance:
+        """`forward` for images that have been checked already."""
         return _half_chord(self._direction(x, mask), self._direction(y, mask))
 
     def embed(self, images: Image) -> Tensor:
@@ -165,7 +169,7 @@ class DreamSim(nn.Module):
 
         Centred and of length one (each token for itself) unless `normalize_embeds` is off; at least float32.
         """
-        self._check(images, "images")
+        self.check(images, "images")
         return self._embed(images)
 
     def distance_map(self, x: AnyImage, y: AnyImage, mask: Mask | None = None) -> Float[Tensor, "b rows columns"]:
@@ -179,7 +183,7 @@ class DreamSim(nn.Module):
                 "DreamSim('dino_vitb16_patch'), DreamSim('dinov2_vitb14_patch'), or branches with feature='cls_patch'."
             )
         for images, name in ((x, "x"), (y, "y")):
-            self._check(images, name)
+            self.check(images, name)
         _check_batches(x, y)
         grid = self._grid(x)
         if grid != self._grid(y):
@@ -189,7 +193,7 @@ class DreamSim(nn.Module):
 
     def target(
         self,
-        images: Image,
+        images: Image | Sequence[AnyImage],
         mask: Mask | None = None,
         reduction: Reduction | None = None,
         weights: Sequence[float] | None = None,
@@ -198,12 +202,16 @@ class DreamSim(nn.Module):
 
         One reference serves a whole batch; n references go with a batch of n, one each. With `reduction` every image is
         compared with all of them: "mean" (weighted by `weights`, which need not sum to one) or "min". `mask` is one for
-        all, or without `reduction` one for each reference.
+        all, or without `reduction` one for each reference. References of different sizes come as a list of batches.
         """
-        self._check(images, "the reference")
-        check_range(images, "the reference")
+        references: list[Tensor] = list(images) if isinstance(images, (list, tuple)) else [cast(Tensor, images)]
+        if len(references) > 1 and mask is not None:
+            raise ValueError("a mask goes with references of one size, in one batch; resize and torch.cat them first.")
+        for reference in references:
+            self.check(reference, "the reference")
+            check_range(reference, "the reference")
         with torch.no_grad():  # the reference is fixed: no graph through its branch
-            directions = self._direction(images, mask)
+            directions = torch.cat([self._direction(reference, mask) for reference in references])
         return Target(self, directions, mask, reduction, weights)
 
     def fold(self) -> DreamSim:
@@ -326,7 +334,8 @@ class DreamSim(nn.Module):
         path = fetch(model, revision=revision, cache_dir=cache_dir, token=token)
         return cls(path, device=device, dtype=dtype, resize=resize)
 
-    def _check(self, images: object, name: str) -> None:
+    def check(self, images: object, name: str = "images", overshoot: bool | None = None) -> None:
+        """Raise TypeError or ValueError unless the metric can take `images`; `overshoot` as in `check_candidate`."""
         check_images(images, name)
         images = cast(Tensor, images)
         if images.device != self.device:
@@ -334,7 +343,7 @@ class DreamSim(nn.Module):
                 f"{name} and the metric must be on one device, got {images.device} and {self.device}; "
                 f"use metric.to('{images.device}') or x.to('{self.device}')."
             )
-        check_candidate(images, name)
+        check_candidate(images, name, overshoot)
 
     def _embed(self, images: Tensor) -> Tensor:
         if not torch.compiler.is_compiling():
@@ -406,7 +415,7 @@ class Target(Loss):
         # not persistent: they belong to the run, not to the checkpoint of a model that holds this loss
         self.register_buffer("directions", directions, persistent=False)
         self.register_buffer("mask", mask, persistent=False)
-        share = None if weights is None else torch.tensor(weights, dtype=directions.dtype, device=directions.device)
+        share = None if weights is None else torch.as_tensor(weights, dtype=directions.dtype, device=directions.device)
         self.register_buffer("weights_of_references", None if share is None else share / share.sum(), persistent=False)
 
     @property
@@ -419,7 +428,7 @@ class Target(Loss):
         return super()._apply(fn, recurse)
 
     def forward(self, images: Image) -> Distance:
-        self.metric._check(images, "images")
+        self.metric.check(images, overshoot=True)
         if self.reduction is None and len(self.directions) not in (1, len(images)):
             raise ValueError(
                 f"one reference, or one for each image, is needed, got {len(self.directions)} references and "

@@ -89,11 +89,24 @@ def write_model(
         temporary.touch()
         mode = temporary.stat().st_mode  # what the user's umask allows; safetensors makes files private
         save_file(tensors, temporary, {"format": _FORMAT, "version": _VERSION, "card": text})
+        _order_header(temporary)
         temporary.chmod(mode)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     return path
+
+
+def _order_header(path: Path) -> None:
+    """safetensors shuffles the table of strings: sorted, equal models are equal files, byte by byte."""
+    with open(path, "r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) <= length:  # the tensors' places count from the end of the header, which is padded with blanks
+            file.seek(8)
+            file.write(text.ljust(length))
 
 
 def read_model(path: str | os.PathLike[str]) -> tuple[Ensemble, dict[str, Any]]:

@@ -25,7 +25,7 @@ import PIL
 import torch
 from jaxtyping import Float
 from PIL import Image as PILImage
-from PIL import UnidentifiedImageError
+from PIL import ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from dreamsim_guidance.types import Image
@@ -81,16 +81,16 @@ def check_range(images: Tensor, name: str = "images") -> None:
     raise ValueError(f"{name} must lie in [0, 1], got [{low:.2f}, {high:.2f}]; {_range_advice(low, high)}.")
 
 
-def check_candidate(images: Tensor, name: str = "images") -> None:
+def check_candidate(images: Tensor, name: str = "images", overshoot: bool | None = None) -> None:
     """Range check for an image that is being judged or optimised; never stalls an accelerator.
 
-    Without a gradient it is `check_range`. An image that a gradient flows to may overshoot on its way, so there only a
-    wrong scale is refused: a tenth of all values more than 0.25 outside [0, 1]. Checked on the CPU only, and not inside
-    `torch.compile`, since it needs the values.
+    With `overshoot` only a wrong scale is refused, a tenth of all values more than 0.25 outside [0, 1]: the predictions
+    of a generator and images on their way overshoot a little. Without, it is `check_range`; by default an image that a
+    gradient flows to may overshoot. Checked on the CPU only, and not inside `torch.compile`, since it needs the values.
     """
     if torch.compiler.is_compiling() or images.device.type != "cpu":
         return
-    if not images.requires_grad:
+    if not (images.requires_grad if overshoot is None else overshoot):
         check_range(images, name)
         return
     values = images.detach()
@@ -176,30 +176,49 @@ def _cubic(x: Tensor) -> Tensor:
 
 
 def to_image(picture: PILImage.Image | np.ndarray) -> Image:
-    """A PIL image, or an array `(h, w)` or `(h, w, 3 or 4)` of uint8 or of floats in [0, 1], as `(1, 3, h, w)` float32."""
-    if isinstance(picture, np.ndarray):
-        if picture.dtype != np.uint8:
-            if not np.issubdtype(picture.dtype, np.floating):
-                raise TypeError(
-                    f"an array must be uint8 or floating point in [0, 1], got {picture.dtype}; convert it first."
-                )
-            picture = np.clip(np.round(picture * 255), 0, 255).astype(np.uint8)
-        picture = PILImage.fromarray(picture)
-    pixels = torch.from_numpy(np.array(picture.convert("RGB")))
-    return (pixels.permute(2, 0, 1).float() / 255).unsqueeze(0)
+    """A PIL image, or an array `(h, w)` or `(h, w, 1, 3 or 4)`, as `(1, 3, h, w)` float32 in [0, 1].
+
+    Integers of 8 bits are divided by 255, of 16 bits by 65535; floats must lie in [0, 1] already. Alpha is dropped.
+    Raises TypeError for other types, ValueError for other shapes and ranges.
+    """
+    if isinstance(picture, PILImage.Image):
+        deep = picture.mode == "F" or picture.mode.startswith("I")  # convert("RGB") would clip these at 255
+        pixels = np.array(picture if deep else picture.convert("RGB"))
+        if picture.mode == "I" and pixels.min() >= 0 and pixels.max() <= 65535:  # how some formats come with 16 bits
+            pixels = pixels.astype(np.uint16)
+    else:
+        pixels = picture
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    if pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4) or 0 in pixels.shape:
+        raise ValueError(f"an array must have shape (h, w) or (h, w, 1, 3 or 4), got {pixels.shape}.")
+    if np.issubdtype(pixels.dtype, np.floating):
+        scale = 1
+    elif pixels.dtype in (np.uint8, np.uint16):
+        scale = np.iinfo(pixels.dtype).max
+    else:
+        raise TypeError(
+            f"an array must be uint8, uint16 or floating point in [0, 1], got {pixels.dtype}; convert it first."
+        )
+    native = np.ascontiguousarray(pixels[..., :3], dtype=np.float32)  # also from the other byte order
+    image = (torch.from_numpy(native) / scale).permute(2, 0, 1).unsqueeze(0)
+    if scale == 1:
+        check_range(image, "the picture")
+    return image.expand(1, 3, -1, -1).clamp(0, 1)
 
 
 def load_image(path: str | os.PathLike[str]) -> Image:
-    """The picture in a file as `(1, 3, h, w)` float32 in [0, 1]; converted to RGB as the original does (alpha dropped).
+    """The picture in a file as `(1, 3, h, w)` float32 in [0, 1], upright as its EXIF tag says, without alpha.
 
-    Raises FileNotFoundError, or ValueError for a file that PIL cannot read.
+    16-bit pictures keep their depth. (The original's `preprocess`, and ours in `compat`, ignores the EXIF tag and clips
+    what has more than 8 bits.) Raises FileNotFoundError, or ValueError for a file that PIL cannot read.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"image not found: '{path}'; give the path of a picture (png, jpg, webp, ...).")
     try:
         with PILImage.open(path) as picture:
-            return to_image(picture)
+            return to_image(ImageOps.exif_transpose(picture))
     except (UnidentifiedImageError, OSError, SyntaxError, PILImage.DecompressionBombError) as error:
         raise ValueError(
             f"'{path}' cannot be read as an image ({error}); give a png, jpg, webp, ... that is complete."

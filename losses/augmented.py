@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dreamsim_guidance.loss import Loss
-from dreamsim_guidance.losses.crops import target_of
+from dreamsim_guidance.losses.crops import target_at, target_of
 from dreamsim_guidance.preprocess import check_images, check_range, resize
 from dreamsim_guidance.types import Distance, Image
 
@@ -58,10 +58,16 @@ class Augmented(Loss):
         check_images(reference, "reference")
         check_range(reference, "reference")
         self.size: tuple[int, int] = size or (reference.shape[-2], reference.shape[-1])
-        self.transform = augmentation(self.size) if transform is None else transform
+        # inside a tuple, nn.Module does not see it: kornia draws other numbers after .double() or .to("cuda")
+        self._transform = (augmentation(self.size) if transform is None else transform,)
         self.views, self.draw, self.seed, self.generator = views, draw, seed, generator
         with torch.no_grad():
             self.targets = nn.ModuleList(target_of(metric, self.view(reference, k)) for k in range(views))
+
+    @property
+    def transform(self) -> nn.Module:
+        """The augmentation; it stays where and as it is when the loss is moved or cast."""
+        return self._transform[0]
 
     def view(self, images: Image, k: int) -> Float[Tensor, "b 3 view_h view_w"]:
         """The k-th augmentation of `images`; the same for every image of every batch."""
@@ -69,22 +75,22 @@ class Augmented(Loss):
             raise ValueError(f"k must lie in [0, {self.views}), got {k}.")
         # the random numbers of view k are those of its own seed; the caller's generator is put back
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed * 1_000_003 + k)
+            torch.default_generator.manual_seed(self.seed * 1_000_003 + k)  # not torch.manual_seed: that seeds CUDA too
             return self.transform(resize(images, self.size))
 
     def forward(self, images: Image) -> Distance:
         chosen = range(self.views) if self.generator is None else self._choose(self.generator)
         return self.mean_of(images, chosen)
 
-    def mean_of(self, images: Image, views: Sequence[int]) -> Distance:
-        """The mean distance under some of the views."""
+    def mean_of(self, images: Image, views: Sequence[int], step: int | float = 0) -> Distance:
+        """The mean distance under some of the views; weights that are scheduled inside have their value for `step`."""
         check_images(images)
-        return torch.stack([self.targets[k](self.view(images, k)) for k in views]).mean(0)
+        return torch.stack([target_at(self.targets[k], step)(self.view(images, k)) for k in views]).mean(0)
 
     def at(self, step: int | float) -> Loss:
         """The loss on the views of this step."""
         chosen = self._choose(torch.Generator().manual_seed(self.seed * 1_000_003 + int(step)))
-        return _Drawn(self, chosen)
+        return _Drawn(self, chosen, step)
 
     def _choose(self, generator: torch.Generator) -> tuple[int, ...]:
         return tuple(torch.randperm(self.views, generator=generator)[: self.draw].tolist())
@@ -93,13 +99,13 @@ class Augmented(Loss):
 class _Drawn(Loss):
     name = "augmented"
 
-    def __init__(self, loss: Augmented, views: tuple[int, ...]) -> None:
+    def __init__(self, loss: Augmented, views: tuple[int, ...], step: int | float) -> None:
         super().__init__()
         self.loss = loss
-        self.views = views
+        self.views, self.step = views, step
 
     def forward(self, images: Image) -> Distance:
-        return self.loss.mean_of(images, self.views)
+        return self.loss.mean_of(images, self.views, self.step)
 
 
 def augmentation(size: tuple[int, int], scale: tuple[float, float] = (0.6, 1.0)) -> nn.Module:

@@ -68,6 +68,11 @@ def target_of(metric: Any, reference: Image) -> Any:
     raise TypeError(f"a metric with .target(image), or a pair loss with .against(image), is needed, got {metric!r}.")
 
 
+def target_at(target: Any, step: int | float) -> Any:
+    """The bound loss with scheduled weights fixed, if it has such."""
+    return target.at(step) if isinstance(target, Loss) else target
+
+
 class _Crop(Loss):
     name = "crop"
 
@@ -79,6 +84,10 @@ class _Crop(Loss):
     def forward(self, images: Image) -> Distance:
         check_images(images)
         return self.target(_cut(images, self.box))
+
+    def at(self, step: int | float) -> Loss:
+        fixed = target_at(self.target, step)
+        return self if fixed is self.target else _Crop(fixed, self.box)
 
 
 def _cut(images: Tensor, box: Box) -> Tensor:

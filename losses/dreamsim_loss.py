@@ -50,7 +50,14 @@ class DreamSimLoss(FrozenPairLoss):
 
     def forward(self, pred: Image, target: Float[torch.Tensor, "#b 3 h2 w2"], mask: Mask | None = None) -> Distance:
         # cuts the path to the target: nothing of its branch is kept for the backward pass
-        return self.metric(pred, target.detach(), mask)
+        target = target.detach()
+        self.metric.check(pred, "pred", overshoot=True)
+        self.metric.check(target, "target")
+        if len(target) not in (1, len(pred)):
+            raise ValueError(
+                f"target must have the batch of pred or one image, got {len(target)} targets for {len(pred)} images."
+            )
+        return self.metric.compare(pred, target, mask)
 
     def against(self, reference: Image) -> Loss:
         return self.metric.target(reference)

@@ -75,7 +75,7 @@ class _AgainstFeatures(Loss):
     def forward(self, images: Image) -> Distance:
         check_images(images)
         check_agreement(images, self.shape)
-        check_candidate(images)
+        check_candidate(images, overshoot=True)
         return self.pair._distance(self.pair.features(images), list(self._buffers.values()))  # type: ignore[arg-type]
 
 

@@ -27,7 +27,7 @@ def check_pair(pred: Tensor, target: Tensor) -> None:
             f"pred and target must be on one device, got {pred.device} and {target.device}; "
             "use target.to(pred.device), or loss.to(device) for a loss that holds its reference."
         )
-    check_candidate(pred, "pred")
+    check_candidate(pred, "pred", overshoot=True)
     check_candidate(target, "target")
 
 

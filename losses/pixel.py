@@ -62,7 +62,7 @@ class TotalVariation(Loss):
         from kornia.losses import total_variation
 
         check_images(images)
-        check_candidate(images)
+        check_candidate(images, overshoot=True)
         dtype = torch.promote_types(images.dtype, torch.float32)
         return total_variation(images.to(dtype), reduction="mean").mean(1)
 

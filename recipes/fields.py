@@ -68,6 +68,8 @@ def override(config: Any, words: Sequence[str]) -> Any:
     changed, message = _parse(config, [word for argument in arguments.values() for word in argument])
     if message is None:
         return changed
+    if own := re.search(r"Error parsing (?!--)\S+: (.*?)( For full helptext.*)?$", message):
+        raise ValueError(own[1])  # what the recipe's own __post_init__ says
     for name, argument in arguments.items():
         if _parse(config, argument)[1] is not None:
             got = " ".join(given[name])
@@ -106,7 +108,8 @@ def _split(words: Sequence[str], known: dict[str, Field]) -> dict[str, list[str]
 
 def _argument(name: str, values: list[str], field: Field) -> list[str]:
     if field.many:
-        words = [word for value in values for word in re.split(r"[,\s]+", value.strip("()[] ")) if word]
+        words = values if len(values) > 1 else re.split(r"\s*,\s*", values[0].strip("()[] ")) if values else []
+        words = [word for word in words if word]
         return [f"--{name}", *words]
     value = values[0]
     if field.hint is bool and value.lower() in ("true", "false"):

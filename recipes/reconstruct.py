@@ -11,6 +11,7 @@ minimised: a branch of the metric that was left out, SSIM and L2.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -71,6 +72,16 @@ class Reconstruction:
     """Seed of that noise and of the choice of parts."""
     device: str | None = None
     """cpu, cuda, ...; by default an accelerator if there is one."""
+
+    def __post_init__(self) -> None:
+        for name in ("size", "steps", "draw"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if not self.grids or min(self.grids) < 1:
+            raise ValueError(f"grids must be one or more numbers of at least 1, got {self.grids}.")
+        for name in ("lr", "tv", "noise"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be a number of at least 0, got {getattr(self, name)}.")
 
     def run(self, folder: Path) -> dict[str, Any]:
         """Write reconstruction.png, reconstruction.json, target.png and result.png; return the numbers."""

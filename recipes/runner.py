@@ -5,8 +5,11 @@ A folder that holds the same recipe is resumed; a finished one is left alone; on
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
+import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -36,10 +39,14 @@ class Run:
 def run(recipe: Recipe, folder: Path, replace: bool = False) -> Run:
     """Run `recipe` in `folder`: new, or resumed if the same recipe was interrupted there.
 
-    With `replace`, an earlier run of a recipe of this name is overwritten instead. Raises ValueError if the folder
-    holds something else; errors of the recipe pass through, after their traceback was written to log.txt.
+    With `replace`, an earlier run of a recipe of this name gives way to the new one once that is complete. Raises
+    ValueError if the folder holds something else; errors of the recipe pass through, after their traceback was written
+    to log.txt. Relative paths in the recipe are made absolute, so that the folder can be run again from anywhere.
     """
-    _prepare(recipe, folder, replace)
+    recipe = dataclasses.replace(recipe, config=_absolute(recipe.config))
+    if replace and folder.is_dir() and any(folder.iterdir()):
+        return _replace(recipe, folder)
+    _prepare(recipe, folder)
     finished = folder / "results.json"
     if finished.is_file():
         return Run(folder, json.loads(finished.read_text(encoding="utf-8")), before=True)
@@ -53,7 +60,35 @@ def run(recipe: Recipe, folder: Path, replace: bool = False) -> Run:
             raise
         log.info("finished after %.1f s", time.perf_counter() - start)
     run_folder.write_json(finished, results)
-    return Run(folder, results)
+    return Run(folder, json.loads(finished.read_text(encoding="utf-8")))
+
+
+def _replace(recipe: Recipe, folder: Path) -> Run:
+    """Run beside the folder and take its place at the end; a run that fails leaves it as it is."""
+    if _written(folder).get("recipe") != recipe.name:
+        raise ValueError(f"'{folder}' holds another recipe, {_written(folder).get('recipe')}; give a new folder.")
+    beside = folder.with_name(f".{folder.name}-new")
+    shutil.rmtree(beside, ignore_errors=True)
+    try:
+        done = run(recipe, beside)
+        shutil.rmtree(folder)
+        os.replace(beside, folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return Run(folder, done.results)
+
+
+def _absolute(value: Any) -> Any:
+    """The config with its relative paths made absolute."""
+    if isinstance(value, Path):
+        return value.expanduser().absolute()
+    if type(value) in (tuple, list):
+        return type(value)(_absolute(item) for item in value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        old = {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.init}
+        new = {name: _absolute(item) for name, item in old.items()}
+        return value if new == old else dataclasses.replace(value, **new)
+    return value
 
 
 def new_folder(name: str, parent: Path = Path("runs")) -> Path:
@@ -65,25 +100,15 @@ def new_folder(name: str, parent: Path = Path("runs")) -> Path:
     return folder
 
 
-def _prepare(recipe: Recipe, folder: Path, replace: bool) -> None:
+def _prepare(recipe: Recipe, folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"'{folder}' is a file; give a folder.")
     if not folder.exists() or not any(folder.iterdir()):
         run_folder.create(folder, recipe)
         return
-    if not (folder / "recipe.json").is_file():
-        raise ValueError(f"'{folder}' is neither empty nor a run folder; give a new folder.")
-    there = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
-    here = run_folder.describe(recipe)
+    there, here = _written(folder), run_folder.describe(recipe)
     if there.get("recipe") != recipe.name:
         raise ValueError(f"'{folder}' holds another recipe, {there.get('recipe')}; give a new folder.")
-    if replace:
-        (folder / "results.json").unlink(missing_ok=True)
-        with run_folder.writing(folder / "recipe.py") as file:
-            file.write_text(recipe.source, encoding="utf-8")
-        run_folder.write_json(folder / "recipe.json", here)
-        run_folder.write_json(folder / "versions.json", run_folder.versions())
-        return
     if there.get("config") != here["config"]:
         fields = ", ".join(_differences(there.get("config"), here["config"]))
         raise ValueError(f"'{folder}' holds {recipe.name} with other fields ({fields}); give a new folder.")
@@ -92,6 +117,18 @@ def _prepare(recipe: Recipe, folder: Path, replace: bool) -> None:
             f"'{folder}' was started with another version of the source of {recipe.name}; resume that with "
             f"`dreamsim-guidance run {folder} --resume`, or give a new folder."
         )
+
+
+def _written(folder: Path) -> dict[str, Any]:
+    """The content of the folder's recipe.json."""
+    file = folder / "recipe.json"
+    if not file.is_file():
+        raise ValueError(f"'{folder}' is neither empty nor a run folder; give a new folder.")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"'{file}' is not JSON ({error}); give a new folder.") from error
+    return content if isinstance(content, dict) else {}
 
 
 def _differences(there: Any, here: Any, name: str = "") -> Iterator[str]:

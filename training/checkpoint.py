@@ -58,16 +58,18 @@ def fit(
     name: str = "training",
     report: Callable[[str], None] = lambda line: None,
     watch: Callable[[int], None] = lambda step: None,
+    settings: str = "",
 ) -> None:
     """Train in place, from the checkpoint at `path` if there is one; `watch(step)` is called after every saved step.
 
-    Raises ValueError if the checkpoint belongs to another schedule or seed.
+    Raises ValueError if the checkpoint belongs to another schedule, seed, or other `settings` (whatever else decides
+    what is trained).
     """
     decays = [p for p in learner.parameters() if p.requires_grad and p.ndim > 1]
     others = [p for p in learner.parameters() if p.requires_grad and p.ndim <= 1]
     groups = [{"params": decays, "weight_decay": schedule.weight_decay}, {"params": others, "weight_decay": 0.0}]
     optimiser = torch.optim.AdamW(groups, lr=schedule.learning_rate, betas=(0.9, 0.98))
-    made_for = f"{schedule} seed={seed}"
+    made_for = f"{schedule} seed={seed} {settings}".strip()
     first = 0
     if path.is_file():
         saved = read_checkpoint(path)
@@ -107,6 +109,7 @@ def write_checkpoint(state: dict[str, Any], path: Path) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             torch.save(state, file)
+        os.chmod(name, 0o644)  # mkstemp makes files private
         os.replace(name, path)
     finally:
         Path(name).unlink(missing_ok=True)

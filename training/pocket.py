@@ -8,6 +8,7 @@ feature, so the projections of the CLIP-like ones are scaled until all three spr
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,15 +22,18 @@ from tqdm import tqdm
 
 from dreamsim_guidance.backbones import CLIP_MEAN, CLIP_STD, Branch, BranchConfig
 from dreamsim_guidance.data.captions import Manner
-from dreamsim_guidance.data.drawing import draw
+from dreamsim_guidance.data.drawing import contact_sheet, draw
 from dreamsim_guidance.data.photographs import training_photographs
 from dreamsim_guidance.data.scenes import Scene, random_variation, sample_scene, scene_generator, simplify, vary
 from dreamsim_guidance.ensemble import Ensemble
 from dreamsim_guidance.model_file import write_model
+from dreamsim_guidance.preprocess import save_image
 from dreamsim_guidance.training.checkpoint import Schedule, fit
 from dreamsim_guidance.training.contrastive import ContrastiveLearner
 from dreamsim_guidance.training.distillation import DistillationLearner
-from dreamsim_guidance.training.pocket_report import branch_agreement, report
+from dreamsim_guidance.training.pocket_report import branch_agreement, draw_training, report
+
+log = logging.getLogger(__name__)
 
 __all__ = ["Contrastive", "Distillation", "PretrainPocket", "balance", "draw_scenes", "pocket_branches"]
 
@@ -78,9 +82,19 @@ class PretrainPocket:
     triplets: int
     """Held-out triplets (split "test") of the final report."""
 
+    def __post_init__(self) -> None:
+        batch = min(self.clip.batch, self.open_clip.batch, self.scenes)
+        if not 1 <= self.family <= batch:
+            raise ValueError(f"family must lie between 1 and the scenes and batches, {batch}, got {self.family}.")
+
     def run(self, folder: Path) -> dict[str, Any]:
-        """Train what `folder` does not hold yet; return the held-out agreement of ensemble, branches, L2 and SSIM."""
+        """Train what `folder` does not hold yet; return the held-out agreement of ensemble, branches, L2 and SSIM.
+
+        Beside the model the folder gets scenes.png (what is drawn) and training.png (loss and agreement by step).
+        """
         drawn = draw_scenes(self.scenes, self.family)
+        some = drawn[1][:: max(1, len(drawn[0]) // 32)][:32, 0].float() / 255
+        save_image(contact_sheet(some), folder / "scenes.png")
         ensemble = Ensemble([self.train_branch(j, folder, drawn) for j in range(3)]).eval().requires_grad_(False)
         balance(ensemble)
         results = report(ensemble, self.triplets)
@@ -97,6 +111,7 @@ class PretrainPocket:
             "reference": results,
         }
         write_model(ensemble, folder / "pocket.safetensors", card, dtype=torch.float16)
+        draw_training(folder / "training.txt", folder / "training.png")
         return results
 
     def train_branch(self, j: int, folder: Path, drawn: tuple[list[Scene], Tensor] | None = None) -> Branch:
@@ -129,7 +144,9 @@ class PretrainPocket:
         def watch(step: int) -> None:
             log(f"{name} step {step} agreement {branch_agreement(learner.branch, 300):.3f} on 300 triplets of val")
 
-        fit(learner, settings.schedule, self.seed + 100 * j, folder / f"{name}.pt", name, log, watch)
+        data = (self.scenes, self.family, self.width, self.depth, self.heads, self.projection, sorted(photographs))
+        made_of = f"{settings} of {data}"
+        fit(learner, settings.schedule, self.seed + 100 * j, folder / f"{name}.pt", name, log, watch, made_of)
         return learner.branch
 
 
@@ -221,6 +238,7 @@ def balance(ensemble: Ensemble, count: int = 512) -> tuple[float, ...]:
 
 def _log(path: Path) -> Callable[[str], None]:
     def write(line: str) -> None:
+        log.debug(line)
         with path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 

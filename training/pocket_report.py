@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,9 +16,10 @@ from torch import Tensor, nn
 from dreamsim_guidance.backbones import Branch
 from dreamsim_guidance.data.triplets import Agreement, Triplet, agreement, draw_triplets, sample_triplets
 from dreamsim_guidance.ensemble import Ensemble
+from dreamsim_guidance.preprocess import save_image, to_image
 from dreamsim_guidance.types import Distance, Embedding, Image
 
-__all__ = ["branch_agreement", "cosine_distance", "report", "ssim_distance"]
+__all__ = ["branch_agreement", "cosine_distance", "draw_training", "report", "ssim_distance"]
 
 
 def report(ensemble: Ensemble, count: int) -> dict[str, Any]:
@@ -41,6 +44,27 @@ def branch_agreement(branch: Branch, count: int) -> float:
     """Agreement of one branch on `count` triplets of the split "val"."""
     triplets, pictures = _validation(count)
     return _by_features([_features(branch, images) for images in pictures], _answers(triplets)).share
+
+
+def draw_training(log: Path, picture: Path) -> None:
+    """Loss and agreement of every branch over its steps, read from the lines of `training.txt`."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    found: dict[str, dict[str, dict[int, float]]] = {"loss": {}, "agreement": {}}
+    for line in log.read_text(encoding="utf-8").splitlines():
+        name, _, step, what, value, *_ = line.split()
+        found[what].setdefault(name, {})[int(step)] = float(value)  # a resumed run writes some steps again
+    figure = Figure(figsize=(9, 3.2), dpi=120, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    for axis, (what, curves) in zip(figure.subplots(1, 2), found.items(), strict=True):
+        for name, curve in curves.items():
+            axis.plot(*zip(*sorted(curve.items()), strict=True), label=name)
+        axis.set_xlabel("step")
+        axis.set_title(what if what == "loss" else "agreement on scenes for validation")
+        axis.legend(fontsize=8)
+    canvas.draw()
+    save_image(to_image(np.asarray(canvas.buffer_rgba())), picture)
 
 
 def cosine_distance(x: Embedding, y: Embedding) -> Distance:
