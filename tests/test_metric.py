@@ -181,6 +181,13 @@ def test_many_references_share_one_mask(metric: DreamSim) -> None:
     assert metric.target(references, mask=masks[:1], reduction="min")(torch.rand(3, 3, 32, 32)).shape == (3,)
 
 
+def test_references_of_different_sizes_come_as_a_list(metric: DreamSim) -> None:
+    references, x = [torch.rand(1, 3, 40, 30), torch.rand(1, 3, 32, 64)], torch.rand(2, 3, 32, 32)
+    expected = torch.stack([metric.target(reference)(x) for reference in references])
+    torch.testing.assert_close(metric.target(references, reduction="mean")(x), expected.mean(0))
+    torch.testing.assert_close(metric.target(references, reduction="min")(x), expected.amin(0))
+
+
 def test_weighted_targets_stay_in_float32_under_autocast(metric: DreamSim) -> None:
     target = metric.target(torch.rand(2, 3, 32, 32), reduction="mean", weights=[1.0, 2.0])
     with torch.autocast("cpu", torch.bfloat16):

@@ -82,6 +82,13 @@ def test_the_card_is_in_the_header(path: Path) -> None:
         assert set(file.keys()) == set(tiny().state_dict())
 
 
+def test_equal_models_are_equal_files(tmp_path: Path) -> None:
+    ensemble, contents = tiny(), set()
+    for i in range(8):  # safetensors has six orders of its three strings
+        contents.add(write_model(ensemble, tmp_path / f"{i}.safetensors", CARD).read_bytes())
+    assert len(contents) == 1
+
+
 def test_half_precision_files_are_half_as_large_and_come_back_in_float32(path: Path, tmp_path: Path) -> None:
     ensemble, _ = read_model(path)
     half = write_model(ensemble, tmp_path / "half.safetensors", CARD, dtype=torch.float16)

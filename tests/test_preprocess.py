@@ -146,3 +146,25 @@ def test_grey_and_transparent_files_become_rgb(tmp_path) -> None:
     for mode in ("L", "RGBA", "P", "1", "CMYK"):
         PILImage.new(mode, (5, 4)).save(tmp_path / "a.tif")
         assert load_image(tmp_path / "a.tif").shape == (1, 3, 4, 5)
+
+
+def test_deep_pictures_keep_their_values(tmp_path) -> None:
+    grey = np.arange(20, dtype=np.uint8).reshape(4, 5) * 12
+    PILImage.fromarray(grey).save(tmp_path / "8.png")
+    PILImage.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "16.png")
+    PILImage.fromarray(grey.astype(np.float32) / 255).save(tmp_path / "float.tif")
+    expected = load_image(tmp_path / "8.png")
+    for name in ("16.png", "float.tif"):
+        assert (load_image(tmp_path / name) - expected).abs().max() < 1e-6
+    with pytest.raises(ValueError, match=r"the picture must lie in \[0, 1\], got \[200.00, 200.00\]; use x / 255"):
+        to_image(np.full((4, 4, 3), 200.0))
+    assert to_image(np.zeros((4, 5, 1), np.uint8)).shape == (1, 3, 4, 5)
+
+
+def test_photographs_are_turned_upright(tmp_path) -> None:
+    picture = PILImage.fromarray(np.arange(60, dtype=np.uint8).reshape(4, 5, 3))
+    exif = PILImage.Exif()
+    exif[0x0112] = 6  # the camera was held on its side
+    picture.save(tmp_path / "phone.png", exif=exif)
+    upright = to_image(picture.transpose(PILImage.Transpose.ROTATE_270))
+    assert torch.equal(load_image(tmp_path / "phone.png"), upright)

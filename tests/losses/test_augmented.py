@@ -40,6 +40,26 @@ def test_image_and_reference_get_the_same_view(metric: DreamSim, y: Tensor) -> N
     torch.testing.assert_close(loss(y), torch.zeros(1), atol=1e-6, rtol=0)
 
 
+def test_views_stay_the_same_when_the_loss_is_cast(metric: DreamSim, y: Tensor) -> None:
+    loss = Augmented(metric, y, views=4).double()
+    torch.testing.assert_close(loss(y.double()), torch.zeros(1, dtype=torch.float64), atol=1e-6, rtol=0)
+
+
+def test_drawing_a_view_does_not_reseed_accelerators(
+    metric: DreamSim, y: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loss, seeded = Augmented(metric, y, views=2), []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    loss(y)
+    assert seeded == []
+
+
+def test_schedules_inside_crops_and_views_follow_the_step(x: Tensor, y: Tensor) -> None:
+    fading = Cosine(1.0, 0.0, steps=10) * L1()
+    for loss in (MultiCrop(fading, y), Augmented(fading, y, views=2)):
+        assert (loss.at(0)(x) > 0).all() and torch.equal(loss.at(10)(x), torch.zeros(2))
+
+
 def test_the_value_is_the_mean_over_the_views(metric: DreamSim, x: Tensor, y: Tensor) -> None:
     loss = Augmented(metric, y, views=3, size=(32, 32))
     views = [metric(loss.view(x, k), loss.view(y, k)) for k in range(3)]

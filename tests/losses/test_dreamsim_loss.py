@@ -238,3 +238,20 @@ def test_many_references_are_combined_and_join_a_sum(
     loss = 2 * goal + L1(x)
     torch.testing.assert_close(loss(x), 2 * combine(distances))
     assert list(loss.weights) == ["dreamsim", "l1"]
+
+
+def test_predictions_may_overshoot_in_validation_as_in_training(metric: DreamSim) -> None:
+    loss, target = DreamSimLoss(metric), torch.rand(2, 3, 32, 32)
+    pred = (target * 1.1 - 0.05).requires_grad_()
+    with torch.no_grad():
+        validation = loss(pred, target)
+    torch.testing.assert_close(loss(pred, target), validation)
+    with pytest.raises(ValueError, match=r"pred must lie in \[0, 1\]"):
+        loss(pred.detach() * 255, target)
+    with pytest.raises(ValueError, match=r"target must lie in \[0, 1\]"):
+        loss(pred, pred.detach())
+
+
+def test_one_prediction_has_one_target(metric: DreamSim, unchecked: None) -> None:
+    with pytest.raises(ValueError, match="got 3 targets for 1 images"):
+        DreamSimLoss(metric)(torch.rand(1, 3, 32, 32), torch.rand(3, 3, 32, 32))

@@ -102,3 +102,23 @@ def test_a_word_alone_and_a_field_without_value_are_refused() -> None:
         override(Work(), ["steps"])
     with pytest.raises(ValueError, match="field steps needs a value of type int"):
         override(Work(), ["--steps"])
+
+
+@dataclass(frozen=True)
+class Strict:
+    steps: int = 3
+    names: tuple[str, ...] = ("a",)
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError("steps must be at least 1.")
+
+
+def test_a_recipes_own_objection_is_shown() -> None:
+    with pytest.raises(ValueError, match=r"^steps must be at least 1\.$"):
+        override(Strict(), ["steps=0"])
+
+
+def test_words_with_blanks_stay_whole() -> None:
+    assert override(Strict(), ["names=q r, s"]).names == ("q r", "s")
+    assert override(Strict(), ["--names", "q r", "s"]).names == ("q r", "s")

@@ -128,6 +128,33 @@ def test_an_earlier_run_of_the_recipe_can_be_replaced(counting: Recipe, tmp_path
     assert changed.results["reached"] == 5 and load(tmp_path / "run").config.to == 5
 
 
+def test_a_failed_replacement_leaves_the_earlier_run(counting: Recipe, tmp_path: Path) -> None:
+    run(counting, tmp_path / "run")
+    (tmp_path / "stop").touch()
+    with pytest.raises(KeyboardInterrupt):
+        run(replace(counting, config=Count(to=5)), tmp_path / "run", replace=True)
+    assert load(tmp_path / "run").config.to == 3 and (tmp_path / "run" / "results.json").is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "stop"]
+
+
+@dataclass(frozen=True)
+class Reads:
+    file: Path
+
+    def run(self, folder: Path) -> dict[str, object]:
+        return {"text": self.file.read_text(), "where": self.file, "odd": float("nan")}
+
+
+def test_relative_paths_mean_the_same_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.txt").write_text("words")
+    monkeypatch.chdir(tmp_path)
+    done = run(Recipe("reads", Reads(Path("a.txt")), "", Path("reads.py"), __name__), Path("run"))
+    # as they are in results.json, so that they can be printed as JSON
+    assert done.results == {"text": "words", "where": str(tmp_path / "a.txt"), "odd": "nan"}
+    written = json.loads((tmp_path / "run" / "recipe.json").read_text())
+    assert written["config"]["fields"]["file"] == {"path": str(tmp_path / "a.txt")}
+
+
 def test_two_runs_within_a_second_have_two_folders(tmp_path: Path) -> None:
     first = new_folder("count", tmp_path)
     first.mkdir()
