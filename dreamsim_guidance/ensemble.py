@@ -57,7 +57,14 @@ class Ensemble(nn.Module):
         self.branches = nn.ModuleList(modules)
         self.head: MLPHead | None = None
         if hidden is not None:
-            self.head = MLPHead(self._width(), hidden)
+            self.attach_head(hidden)
+
+    def attach_head(self, hidden: int = 512) -> MLPHead:
+        """A fresh, trainable head behind the features, in place of one that may be there."""
+        self.head = None
+        head = MLPHead(self._width(), hidden).to(device=self.device, dtype=self.dtype)
+        self.head = head
+        return head
 
     @property
     def configs(self) -> tuple[BranchConfig, ...]:

@@ -236,6 +236,14 @@ class DreamSim(nn.Module):
         adapters.attach_adapter(self.ensemble, rank, alpha, dropout, name=name)
         self._changed()
 
+    def attach_head(self, hidden: int = 512) -> None:
+        """Put a fresh, trainable residual MLP behind the frozen features: the paper's other way of tuning.
+
+        Begin with `baseline=True`, as the original does. `save` writes the head with the rest.
+        """
+        self.ensemble.attach_head(hidden)
+        self._changed()
+
     def load_adapter(self, folder: str | os.PathLike[str], name: str = "default") -> None:
         """Attach the adapter in a peft folder and make it the active one. It is not folded at the next use."""
         self._refuse_if_folded("load")

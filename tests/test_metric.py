@@ -348,6 +348,17 @@ def test_the_head_is_a_residual_mlp() -> None:
     assert torch.allclose(ensemble(x), by_hand, atol=TOLERANCE[torch.float32])
 
 
+def test_a_head_is_attached_trained_and_saved(metric: DreamSim, tmp_path: Path) -> None:
+    x, y = pair()
+    metric.attach_head(hidden=8)
+    trainable = [name for name, p in metric.named_parameters() if p.requires_grad]
+    assert trainable == [f"ensemble.head.{name}" for name in ("fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias")]
+    metric(x, y).sum().backward()
+    assert metric.ensemble.head is not None and metric.ensemble.head.fc1.weight.grad is not None
+    metric.save(tmp_path / "m.safetensors")
+    torch.testing.assert_close(DreamSim(tmp_path / "m.safetensors")(x, y), metric(x, y))
+
+
 def test_a_saved_metric_is_loaded_back(metric: DreamSim, tmp_path: Path) -> None:
     x, y = pair()
     metric.save(tmp_path / "a" / "tiny.safetensors", name="tiny", licence="MIT", source="a test")

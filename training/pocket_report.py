@@ -58,7 +58,7 @@ def draw_training(log: Path, picture: Path) -> None:
     figure = Figure(figsize=(9, 3.2), dpi=120, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     for axis, (what, curves) in zip(figure.subplots(1, 2), found.items(), strict=True):
-        for name, curve in curves.items():
+        for name, curve in sorted(curves.items()):
             axis.plot(*zip(*sorted(curve.items()), strict=True), label=name)
         axis.set_xlabel("step")
         axis.set_title(what if what == "loss" else "agreement on scenes for validation")
