@@ -23,7 +23,9 @@ def test_the_autoencoder_is_trained_and_shown(
     monkeypatch.setattr(sys, "argv", ["train_autoencoder.py", "--steps", "2"])
     runpy.run_path(str(ROOT / "examples" / "train_autoencoder.py"), run_name="__main__")
     assert (tmp_path / "autoencoder.png").is_file()
-    assert len(re.findall(r"DreamSim \d\.\d+, L1 \d\.\d+, 1 - SSIM \d\.\d+ on photographs", capsys.readouterr().out)) == 2
+    assert (
+        len(re.findall(r"DreamSim \d\.\d+, L1 \d\.\d+, 1 - SSIM \d\.\d+ on photographs", capsys.readouterr().out)) == 2
+    )
 
 
 @in_the_repository
