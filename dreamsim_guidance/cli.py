@@ -1,4 +1,4 @@
-"""The console script `dreamsim-guidance`: demo, compare, recipes, show, copy, run, version.
+"""The console script `dreamsim-guidance`: demo, compare, evaluate, recipes, show, copy, run, version.
 
 Parsing is tyro's: a command is a dataclass whose fields are its options and which is called to do the work. A mistake
 of the user is one line on stderr and exit code 2, an interrupt is 130; `--debug`, anywhere, adds the traceback. Results
@@ -105,6 +105,60 @@ class Compare:
                 print(f"{distance:.6f}  {label}")
             if found.labels != [str(b) for _, b in found.pairs]:
                 print(f"{sum(distances) / len(distances):.6f}  mean of {len(distances)}")
+        return 0
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """How often metrics agree with human two-alternative judgments, with 95 % intervals.
+
+    Rules: fraction (share of the votes, as the original counts), majority (equal votes left out), unanimous. Intervals are
+    bootstrapped by reference. With several metrics, each one's lead over the first is given too.
+    """
+
+    judgments: Positional[Path]
+    """A folder in NIGHTS' layout (data.csv and pictures), or a csv file of the same columns."""
+    metric: tuple[str, ...] = ("ensemble",)
+    """ensemble, dino_vitb16, ... (published weights), pocket (shipped), a model file (.safetensors), or l2 (pixels)."""
+    split: str | None = None
+    """train, val, test, test_imagenet, test_no_imagenet, ...; by default all rows."""
+    least_votes: int | None = None
+    """Leave out triplets with fewer votes; by default 6 where votes are winners, as in NIGHTS, else 1."""
+    json: bool = False
+    """Print JSON instead of a table."""
+    device: str | None = None
+    """cpu, cuda, mps, ...; by default an accelerator if there is one."""
+
+    def __call__(self) -> int:
+        from dataclasses import asdict
+
+        from dreamsim_guidance.cli_compare import load_metric
+        from dreamsim_guidance.data.judgments import read_nights
+        from dreamsim_guidance.evaluation.score import by_embedding, by_pixels, judge
+        from dreamsim_guidance.recipes.run_folder import plain
+
+        judgments = read_nights(self.judgments, self.split, self.least_votes)
+        distances = {
+            name: by_pixels(judgments) if name == "l2" else by_embedding(load_metric(name, self.device), judgments)
+            for name in self.metric
+        }
+        report = judge(distances, judgments)
+        if self.json:
+            print(jsonlib.dumps(plain(asdict(report)), indent=2))
+            return 0
+        rows = {
+            f"{name}, {rule}": {"agreement": found.value, "from": found.low, "to": found.high, "triplets": found.count}
+            for name, rules in report.agreement.items()
+            for rule, found in rules.items()
+        }
+        _print_table(rows)
+        for name, rules in report.lead.items():
+            for rule, found in rules.items():
+                print(
+                    f"{name} leads {self.metric[0]}, {rule}: {found.value:+.4f} [{found.low:+.4f}, {found.high:+.4f}]"
+                )
+        if report.ceiling is not None:
+            print(f"one person agrees with another (fraction): {report.ceiling:.4f}")
         return 0
 
 
@@ -216,6 +270,7 @@ class Version:
 _Command = (
     Annotated[Demo, subcommand("demo")]
     | Annotated[Compare, subcommand("compare")]
+    | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Recipes, subcommand("recipes")]
     | Annotated[Show, subcommand("show")]
     | Annotated[Copy, subcommand("copy")]

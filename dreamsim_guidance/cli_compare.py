@@ -10,21 +10,18 @@ from __future__ import annotations
 
 import csv
 import glob
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
+from dreamsim_guidance.evaluation.embedding import directions
 from dreamsim_guidance.metric import DreamSim
-from dreamsim_guidance.preprocess import load_image, resize
 
-__all__ = ["Pairs", "distances", "find_pairs", "read_pairs"]
+__all__ = ["Pairs", "distances", "find_pairs", "load_metric", "read_pairs"]
 
 _PICTURES = {".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-
-_BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -77,40 +74,20 @@ def read_pairs(file: Path) -> Pairs:
 
 def distances(pairs: Sequence[tuple[Path, Path]], model: str, device: str | None = None) -> list[float]:
     """The metric's distance for every pair, in order."""
-    metric = _metric(model, device or ("cuda" if torch.cuda.is_available() else "cpu"))
     files = list(dict.fromkeys(path for pair in pairs for path in pair))
-    directions: dict[Path, torch.Tensor] = {}
-    with torch.inference_mode(), tqdm(total=len(files), unit="image", disable=len(files) <= _BATCH) as bar:
-        for batch in _batches(files, metric):
-            images = torch.cat(list(batch.values())).to(metric.device)
-            directions.update(zip(batch, metric.target(images).directions, strict=True))
-            bar.update(len(batch))
-        return [0.5 * float((directions[a] - directions[b]).square().sum()) for a, b in pairs]
+    found = dict(zip(files, directions(load_metric(model, device), files), strict=True))
+    return [0.5 * float((found[a] - found[b]).square().sum()) for a, b in pairs]
 
 
-def _metric(model: str, device: str) -> DreamSim:
+def load_metric(model: str, device: str | None = None) -> DreamSim:
+    """The metric by name, on an accelerator if there is one; an error about weights names the way without."""
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         return DreamSim(model, device=device)
     except OSError as error:
         if model == "pocket":
             raise
         raise OSError(f"{error} Or use --metric pocket, the small models that ship with the package.") from error
-
-
-def _batches(files: Sequence[Path], metric: DreamSim) -> Iterator[dict[Path, torch.Tensor]]:
-    """Images of one shape, a few at a time: squashed to the branches' square while reading if they share one."""
-    sizes = {config.image_size for config in metric.ensemble.configs}
-    batch: dict[Path, torch.Tensor] = {}
-    for file in files:
-        image = load_image(file)
-        if len(sizes) == 1:
-            image = resize(image, (min(sizes), min(sizes)))
-        if batch and (len(batch) == _BATCH or next(iter(batch.values())).shape != image.shape):
-            yield batch
-            batch = {}
-        batch[file] = image
-    if batch:
-        yield batch
 
 
 def _expand(argument: str) -> list[Path]:

@@ -28,7 +28,7 @@ from typing import Any
 
 from dreamsim_guidance.recipes.registry import Recipe, load_module
 
-__all__ = ["create", "describe", "read_recipe", "versions", "write_json", "writing"]
+__all__ = ["create", "describe", "plain", "read_recipe", "versions", "write_json", "writing"]
 
 
 def create(folder: Path, recipe: Recipe) -> None:
@@ -182,16 +182,17 @@ def writing(path: Path) -> Iterator[Path]:
 def write_json(path: Path, value: Any) -> None:
     """Standard JSON: what JSON lacks is written as a string (nan, inf, paths), tensors and arrays as lists."""
     with writing(path) as temporary:
-        temporary.write_text(json.dumps(_plain(value), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(plain(value), indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """`value` in what JSON has."""
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    return _plain(value.tolist()) if hasattr(value, "tolist") else str(value)
+    return plain(value.tolist()) if hasattr(value, "tolist") else str(value)

@@ -1,0 +1,86 @@
+"""Two-alternative forced choice: which of a and b is nearer to the reference, for a metric and for people.
+
+With n votes, k of them for b, and the metric's distances d_a, d_b, the credit of a triplet is under the rule
+
+    fraction    k / n if d_b < d_a, 1 - k / n if d_a < d_b            (LPIPS, DreamSim; its best value is below 1)
+    majority    1 if the metric sides with more than half of the votes, else 0; equal votes are left out
+    unanimous   the same, on triplets without a dissenting vote        (NIGHTS; the easiest part of the triplets)
+
+and 1/2 under every rule if d_a = d_b. Agreement is the mean credit. The rules give very different figures for the same
+metric, so a figure without its rule says little.
+
+Zhang et al., The unreasonable effectiveness of deep features as a perceptual metric, CVPR 2018; Fu et al., DreamSim,
+NeurIPS 2023.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["RULES", "Rule", "ceiling", "credits"]
+
+Rule = Literal["fraction", "majority", "unanimous"]
+RULES: tuple[Rule, ...] = get_args(Rule)
+
+
+def credits(
+    distance_a: ArrayLike, distance_b: ArrayLike, votes_a: ArrayLike, votes_b: ArrayLike, rule: Rule = "fraction"
+) -> NDArray[np.float64]:
+    """Credit of every triplet in [0, 1], shape `(n,)`; NaN where the rule leaves it out.
+
+    `votes_a`, `votes_b` count the people who found a, b nearer. Raises ValueError for an unknown rule, distances that
+    are NaN, negative votes, a triplet without a vote, and arrays of different length.
+    """
+    if rule not in RULES:
+        raise ValueError(f"unknown rule '{rule}'; known: {', '.join(RULES)}.")
+    d_a, d_b, n_a, n_b = _columns(distance_a=distance_a, distance_b=distance_b, votes_a=votes_a, votes_b=votes_b)
+    _check_votes(n_a, n_b)
+    share_b = n_b / (n_a + n_b)
+    of_people = share_b if rule == "fraction" else (share_b > 0.5).astype(np.float64)
+    credit = np.where(d_b < d_a, of_people, np.where(d_a < d_b, 1 - of_people, 0.5))
+    if rule == "majority":
+        credit[n_a == n_b] = np.nan
+    elif rule == "unanimous":
+        credit[np.minimum(n_a, n_b) > 0] = np.nan
+    return credit
+
+
+def ceiling(votes_a: ArrayLike, votes_b: ArrayLike) -> float:
+    """Expected agreement of one person with another, the human ceiling of the rule "fraction"; without bias.
+
+    The chance that two different votes of a triplet agree, averaged over triplets:
+
+        mean_i (k_i (k_i - 1) + (n_i - k_i)(n_i - k_i - 1)) / (n_i (n_i - 1))
+
+    Putting vote shares p into mean(p^2 + (1 - p)^2) counts each vote as agreeing with itself and is too high: 0.86
+    instead of 0.73 with two votes each. Triplets with fewer than two votes say nothing and are left out; ValueError
+    if none is left.
+    """
+    n_a, n_b = _columns(votes_a=votes_a, votes_b=votes_b)
+    _check_votes(n_a, n_b)
+    n = n_a + n_b
+    kept = n >= 2
+    if not kept.any():
+        raise ValueError("the human ceiling needs triplets with at least two votes, got none.")
+    n_a, n_b, n = n_a[kept], n_b[kept], n[kept]
+    return float(np.mean((n_a * (n_a - 1) + n_b * (n_b - 1)) / (n * (n - 1))))
+
+
+def _columns(**columns: ArrayLike) -> list[NDArray[np.float64]]:
+    arrays = {name: np.asarray(values, dtype=np.float64) for name, values in columns.items()}
+    shapes = {name: array.shape for name, array in arrays.items()}
+    if len(set(shapes.values())) > 1 or any(len(shape) != 1 or shape[0] == 0 for shape in shapes.values()):
+        raise ValueError(f"arrays of one length, at least 1, are needed, got {shapes}.")
+    if bad := [name for name, array in arrays.items() if np.isnan(array).any()]:
+        raise ValueError(f"{bad[0]} has NaN at {int(np.isnan(arrays[bad[0]]).argmax())}; leave such triplets out.")
+    return list(arrays.values())
+
+
+def _check_votes(n_a: NDArray[np.float64], n_b: NDArray[np.float64]) -> None:
+    wrong = (n_a < 0) | (n_b < 0) | (n_a + n_b <= 0)
+    if wrong.any():
+        i = int(wrong.argmax())
+        raise ValueError(f"a triplet needs votes, none of them negative, got {n_a[i]:g} and {n_b[i]:g} at {i}.")
