@@ -234,7 +234,7 @@ class _Sum(_Term[Any]):
     def _entries(self) -> Sequence[_Entry]:
         return [_Entry(*entry) for entry in zip(self._names, self._weights, self.parts, strict=True)]
 
-    def forward(self, *images: Tensor) -> Tensor:
+    def _total(self, *images: Tensor) -> Tensor:
         return _weighted(self._entries(), self.terms(*images))
 
     def at(self, step: int | float) -> Any:
@@ -252,11 +252,17 @@ class _Sum(_Term[Any]):
 
 
 class _LossSum(_Sum, Loss):
+    def forward(self, images: Image) -> Distance:
+        return self._total(images)
+
     def of_pred(self) -> PairLoss:
         return _PairSum([entry._replace(loss=entry.loss.of_pred()) for entry in self._entries()])
 
 
 class _PairSum(_Sum, PairLoss):
+    def forward(self, pred: Image, target: Tensor) -> Distance:
+        return self._total(pred, target)
+
     def against(self, reference: Image) -> Loss:
         return _LossSum([entry._replace(loss=entry.loss.against(reference)) for entry in self._entries()])
 

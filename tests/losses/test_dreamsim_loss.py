@@ -255,3 +255,9 @@ def test_predictions_may_overshoot_in_validation_as_in_training(metric: DreamSim
 def test_one_prediction_has_one_target(metric: DreamSim, unchecked: None) -> None:
     with pytest.raises(ValueError, match="got 3 targets for 1 images"):
         DreamSimLoss(metric)(torch.rand(1, 3, 32, 32), torch.rand(3, 3, 32, 32))
+
+
+def test_sums_take_the_names_that_their_terms_take(metric: DreamSim) -> None:
+    pred, target = torch.rand(2, 3, 32, 32), torch.rand(2, 3, 32, 32)
+    loss = DreamSimLoss(metric) + 0.5 * L1()
+    torch.testing.assert_close(loss(pred=pred, target=target), loss(pred, target))
