@@ -133,7 +133,7 @@ class Evaluate:
         from dataclasses import asdict
 
         from dreamsim_guidance.cli_compare import load_metric
-        from dreamsim_guidance.data.judgments import read_nights
+        from dreamsim_guidance.data.nights import read_nights
         from dreamsim_guidance.evaluation.score import by_embedding, by_pixels, judge
         from dreamsim_guidance.recipes.run_folder import plain
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dreamsim_guidance import save_image
-from dreamsim_guidance.data.judgments import read_nights
+from dreamsim_guidance.data.nights import read_nights
 
 ROW = {
     "id": 0, "left_vote": 1, "right_vote": 0, "votes": 6, "ref_path": "ref/0.png", "left_path": "a/0.png",
