@@ -4,17 +4,21 @@ Judgments.images                 the distinct pictures, so that each is read and
 Judgments.reference, .a, .b      (n,) positions among them
 Judgments.votes_a, .votes_b      (n,) people, at least one vote for each triplet
 Judgments.group, .split          (n,) words; what a group is depends on the set
+
+The readers of the sets, one file each, yield `Triplet`s and `gather` them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Judgments"]
+__all__ = ["Judgments", "Triplet", "choose", "gather", "take_stock"]
 
 
 @dataclass(frozen=True)
@@ -48,3 +52,85 @@ class Judgments:
             group=tuple(self.group[i] for i in chosen),
             split=tuple(self.split[i] for i in chosen),
         )
+
+
+@dataclass(frozen=True)
+class Triplet:
+    """One row of `Judgments`, with the pictures' files."""
+
+    reference: Path
+    a: Path
+    b: Path
+    votes_a: float
+    votes_b: float
+    group: str = ""
+    split: str = ""
+
+    @property
+    def votes(self) -> float:
+        return self.votes_a + self.votes_b
+
+
+def gather(triplets: Sequence[Triplet], source: Path) -> Judgments:
+    """The normal form of triplets read from `source`. Raises FileNotFoundError if a picture is missing."""
+    images, (reference, a, b) = take_stock(
+        source, [t.reference for t in triplets], [t.a for t in triplets], [t.b for t in triplets]
+    )
+    return Judgments(
+        images=images,
+        reference=reference,
+        a=a,
+        b=b,
+        votes_a=np.array([t.votes_a for t in triplets], dtype=np.float64),
+        votes_b=np.array([t.votes_b for t in triplets], dtype=np.float64),
+        group=tuple(t.group for t in triplets),
+        split=tuple(t.split for t in triplets),
+    )
+
+
+def take_stock(source: Path, *columns: Sequence[Path]) -> tuple[tuple[Path, ...], list[NDArray[np.int64]]]:
+    """The distinct files of columns of files, row by row, and each column as positions among them.
+
+    Raises FileNotFoundError with how many are missing and the first.
+    """
+    images = tuple(dict.fromkeys(file for row in zip(*columns, strict=True) for file in row))
+    if missing := [file for file in images if not file.is_file()]:
+        raise FileNotFoundError(
+            f"{len(missing)} of {len(images)} pictures of '{source}' are missing, the first: '{missing[0]}'."
+        )
+    place = {file: i for i, file in enumerate(images)}
+    return images, [np.array([place[file] for file in column], dtype=np.int64) for column in columns]
+
+
+@runtime_checkable
+class _Row(Protocol):
+    @property
+    def split(self) -> str: ...
+    @property
+    def votes(self) -> float: ...
+
+
+Row = TypeVar("Row", bound=_Row)
+
+
+def choose(
+    rows: Sequence[Row],
+    source: Path,
+    split: str | None = None,
+    least_votes: int = 1,
+    is_in: Callable[[Row], bool] | None = None,
+) -> list[Row]:
+    """The rows of a split (None: all; `is_in` says otherwise what belongs to it) with enough votes.
+
+    Raises ValueError if there are none, with the splits that there are.
+    """
+    belongs = is_in or (lambda row: row.split == split)
+    chosen = [row for row in rows if row.votes >= least_votes and (split is None or belongs(row))]
+    if not chosen:
+        known = ", ".join(sorted({row.split for row in rows} - {""})) or "none"
+        wanted = " ".join(
+            ([f"of split {split!r}"] if split is not None else [])
+            + ([f"with at least {least_votes} votes"] if least_votes > 1 else [])
+        )
+        raise ValueError(f"'{source}' has no judgments {wanted or 'at all'}, of {len(rows)}; its splits: {known}.")
+    return chosen

@@ -66,13 +66,15 @@ def test_the_originals_splits(tmp_path: Path) -> None:
     [
         (
             {"left_vote": 0.5, "right_vote": 0.9},
-            r"line 2: left_vote and right_vote must lie in \[0, 1\] and add up to 1",
+            "line 2: left_vote and right_vote must add up to 1, got 0.5 and 0.9",
         ),
-        ({"left_vote": "x"}, "must be numbers"),
-        ({"votes": 0}, "votes be at least 1"),
+        ({"left_vote": "x"}, "line 2: left_vote must be a number, got 'x'"),
+        ({"left_vote": -0.5, "right_vote": 1.5}, "left_vote must be between 0 and 1, got -0.5"),
+        ({"votes": "inf"}, "votes must be finite and at least 1, got inf"),
+        ({"votes": 0}, "votes must be finite and at least 1, got 0"),
         ({"ref_path": "../secret.png"}, "leaves the folder"),
         ({"left_path": "/etc/passwd"}, "leaves the folder"),
-        ({"split": "val"}, "no triplets of split 'train' .* its splits: val"),
+        ({"split": "val"}, "no judgments of split 'train' .* its splits: val"),
     ],
 )
 def test_odd_rows_are_refused_with_their_line(tmp_path: Path, change: dict[str, Any], message: str) -> None:

@@ -1,0 +1,113 @@
+"""Scores of quality: how good people found each distorted picture of a reference, on the scale of its set.
+
+Ratings.images                   the distinct pictures
+Ratings.reference, .distorted    (n,) positions among them
+Ratings.score                    (n,) higher is better, whatever the set's own direction
+Ratings.group, .split            (n,) words; the group is the kind of distortion
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dreamsim_guidance.data.judgments import Judgments, take_stock
+
+__all__ = ["MIXED", "Rating", "Ratings", "gather_ratings"]
+
+MIXED = "mixed"
+"""Group of a triplet whose two candidates are of two groups."""
+
+
+@dataclass(frozen=True)
+class Ratings:
+    """Distorted pictures with scores; see the module's documentation."""
+
+    images: tuple[Path, ...]
+    reference: NDArray[np.int64]
+    distorted: NDArray[np.int64]
+    score: NDArray[np.float64]
+    group: tuple[str, ...]
+    split: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.reference)
+
+    def judgments(self) -> Judgments:
+        """All pairs of distorted pictures of one reference (and split), as triplets of one vote.
+
+        The vote goes to the higher score, half a vote to each of two equal ones. a is the one that comes first in the
+        set, so that the order tells nothing. 120 pictures of a reference make 7140 triplets. These votes are derived:
+        nobody compared the two, and a ceiling of human agreement cannot be had from them.
+        """
+        first, second = [], []
+        splits = np.unique(np.array(self.split), return_inverse=True)[1]
+        for of_one in _groups(np.stack([self.reference, splits])):
+            i, j = np.triu_indices(len(of_one), 1)
+            first.append(of_one[i])
+            second.append(of_one[j])
+        a, b = np.concatenate(first), np.concatenate(second)
+        if not len(a):
+            raise ValueError("pairs need two distorted pictures of one reference, and no reference has two.")
+        gap = self.score[a] - self.score[b]
+        votes_a = np.where(gap > 0, 1.0, np.where(gap < 0, 0.0, 0.5))
+        return Judgments(
+            images=self.images,
+            reference=self.reference[a],
+            a=self.distorted[a],
+            b=self.distorted[b],
+            votes_a=votes_a,
+            votes_b=1 - votes_a,
+            group=tuple(
+                self.group[i] if self.group[i] == self.group[j] else MIXED
+                for i, j in zip(a.tolist(), b.tolist(), strict=True)
+            ),
+            split=tuple(self.split[i] for i in a.tolist()),
+        )
+
+
+def _groups(keys: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Positions of equal columns, in order."""
+    _, number = np.unique(keys, axis=1, return_inverse=True)
+    order = np.argsort(number.reshape(-1), kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(number.reshape(-1)[order])) + 1)
+
+
+@dataclass(frozen=True)
+class Rating:
+    """One row of `Ratings`, with the pictures' files."""
+
+    reference: Path
+    distorted: Path
+    score: float
+    group: str = ""
+    split: str = ""
+
+    @property
+    def votes(self) -> float:
+        return 1.0  # the sets give means, most without how many people they are of
+
+
+def gather_ratings(ratings: Sequence[Rating], source: Path) -> Ratings:
+    """The normal form of ratings read from `source`.
+
+    Raises FileNotFoundError if a picture is missing, ValueError if one is rated twice.
+    """
+    seen: set[Path] = set()
+    for rating in ratings:
+        if rating.distorted in seen:
+            raise ValueError(f"'{source}': '{rating.distorted.name}' is rated twice; keep one line of it.")
+        seen.add(rating.distorted)
+    images, (reference, distorted) = take_stock(source, [r.reference for r in ratings], [r.distorted for r in ratings])
+    return Ratings(
+        images=images,
+        reference=reference,
+        distorted=distorted,
+        score=np.array([r.score for r in ratings], dtype=np.float64),
+        group=tuple(r.group for r in ratings),
+        split=tuple(r.split for r in ratings),
+    )
