@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import Positional, subcommand
 
+from dreamsim_guidance.cli_study import Study
 from dreamsim_guidance.recipes import fields, registry
 
 __all__ = ["main"]
@@ -132,10 +133,10 @@ class Evaluate:
     def __call__(self) -> int:
         from dataclasses import asdict
 
+        from dreamsim_guidance.atomic import plain
         from dreamsim_guidance.cli_compare import load_metric
         from dreamsim_guidance.data.nights import read_nights
         from dreamsim_guidance.evaluation.score import by_embedding, by_pixels, judge
-        from dreamsim_guidance.recipes.run_folder import plain
 
         judgments = read_nights(self.judgments, self.split, self.least_votes)
         distances = {
@@ -271,6 +272,7 @@ _Command = (
     Annotated[Demo, subcommand("demo")]
     | Annotated[Compare, subcommand("compare")]
     | Annotated[Evaluate, subcommand("evaluate")]
+    | Annotated[Study, subcommand("study")]
     | Annotated[Recipes, subcommand("recipes")]
     | Annotated[Show, subcommand("show")]
     | Annotated[Copy, subcommand("copy")]

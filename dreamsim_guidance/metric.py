@@ -162,7 +162,7 @@ class DreamSim(nn.Module):
 
     def compare(self, x: AnyImage, y: AnyImage, mask: Mask | None = None) -> Distance:
         """`forward` for images that have been checked already."""
-        return _half_chord(self._direction(x, mask), self._direction(y, mask))
+        return _half_chord(self.directions(x, mask), self.directions(y, mask))
 
     def embed(self, images: Image) -> Tensor:
         """Embedding `(b, d)`, or `(b, 1 + n, d)` for patch variants: class token first, then patches row by row.
@@ -211,7 +211,7 @@ class DreamSim(nn.Module):
             self.check(reference, "the reference")
             check_range(reference, "the reference")
         with torch.no_grad():  # the reference is fixed: no graph through its branch
-            directions = torch.cat([self._direction(reference, mask) for reference in references])
+            directions = torch.cat([self.directions(reference, mask) for reference in references])
         return Target(self, directions, mask, reduction, weights)
 
     def fold(self) -> DreamSim:
@@ -356,14 +356,21 @@ class DreamSim(nn.Module):
     def _embed(self, images: Tensor) -> Tensor:
         if not torch.compiler.is_compiling():
             _fold_first(self)
-        features = self.ensemble(images, squash=self.resize)
+        return self.normalize(self.ensemble(images, squash=self.resize))
+
+    def normalize(self, features: Tensor) -> Tensor:
+        """The ensemble's features as an embedding: centred and of length one, unless `normalize_embeds` is off."""
         features = features.to(torch.promote_types(features.dtype, torch.float32))
         if not self.normalize_embeds:
             return features
         return _unit(features - features.mean(-1, keepdim=True))
 
-    def _direction(self, images: Tensor, mask: Tensor | None) -> Embedding:
-        """The unit vector whose chord is the distance; patch tokens pooled by the mask, as the original pools them."""
+    def directions(self, images: Image, mask: Mask | None = None) -> Embedding:
+        """Unit vectors `(b, d)`: half the squared chord between two of them is the images' distance.
+
+        For whoever compares every image with many, as training does; differentiable. Patch tokens are pooled by the
+        mask, as the original pools them. The images are not checked.
+        """
         embedding = self._embed(_mask_out(images, mask))
         if self.ensemble.has_patches:
             patches = embedding[:, 1:]
@@ -442,7 +449,7 @@ class Target(Loss):
                 f"one reference, or one for each image, is needed, got {len(self.directions)} references and "
                 f"{len(images)} images; to compare with all of them choose reduction='mean' or 'min'."
             )
-        x = self.metric._direction(images, self.mask)
+        x = self.metric.directions(images, self.mask)
         if self.reduction is None:
             return _half_chord(x, self.directions)
         distances = _half_chord(x[:, None], self.directions[None])

@@ -23,6 +23,7 @@ from timm.layers.patch_embed import PatchEmbed
 from timm.models.vision_transformer import Attention as TimmAttention
 from timm.models.vision_transformer import Block, LayerScale, VisionTransformer
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from dreamsim_guidance.types import Image
 
@@ -71,8 +72,10 @@ def tokens(
     """
     x = _embed_patches(model, images, mean, std)
     last = len(model.blocks) - 1
+    recompute = model.grad_checkpointing and torch.is_grad_enabled()
     for i, block in enumerate(model.blocks):
-        x = _block(block, x, class_only=class_only and i == last)
+        alone = class_only and i == last
+        x = checkpoint(_block, block, x, alone, use_reentrant=False) if recompute else _block(block, x, alone)
     return x
 
 
@@ -128,8 +131,10 @@ def _block(block: Any, x: Tensor, class_only: bool) -> Tensor:
     return x + block.drop_path2(block.ls2(_mlp(block.mlp, block.norm2(x))))
 
 
-def _attend(attn: Any, x: Tensor) -> Tensor:
+def _attend(attn: Any, x: Tensor, queries: int | None = None) -> Tensor:
+    """Attention of the first `queries` tokens, by default of all, to all."""
     q, k, v = attn.qkv(x).unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    q = q[:, :, :queries]
     dropout = attn.attn_drop.p if attn.training else 0.0
     if dropout or torch.compiler.is_compiling():
         y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
@@ -145,7 +150,7 @@ def _attend_class(attn: Any, x: Tensor) -> Tensor:
     q . (W_k y) = (W_k^T q) . y, and sum_j a_j W_v y_j = W_v sum_j a_j y_j, so both products run on one token.
     """
     if type(attn.qkv) is not nn.Linear or (attn.training and attn.attn_drop.p):
-        return _attend(attn, x)[:, :1]  # an adapter is attached: let it see its own input
+        return _attend(attn, x, queries=1)  # an adapter is attached: let it see its own input
     heads = attn.num_heads
     w_q, w_k, w_v = attn.qkv.weight.unflatten(0, (3, heads, -1))
     b_q, _, b_v = attn.qkv.bias.unflatten(0, (3, heads, -1)) if attn.qkv.bias is not None else (None, None, None)

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dreamsim_guidance.atomic import write_json, writing
 from dreamsim_guidance.data.photographs import photograph
 from dreamsim_guidance.ensemble import Ensemble
 from dreamsim_guidance.inversion import Optimised, Pixels, optimise
@@ -28,7 +29,6 @@ from dreamsim_guidance.losses import L2, SSIM, Loss, TotalVariation, grid
 from dreamsim_guidance.metric import DreamSim, Target
 from dreamsim_guidance.preprocess import load_image, resize, save_image
 from dreamsim_guidance.recipes.registry import recipe
-from dreamsim_guidance.recipes.run_folder import write_json, writing
 
 __all__ = ["Parts", "Reconstruction", "reconstruct_photo"]
 

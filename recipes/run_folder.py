@@ -20,15 +20,14 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from dreamsim_guidance.atomic import write_json
 from dreamsim_guidance.recipes.registry import Recipe, load_module
 
-__all__ = ["create", "describe", "plain", "read_recipe", "versions", "write_json", "writing"]
+__all__ = ["create", "describe", "read_recipe", "versions"]
 
 
 def create(folder: Path, recipe: Recipe) -> None:
@@ -163,36 +162,3 @@ def versions() -> dict[str, Any]:
         "accelerator": torch.cuda.get_device_name() if cuda else None,
     }
     return {"python": platform.python_version(), "packages": packages, "machine": machine}
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, with the same ending, that takes its place when the block ends well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    os.close(handle)
-    try:
-        yield Path(name)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Standard JSON: what JSON lacks is written as a string (nan, inf, paths), tensors and arrays as lists."""
-    with writing(path) as temporary:
-        temporary.write_text(json.dumps(plain(value), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def plain(value: Any) -> Any:
-    """`value` in what JSON has."""
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    return plain(value.tolist()) if hasattr(value, "tolist") else str(value)

@@ -19,6 +19,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from dreamsim_guidance.atomic import write_json
 from dreamsim_guidance.recipes import run_folder
 from dreamsim_guidance.recipes.registry import Recipe
 
@@ -59,7 +60,7 @@ def run(recipe: Recipe, folder: Path, replace: bool = False) -> Run:
             log.debug("stopped by %s", type(error).__name__, exc_info=True)
             raise
         log.info("finished after %.1f s", time.perf_counter() - start)
-    run_folder.write_json(finished, results)
+    write_json(finished, results)
     return Run(folder, json.loads(finished.read_text(encoding="utf-8")))
 
 

@@ -10,7 +10,6 @@ DINO-like one, which knows less.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from dreamsim_guidance.data.scenes import Scene, random_variation, sample_scene,
 from dreamsim_guidance.ensemble import Ensemble
 from dreamsim_guidance.model_file import write_model
 from dreamsim_guidance.preprocess import save_image
+from dreamsim_guidance.training.base_models import initialise
 from dreamsim_guidance.training.checkpoint import Schedule, fit
 from dreamsim_guidance.training.contrastive import ContrastiveLearner
 from dreamsim_guidance.training.distillation import DistillationLearner
@@ -194,28 +194,6 @@ def draw_scenes(count: int, family: int = 4, size: int = 64) -> tuple[list[Scene
             pictures[len(scenes)] = (pair * 255).round().byte()
             scenes.append(scene)
     return scenes, pictures
-
-
-def initialise(branch: Branch) -> None:
-    """Random weights for a narrow tower: timm's are made for wide ones, in which attention begins at once.
-
-    Every matrix keeps the variance of its input, the two that write into a block's sum a quarter of it, and positions
-    start as sines and cosines instead of almost alike.
-    """
-    tower = branch.backbone
-    for module in tower.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=module.in_features**-0.5)
-    with torch.no_grad():
-        for block in tower.blocks:
-            block.attn.proj.weight.mul_(0.5)
-            block.mlp.fc2.weight.mul_(0.5)
-        side = math.isqrt(tower.pos_embed.shape[1] - 1)
-        frequencies = math.pi * side ** torch.linspace(0, 1, tower.pos_embed.shape[2] // 4)
-        place = (torch.arange(side) / side)[:, None] * frequencies
-        rows, columns = place.repeat_interleave(side, 0), place.repeat(side, 1)
-        waves = [wave(angle) for angle in (columns, rows) for wave in (torch.sin, torch.cos)]
-        tower.pos_embed[0, 1:] = 0.5 * torch.cat(waves, 1)
 
 
 def balance(ensemble: Ensemble, count: int = 512, first: float = 0.5) -> tuple[float, ...]:

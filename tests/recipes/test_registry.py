@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from dreamsim_guidance.atomic import write_json
 from dreamsim_guidance.recipes import registry, run_folder
 from dreamsim_guidance.recipes.registry import load, recipe, recipes
 
@@ -187,7 +188,7 @@ def test_a_field_that_cannot_be_written_down_is_an_error(tmp_path: Path) -> None
 def test_results_become_standard_json(tmp_path: Path) -> None:
     import torch
 
-    run_folder.write_json(
+    write_json(
         tmp_path / "a.json", {"nan": float("nan"), "tensor": torch.ones(2), "path": Path("x"), 1: (2,)}
     )
     assert json.loads((tmp_path / "a.json").read_text()) == {"nan": "nan", "tensor": [1.0, 1.0], "path": "x", "1": [2]}

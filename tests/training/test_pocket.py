@@ -14,9 +14,10 @@ from dreamsim_guidance.ensemble import Ensemble
 from dreamsim_guidance.model_file import read_model
 from dreamsim_guidance.recipes.pocket import pretrain_pocket, pretrain_pocket_tiny
 from dreamsim_guidance.training import checkpoint
+from dreamsim_guidance.training.base_models import initialise
 from dreamsim_guidance.training.contrastive import ContrastiveLearner, TextTower, info_nce
 from dreamsim_guidance.training.distillation import DistillationLearner, easy_first, random_views, recolour
-from dreamsim_guidance.training.pocket import balance, draw_scenes, initialise, pocket_branches
+from dreamsim_guidance.training.pocket import balance, draw_scenes, pocket_branches
 from dreamsim_guidance.training.pocket_report import report
 
 SHIPPED = Path(dreamsim_guidance.__file__).parent / "weights" / "pocket.safetensors"

@@ -1,0 +1,113 @@
+"""What is tuned: a published variant, the pocket ensemble, a model file, a modern ensemble, or a small one from nothing."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dreamsim_guidance.backbones import Branch, BranchConfig
+from dreamsim_guidance.ensemble import Ensemble
+from dreamsim_guidance.metric import DreamSim
+
+__all__ = ["MODERN", "Scratch", "base_metric", "initialise"]
+
+_HALF = (0.5, 0.5, 0.5)
+
+MODERN = (
+    BranchConfig("dinov3_vitb16", "vit_base_patch16_dinov3", image_size=256, tag="lvd1689m"),
+    BranchConfig(
+        "siglip2_vitb16",
+        "vit_base_patch16_siglip_256",
+        feature="pooled",
+        image_size=256,
+        mean=_HALF,
+        std=_HALF,
+        tag="v2_webli",
+    ),
+    BranchConfig(
+        "pe_core_vitb16",
+        "vit_pe_core_base_patch16_224",
+        feature="pooled",
+        image_size=224,
+        mean=_HALF,
+        std=_HALF,
+        tag="fb",
+    ),
+)
+"""DINOv3 (Siméoni et al., 2025), SigLIP 2 (Tschannen et al., 2025), Perception Encoder (Bolya et al., 2025), all by timm."""
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """A small Vision Transformer with random weights, `size` x `size` pixels."""
+
+    size: int = 64
+    width: int = 128
+    depth: int = 4
+    heads: int = 4
+    patch: int = 8
+    drop_path: float = 0.0
+    """Stochastic depth: the last block's share of skipped pictures in training; it grows linearly from the first."""
+
+    def branch(self) -> BranchConfig:
+        sizes: dict[str, Any] = {"embed_dim": self.width, "depth": self.depth, "num_heads": self.heads}
+        options = {**sizes, "patch_size": self.patch, "drop_path_rate": self.drop_path}
+        return BranchConfig(
+            "scratch", "vit_base_patch16_224", image_size=self.size, mean=_HALF, std=_HALF, overrides=options
+        )
+
+
+def base_metric(
+    model: str | Scratch,
+    weights: Path | None = None,
+    cache_dir: Path | None = None,
+    pretrained: bool = True,
+    normalize_embeds: bool = False,
+) -> DreamSim:
+    """The un-tuned metric. `model` is a variant, "pocket", "modern", a model file, or a `Scratch`.
+
+    Without `pretrained` the weights are random: for dry runs where nothing can be downloaded.
+    """
+    if isinstance(model, Scratch):
+        branch = Branch(model.branch())
+        initialise(branch)
+        return DreamSim(Ensemble([branch]), normalize_embeds=normalize_embeds)
+    if model == "modern":
+        return DreamSim([Branch(config, pretrained) for config in MODERN], normalize_embeds=normalize_embeds)
+    if model == "pocket" or Path(model).suffix == ".safetensors":
+        return DreamSim(model, normalize_embeds=normalize_embeds, **({"baseline": True} if model == "pocket" else {}))
+    return DreamSim(
+        model,
+        weights=weights,
+        cache_dir=cache_dir,
+        pretrained=pretrained,
+        baseline=pretrained,
+        normalize_embeds=normalize_embeds,
+    )
+
+
+def initialise(branch: Branch) -> None:
+    """Random weights for a narrow tower: timm's are made for wide ones, in which attention begins at once.
+
+    Every matrix keeps the variance of its input, the two that write into a block's sum a quarter of it, and positions
+    start as sines and cosines instead of almost alike.
+    """
+    tower = branch.backbone
+    for module in tower.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=module.in_features**-0.5)
+    with torch.no_grad():
+        for block in tower.blocks:
+            block.attn.proj.weight.mul_(0.5)
+            block.mlp.fc2.weight.mul_(0.5)
+        side = math.isqrt(tower.pos_embed.shape[1] - 1)
+        frequencies = math.pi * side ** torch.linspace(0, 1, tower.pos_embed.shape[2] // 4)
+        place = (torch.arange(side) / side)[:, None] * frequencies
+        rows, columns = place.repeat_interleave(side, 0), place.repeat(side, 1)
+        waves = [wave(angle) for angle in (columns, rows) for wave in (torch.sin, torch.cos)]
+        tower.pos_embed[0, 1:] = 0.5 * torch.cat(waves, 1)
