@@ -37,17 +37,20 @@ class ArchiveError(ValueError):
     """A zip that is damaged, unsafe, or lacks a member; nothing was written."""
 
 
-def members(archive: str | os.PathLike[str]) -> dict[str, zipfile.ZipInfo]:
+def members(archive: str | os.PathLike[str], bounded: bool = True) -> dict[str, zipfile.ZipInfo]:
     """The files in a zip by their path, with `/` and without the single folder that all of them may be in.
 
-    Directories and operating systems' litter are left out. Raises FileNotFoundError, or ArchiveError for anything that
+    Directories and operating systems' litter are left out. Files that take more than `MAX_BYTES` are refused, unless
+    `bounded` is False: pictures, not weights. Raises FileNotFoundError, or ArchiveError for anything that
     is not a whole and harmless zip.
     """
     with _opened(Path(archive)) as opened:
-        return _members(opened, Path(archive))
+        return _members(opened, Path(archive), bounded)
 
 
-def extract(archive: str | os.PathLike[str], folder: str | os.PathLike[str], names: Iterable[str]) -> dict[str, Path]:
+def extract(
+    archive: str | os.PathLike[str], folder: str | os.PathLike[str], names: Iterable[str], bounded: bool = True
+) -> dict[str, Path]:
     """Write the members `names` (as `members` gives them) to `folder`, replacing files of the same name.
 
     Either all are written or, after an error, none; each single file is replaced in one step. The last of `names` is
@@ -56,7 +59,7 @@ def extract(archive: str | os.PathLike[str], folder: str | os.PathLike[str], nam
     """
     archive, folder, wanted = Path(archive), Path(folder), list(names)
     with _opened(archive) as opened:
-        known = _members(opened, archive)
+        known = _members(opened, archive, bounded)
         if missing := [name for name in wanted if name not in known]:
             raise ArchiveError(
                 f"{archive} has no {', '.join(missing)}; it has {', '.join(sorted(known)[:12]) or 'no files'}."
@@ -94,7 +97,7 @@ def _opened(archive: Path) -> Iterator[zipfile.ZipFile]:
         ) from error
 
 
-def _members(opened: zipfile.ZipFile, archive: Path) -> dict[str, zipfile.ZipInfo]:
+def _members(opened: zipfile.ZipFile, archive: Path, bounded: bool) -> dict[str, zipfile.ZipInfo]:
     entries: dict[str, zipfile.ZipInfo] = {}
     seen: set[str] = set()
     total = 0
@@ -102,7 +105,7 @@ def _members(opened: zipfile.ZipFile, archive: Path) -> dict[str, zipfile.ZipInf
         if reason := _danger(info):
             raise _refusal(archive, info, reason)
         total += info.file_size
-        if total > MAX_BYTES:
+        if bounded and total > MAX_BYTES:
             raise _refusal(archive, info, f"the files would take more than {MAX_BYTES >> 30} GiB")
         parts = [part for part in info.filename.split("/") if part not in ("", ".")]
         if info.is_dir() or not parts or any(part in _LITTER for part in parts):

@@ -1,4 +1,4 @@
-"""The console script `dreamsim-guidance`: demo, compare, evaluate, recipes, show, copy, run, version.
+"""The console script `dreamsim-guidance`: demo, compare, evaluate, data, recipes, show, copy, run, version.
 
 Parsing is tyro's: a command is a dataclass whose fields are its options and which is called to do the work. A mistake
 of the user is one line on stderr and exit code 2, an interrupt is 130; `--debug`, anywhere, adds the traceback. Results
@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import Positional, subcommand
 
+from dreamsim_guidance.cli_data import Data
 from dreamsim_guidance.cli_study import Study
 from dreamsim_guidance.recipes import fields, registry
 
@@ -273,6 +274,7 @@ _Command = (
     | Annotated[Compare, subcommand("compare")]
     | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Study, subcommand("study")]
+    | Annotated[Data, subcommand("data")]
     | Annotated[Recipes, subcommand("recipes")]
     | Annotated[Show, subcommand("show")]
     | Annotated[Copy, subcommand("copy")]

@@ -49,23 +49,24 @@ def serve(**options: Any) -> Iterator[FileServer]:
             self.answer(state.files[self.path])
 
         def answer(self, data: bytes) -> None:
-            start = 0
+            start, end = 0, len(data)
             asked = self.headers.get("Range")
             if asked and state.ranges and self.headers.get("If-Range", state.etag) == state.etag:
-                start = int(asked.removeprefix("bytes=").removesuffix("-"))
+                first, _, last = asked.removeprefix("bytes=").partition("-")
+                start, end = int(first), min(int(last) + 1, len(data)) if last else len(data)
                 if start >= len(data):
                     return self.fail(416)
                 self.send_response(206)
-                self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+                self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(data)}")
             else:
                 self.send_response(200)
             if state.etag:
                 self.send_header("ETag", state.etag)
             if state.send_length:
-                self.send_header("Content-Length", str(len(data) - start))
+                self.send_header("Content-Length", str(end - start))
             self.send_header("Connection", "close")
             self.end_headers()
-            body = data[start:]
+            body = data[start:end]
             if state.cuts:
                 body = body[: state.cuts.pop(0)]
             for i in range(0, len(body), 65536):

@@ -1,0 +1,211 @@
+"""NIGHTS from its authors' server, in the chunks that they offer, each unpacked and removed before the next.
+
+    filtered      200 zips of about 0.3 GB, ref/000 ... ref/099 and distort/000 ... distort/099
+    unfiltered    8 zips of about 36 GB, each a quarter of ref or distort, and nights_raw.csv
+    jnd           jnd_votes.csv
+
+The chunks of the filtered set come without its table of votes; `data.csv` is read out of nights.zip, the whole set in
+one file, without downloading that. Finished chunks are written down in `.<set>.json`, so that an interrupted download
+goes on with the bytes that are missing. While chunks are missing, the table holds the triplets whose pictures are here,
+and the whole one lies beside it as `data_all.csv`.
+
+Addresses and sizes: the scripts and the README of https://github.com/ssundaram21/dreamsim.
+"""
+
+from __future__ import annotations
+
+import csv
+import errno
+import io
+import json
+import os
+import shutil
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from dreamsim_guidance import archive, checksums
+from dreamsim_guidance.cache import locked
+from dreamsim_guidance.data.remote_zip import read_member
+from dreamsim_guidance.download import DownloadError, download
+
+__all__ = ["PARTS", "SERVER", "Chunk", "NightsSet", "chunks", "download_nights"]
+
+SERVER = "https://data.csail.mit.edu/nights"
+
+NightsSet = Literal["filtered", "unfiltered", "jnd"]
+
+PARTS = 100
+"""Folders of either set, 000 to 099."""
+
+_UNPACKED = {"filtered": 58 << 30, "unfiltered": 289 << 30}
+"""Of all chunks, as the README of the original says; for the look at the disk."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """One zip of the server, its files' folder below the set's, and about how many bytes they take."""
+
+    name: str
+    address: str
+    folder: str
+    size: int
+
+
+def chunks(which: NightsSet, parts: Collection[int] | None = None) -> list[Chunk]:
+    """The chunks that hold `parts`, numbers from 0 to 99 (None: all). Raises ValueError for other numbers."""
+    wanted = set(range(PARTS)) if parts is None else set(parts)
+    if not wanted or not wanted <= set(range(PARTS)):
+        raise ValueError(f"parts are numbers from 0 to {PARTS - 1}, at least one, got {sorted(wanted)}.")
+    if which == "jnd":
+        return []
+    step = 1 if which == "filtered" else 25
+    size = _UNPACKED[which] * step // PARTS // 3
+    found = []
+    for start in range(0, PARTS, step):
+        if wanted & set(range(start, start + step)):
+            for folder, pictures in (("ref", 1), ("distort", 2)):
+                name = f"{folder}/{start:03d}" if which == "filtered" else f"{folder}_{start}_{start + step - 1}"
+                where = "nights_chunked" if which == "filtered" else "nights_unfiltered"
+                found.append(Chunk(name, f"{where}/{name}.zip", folder, pictures * size))
+    return found
+
+
+def download_nights(
+    to: Path | str,
+    which: NightsSet = "filtered",
+    parts: Collection[int] | None = None,
+    base_url: str = SERVER,
+    progress: bool = True,
+) -> Path:
+    """Fetch a set, or the chunks that hold `parts` of it, into the folder `to`; returns its table of votes.
+
+    What is there already is not fetched again. Bars on stderr. Raises DownloadError (an OSError) for the network,
+    OSError for a full disk, looked at before the start, ArchiveError and ChecksumError (ValueErrors) for a zip that is
+    damaged or unsafe; the next call goes on from there.
+    """
+    if which not in get_args(NightsSet):
+        raise ValueError(f"unknown set '{which}'; known: {', '.join(get_args(NightsSet))}.")
+    wanted = chunks(which, parts)
+    to, base_url = Path(to), base_url.rstrip("/")
+    to.mkdir(parents=True, exist_ok=True)
+    with locked(to / f".{which}"):
+        if which == "jnd":
+            return _table(to / "jnd_votes.csv", f"{base_url}/jnd_votes.csv", progress)
+        record = _Record(to, which)
+        missing = [chunk for chunk in wanted if not record.has(chunk)]
+        _check_space(to, missing)
+        table = to / ("data.csv" if which == "filtered" else "nights_raw.csv")
+        whole = table.with_stem(f"{table.stem}_all")
+        if table.is_file() and not whole.is_file():  # complete, or put here by hand
+            os.replace(table, whole)
+        if which == "filtered":
+            _read_table(whole, f"{base_url}/nights.zip", table)
+        else:
+            _table(whole, f"{base_url}/nights_unfiltered/{table.name}", progress)
+        try:
+            for chunk in missing:
+                _fetch(chunk, to, base_url, record, progress)
+        finally:
+            _cut(whole, table)
+        shutil.rmtree(to / ".download", ignore_errors=True)
+    return table
+
+
+class _Record:
+    """Which chunks are finished, with the number of files in each folder that they filled."""
+
+    def __init__(self, to: Path, which: str) -> None:
+        self.to, self.file = to, to / f".{which}.json"
+        try:
+            known: Any = json.loads(self.file.read_text())
+        except (OSError, ValueError):
+            known = {}
+        self.finished: dict[str, dict[str, int]] = known if isinstance(known, dict) else {}
+
+    def has(self, chunk: Chunk) -> bool:
+        """Whether it is finished and its files are still there."""
+        folders = self.finished.get(chunk.name, {})
+        return bool(folders) and all(_count(self.to / folder) >= count for folder, count in folders.items())
+
+    def add(self, chunk: Chunk, files: Collection[Path]) -> None:
+        folders = [path.parent.relative_to(self.to).as_posix() for path in files]
+        self.finished[chunk.name] = {folder: folders.count(folder) for folder in sorted(set(folders))}
+        checksums.write_json(self.file, self.finished)
+
+
+def _count(folder: Path) -> int:
+    return sum(entry.is_file() for entry in os.scandir(folder)) if folder.is_dir() else 0
+
+
+def _fetch(chunk: Chunk, to: Path, base_url: str, record: _Record, progress: bool) -> None:
+    packed = to / ".download" / f"{chunk.name.replace('/', '-')}.zip"
+    packed.parent.mkdir(exist_ok=True)
+    download(f"{base_url}/{chunk.address}", packed, progress=progress)
+    try:
+        members = archive.members(packed, bounded=False)
+        name, info = next(iter(members.items()))
+        # `members` takes a single folder around everything off; upstream's script unpacks it with the rest
+        around = info.filename.removesuffix(name)
+        files = archive.extract(packed, to / chunk.folder / around, members, bounded=False)
+    except (archive.ArchiveError, StopIteration) as error:
+        packed.unlink()  # must not be found again by the next call
+        checksums.forget(packed)
+        raise archive.ArchiveError(f"{base_url}/{chunk.address}: {error or 'the zip is empty.'}") from error
+    record.add(chunk, files.values())
+    packed.unlink()
+    checksums.forget(packed)
+
+
+def _table(file: Path, url: str, progress: bool) -> Path:
+    download(url, file, progress=progress)
+    checksums.forget(file)  # people may rename its columns
+    return file
+
+
+def _read_table(file: Path, url: str, name: Path) -> None:
+    if file.is_file():
+        return
+    try:
+        content = read_member(url, lambda member: member.split("/")[-1] == "data.csv")
+    except (DownloadError, ValueError) as error:
+        raise DownloadError(
+            f"the table of votes could not be read: {error} It is data.csv inside of {url}; put it at {name} by other "
+            "means and call again, the pictures are fetched then."
+        ) from error
+    _write(file, content.decode())
+
+
+def _cut(whole: Path, table: Path) -> None:
+    """Write the rows whose pictures are here, or move the whole table there if all are."""
+    with whole.open(newline="", encoding="utf-8-sig") as opened:
+        header, *rows = list(csv.reader(opened)) or [[]]
+    names = ("ref_path", "left_path", "right_path")
+    places = [header.index(name) for name in names if name in header]
+    here = [row for row in rows if all(i < len(row) and (table.parent / row[i]).is_file() for i in places)]
+    if len(places) < len(names) or len(here) == len(rows):  # other columns than known: it cannot be cut
+        os.replace(whole, table)
+        return
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows([header, *here])
+    _write(table, text.getvalue())
+
+
+def _write(file: Path, text: str) -> None:
+    temporary = file.with_name(f".{file.name}.tmp")
+    temporary.write_text(text, encoding="utf-8", newline="")
+    os.replace(temporary, file)
+
+
+def _check_space(to: Path, missing: Collection[Chunk]) -> None:
+    # beside the files, the largest zip
+    needed = sum(chunk.size for chunk in missing) + max((chunk.size for chunk in missing), default=0)
+    free = shutil.disk_usage(to).free
+    if free < needed:
+        raise OSError(
+            errno.ENOSPC,
+            f"the disk is full: about {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free; make room, choose "
+            "another folder, or fetch fewer parts at a time",
+            str(to),
+        )
