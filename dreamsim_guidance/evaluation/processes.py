@@ -1,0 +1,85 @@
+"""The same work on any number of processes: each takes its share of the rows, and all get the whole.
+
+Nothing needs to be said to the code: processes that `accelerate launch` or `torchrun` started find each other through
+accelerate, one process alone does everything. A failure in one of them is raised in all, so that none waits for ever.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+__all__ = ["divided", "is_main", "launched", "process_device"]
+
+_PATIENCE = timedelta(days=7)
+"""A process whose share is done waits for the others; the backends' own limits are minutes."""
+
+_BLOCK = 4096
+"""Rows that are exchanged at a time, to bound the memory."""
+
+T = TypeVar("T")
+
+
+def launched() -> bool:
+    """Whether a launcher started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def is_main() -> bool:
+    """Whether this process is the one that reports."""
+    return int(os.environ.get("RANK", "0")) == 0 if launched() else True
+
+
+def process_device(device: str | None = None) -> str:
+    """`device`, else this process's own accelerator, else the only one, else the CPU."""
+    if device is not None:
+        return device
+    if launched():
+        return str(_state().device)
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def divided(count: int, work: Callable[[range], NDArray[Any]]) -> NDArray[Any]:
+    """Rows `(count, ...)` in order, where `work(range)` makes those of a share of the positions.
+
+    Raises what `work` raises, or RuntimeError in the processes where it did not.
+    """
+    if not launched():
+        return work(range(count))
+    from accelerate.utils import gather_object
+
+    state = _state()
+    share = range(state.process_index, count, state.num_processes)
+    rows: NDArray[Any] | None = None
+    failure: Exception | None = None
+    try:
+        rows = work(share)
+    except Exception as error:
+        failure = error
+    told = gather_object([None if failure is None else str(failure)])
+    if failure is not None:
+        raise failure
+    if failed := [text for text in told if text is not None]:
+        raise RuntimeError(f"another process failed: {failed[0]}")
+    assert rows is not None  # there was no failure
+    shapes = gather_object([(rows.shape[1:], str(rows.dtype))])
+    shape, dtype = shapes[0] if len(rows) == 0 else shapes[state.process_index]  # the first share is never the smaller
+    whole = np.empty((count, *shape), dtype)
+    for first in range(0, -(-count // state.num_processes), _BLOCK):
+        for start, block in gather_object([(state.process_index, rows[first : first + _BLOCK])]):
+            places = range(start, count, state.num_processes)[first : first + _BLOCK]
+            whole[list(places)] = block.reshape(len(places), *shape)
+    return whole
+
+
+def _state() -> Any:
+    from accelerate import PartialState
+
+    on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+    return PartialState(cpu=on_cpu or not torch.accelerator.is_available(), timeout=_PATIENCE)
