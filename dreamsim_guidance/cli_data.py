@@ -1,4 +1,4 @@
-"""`dreamsim-guidance data ...`: fetch NIGHTS, look at a set of judgments before a run depends on it.
+"""`dreamsim-guidance data ...`: fetch NIGHTS, draw scenes, look at a set of judgments before a run depends on it.
 
 A subcommand is a dataclass that is called, as in `cli`; further ones are added to `Data.command`.
 """
@@ -82,11 +82,48 @@ class Check:
 
 
 @dataclass(frozen=True)
+class Scenes:
+    """Draw triplets of scenes with simulated votes, in NIGHTS' layout; the same command goes on with an interrupted set.
+
+    Splits: train, val, test (other scenes) and test_held_out (other scenes, which differ in a factor that never varies
+    in the others). The same seed gives the same files.
+    """
+
+    to: Path
+    """Folder of the set."""
+    triplets: int = 20_000
+    """Of all splits together: seven tenths for training, one tenth for each other split."""
+    seed: int = 0
+    size: int = 64
+    """Side of the pictures in pixels."""
+    held_out: tuple[str, ...] = ("layout", "style")
+    """Of shape, colour, count, layout, rotation, scale, perspective, background, texture, style."""
+    shares: bool = False
+    """Keep all triplets, with shares of votes; without, those on which everyone agrees, with winners, as in NIGHTS."""
+    temperature: float = 0.05
+    """Noise of the votes: distances that differ by this much are told apart by 73 of 100 people."""
+    workers: int | None = None
+    """Processes that draw; by default one for each processor."""
+
+    def __call__(self) -> int:
+        import os
+
+        from dreamsim_guidance.data.scene_set import write_scene_set
+
+        workers = (os.cpu_count() or 1) if self.workers is None else self.workers
+        drawing = (self.triplets, self.seed, self.size, workers)
+        print(write_scene_set(self.to, *drawing, self.held_out, self.shares, self.temperature) / "data.csv")
+        return 0
+
+
+@dataclass(frozen=True)
 class Data:
-    """Sets of human judgments: fetch NIGHTS, check what is on the disk."""
+    """Sets of human judgments: fetch NIGHTS, draw scenes with simulated votes, check what is on the disk."""
 
     command: Annotated[
-        Annotated[Nights, subcommand("nights")] | Annotated[Check, subcommand("check")],
+        Annotated[Nights, subcommand("nights")]
+        | Annotated[Scenes, subcommand("scenes")]
+        | Annotated[Check, subcommand("check")],
         arg(name=""),
     ]
 
