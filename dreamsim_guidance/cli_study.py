@@ -1,0 +1,150 @@
+"""`dreamsim-guidance study`: a web page on which people compare reconstructions, and what they answered."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, subcommand
+
+__all__ = ["Make", "Read", "Study"]
+
+
+@dataclass(frozen=True)
+class Make:
+    """Write a web page on which people compare reconstructions of the same references by several methods.
+
+    One HTML file and its pictures, for any web server or a memory stick; nothing else is needed. Sides and order are
+    random, from a seed. Catch trials have a known answer; repeated trials show whether people agree with themselves.
+    """
+
+    targets: Positional[Path]
+    """Folder of the reference pictures."""
+    methods: Positional[tuple[str, ...]]
+    """A folder for each method, or NAME=FOLDER; pictures are matched by file name, endings may differ."""
+    to: Path
+    """Folder to write, index.html, images/ and study.json; it must not exist, or be empty."""
+    mode: Literal["2afc", "jnd"] = "2afc"
+    """2afc: which of two is more like the reference? jnd: were the two pictures, shown shortly, the same?"""
+    participants: int = 20
+    """How many participant numbers there are; each has its own trials."""
+    trials: int | None = None
+    """Trials for each participant, beside catch and repeated ones; by default all there are, at most 40."""
+    catch: int = 5
+    """Catch trials for each participant."""
+    repeats: int | None = None
+    """Trials that are shown a second time; by default a third, at most 4."""
+    seed: int = 0
+    """Of sides, order and assignment."""
+    name: str = "Comparing pictures"
+    """Title of the page."""
+    question: str | None = None
+    """What people are asked; by default the mode's question."""
+    closing: str = "Please send one of the two files to the person who invited you."
+    """What people read at the end."""
+    size: int = 320
+    """Width and height of the pictures on the screen, in CSS pixels; smaller only where the window is."""
+    exposure: int = 500
+    """Milliseconds that a picture is shown (jnd)."""
+    gap: int = 500
+    """Milliseconds between the two pictures (jnd)."""
+
+    def __call__(self) -> int:
+        from dreamsim_guidance.study import Page, make_study
+
+        page = Page(self.name, self.question, self.closing, self.size, self.exposure, self.gap)
+        made = make_study(
+            self.targets,
+            self.methods,
+            self.to,
+            mode=self.mode,
+            participants=self.participants,
+            trials=self.trials,
+            catch=self.catch,
+            repeats=self.repeats,
+            seed=self.seed,
+            page=page,
+        )
+        for name, stems in made.missing.items():
+            print(f"missing in {name}: {', '.join(stems)}", file=sys.stderr)
+        if made.other_shape:
+            print(
+                f"{len(made.other_shape)} pictures have another aspect ratio than their target, by which people may know "
+                f"the method; the first: '{made.other_shape[0]}'",
+                file=sys.stderr,
+            )
+        study, (few, many) = made.study, made.votes
+        if few == 0:
+            print("some comparisons are shown to nobody; give more --participants or --trials.", file=sys.stderr)
+        what = "triplet" if self.mode == "2afc" else "pair"
+        print(f"study {study.id}: {len(study.methods)} methods, participant numbers 1 to {study.participants}")
+        print(f"{len(study.blocks[0])} answers each; {_between(few, many)} votes for each {what} if all take part")
+        print(f"{self.to / 'index.html'}: publish it with images/, and give out index.html?p=1, ?p=2, ...")
+        print(f"{self.to / 'study.json'}: keep it to yourself, it says which picture is whose")
+        return 0
+
+
+@dataclass(frozen=True)
+class Read:
+    """Put the votes of many people together, leave out who did not look, and write judgments that `evaluate` reads.
+
+    Files of one person, CSV or JSON, early or late, count once. The trials shown twice never count as votes.
+    """
+
+    study: Positional[Path]
+    """The folder that `study make` wrote."""
+    votes: Positional[tuple[Path, ...]]
+    """Files that the page downloaded, CSV or JSON, or folders of them."""
+    to: Path
+    """Folder to write: judgments, pictures, and report.json; it must not exist, or be empty."""
+    least_catch: float = 0.8
+    """Share of the catch trials that a person must have right; who answered none is left out."""
+    least_consistency: float = 0.0
+    """Share of the repeated trials that a person must answer as the first time; who has none is kept."""
+
+    def __call__(self) -> int:
+        from dreamsim_guidance.study import read_study
+        from dreamsim_guidance.study.screening import rules
+
+        outcome = read_study(
+            self.study, self.votes, self.to, least_catch=self.least_catch, least_consistency=self.least_consistency
+        )
+        for file in outcome.empty:
+            print(f"'{file}' holds no votes", file=sys.stderr)
+        for number in outcome.shared:
+            print(f"participant number {number} was used by several people; each is counted", file=sys.stderr)
+        for rule in rules(outcome.study, self.least_catch, self.least_consistency).values():
+            print(rule)
+        for person in outcome.people:
+            print(
+                f"participant {person.participant} ({person.session[:6]}): {person.votes} votes, "
+                f"catch {person.catch_right}/{person.catch}, repeats {person.consistent}/{person.repeats}, "
+                f"{person.median_milliseconds / 1000:.1f} s"
+                + ("" if person.finished else ", not finished")
+                + ("" if person.kept else f", LEFT OUT: {person.why}")
+            )
+        kept = sum(person.kept for person in outcome.people)
+        what = "triplets" if outcome.study.mode == "2afc" else "pairs"
+        print(
+            f"{outcome.votes} votes of {kept} people (of {len(outcome.people)}) for {outcome.judged} {what}: {self.to}"
+        )
+        return 0
+
+
+_Command = Annotated[Make, subcommand("make")] | Annotated[Read, subcommand("read")]
+
+
+@dataclass(frozen=True)
+class Study:
+    """Let people compare reconstructions on a web page (study make), and read their answers (study read)."""
+
+    command: OmitArgPrefixes[OmitSubcommandPrefixes[_Command]]
+
+    def __call__(self) -> int:
+        return self.command()
+
+
+def _between(low: int, high: int) -> str:
+    return str(high) if low == high else f"{low} to {high}"

@@ -1,0 +1,183 @@
+"""Who judges what, on which side, in which order: everything that is random in a study, from one seed.
+
+A *unit* is a reference with two methods (2AFC), or with one method (JND). Every participant number is a block of trials:
+
+assignment    the units are dealt from shuffled decks, one deck after the other, so that after any number of blocks the
+              votes for two units differ by at most one, and nobody gets a unit twice
+sides         every two successive votes for a unit show it both ways round, which first is random
+repeats       trials of the first third come again in the last third, sides swapped: do people agree with themselves?
+catch trials  one at a random place of each equal stretch of the block; their right answer is known
+
+A study with more participants begins with the blocks of the smaller one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Literal, get_args
+
+import numpy as np
+
+from dreamsim_guidance.data.reconstructions import Reconstructions
+
+__all__ = ["CHOICES", "DEGRADED", "MODES", "TARGET", "Mode", "Trial", "Unit", "assign", "design", "units"]
+
+Mode = Literal["2afc", "jnd"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+Kind = Literal["pair", "catch", "repeat"]
+
+TARGET = "the target"
+"""What a catch trial, and every trial of JND, shows in the place of a method."""
+DEGRADED = "the target, degraded"
+
+CHOICES: dict[Mode, tuple[str, str]] = {"2afc": ("left", "right"), "jnd": ("same", "different")}
+
+Unit = tuple[str, str, str]
+"""Reference, method, other method; in JND the other is the target."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One presentation. `left` and `right` (in JND: shown first and second) are a method, TARGET or DEGRADED.
+
+    `answer` is the right choice of a catch trial, `repeats` the id of the trial that a repeat repeats.
+    """
+
+    id: str
+    participant: int
+    position: int
+    kind: Kind
+    reference: str
+    left: str
+    right: str
+    answer: str | None = None
+    repeats: str | None = None
+
+
+def units(found: Reconstructions, mode: Mode = "2afc") -> list[Unit]:
+    """All that can be judged: each reference with each pair of methods that have it, or with each method (JND)."""
+    present = {stem: [name for name, pictures in found.methods.items() if stem in pictures] for stem in found.targets}
+    if mode == "jnd":
+        return [(stem, name, TARGET) for stem, names in present.items() for name in names]
+    return [(stem, one, other) for stem, names in present.items() for one, other in combinations(names, 2)]
+
+
+def assign(count: int, participants: int, trials: int, seed: int = 0) -> list[list[int]]:
+    """For each participant `trials` different units of `count`, votes spread evenly; see the module's documentation."""
+    random = np.random.default_rng([seed, 0])
+    blocks: list[list[int]] = []
+    deck: list[int] = []
+    for _ in range(participants):
+        block, deck = deck[:trials], deck[trials:]
+        if len(block) < trials:
+            fresh = [int(unit) for unit in random.permutation(count)]
+            lacking = trials - len(block)
+            taken = [unit for unit in fresh if unit not in set(block)][:lacking]
+            block += taken
+            deck = [unit for unit in fresh if unit not in set(taken)]
+        blocks.append(block)
+    return blocks
+
+
+def design(
+    chosen: Sequence[Unit],
+    catch_references: Sequence[str],
+    *,
+    mode: Mode = "2afc",
+    participants: int,
+    trials: int,
+    catch: int = 0,
+    repeats: int = 0,
+    seed: int = 0,
+) -> list[list[Trial]]:
+    """The blocks of all participants, first to last. Catch trials use `catch_references` in turn.
+
+    Raises ValueError for numbers that cannot be: more trials than units, more repeats than a third of the trials, ...
+    """
+    if mode not in MODES:
+        raise ValueError(f"unknown mode '{mode}'; known: {', '.join(MODES)}.")
+    if participants < 1 or trials < 1 or catch < 0 or repeats < 0 or seed < 0:
+        raise ValueError("participants and trials must be at least 1, catch, repeats and seed at least 0.")
+    if trials > len(chosen):
+        what = "references and pairs of methods" if mode == "2afc" else "reconstructions"
+        raise ValueError(f"{trials} trials for each participant are too many: there are {len(chosen)} {what}.")
+    if repeats > trials // 3:
+        raise ValueError(f"at most a third of the {trials} trials can be repeated, {trials // 3}, got {repeats}.")
+    if catch and not catch_references:
+        raise ValueError("catch trials need a reference to be shown; there is none that can be degraded visibly.")
+    sides = _Sides(len(chosen), seed)
+    blocks = []
+    for number, block in enumerate(assign(len(chosen), participants, trials, seed), 1):
+        random = np.random.default_rng([seed, 2, number])
+        order = [block[i] for i in random.permutation(trials)]
+        shown = [_show("pair", chosen[unit], sides.swapped(unit)) for unit in order]
+        blocks.append(_block(number, shown, catch_references, mode, catch, repeats, random))
+    return blocks
+
+
+class _Sides:
+    """For every two successive votes of a unit both ways round, in random order."""
+
+    def __init__(self, count: int, seed: int) -> None:
+        self.random = np.random.default_rng([seed, 1])
+        self.first = [False] * count
+        self.votes = [0] * count
+
+    def swapped(self, unit: int) -> bool:
+        if self.votes[unit] % 2 == 0:
+            self.first[unit] = bool(self.random.integers(2))
+        self.votes[unit] += 1
+        return self.first[unit] == bool(self.votes[unit] % 2)
+
+
+def _show(kind: Kind, unit: Unit, swapped: bool, answer: str | None = None) -> Trial:
+    reference, left, right = unit
+    if swapped:
+        left, right = right, left
+    return Trial("", 0, 0, kind, reference, left, right, answer)
+
+
+def _block(
+    number: int,
+    shown: list[Trial],
+    catch_references: Sequence[str],
+    mode: Mode,
+    catch: int,
+    repeats: int,
+    random: np.random.Generator,
+) -> list[Trial]:
+    """The trials of one participant in their order, numbered."""
+    trials = len(shown)
+    # keys on one axis, the pairs at 0, 1, 2, ...: what falls between two of them is shown between them
+    placed: list[tuple[float, Trial, int | None]] = [(float(i), trial, None) for i, trial in enumerate(shown)]
+    last_third = trials - trials // 3 - 0.5
+    for first in random.permutation(trials // 3)[:repeats]:
+        trial = shown[int(first)]
+        again = replace(trial, kind="repeat", left=trial.right, right=trial.left)
+        placed.append((float(random.uniform(last_third, trials)), again, int(first)))
+    for i in range(catch):
+        reference = catch_references[(number - 1 + i) % len(catch_references)]
+        trial = _catch(reference, mode, i + number, bool(random.integers(2)))
+        placed.append((float(random.uniform(i, i + 1)) * trials / catch, trial, None))
+    placed.sort(key=lambda item: item[0])
+    ids = [f"p{number}t{position}" for position in range(1, len(placed) + 1)]
+    of_pair = {int(key): ids[i] for i, (key, trial, _) in enumerate(placed) if trial.kind == "pair"}
+    return [
+        replace(
+            trial,
+            id=ids[i],
+            participant=number,
+            position=i + 1,
+            repeats=None if repeated is None else of_pair[repeated],
+        )
+        for i, (_, trial, repeated) in enumerate(placed)
+    ]
+
+
+def _catch(reference: str, mode: Mode, turn: int, swapped: bool) -> Trial:
+    if mode == "2afc":
+        return _show("catch", (reference, TARGET, DEGRADED), swapped, CHOICES[mode][int(swapped)])
+    same = turn % 2 == 0
+    return _show("catch", (reference, TARGET, TARGET if same else DEGRADED), swapped, CHOICES[mode][0 if same else 1])

@@ -1,0 +1,197 @@
+"""A study as a static web page: one HTML file and its pictures, for any web server or a memory stick.
+
+Pictures are written anew, as PNG without metadata under shuffled numbers: neither the ending, nor a comment of the
+generator, nor the name says whose they are. Their pixels are those of the files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from dreamsim_guidance.data.reconstructions import Reconstructions, find_reconstructions
+from dreamsim_guidance.preprocess import load_image, resize, save_image
+from dreamsim_guidance.study.design import DEGRADED, TARGET, Mode, Trial, design, units
+from dreamsim_guidance.study.folder import check_free, new_folder
+from dreamsim_guidance.study.page import Page, render
+from dreamsim_guidance.study.record import Picture, Study
+from dreamsim_guidance.types import Image
+
+__all__ = ["Made", "make_study"]
+
+_VISIBLE = 0.05
+"""Root mean square difference to its degraded picture that a reference needs for a catch trial."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """What was written: the record, the missing pictures by folder, and how many votes each triplet or pair can get.
+
+    `other_shape` lists pictures whose aspect ratio is not their target's: people may recognise a method by it.
+    """
+
+    study: Study
+    missing: dict[str, list[str]]
+    votes: tuple[int, int]
+    other_shape: list[Path]
+
+
+def make_study(
+    targets: Path | str,
+    methods: Sequence[Path | str],
+    to: Path | str,
+    *,
+    mode: Mode = "2afc",
+    participants: int = 20,
+    trials: int | None = None,
+    catch: int = 5,
+    repeats: int | None = None,
+    seed: int = 0,
+    page: Page | None = None,
+    progress: bool = True,
+) -> Made:
+    """Write `to`/index.html, `to`/images/ and `to`/study.json for the reconstructions of `targets` by each method.
+
+    Participant numbers 1 to `participants` have a block each of `trials` (by default all that can be judged, at most
+    40), `repeats` of them twice (by default a third, at most 4), and `catch` trials with a known answer; see `design`.
+    JND needs one method at least, 2AFC two. All pictures are decoded before anything is written.
+
+    Raises FileNotFoundError and ValueError for folders and pictures (see `find_reconstructions`), numbers that cannot
+    be, references of which none changes visibly when degraded, a text that names a method, and a folder `to` that is
+    not empty.
+    """
+    page = page or Page()
+    to = Path(to)
+    found = find_reconstructions(targets, methods, least=1 if mode == "jnd" else 2)
+    if taken := {TARGET, DEGRADED} & found.methods.keys():
+        raise ValueError(f"a method cannot be called '{taken.pop()}'; give it another name: NAME=FOLDER.")
+    _check_silent(page, found.methods)
+    chosen = units(found, mode)
+    if not chosen:
+        raise ValueError("no reference was reconstructed by two methods, so there is nothing to compare.")
+    trials = min(40, len(chosen)) if trials is None else trials
+    repeats = min(4, trials // 3) if repeats is None else repeats
+    # the numbers are checked before the pictures are decoded
+    design(chosen, list(found.targets), **(numbers := _numbers(mode, participants, trials, catch, repeats, seed)))
+    check_free(to)
+    sizes = found.check(progress)
+    blocks = design(chosen, _catch_references(found, {unit[0] for unit in chosen}, catch, seed), **numbers)
+    pictures, extra = _pictures(found, [trial for block in blocks for trial in block], seed)
+    study = Study(
+        id="",
+        title=page.title,
+        mode=mode,
+        seed=seed,
+        participants=participants,
+        methods=tuple(found.methods),
+        pictures=tuple(pictures),
+        extra=tuple(extra),
+        blocks=tuple(map(tuple, blocks)),
+    )
+    study = replace(study, id=_identity(study, page))
+    with new_folder(to) as folder:
+        (folder / "images").mkdir()
+        for picture in tqdm(sorted([*pictures, *extra], key=_file), desc="writing", unit="image", disable=not progress):
+            image = load_image(picture.source)
+            save_image(_degraded(image) if picture.shows == DEGRADED else image, folder / picture.file)
+        (folder / "study.json").write_text(study.json(), encoding="utf-8")
+        (folder / "index.html").write_text(render(study, page), encoding="utf-8")
+    votes = Counter((t.reference, *sorted((t.left, t.right))) for b in blocks for t in b if t.kind == "pair")
+    other = [
+        file
+        for files in found.methods.values()
+        for stem, file in files.items()
+        if abs(math.log(_aspect(sizes[file]) / _aspect(sizes[found.targets[stem]]))) > 0.02
+    ]
+    few = min(votes.values()) if len(votes) == len(chosen) else 0
+    return Made(study, found.missing, (few, max(votes.values())), other)
+
+
+def _check_silent(page: Page, methods: Iterable[str]) -> None:
+    """Raise ValueError if what people read names a method."""
+    for field in ("title", "question", "closing"):
+        text = getattr(page, field)
+        if text in (None, getattr(Page, field)):
+            continue
+        if named := [name for name in methods if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text, re.IGNORECASE)]:
+            raise ValueError(
+                f"the {field} {text!r} names the method '{named[0]}', which people must not know; write another, or "
+                "call the method otherwise: NAME=FOLDER."
+            )
+
+
+def _numbers(mode: Mode, participants: int, trials: int, catch: int, repeats: int, seed: int) -> dict:
+    return {
+        "mode": mode,
+        "participants": participants,
+        "trials": trials,
+        "catch": catch,
+        "repeats": repeats,
+        "seed": seed,
+    }
+
+
+def _aspect(size: tuple[int, int]) -> float:
+    return size[1] / size[0]
+
+
+def _file(picture: Picture) -> str:
+    return picture.file
+
+
+def _degraded(image: Image) -> Image:
+    """Reduced to 6 x 6 pixels and enlarged again: a few blurred patches of its colours."""
+    return resize(resize(image, (6, 6)).clamp(0, 1), (image.shape[-2], image.shape[-1])).clamp(0, 1)
+
+
+def _catch_references(found: Reconstructions, used: set[str], count: int, seed: int) -> list[str]:
+    """Up to `count` references, at random, whose degraded picture is visibly another."""
+    stems = [stem for stem in found.targets if stem in used]
+    suitable: list[str] = []
+    for i in np.random.default_rng([seed, 3]).permutation(len(stems)):
+        if len(suitable) == count:
+            break
+        image = load_image(found.targets[stems[i]])
+        if float((_degraded(image) - image).square().mean().sqrt()) >= _VISIBLE:
+            suitable.append(stems[i])
+    if count and not suitable:
+        raise ValueError(
+            "every reference is so plain that its degraded picture looks the same; leave catch trials out: --catch 0."
+        )
+    return suitable
+
+
+def _pictures(found: Reconstructions, trials: list[Trial], seed: int) -> tuple[list[Picture], list[Picture]]:
+    """All files of the page under shuffled numbers; those of catch trials have their own copy of the target."""
+    seen = {(trial.reference, side) for trial in trials if trial.kind != "catch" for side in (trial.left, trial.right)}
+    stems = sorted({trial.reference for trial in trials})
+    catch = sorted({trial.reference for trial in trials if trial.kind == "catch"})
+    wanted = [(stem, TARGET, found.targets[stem]) for stem in stems]
+    wanted += [(s, name, files[s]) for name, files in found.methods.items() for s in stems if (s, name) in seen]
+    count = len(wanted)
+    wanted += [(stem, shows, found.targets[stem]) for stem in catch for shows in (TARGET, DEGRADED)]
+    order = np.random.default_rng([seed, 4]).permutation(len(wanted))
+    digits = len(str(len(wanted)))
+    made = [
+        Picture(f"images/{number + 1:0{digits}d}.png", stem, shows, str(file))
+        for number, (stem, shows, file) in zip(order, wanted, strict=True)
+    ]
+    return made[:count], made[count:]
+
+
+def _identity(study: Study, page: Page) -> str:
+    """Twelve hex digits of all that the study is, the content of its pictures included, wherever they lie."""
+    pictures = (*study.pictures, *study.extra)
+    nameless = tuple(replace(picture, source="") for picture in pictures)
+    digest = hashlib.sha256(f"{replace(study, pictures=nameless, extra=()).json()}{page}".encode())
+    for picture in pictures:
+        digest.update(hashlib.sha256(Path(picture.source).read_bytes()).digest())
+    return digest.hexdigest()[:12]

@@ -1,0 +1,98 @@
+"""The page of a study: page.html with its style, its program and the trials put inside. It needs nothing else but images/.
+
+It holds ids of trials and numbers of pictures, no name of a method. A person takes part under a participant number: the
+address ends in `?p=3`, or the page proposes a number drawn at random, which can be changed. How it was chosen is recorded.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from dreamsim_guidance.study.design import DEGRADED, TARGET, Trial
+from dreamsim_guidance.study.record import Study
+
+__all__ = ["Page", "render"]
+
+_QUESTION = {
+    "2afc": "Which of the two is more like the reference?",
+    "jnd": "Were the two pictures the same?",
+}
+_LABELS = {"2afc": ("A", "B"), "jnd": ("Same", "Different")}
+
+
+@dataclass(frozen=True)
+class Page:
+    """What people read and how they see it. `question` None is the mode's own; `closing` is read at the end.
+
+    size: width and height in CSS pixels of the square that each picture is fitted into; smaller, for all of them alike,
+        only where the window is. exposure, gap: milliseconds that each picture of JND is shown, and between them.
+    """
+
+    title: str = "Comparing pictures"
+    question: str | None = None
+    closing: str = "Please send one of the two files to the person who invited you."
+    size: int = 320
+    exposure: int = 500
+    gap: int = 500
+
+    def __post_init__(self) -> None:
+        if not self.title.strip():
+            raise ValueError("the title must not be empty.")
+        if not 32 <= self.size <= 4096:
+            raise ValueError(f"size must lie between 32 and 4096 pixels, got {self.size}.")
+        if not (10 <= self.exposure <= 60_000 and 0 <= self.gap <= 60_000):
+            raise ValueError(
+                f"exposure must lie between 10 and 60000 milliseconds and gap between 0 and 60000, got {self.exposure} "
+                f"and {self.gap}."
+            )
+
+
+def render(study: Study, page: Page) -> str:
+    """The text of index.html."""
+    main = {(picture.reference, picture.shows): _number(picture.file) for picture in study.pictures}
+    extra = {(picture.reference, picture.shows): _number(picture.file) for picture in study.extra}
+
+    def shown(trial: Trial) -> list[str | int]:
+        sides = [trial.left, trial.right]
+        numbers = [main.get((trial.reference, side), extra.get((trial.reference, side), 0)) for side in sides]
+        target = main[trial.reference, TARGET]
+        if trial.kind == "catch" and study.mode == "2afc":  # not the file of the reference itself: that would tell
+            numbers = [extra[trial.reference, side] for side in sides]
+        elif trial.kind == "catch" and DEGRADED not in sides:
+            numbers = [target, extra[trial.reference, TARGET]]
+        return [trial.id, target, *numbers] if study.mode == "2afc" else [trial.id, *numbers]
+
+    data = {
+        "id": study.id,
+        "mode": study.mode,
+        "title": page.title,
+        "question": page.question or _QUESTION[study.mode],
+        "closing": page.closing,
+        "choices": study.choices,
+        "labels": _LABELS[study.mode],
+        "exposure": page.exposure,
+        "gap": page.gap,
+        "digits": len(Path(study.pictures[0].file).stem),
+        "blocks": [[shown(trial) for trial in block] for block in study.blocks],
+    }
+    folder = resources.files("dreamsim_guidance.study")
+    text, style, program = (
+        (folder / name).read_text(encoding="utf-8") for name in ("page.html", "page.css", "page.js")
+    )
+    parts = {
+        "<!--TITLE-->": html.escape(page.title),
+        "/*STYLE*/": style.replace("320px", f"{page.size}px"),
+        # no "</script>" may occur in what the page holds as JSON
+        "/*DATA*/": json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c"),
+        "/*PROGRAM*/": program,
+    }
+    return re.sub("|".join(map(re.escape, parts)), lambda found: parts[found.group()], text)
+
+
+def _number(file: str) -> int:
+    return int(Path(file).stem)

@@ -1,0 +1,167 @@
+"""From the votes of many people to human judgments that every reader of this library knows.
+
+2afc   data.csv in NIGHTS' layout with shares of votes, and two more columns: left_method, right_method
+jnd    jnd_votes.csv as `read_nights_jnd` reads it, and one more column: method
+
+beside targets/, methods/NAME/ with the pictures as people saw them, and report.json: rules, people, who was left out.
+"""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from dreamsim_guidance.atomic import write_json
+from dreamsim_guidance.study.design import TARGET, Unit
+from dreamsim_guidance.study.folder import check_free, new_folder
+from dreamsim_guidance.study.record import Study, read_record
+from dreamsim_guidance.study.screening import Person, rules, screen
+from dreamsim_guidance.study.votes import Session, read_votes
+
+__all__ = ["Outcome", "read_study"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was read and written: `people` with those left out, `votes` for `judged` triplets or pairs of those kept.
+
+    `empty` are files without a vote; `shared` participant numbers that several people used.
+    """
+
+    study: Study
+    people: list[Person]
+    votes: int
+    judged: int
+    empty: list[Path]
+    shared: list[int]
+
+
+def read_study(
+    folder: Path | str,
+    votes: Sequence[Path | str],
+    to: Path | str,
+    *,
+    least_catch: float = 0.8,
+    least_consistency: float = 0.0,
+) -> Outcome:
+    """Read the files of votes of the study in `folder`, leave out who did not look, write the judgments to `to`.
+
+    Raises FileNotFoundError and ValueError as `read_record`, `read_votes` and `screen`, and ValueError if nobody is
+    left or `to` is not empty; nothing is written then.
+    """
+    folder, to = Path(folder), Path(to)
+    study = read_record(folder)
+    folder = folder if folder.is_dir() else folder.parent
+    check_free(to)
+    stated = rules(study, least_catch, least_consistency)
+    sessions, empty = read_votes(study, votes)
+    people = screen(study, sessions, least_catch, least_consistency)
+    kept = [session for session, person in zip(sessions, people, strict=True) if person.kept]
+    counted = _count(study, kept)
+    if not counted:
+        reasons = "; ".join(f"participant {person.participant}: {person.why or 'no votes'}" for person in people)
+        raise ValueError(f"no votes are left ({reasons or 'the files hold none'}); nothing was written.")
+    numbers = [session.participant for session in sessions]
+    outcome = Outcome(
+        study=study,
+        people=people,
+        votes=sum(map(sum, counted.values())),
+        judged=len(counted),
+        empty=empty,
+        shared=sorted({number for number in numbers if numbers.count(number) > 1}),
+    )
+    files = {(picture.reference, picture.shows): folder / picture.file for picture in study.pictures}
+    needed = {(stem, name) for stem, one, other in counted for name in (TARGET, one, other)}
+    if missing := sorted(str(files[key]) for key in needed if not files[key].is_file()):
+        raise FileNotFoundError(f"{len(missing)} pictures of the study are missing, the first: '{missing[0]}'.")
+    with new_folder(to) as made:
+        for key in sorted(needed):
+            place = made / _path(*key)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(files[key], place)
+        rows = _triplets(counted) if study.mode == "2afc" else _pairs(counted)
+        with (made / ("data.csv" if study.mode == "2afc" else "jnd_votes.csv")).open(
+            "w", newline="", encoding="utf-8"
+        ) as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+        write_json(made / "report.json", {**_report(outcome), "rules": stated})
+    return outcome
+
+
+def _count(study: Study, sessions: Sequence[Session]) -> dict[Unit, list[int]]:
+    """Votes by unit, [for the first method, for the second] or [same, different], in the order of the study's methods."""
+    order = {name: i for i, name in enumerate((*study.methods, TARGET))}
+    trials = study.trials
+    counted: dict[Unit, list[int]] = defaultdict(lambda: [0, 0])
+    for session in sessions:
+        for vote in session.votes.values():
+            trial = trials[vote.trial]
+            if trial.kind != "pair":
+                continue
+            one, other = sorted((trial.left, trial.right), key=order.__getitem__)
+            second = study.choices.index(vote.choice)
+            if study.mode == "2afc" and trial.left != one:
+                second = 1 - second
+            counted[trial.reference, one, other][second] += 1
+    return dict(sorted(counted.items(), key=lambda item: (item[0][0], order[item[0][1]], order[item[0][2]])))
+
+
+def _path(stem: str, shows: str) -> str:
+    return f"targets/{stem}.png" if shows == TARGET else f"methods/{shows}/{stem}.png"
+
+
+def _triplets(counted: dict[Unit, list[int]]) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": i,
+            "left_vote": left / (left + right),
+            "right_vote": right / (left + right),
+            "votes": left + right,
+            "ref_path": _path(stem, TARGET),
+            "left_path": _path(stem, one),
+            "right_path": _path(stem, other),
+            "split": "test",
+            "is_imagenet": False,
+            "prompt": "",
+            "left_method": one,
+            "right_method": other,
+        }
+        for i, ((stem, one, other), (left, right)) in enumerate(counted.items())
+    ]
+
+
+def _pairs(counted: dict[Unit, list[int]]) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": i,
+            "ref_path": _path(stem, TARGET),
+            "distort_path": _path(stem, name),
+            "same": same / (same + different),
+            "votes": same + different,
+            "split": "test",
+            "method": name,
+        }
+        for i, ((stem, name, _), (same, different)) in enumerate(counted.items())
+    ]
+
+
+def _report(outcome: Outcome) -> dict[str, Any]:
+    study = outcome.study
+    return {
+        "study": study.id,
+        "title": study.title,
+        "mode": study.mode,
+        "methods": study.methods,
+        "votes": outcome.votes,
+        "judged": outcome.judged,
+        "people": [{**asdict(person), "kept": person.kept} for person in outcome.people],
+        "files_without_votes": outcome.empty,
+        "numbers_used_by_several_people": outcome.shared,
+    }

@@ -1,0 +1,102 @@
+"""study.json: which picture is whose, and every trial of every participant. The page holds none of this.
+
+Who reads votes needs this file; who gives votes must not see it, so it stays at home when the page goes to a server.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from dreamsim_guidance.study.design import CHOICES, Mode, Trial
+
+__all__ = ["RULES", "Picture", "Study", "read_record"]
+
+_FORMAT = "dreamsim_guidance study 1"
+
+RULES = {
+    "sides": "Of every two successive votes for the same pictures one shows them each way round, in random order.",
+    "catch 2afc": "One candidate is the reference itself, the other is it reduced to 6 x 6 pixels and enlarged again.",
+    "catch jnd": "Half of them: the reference twice (same); the others: it and its reduction to 6 x 6 (different).",
+    "repeats": "Trials of the first third of a block again in its last third, sides swapped; they never count as votes.",
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One file of the page: `shows` is a method, TARGET or DEGRADED; `source` the file that it was made from."""
+
+    file: str
+    reference: str
+    shows: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything about a study. `pictures` are those that votes are about; `extra` those of catch trials only."""
+
+    id: str
+    title: str
+    mode: Mode
+    seed: int
+    participants: int
+    methods: tuple[str, ...]
+    pictures: tuple[Picture, ...]
+    extra: tuple[Picture, ...]
+    blocks: tuple[tuple[Trial, ...], ...]
+
+    @property
+    def trials(self) -> dict[str, Trial]:
+        return {trial.id: trial for block in self.blocks for trial in block}
+
+    @property
+    def choices(self) -> tuple[str, str]:
+        return CHOICES[self.mode]
+
+    def json(self) -> str:
+        """The content of study.json."""
+        fields = asdict(self)
+        blocks = fields.pop("blocks")
+        content = {
+            "format": _FORMAT,
+            **fields,
+            "rules": RULES,
+            "trials": [trial for block in blocks for trial in block],
+        }
+        return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+
+def read_record(folder: Path | str) -> Study:
+    """The record of the study in a folder (or its study.json). Raises FileNotFoundError or ValueError."""
+    file = Path(folder)
+    file = file / "study.json" if file.is_dir() else file
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"no study at '{folder}'; give the folder that `study make` wrote, with its study.json."
+        )
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if content["format"] != _FORMAT:
+            raise ValueError(f"its format is {content['format']!r}, not {_FORMAT!r}")
+        return _study(content)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"'{file}' is not the record of a study ({type(error).__name__}: {error}).") from error
+
+
+def _study(content: dict[str, Any]) -> Study:
+    trials = [Trial(**fields) for fields in content["trials"]]
+    number = int(content["participants"])
+    return Study(
+        id=content["id"],
+        title=content["title"],
+        mode=content["mode"],
+        seed=content["seed"],
+        participants=number,
+        methods=tuple(content["methods"]),
+        pictures=tuple(Picture(**fields) for fields in content["pictures"]),
+        extra=tuple(Picture(**fields) for fields in content["extra"]),
+        blocks=tuple(tuple(trial for trial in trials if trial.participant == p) for p in range(1, number + 1)),
+    )

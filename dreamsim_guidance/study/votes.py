@@ -1,0 +1,140 @@
+"""The files that people send back, CSV or JSON as the page wrote them, put together to one session for each person."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dreamsim_guidance.data.table import number, read_table
+from dreamsim_guidance.study.record import Study
+
+__all__ = ["Session", "Vote", "read_votes"]
+
+_FORMAT = "dreamsim_guidance votes 1"
+_HEAD = ("study", "session", "participant", "chosen_by")
+_VOTE = ("position", "trial", "choice", "milliseconds", "time", "input", "undone", "width")
+_NEEDED = ("study", "session", "participant", "trial", "choice", "milliseconds", "time")
+
+
+@dataclass(frozen=True)
+class Vote:
+    """An answer. `milliseconds` from when the question could be answered, `undone` how often it was taken back before.
+
+    `time` in UTC, ISO 8601; `input` is key, mouse, touch or pen; `width` of the pictures on the screen, in CSS pixels.
+    """
+
+    trial: str
+    choice: str
+    milliseconds: float
+    time: str
+    input: str = ""
+    undone: str = ""
+    width: str = ""
+
+
+@dataclass
+class Session:
+    """One person: who began once in one browser. `files` are those that votes came from."""
+
+    id: str
+    participant: int
+    chosen_by: str
+    votes: dict[str, Vote] = field(default_factory=dict)
+    files: list[Path] = field(default_factory=list)
+
+
+def read_votes(study: Study, files: Sequence[Path | str]) -> tuple[list[Session], list[Path]]:
+    """Sessions in the order in which they first appear, and the files without a vote. A folder stands for its files.
+
+    Files of one session (CSV and JSON, or one before and one at the end) are one person; where they differ, the later
+    answer to a trial counts. Raises FileNotFoundError, and ValueError for a file of another kind or another study, an
+    unknown trial, one of another participant, an answer that cannot be, and a trial answered twice in a file.
+    """
+    trials = study.trials
+    sessions: dict[str, Session] = {}
+    empty = []
+    for file in _files(files):
+        seen: set[str] = set()
+        for where, row in _rows(file):
+            if row["study"] != study.id:
+                raise ValueError(
+                    f"'{file}' belongs to the study {row['study']!r}, not to {study.id!r} (\"{study.title}\"); "
+                    "give the folder of its own study."
+                )
+            session = _session(where, row, sessions)
+            trial = trials.get(row["trial"])
+            if trial is None:
+                raise ValueError(f"{where}: the study has no trial {row['trial']!r}; the file was changed by hand.")
+            if trial.participant != session.participant:
+                raise ValueError(
+                    f"{where}: the trial {trial.id} belongs to participant {trial.participant}, not to "
+                    f"{session.participant}; the file was changed by hand."
+                )
+            if row["choice"] not in study.choices:
+                raise ValueError(f"{where}: choice must be {' or '.join(study.choices)}, got {row['choice']!r}.")
+            if trial.id in seen:
+                raise ValueError(f"{where}: the trial {trial.id} is answered twice; the file was changed by hand.")
+            seen.add(trial.id)
+            milliseconds = number(where, "milliseconds", row["milliseconds"], 0.0)
+            vote = Vote(trial.id, row["choice"], milliseconds, row["time"], row["input"], row["undone"], row["width"])
+            if trial.id not in session.votes or session.votes[trial.id].time < vote.time:
+                session.votes[trial.id] = vote
+            if file not in session.files:
+                session.files.append(file)
+        if not seen:
+            empty.append(file)
+    return list(sessions.values()), empty
+
+
+def _files(given: Sequence[Path | str]) -> list[Path]:
+    found: list[Path] = []
+    for path in map(Path, given):
+        if not path.exists():
+            raise FileNotFoundError(f"votes not found: '{path}'; give the files that the page downloaded.")
+        inside = (
+            sorted(file for file in path.iterdir() if file.suffix.lower() in (".csv", ".json"))
+            if path.is_dir()
+            else [path]
+        )
+        if not inside:
+            raise ValueError(f"'{path}' holds no .csv and no .json file of votes.")
+        found += inside
+    if not found:
+        raise ValueError("give at least one file of votes, CSV or JSON.")
+    return list(dict.fromkeys(found))
+
+
+def _rows(file: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"'{file}' is not a file of votes: it is not text.") from error
+    if text.lstrip()[:1] not in ("{", "["):
+        yield from read_table(file, _NEEDED, (*_HEAD, *_VOTE))
+        return
+    try:
+        content: dict[str, Any] = json.loads(text)
+        if content["format"] != _FORMAT:
+            raise ValueError(f"its format is {content['format']!r}, not {_FORMAT!r}")
+        head = {name: str(content[name]) for name in _HEAD}
+        rows = [{name: str(vote[name]) for name in _VOTE} for vote in content["votes"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"'{file}' is not a file of votes ({type(error).__name__}: {error}).") from error
+    for i, row in enumerate(rows, 1):
+        yield f"'{file}', vote {i}", {**head, **row}
+
+
+def _session(where: str, row: dict[str, str], sessions: dict[str, Session]) -> Session:
+    participant = int(number(where, "participant", row["participant"], 1.0))
+    if not row["session"]:
+        raise ValueError(f"{where}: the session is missing; the file was changed by hand.")
+    found = sessions.setdefault(row["session"], Session(row["session"], participant, row["chosen_by"]))
+    if found.participant != participant:
+        raise ValueError(
+            f"{where}: the session {found.id} belongs to participant {found.participant}, not to {participant}; "
+            "the file was changed by hand."
+        )
+    return found

@@ -1,0 +1,280 @@
+"""The page as people use it: whole sessions in a real Chromium, their downloads read back.
+
+Skipped where chromium and chromedriver are not installed (Debian: apt-get install chromium chromium-driver), unless
+DREAMSIM_GUIDANCE_NEEDS_BROWSER=1 says that they must be.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import http.server
+import json
+import os
+import random
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from study.reconstructions import METHODS, write_folders
+
+from dreamsim_guidance.data.nights import read_nights
+from dreamsim_guidance.study import Page, Study, make_study, read_study
+from dreamsim_guidance.study.design import TARGET
+
+NEEDED = os.environ.get("DREAMSIM_GUIDANCE_NEEDS_BROWSER") == "1"
+if not NEEDED:
+    pytest.importorskip("selenium")
+from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.common.keys import Keys  # noqa: E402
+from study.browser import MISSING, Session  # noqa: E402
+
+pytestmark = [
+    pytest.mark.skipif(MISSING and not NEEDED, reason="needs chromium: apt-get install chromium chromium-driver"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),  # selenium's own sockets
+]
+KEYS = {0: (Keys.ARROW_LEFT, "a", "1"), 1: (Keys.ARROW_RIGHT, "b", "2")}
+
+
+@pytest.fixture
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    write_folders(tmp_path, 2, size=(48, 64))
+    return tmp_path
+
+
+@pytest.fixture
+def sessions(folders: Path) -> Iterator[Callable[..., Session]]:
+    opened: list[Session] = []
+
+    def open_session(**options: Any) -> Session:
+        opened.append(Session(folders / f"browser {len(opened)}", **options))
+        return opened[-1]
+
+    yield open_session
+    for session in opened:
+        session.close()
+
+
+@pytest.fixture
+def served(folders: Path) -> Iterator[str]:
+    """The address of the current folder on a local server."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: Any) -> None: ...
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folders))) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+def expected(study: Study, *given: dict[str, str]) -> dict[tuple[str, str, str], tuple[float, float]]:
+    """Votes by reference and methods for what was clicked, worked out from the record alone."""
+    found: dict[tuple[str, str, str], list[float]] = {}
+    for trial in study.trials.values():
+        for answers in given:
+            if trial.kind == "pair" and trial.id in answers:
+                one, other = sorted((trial.left, trial.right), key=study.methods.index)
+                votes = found.setdefault((trial.reference, one, other), [0.0, 0.0])
+                preferred = trial.left if answers[trial.id] == "left" else trial.right
+                votes[(one, other).index(preferred)] += 1
+    return {key: (a, b) for key, (a, b) in found.items()}
+
+
+def written(folder: Path) -> dict[tuple[str, str, str], tuple[float, float]]:
+    found = read_nights(folder)
+    with (folder / "data.csv").open(newline="") as opened:
+        names = [
+            (Path(row["ref_path"]).stem, row["left_method"], row["right_method"]) for row in csv.DictReader(opened)
+        ]
+    return dict(zip(names, zip(found.votes_a.tolist(), found.votes_b.tolist(), strict=True), strict=True))
+
+
+def sides(study: Study, participant: int) -> list[int]:
+    """A random answer to each trial, the right one to catch trials."""
+    choose = random.Random(participant)
+    return [
+        study.choices.index(trial.answer) if trial.answer else choose.randrange(2)
+        for trial in study.blocks[participant - 1]
+    ]
+
+
+def test_sessions_with_mouse_keys_and_finger_become_the_judgments_that_were_clicked(
+    folders: Path, sessions: Callable[..., Session], served: str
+) -> None:
+    study = make_study("targets", METHODS, "study", participants=3, catch=2, repeats=2, seed=1, progress=False).study
+    count = len(study.blocks[0])
+
+    # a desk, from the file system: mouse and keys in turn, an answer taken back, a reload in the middle
+    desk, block, chosen = sessions(), study.blocks[0], sides(study, 1)
+    desk.begin((folders / "study" / "index.html").as_uri() + "?p=1")
+    for i, (trial, side) in enumerate(zip(block, chosen, strict=True)):
+        if i == 2:
+            desk.answer(trial.id, 1 - side, study.choices)  # a mistake,
+            desk.asked(block[3].id)
+            desk.press(Keys.BACKSPACE)  # taken back
+        if i == 5:
+            desk.answer(trial.id, 1 - side, study.choices)
+            desk.asked(block[6].id)
+            desk.click("#undo")
+        if i == 4:
+            desk.asked(trial.id)
+            early = desk.download("csv", "details[open]") if not desk.click("summary") else None
+            desk.driver.refresh()
+            desk.asked(trial.id)  # the same trial again, without the start
+            assert desk.driver.find_element(By.ID, "count").text == f"5 of {count}"
+        desk.answer(trial.id, side, study.choices, KEYS[side][i % 3] if i % 2 else None)
+    desk.state("over")
+    desk.press(Keys.ARROW_LEFT)
+    desk_csv, desk_json = desk.download("csv"), desk.download("json")
+    desk.driver.refresh()
+    desk.state("over")  # still there
+
+    content = json.loads(desk_json.read_text())
+    assert content["finished"] and content["chosen_by"] == "address" and content["participant"] == 1
+    assert {vote["trial"]: vote["choice"] for vote in content["votes"]} == desk.given
+    assert [vote["undone"] for vote in content["votes"]] == [0, 0, 1, 0, 0, 1] + [0] * (count - 6)
+    assert [vote["input"] for vote in content["votes"]] == ["key" if i % 2 else "mouse" for i in range(count)]
+    assert all(200 <= vote["milliseconds"] < 20_000 and vote["width"] == 320 for vote in content["votes"])
+
+    # a phone, from a server: by touch
+    phone, block, chosen = sessions(phone=True), study.blocks[1], sides(study, 2)
+    phone.begin(f"{served}/study/index.html?p=2")
+    for i, (trial, side) in enumerate(zip(block, chosen, strict=True)):
+        if i == 3:
+            phone.driver.refresh()
+        phone.answer(trial.id, side, study.choices)
+    phone.state("over")
+    phone_csv, phone_json = phone.download("csv"), phone.download("json")
+    votes = json.loads(phone_json.read_text())["votes"]
+    assert {vote["input"] for vote in votes} == {"touch"} and {vote["width"] for vote in votes} == {177}
+
+    assert early is not None
+    for name, files in {"csv": [early, desk_csv, phone_csv], "json": [desk_json, phone_json, desk_csv]}.items():
+        outcome = read_study("study", files, name)
+        assert [(p.participant, p.kept, p.catch_right, p.finished) for p in outcome.people] == [
+            (1, True, 2, True), (2, True, 2, True)
+        ]  # fmt: skip
+        assert written(folders / name) == expected(study, desk.given, phone.given)
+    assert outcome.votes == 12 and outcome.people[0].repeats == 2
+
+
+def test_a_session_of_same_or_different(folders: Path, sessions: Callable[..., Session]) -> None:
+    study = make_study(
+        "targets",
+        METHODS,
+        "study",
+        mode="jnd",
+        participants=2,
+        catch=2,
+        repeats=1,
+        page=Page(exposure=30, gap=20),
+        progress=False,
+    ).study
+    desk, block, chosen = sessions(), study.blocks[1], sides(study, 2)
+    desk.begin((folders / "study" / "index.html").as_uri() + "?p=2")
+    keys = {0: (Keys.ARROW_LEFT, "s", "1"), 1: (Keys.ARROW_RIGHT, "d", "2")}
+    for i, (trial, side) in enumerate(zip(block, chosen, strict=True)):
+        if i == 3:
+            desk.driver.refresh()
+        desk.answer(trial.id, side, study.choices, keys[side][i % 3] if i % 2 else None)
+        if i == 4:  # before the next one is over, an answer is not taken
+            desk.press("s", "d")
+    desk.state("over")
+    read_study("study", [desk.download("csv"), desk.download("json")], "out")
+    with (folders / "out" / "jnd_votes.csv").open(newline="") as opened:
+        found = {(Path(row["ref_path"]).stem, row["method"]): float(row["same"]) for row in csv.DictReader(opened)}
+    of = {(t.reference, t.left if t.right == TARGET else t.right): t.id for t in block if t.kind == "pair"}
+    assert found == {key: float(desk.given[id] == "same") for key, id in of.items()} and len(found) == 6
+
+
+LAYOUT = """(() => {
+  const box = (element) => {
+    const r = element.getBoundingClientRect();
+    return [r.left, r.top, r.right, r.bottom, r.width, r.height];
+  };
+  return {
+    pictures: [...document.querySelectorAll('#stage img')].map(box),
+    buttons: [...document.querySelectorAll('#trial button')].filter((e) => e.checkVisibility()).map(box),
+    alts: [...document.querySelectorAll('#stage img')].map((image) => image.alt),
+    window: [innerWidth, innerHeight],
+    page: [document.documentElement.scrollWidth, document.documentElement.scrollHeight],
+    text: document.documentElement.outerHTML,
+    asked: performance.getEntriesByType('resource').map((entry) => entry.name),
+  };
+})()"""
+
+
+@pytest.mark.parametrize("phone", [False, True])
+def test_everything_is_in_sight_large_enough_loaded_ahead_and_says_nothing(
+    folders: Path, sessions: Callable[..., Session], served: str, phone: bool
+) -> None:
+    study = make_study("targets", METHODS, "study", participants=2, progress=False).study
+    person = sessions(phone=phone)
+    person.begin(f"{served}/study/index.html?p=1")
+    for i, trial in enumerate(study.blocks[0][:3]):
+        person.asked(trial.id)
+        seen = person.run(LAYOUT)
+        width, height = seen["window"]
+        assert seen["page"] == [width, height]
+        for left, top, right, bottom, *size in seen["pictures"]:
+            assert left >= 0 and top >= 0 and right <= width and bottom <= height
+            assert size == ([177, 177] if phone else [320, 320])
+        assert len(seen["buttons"]) == 3 and all(min(box[-2:]) >= 44 for box in seen["buttons"])
+        assert sorted(seen["alts"]) == ["Candidate A", "Candidate B", "Reference"]
+        assert not any(word in seen["text"] for word in (*METHODS, "scene"))
+        assert all(address.startswith(f"{served}/study/images/") for address in seen["asked"])
+        # the pictures of the next two trials are there, by number
+        following = person.run(f"study.blocks[0].slice({i}, {i} + 3).flatMap((trial) => trial.slice(1))")
+        person.until(lambda want=set(following): set(person.run("[...ready.keys()]")) >= want, "loading ahead")
+        person.answer(trial.id, 0, study.choices)
+
+
+def test_a_number_is_proposed_and_one_that_is_not_there_is_refused(
+    folders: Path, sessions: Callable[..., Session]
+) -> None:
+    study = make_study("targets", METHODS, "study", participants=4, progress=False).study
+    desk = sessions()
+    page = (folders / "study" / "index.html").as_uri()
+    desk.driver.get(page + "?p=5")
+    assert "Participant numbers go from 1 to 4" in desk.driver.find_element(By.ID, "start-problem").text
+    desk.driver.get(page)
+    field = desk.driver.find_element(By.ID, "participant")
+    drawn = int(field.get_attribute("value"))
+    assert 1 <= drawn <= 4
+    typed = drawn % 4 + 1
+    field.clear()
+    field.send_keys(str(typed), Keys.ENTER)
+    first, second = study.blocks[typed - 1][:2]
+    desk.asked(first.id)
+    desk.press(Keys.ARROW_LEFT, Keys.ARROW_LEFT)  # the second comes sooner than anybody can judge
+    desk.asked(second.id)
+    desk.driver.get(page)  # later, without a number in the address
+    desk.asked(second.id)
+    desk.click("summary")
+    content = json.loads(desk.download("json", "details").read_text())
+    assert (content["chosen_by"], content["participant"], content["finished"]) == ("typed", typed, False)
+    assert [vote["trial"] for vote in content["votes"]] == [first.id]
+
+
+def test_a_picture_that_does_not_load_can_be_asked_for_again(
+    folders: Path, sessions: Callable[..., Session], served: str
+) -> None:
+    study = make_study("targets", METHODS, "study", participants=1, progress=False).study
+    person = sessions()
+    images, away = folders / "study" / "images", folders / "away"
+    images.rename(away)
+    person.begin(f"{served}/study/index.html?p=1")
+    person.state("problem")
+    person.press(Keys.ARROW_LEFT)
+    assert "could not be loaded" in person.driver.find_element(By.ID, "trial-problem").text
+    away.rename(images)
+    person.click("#trial-problem button")
+    person.asked(study.blocks[0][0].id)
+    assert person.run("session.votes.length") == 0
+    person.driver.get_log("browser")  # the four hundred and fours
