@@ -42,7 +42,7 @@ def read_clic(root: Path | str, split: str | None = None, least_votes: int | Non
                 key = (original, b, a) if turned else (original, a, b)
                 votes.setdefault(key, [0.0, 0.0])[int(words[3]) ^ turned] += 1
     place = _Pictures(file.parent)
-    rows = [Triplet(place(o), place(a), place(b), *counts) for (o, a, b), counts in votes.items()]
+    rows = [Triplet(place(o), place(a), place(b), for_a, for_b) for (o, a, b), (for_a, for_b) in votes.items()]
     return gather(choose(rows, file, split, least_votes or 1), file)
 
 

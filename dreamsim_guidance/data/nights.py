@@ -16,7 +16,7 @@ from pathlib import Path
 
 from dreamsim_guidance.data.judgments import Judgments, Triplet, choose, gather
 from dreamsim_guidance.data.same_pairs import Pair, SamePairs, gather_pairs
-from dreamsim_guidance.data.table import inside, number, read_table
+from dreamsim_guidance.data.table import inside, number, read_header, read_table
 
 __all__ = ["SPLITS", "read_nights", "read_nights_jnd", "read_nights_unfiltered"]
 
@@ -34,16 +34,17 @@ def read_nights(root: Path | str, split: str | None = None, least_votes: int | N
     `right_vote` are the winner (0 and 1, as in NIGHTS) or shares of `votes`. `split` is one of `SPLITS` or another
     word of the column "split"; None takes all rows. `least_votes` leaves out triplets with fewer; by default 6, the
     original's filter, where all votes are winners (in NIGHTS `votes` counts people who all said the same), and 1 where
-    they are shares. The group is "imagenet" or "other".
+    they are shares, as always in a study's csv, known by its column "left_method". The group is "imagenet" or "other".
 
     Raises FileNotFoundError for a missing csv or picture, ValueError for a missing column, odd votes, a path that
     leaves the folder, an id that occurs twice, and a split without triplets.
     """
     file = _csv(root, "data.csv")
     rows = list(_triplets(file, read_table(file, (*_VOTES, "split"), ("is_imagenet",))))
-    shares = any(0 < row.votes_a < row.votes for row in rows)
+    shares = "left_method" in read_header(file) or any(0 < row.votes_a < row.votes for row in rows)
     least = (1 if shares else 6) if least_votes is None else least_votes
-    return gather(choose(rows, file, split, least, lambda row: _is_in(row, split)), file)
+    chosen = choose(rows, file, split, least, lambda row: _is_in(row, split))
+    return gather(chosen, file)
 
 
 def read_nights_unfiltered(root: Path | str, split: str | None = None, least_votes: int | None = None) -> Judgments:
@@ -58,7 +59,8 @@ def read_nights_unfiltered(root: Path | str, split: str | None = None, least_vot
     lines = read_table(file, _VOTES, ("split", "is_imagenet"))
     rows = list(_triplets(file, lines, may_be_unseen=True))
     least = 1 if least_votes is None else least_votes
-    return gather(choose(rows, file, split, least, lambda row: _is_in(row, split)), file)
+    chosen = choose(rows, file, split, least, lambda row: _is_in(row, split))
+    return gather(chosen, file)
 
 
 def read_nights_jnd(root: Path | str, split: str | None = None, least_votes: int | None = None) -> SamePairs:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import csv
 import errno
-import io
 import json
 import os
 import shutil
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from dreamsim_guidance import archive, checksums
+from dreamsim_guidance.atomic import write_json, writing
 from dreamsim_guidance.cache import locked
 from dreamsim_guidance.data.remote_zip import read_member
 from dreamsim_guidance.download import DownloadError, download
@@ -132,7 +132,7 @@ class _Record:
     def add(self, chunk: Chunk, files: Collection[Path]) -> None:
         folders = [path.parent.relative_to(self.to).as_posix() for path in files]
         self.finished[chunk.name] = {folder: folders.count(folder) for folder in sorted(set(folders))}
-        checksums.write_json(self.file, self.finished)
+        write_json(self.file, self.finished)
 
 
 def _count(folder: Path) -> int:
@@ -174,7 +174,8 @@ def _read_table(file: Path, url: str, name: Path) -> None:
             f"the table of votes could not be read: {error} It is data.csv inside of {url}; put it at {name} by other "
             "means and call again, the pictures are fetched then."
         ) from error
-    _write(file, content.decode())
+    with writing(file) as temporary:
+        temporary.write_bytes(content)
 
 
 def _cut(whole: Path, table: Path) -> None:
@@ -187,15 +188,8 @@ def _cut(whole: Path, table: Path) -> None:
     if len(places) < len(names) or len(here) == len(rows):  # other columns than known: it cannot be cut
         os.replace(whole, table)
         return
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows([header, *here])
-    _write(table, text.getvalue())
-
-
-def _write(file: Path, text: str) -> None:
-    temporary = file.with_name(f".{file.name}.tmp")
-    temporary.write_text(text, encoding="utf-8", newline="")
-    os.replace(temporary, file)
+    with writing(table) as temporary, temporary.open("w", newline="", encoding="utf-8") as opened:
+        csv.writer(opened, lineterminator="\n").writerows([header, *here])
 
 
 def _check_space(to: Path, missing: Collection[Chunk]) -> None:

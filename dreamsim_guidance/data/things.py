@@ -56,4 +56,5 @@ def odd_one_out(distance_a: ArrayLike, distance_b: ArrayLike) -> NDArray[np.bool
         raise ValueError(f"two distances for each line are needed, in order, got {d_a.shape} and {d_b.shape}.")
     if np.isnan(d_a).any() or np.isnan(d_b).any():
         raise ValueError("distances must not be NaN.")
-    return (d_a <= d_b).reshape(-1, 2).all(axis=1)
+    right = (d_a <= d_b).reshape(-1, 2)
+    return right[:, 0] & right[:, 1]
