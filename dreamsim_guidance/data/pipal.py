@@ -1,4 +1,6 @@
-"""PIPAL: restorations of 200 patches, many by generative networks, with Elo scores from 1.13 million comparisons.
+"""PIPAL: distorted and restored patches, many by generative networks, with Elo scores from 1.13 million comparisons.
+
+Of 250 references 200 are public with their scores, each with 116 pictures.
 
     Train_Label/A0001.txt          lines of a file and its score, "A0001_00_00.bmp,1520.0648"
     Train_Ref/A0001.bmp            the reference has the first part of the name

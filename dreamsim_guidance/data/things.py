@@ -4,8 +4,8 @@ A file of three numbers of pictures a line, `i j k`, k the odd one, and pictures
 a line is two triplets, one after the other: reference i, j nearer than k; and reference j, i nearer than k.
 
 Where: things_valset.txt from https://osf.io/b2a4j, as the original's evaluation names it; pictures from
-https://things-initiative.org. Licence: see there; the photographs are not free for every use. Hebart et al.,
-THINGS-data, eLife 2023.
+https://things-initiative.org. Licence: unknown, see there; the authors call one picture of each object, not all, free of
+copyright. Hebart et al., THINGS-data, eLife 2023.
 """
 
 from __future__ import annotations
