@@ -20,6 +20,7 @@ import tyro
 from tyro.conf import Positional, subcommand
 
 from dreamsim_guidance.cli_data import Data
+from dreamsim_guidance.cli_evaluate import Evaluate
 from dreamsim_guidance.cli_study import Study
 from dreamsim_guidance.recipes import fields, registry
 
@@ -111,60 +112,6 @@ class Compare:
 
 
 @dataclass(frozen=True)
-class Evaluate:
-    """How often metrics agree with human two-alternative judgments, with 95 % intervals.
-
-    Rules: fraction (share of the votes, as the original counts), majority (equal votes left out), unanimous. Intervals are
-    bootstrapped by reference. With several metrics, each one's lead over the first is given too.
-    """
-
-    judgments: Positional[Path]
-    """A folder in NIGHTS' layout (data.csv and pictures), or a csv file of the same columns."""
-    metric: tuple[str, ...] = ("ensemble",)
-    """ensemble, dino_vitb16, ... (published weights), pocket (shipped), a model file (.safetensors), or l2 (pixels)."""
-    split: str | None = None
-    """train, val, test, test_imagenet, test_no_imagenet, ...; by default all rows."""
-    least_votes: int | None = None
-    """Leave out triplets with fewer votes; by default 6 where votes are winners, as in NIGHTS, else 1."""
-    json: bool = False
-    """Print JSON instead of a table."""
-    device: str | None = None
-    """cpu, cuda, mps, ...; by default an accelerator if there is one."""
-
-    def __call__(self) -> int:
-        from dataclasses import asdict
-
-        from dreamsim_guidance.atomic import plain
-        from dreamsim_guidance.cli_compare import load_metric
-        from dreamsim_guidance.data.nights import read_nights
-        from dreamsim_guidance.evaluation.score import by_embedding, by_pixels, judge
-
-        judgments = read_nights(self.judgments, self.split, self.least_votes)
-        distances = {
-            name: by_pixels(judgments) if name == "l2" else by_embedding(load_metric(name, self.device), judgments)
-            for name in self.metric
-        }
-        report = judge(distances, judgments)
-        if self.json:
-            print(jsonlib.dumps(plain(asdict(report)), indent=2))
-            return 0
-        rows = {
-            f"{name}, {rule}": {"agreement": found.value, "from": found.low, "to": found.high, "triplets": found.count}
-            for name, rules in report.agreement.items()
-            for rule, found in rules.items()
-        }
-        _print_table(rows)
-        for name, rules in report.lead.items():
-            for rule, found in rules.items():
-                print(
-                    f"{name} leads {self.metric[0]}, {rule}: {found.value:+.4f} [{found.low:+.4f}, {found.high:+.4f}]"
-                )
-        if report.ceiling is not None:
-            print(f"one person agrees with another (fraction): {report.ceiling:.4f}")
-        return 0
-
-
-@dataclass(frozen=True)
 class Recipes:
     """List the recipes with the first line of their documentation."""
 
@@ -246,7 +193,7 @@ class Run:
             recipe = _overridden(recipe, words)
             folder = new_folder(recipe.name) if self.folder is None else self.folder
         code, results = _execute(recipe, folder)
-        if code == 0:
+        if code == 0 and os.environ.get("RANK", "0") == "0":  # one of several processes tells
             print(jsonlib.dumps(results, indent=2))
             print(f"run folder: {folder}", file=sys.stderr)
         return code

@@ -75,7 +75,8 @@ def tokens(
     recompute = model.grad_checkpointing and torch.is_grad_enabled()
     for i, block in enumerate(model.blocks):
         alone = class_only and i == last
-        x = checkpoint(_block, block, x, alone, use_reentrant=False) if recompute else _block(block, x, alone)
+        run = _block if type(block) is Block else _wrapped_block
+        x = checkpoint(run, block, x, alone, use_reentrant=False) if recompute else run(block, x, alone)
     return x
 
 
@@ -129,6 +130,12 @@ def _block(block: Any, x: Tensor, class_only: bool) -> Tensor:
         y = _attend(block.attn, y)
     x = x + block.drop_path1(block.ls1(y))
     return x + block.drop_path2(block.ls2(_mlp(block.mlp, block.norm2(x))))
+
+
+def _wrapped_block(block: Any, x: Tensor, class_only: bool) -> Tensor:
+    """A block that something else has got hold of, as FSDP does: its weights are there only while it is called."""
+    y = block(x)
+    return y[:, :1] if class_only else y
 
 
 def _attend(attn: Any, x: Tensor, queries: int | None = None) -> Tensor:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamsim_guidance.atomic import write_json
+from dreamsim_guidance.evaluation.processes import launched, process_state
 from dreamsim_guidance.recipes import run_folder
 from dreamsim_guidance.recipes.registry import Recipe
 
@@ -45,9 +46,15 @@ def run(recipe: Recipe, folder: Path, replace: bool = False) -> Run:
     to log.txt. Relative paths in the recipe are made absolute, so that the folder can be run again from anywhere.
     """
     recipe = dataclasses.replace(recipe, config=_absolute(recipe.config))
+    if launched():
+        return _run_together(recipe, folder)
     if replace and folder.is_dir() and any(folder.iterdir()):
         return _replace(recipe, folder)
     _prepare(recipe, folder)
+    return _run_prepared(recipe, folder)
+
+
+def _run_prepared(recipe: Recipe, folder: Path) -> Run:
     finished = folder / "results.json"
     if finished.is_file():
         return Run(folder, json.loads(finished.read_text(encoding="utf-8")), before=True)
@@ -62,6 +69,27 @@ def run(recipe: Recipe, folder: Path, replace: bool = False) -> Run:
         log.info("finished after %.1f s", time.perf_counter() - start)
     write_json(finished, results)
     return Run(folder, json.loads(finished.read_text(encoding="utf-8")))
+
+
+def _run_together(recipe: Recipe, folder: Path) -> Run:
+    """As one of several processes (`accelerate launch`, `torchrun`): the main one keeps the folder, all run the recipe."""
+    from accelerate.utils import broadcast_object_list
+
+    state = process_state()
+    agreed: list[Any] = [folder, None, False]
+    if state.is_main_process:
+        try:
+            _prepare(recipe, folder)
+            agreed[2] = (folder / "results.json").is_file()
+        except Exception as error:  # told to all, or they would wait for ever
+            agreed[1] = error
+    broadcast_object_list(agreed)
+    folder, error, finished = agreed
+    if error is not None:
+        raise error
+    if finished or state.is_main_process:
+        return _run_prepared(recipe, folder)
+    return Run(folder, recipe.config.run(folder))
 
 
 def _replace(recipe: Recipe, folder: Path) -> Run:

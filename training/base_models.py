@@ -65,7 +65,6 @@ class Scratch:
 def base_metric(
     model: str | Scratch,
     weights: Path | None = None,
-    cache_dir: Path | None = None,
     pretrained: bool = True,
     normalize_embeds: bool = False,
 ) -> DreamSim:
@@ -80,11 +79,10 @@ def base_metric(
     if model == "modern":
         return DreamSim([Branch(config, pretrained) for config in MODERN], normalize_embeds=normalize_embeds)
     if model == "pocket" or Path(model).suffix == ".safetensors":
-        return DreamSim(model, normalize_embeds=normalize_embeds, **({"baseline": True} if model == "pocket" else {}))
+        return DreamSim(model, normalize_embeds=normalize_embeds)
     return DreamSim(
         model,
         weights=weights,
-        cache_dir=cache_dir,
         pretrained=pretrained,
         baseline=pretrained,
         normalize_embeds=normalize_embeds,

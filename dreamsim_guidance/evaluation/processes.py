@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-__all__ = ["divided", "is_main", "launched", "process_device"]
+__all__ = ["agreed", "divided", "everywhere", "is_main", "launched", "process_device", "process_state"]
 
 _PATIENCE = timedelta(days=7)
 """A process whose share is done waits for the others; the backends' own limits are minutes."""
@@ -41,7 +41,7 @@ def process_device(device: str | None = None) -> str:
     if device is not None:
         return device
     if launched():
-        return str(_state().device)
+        return str(process_state().device)
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -54,20 +54,8 @@ def divided(count: int, work: Callable[[range], NDArray[Any]]) -> NDArray[Any]:
         return work(range(count))
     from accelerate.utils import gather_object
 
-    state = _state()
-    share = range(state.process_index, count, state.num_processes)
-    rows: NDArray[Any] | None = None
-    failure: Exception | None = None
-    try:
-        rows = work(share)
-    except Exception as error:
-        failure = error
-    told = gather_object([None if failure is None else str(failure)])
-    if failure is not None:
-        raise failure
-    if failed := [text for text in told if text is not None]:
-        raise RuntimeError(f"another process failed: {failed[0]}")
-    assert rows is not None  # there was no failure
+    state = process_state()
+    rows = agreed(lambda: work(range(state.process_index, count, state.num_processes)))
     shapes = gather_object([(rows.shape[1:], str(rows.dtype))])
     shape, dtype = shapes[0] if len(rows) == 0 else shapes[state.process_index]  # the first share is never the smaller
     whole = np.empty((count, *shape), dtype)
@@ -78,7 +66,39 @@ def divided(count: int, work: Callable[[range], NDArray[Any]]) -> NDArray[Any]:
     return whole
 
 
-def _state() -> Any:
+def agreed(work: Callable[[], T]) -> T:
+    """What `work` returns in this process, once it has succeeded in all. Raises as `divided`."""
+    if not launched():
+        return work()
+    from accelerate.utils import gather_object
+
+    process_state()
+    found: list[T] = []
+    failure: Exception | None = None
+    try:
+        found.append(work())
+    except Exception as error:
+        failure = error
+    told = gather_object([None if failure is None else str(failure)])
+    if failure is not None:
+        raise failure
+    if failed := [text for text in told if text is not None]:
+        raise RuntimeError(f"another process failed: {failed[0]}")
+    return found[0]
+
+
+def everywhere(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Where `mask` is True in all processes."""
+    if not launched():
+        return mask
+    from accelerate.utils import gather_object
+
+    process_state()
+    return np.logical_and.reduce(gather_object([mask]))
+
+
+def process_state() -> Any:
+    """accelerate's state, of the CPU if that was asked for or there is nothing else."""
     from accelerate import PartialState
 
     on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")

@@ -1,0 +1,56 @@
+"""Adam or AdamW, and the learning rate as a function of the step, so that there is no scheduler to save."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+__all__ = ["Optimiser"]
+
+
+@dataclass(frozen=True)
+class Optimiser:
+    """The defaults are the original's. `clip` bounds the norm of the gradient over all that is trained."""
+
+    kind: Literal["adam", "adamw"] = "adam"
+    learning_rate: float = 3e-4
+    betas: tuple[float, float] = (0.5, 0.999)
+    weight_decay: float = 0.0
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    """After the warm-up; cosine and linear end at zero."""
+    warmup: int = 0
+    """Steps of linear growth from zero."""
+    clip: float | None = None
+
+    def __post_init__(self) -> None:
+        if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
+            raise ValueError(f"learning_rate must be a positive number, got {self.learning_rate}.")
+        if self.weight_decay < 0 or self.warmup < 0 or (self.clip is not None and self.clip <= 0):
+            raise ValueError(
+                "weight_decay and warmup must not be negative, clip must be positive or None, got "
+                f"{self.weight_decay}, {self.warmup}, {self.clip}."
+            )
+
+    def rate(self, step: int, steps: int) -> float:
+        """Learning rate of step `step` of `steps`, counted from 0."""
+        if step < self.warmup:
+            return self.learning_rate * (step + 1) / self.warmup
+        t = (step - self.warmup) / max(1, steps - self.warmup)
+        shape = {"constant": 1.0, "linear": 1 - t, "cosine": 0.5 * (1 + math.cos(math.pi * t))}
+        return self.learning_rate * shape[self.schedule]
+
+    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """For the parameters that are trained. AdamW decays matrices only."""
+        trained = [parameter for parameter in parameters if parameter.requires_grad]
+        if self.kind == "adam":
+            return torch.optim.Adam(trained, self.learning_rate, self.betas, weight_decay=self.weight_decay)
+        groups = [
+            {"params": [p for p in trained if p.ndim > 1], "weight_decay": self.weight_decay},
+            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW([group for group in groups if group["params"]], self.learning_rate, self.betas)

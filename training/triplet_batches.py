@@ -1,0 +1,122 @@
+"""Batches of triplets in which every distinct picture appears once.
+
+A batch is decided by (seed, step) alone: the triplets are shuffled anew each epoch and the shuffle is cut into batches.
+So a run resumes in the middle of an epoch, and is the same on any number of processes: each takes its share of a batch,
+cut again into pieces that fit the memory. Pieces are padded with triplets of weight 0 so that all processes take equally
+many; weights are 1 / (triplets in the whole batch), so that a sum of losses over all pieces and processes is their mean.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from dreamsim_guidance.data.judgments import Judgments
+
+__all__ = ["Piece", "TripletBatches", "all_triplets", "load_batches"]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Pictures `(m, 3, s, s)` in 8 bits (or their features `(m, ...)`), and triplets by position among them, `(n,)`."""
+
+    pictures: UInt8[Tensor, "m 3 s s"] | Float[Tensor, "m *d"]
+    reference: Int[Tensor, " n"]
+    a: Int[Tensor, " n"]
+    b: Int[Tensor, " n"]
+    votes_a: Float[Tensor, " n"]
+    votes_b: Float[Tensor, " n"]
+    weight: Float[Tensor, " n"]
+
+    def to(self, device: torch.device) -> Piece:
+        moved = {field.name: getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)}
+        return Piece(**moved)
+
+
+class TripletBatches(Dataset[list[Piece]]):
+    """Item `step` is this process's pieces of that step's batch of `batch` triplets; `pictures[i]` gives a picture."""
+
+    def __init__(
+        self,
+        judgments: Judgments,
+        pictures: Dataset[Tensor],
+        batch: int,
+        steps: int,
+        seed: int,
+        piece: int | None = None,
+        process: int = 0,
+        processes: int = 1,
+    ) -> None:
+        if batch < 1 or (piece is not None and piece < 1):
+            raise ValueError(f"batch and piece must be at least 1, got {batch} and {piece}.")
+        self.judgments, self.pictures = judgments, pictures
+        self.batch, self.steps, self.seed = min(batch, len(judgments)), steps, seed
+        self.process, self.processes = process, processes
+        self.share = math.ceil(self.batch / processes)
+        self.piece = min(piece or self.share, self.share)
+        self.per_epoch = math.ceil(len(judgments) / self.batch)
+        self._order: tuple[int, NDArray[np.int64]] | None = None
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def triplets(self, step: int) -> NDArray[np.int64]:
+        """All triplets of a step, whatever the number of processes."""
+        epoch, number = divmod(step, self.per_epoch)
+        if self._order is None or self._order[0] != epoch:
+            random = np.random.default_rng([self.seed, epoch])
+            self._order = (epoch, random.permutation(len(self.judgments)))
+        return self._order[1][number * self.batch : (number + 1) * self.batch]
+
+    def __getitem__(self, step: int) -> list[Piece]:
+        if not 0 <= step < self.steps:
+            raise IndexError(step)
+        whole = self.triplets(step)
+        mine = whole[self.process :: self.processes]
+        pieces = math.ceil(math.ceil(len(whole) / self.processes) / self.piece)
+        return [self._piece(mine[i::pieces], whole, 1 / len(whole)) for i in range(pieces)]
+
+    def _piece(self, chosen: NDArray[np.int64], whole: NDArray[np.int64], weight: float) -> Piece:
+        kept = len(chosen)
+        if kept == 0:  # another process has one triplet more: go through the motions with weight 0
+            chosen = whole[:1]
+        j = self.judgments
+        columns = np.stack([j.reference[chosen], j.a[chosen], j.b[chosen]])
+        distinct, place = np.unique(columns, return_inverse=True)
+        reference, a, b = torch.from_numpy(place.reshape(columns.shape))
+        weights = torch.full((len(chosen),), weight if kept else 0.0)
+        votes_a, votes_b = (torch.from_numpy(votes[chosen]).float() for votes in (j.votes_a, j.votes_b))
+        pictures = torch.stack([self.pictures[int(i)] for i in distinct])
+        return Piece(pictures, reference, a, b, votes_a, votes_b, weights)
+
+
+def load_batches(batches: TripletBatches, first: int = 0, workers: int = 0) -> Iterator[list[Piece]]:
+    """The batches from step `first` on, made by `workers` processes ahead of their use."""
+    loader = DataLoader(
+        batches,
+        batch_size=None,
+        sampler=range(first, len(batches)),
+        num_workers=workers,
+        prefetch_factor=2 if workers else None,
+        persistent_workers=False,
+    )
+    return iter(loader)
+
+
+def all_triplets(judgments: Judgments, directions: Float[Tensor, "m d"], size: int = 4096) -> Iterator[Piece]:
+    """Every triplet once, over unit vectors of all pictures; weights are 1 / (number of triplets)."""
+    j = judgments
+    for first in range(0, len(j), size):
+        part = slice(first, first + size)
+        places = (torch.from_numpy(x[part]) for x in (j.reference, j.a, j.b))
+        votes = (torch.from_numpy(x[part]).float() for x in (j.votes_a, j.votes_b))
+        count = len(j.reference[part])
+        yield Piece(directions, *places, *votes, torch.full((count,), 1 / len(j)))

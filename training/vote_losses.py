@@ -1,0 +1,82 @@
+"""How far a metric's two distances are from what people chose, one value per triplet.
+
+With d_a, d_b the distances of a, b to the reference, z = d_a - d_b (positive: b is nearer), and p = n_b / (n_a + n_b) the
+share of people who found b nearer:
+
+    hinge          max(0, margin - y z),  y = +1 if p > 1/2 else -1: the original's; equal votes pull half each way
+    logistic       cross-entropy of sigmoid(z / temperature) with p
+    bradley_terry  the same weighted by n_a + n_b: the negative log-likelihood of the votes under worths exp(-d / temperature),
+                   with the temperature learned along
+
+Fu et al., DreamSim, NeurIPS 2023, section 4.2 (hinge); Bradley and Terry, Rank analysis of incomplete block designs,
+Biometrika 1952. A pixel-space ranking loss on fractions: Zhang et al., LPIPS, CVPR 2018.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+__all__ = ["VoteLoss", "VoteLossConfig"]
+
+Kind = Literal["hinge", "logistic", "bradley_terry"]
+
+
+@dataclass(frozen=True)
+class VoteLossConfig:
+    """Which loss: `margin` is the hinge's, `temperature` (in units of distance) that of the other two."""
+
+    kind: Kind = "hinge"
+    margin: float = 0.05
+    temperature: float = 0.05
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise ValueError(f"unknown loss '{self.kind}'; known: {', '.join(get_args(Kind))}.")
+        if not (self.margin >= 0 and math.isfinite(self.margin)):
+            raise ValueError(f"margin must be a number from 0 on, got {self.margin}.")
+        if not (self.temperature > 0 and math.isfinite(self.temperature)):
+            raise ValueError(f"temperature must be a positive number, got {self.temperature}.")
+
+
+class VoteLoss(nn.Module):
+    """`(d_a, d_b, votes_a, votes_b)`, each `(n,)`, to `(n,)`; Bradley-Terry's learned temperature is its parameter."""
+
+    log_temperature: nn.Parameter | None
+
+    def __init__(self, config: VoteLossConfig) -> None:
+        super().__init__()
+        self.config = config
+        learned = config.kind == "bradley_terry"
+        start = torch.tensor([math.log(config.temperature)])  # FSDP cannot shard a scalar
+        self.log_temperature = nn.Parameter(start) if learned else None
+
+    @property
+    def temperature(self) -> float | None:
+        """The present temperature; None for the hinge."""
+        if self.log_temperature is not None:
+            return float(self.log_temperature.detach().exp())
+        return None if self.config.kind == "hinge" else self.config.temperature
+
+    def forward(
+        self,
+        distance_a: Float[Tensor, " n"],
+        distance_b: Float[Tensor, " n"],
+        votes_a: Float[Tensor, " n"],
+        votes_b: Float[Tensor, " n"],
+    ) -> Float[Tensor, " n"]:
+        z, people = distance_a - distance_b, votes_a + votes_b
+        share = (votes_b / people).to(z.dtype)
+        if self.config.kind == "hinge":
+            b_won = 0.5 * (1 + (share - 0.5).sign())  # 0, 1, or 1/2 for equal votes
+            return b_won * F.relu(self.config.margin - z) + (1 - b_won) * F.relu(self.config.margin + z)
+        if self.log_temperature is None:
+            return F.binary_cross_entropy_with_logits(z / self.config.temperature, share, reduction="none")
+        likelihood = F.binary_cross_entropy_with_logits(z / self.log_temperature.exp(), share, reduction="none")
+        return likelihood * people.to(z.dtype)
