@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import Positional, subcommand
 
+from dreamsim_guidance import cli_reconstructions
 from dreamsim_guidance.cli_data import Data
 from dreamsim_guidance.cli_evaluate import Evaluate
 from dreamsim_guidance.cli_study import Study
@@ -233,6 +234,8 @@ _Command = (
 def _dispatch(words: list[str]) -> int:
     if words == ["--version"]:
         words = ["version"]
+    if words[:2] == ["evaluate", "reconstructions"]:
+        return cli_reconstructions.main(words[2:])
     of = {"demo": "reconstruct-photo"}.get(words[0]) if words else None
     if words[:1] == ["run"] and len(words) > 1 and not words[1].startswith("-"):
         of = words[1]

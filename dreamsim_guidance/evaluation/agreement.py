@@ -20,7 +20,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["RULES", "Rule", "ceiling", "credits"]
+__all__ = ["RULES", "Rule", "ceiling", "credits", "likenesses"]
 
 Rule = Literal["fraction", "majority", "unanimous"]
 RULES: tuple[Rule, ...] = get_args(Rule)
@@ -59,14 +59,20 @@ def ceiling(votes_a: ArrayLike, votes_b: ArrayLike) -> float:
     instead of 0.73 with two votes each. Triplets with fewer than two votes say nothing and are left out; ValueError
     if none is left.
     """
+    found = likenesses(votes_a, votes_b)
+    if np.isnan(found).all():
+        raise ValueError("the human ceiling needs triplets with at least two votes, got none.")
+    return float(np.nanmean(found))
+
+
+def likenesses(votes_a: ArrayLike, votes_b: ArrayLike) -> NDArray[np.float64]:
+    """The chance that two different votes of a triplet agree, `(n,)`; NaN with fewer than two. See `ceiling`."""
     n_a, n_b = _columns(votes_a=votes_a, votes_b=votes_b)
     _check_votes(n_a, n_b)
     n = n_a + n_b
-    kept = n >= 2
-    if not kept.any():
-        raise ValueError("the human ceiling needs triplets with at least two votes, got none.")
-    n_a, n_b, n = n_a[kept], n_b[kept], n[kept]
-    return float(np.mean((n_a * (n_a - 1) + n_b * (n_b - 1)) / (n * (n - 1))))
+    several = n >= 2
+    pairs = np.where(several, n * (n - 1), 1.0)
+    return np.where(several, (n_a * (n_a - 1) + n_b * (n_b - 1)) / pairs, np.nan)
 
 
 def _columns(**columns: ArrayLike) -> list[NDArray[np.float64]]:

@@ -24,16 +24,18 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from dreamsim_guidance.cache import cache_folder, locked
-from dreamsim_guidance.evaluation.picture_files import problem, refuse_broken
+from dreamsim_guidance.checksums import sha256
+from dreamsim_guidance.data.pictures import check_pictures
 
 __all__ = ["EmbeddingCache"]
 
 log = logging.getLogger(__name__)
 
 _DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+_FEW = 100
+"""Pictures that are checked without a bar."""
 _SETTLED = 2.0
 """Seconds after which a file that is written once more also gets another modification time, on every file system."""
 
@@ -55,21 +57,10 @@ class EmbeddingCache:
         names = [os.path.abspath(file) for file in files]
         status = [_status(file) for file in files]
         new = [i for i, name in enumerate(names) if status[i] is None or self._known.get(name, (0,))[:2] != status[i]]
-        with ThreadPoolExecutor(workers or min(4, os.cpu_count() or 1)) as pool:
-            bar = tqdm(
-                pool.map(_inspect, [files[i] for i in new]),
-                total=len(new),
-                desc="checking",
-                unit="image",
-                disable=not progress or len(new) < 100,
-            )
-            found = list(bar)
-        problems: list[str | None] = [None] * len(files)
-        for i, (_, wrong) in zip(new, found, strict=True):
-            problems[i] = wrong
-        refuse_broken(files, problems)
-        for i, (digest, _) in zip(new, found, strict=True):
-            self._known[names[i]] = (*(status[i] or (-1, -1)), digest)
+        check_pictures([files[i] for i in new], workers or None, progress and len(new) > _FEW)
+        with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
+            for i, digest in zip(new, pool.map(sha256, [files[i] for i in new]), strict=True):
+                self._known[names[i]] = (*(status[i] or (-1, -1)), digest)
         if new:
             self._write_index({names[i]: self._known[names[i]] for i in new})
         return [self._known[name][2] for name in names]
@@ -140,12 +131,3 @@ def _status(file: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_size, status.st_mtime_ns
-
-
-def _inspect(file: Path) -> tuple[str, str | None]:
-    """Digest and problem of a file, read once."""
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        return "", error.strerror or str(error)
-    return hashlib.sha256(content).hexdigest(), problem(file, content)

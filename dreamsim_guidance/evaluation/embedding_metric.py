@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from dreamsim_guidance.data.pictures import check_pictures
 from dreamsim_guidance.evaluation.embedding_cache import EmbeddingCache
-from dreamsim_guidance.evaluation.picture_files import check_pictures, read_batches
-from dreamsim_guidance.evaluation.processes import divided, is_main
+from dreamsim_guidance.evaluation.picture_files import read_batches
+from dreamsim_guidance.evaluation.processes import divided, everywhere, is_main
 from dreamsim_guidance.evaluation.work import Work
 from dreamsim_guidance.metric import DreamSim
 
@@ -87,7 +88,9 @@ class EmbeddingMetric:
             if self.cache is not None:
                 self.cache.write(key, [names[i] for i in done], rows)
 
-        missing = [i for i in first if names[i] not in known]
+        # processes may have different caches, and must agree on what is to be done
+        found = everywhere(np.array([names[i] in known for i in first]))
+        missing = [i for i, there in zip(first, found, strict=True) if not there]
         start = time.perf_counter()
         if missing:
             rows = divided(len(missing), lambda share: self._embed([missing[j] for j in share], files, keep, progress))
@@ -128,7 +131,7 @@ class EmbeddingMetric:
         return [name.decode() for name in found]
 
     def _checked(self, files: Sequence[Path], progress: bool) -> NDArray[np.bool_]:
-        check_pictures(files, self.workers, progress)
+        check_pictures(files, self.workers or None, progress)
         return np.ones(len(files), dtype=bool)
 
     def _embed(

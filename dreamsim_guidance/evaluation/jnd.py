@@ -9,9 +9,16 @@ Everingham et al., The PASCAL visual object classes challenge, IJCV 2010; Zhang 
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["average_precision"]
+from dreamsim_guidance.data.same_pairs import SamePairs
+from dreamsim_guidance.evaluation.intervals import Resampled, draws
+from dreamsim_guidance.evaluation.report import MEASURES, Part, Report
+from dreamsim_guidance.evaluation.score import labelled, leads, parts
+
+__all__ = ["average_precision", "judge_same_pairs", "resample_average_precision"]
+
+_NAME = "average precision"
 
 
 def average_precision(distances: ArrayLike, same: ArrayLike) -> float:
@@ -25,11 +32,70 @@ def average_precision(distances: ArrayLike, same: ArrayLike) -> float:
         raise ValueError(f"distances and votes must be two lists of one length, got {d.shape} and {s.shape}.")
     if np.isnan(d).any() or not ((s >= 0) & (s <= 1)).all() or s.sum() == 0:
         raise ValueError("distances must not be NaN, votes must lie in [0, 1], and some pair must be the same.")
+    return float(_areas(d, s, np.ones((1, len(d))))[0])
+
+
+def judge_same_pairs(
+    metrics: dict[str, NDArray[np.float64]], pairs: SamePairs, resamples: int = 2000, seed: int = 0, level: float = 0.95
+) -> Report:
+    """Average precision of each metric's distances `(n,)`, with intervals clustered by a pair's first picture.
+
+    Splits and groups in which nobody took any pair for the same have no row. Errors as `average_precision`.
+    """
+    if not metrics:
+        raise ValueError("at least one metric is needed, got none.")
+
+    def part(rows: NDArray[np.int64]) -> tuple[dict[str, Resampled], Part]:
+        table = np.stack([distances[rows] for distances in metrics.values()])
+        found: dict[str, Resampled] = {}
+        if len(rows) == len(pairs) or pairs.share_same[rows].any():
+            found[_NAME] = resample_average_precision(table, pairs.share_same[rows], pairs.a[rows], resamples, seed)
+        return found, Part(len(rows), len(np.unique(pairs.a[rows])), labelled(list(metrics), found, level))
+
+    found, whole = part(np.arange(len(pairs)))
+    return Report(
+        triplets=whole.triplets,
+        references=whole.references,
+        agreement=whole.agreement,
+        kind="same pairs",
+        lead=leads(list(metrics), found, level),
+        splits=parts(pairs.split, lambda rows: part(rows)[1]),
+        groups=parts(pairs.group, lambda rows: part(rows)[1]),
+        images=len(pairs.images),
+        measures={_NAME: MEASURES[_NAME]},
+        level=level,
+        resamples=resamples,
+        seed=seed,
+    )
+
+
+def resample_average_precision(
+    distances: NDArray[np.float64],
+    same: NDArray[np.float64],
+    clusters: NDArray[np.generic],
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Resampled:
+    """Average precision of k metrics' distances `(k, n)`, and of resamples of whole clusters."""
+    values = np.array([average_precision(column, same) for column in distances])
+    _, number = np.unique(clusters, return_inverse=True)
+    groups = int(number.max()) + 1
+    replicates = [np.empty((0, len(distances)))]
+    if groups > 1:
+        for times in draws(groups, resamples, seed):
+            replicates.append(np.stack([_areas(column, same, times[:, number]) for column in distances], axis=1))
+    return Resampled(values, np.concatenate(replicates), len(same), groups)
+
+
+def _areas(d: NDArray[np.float64], s: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Average precision `(r,)` where pair i is there `weights[r, i]` times; NaN without a same pair."""
     order = np.argsort(d, kind="stable")
-    d, s = d[order], s[order]
-    last = np.append(d[1:] != d[:-1], True)
-    found = np.cumsum(s)[last]
-    precision = found / (np.flatnonzero(last) + 1)
-    precision = np.maximum.accumulate(precision[::-1])[::-1]
-    recall = np.concatenate([[0.0], found / s.sum()])
-    return float((np.diff(recall) * precision).sum())
+    last = np.append(np.diff(d[order]) != 0, True)
+    weights = weights[:, order]
+    seen = np.cumsum(weights, axis=1)[:, last]
+    found = np.cumsum(weights * s[order], axis=1)[:, last]
+    precision = found / np.maximum(seen, 1e-300)
+    precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    steps = np.diff(found, axis=1, prepend=0.0)
+    total = found[:, -1]
+    return np.where(total > 0, (steps * precision).sum(1) / np.where(total > 0, total, 1.0), np.nan)

@@ -24,7 +24,7 @@ from dreamsim_guidance.evaluation.baselines import BASELINES, COMPARES, TOWERS, 
 from dreamsim_guidance.evaluation.embedding_cache import EmbeddingCache
 from dreamsim_guidance.evaluation.embedding_metric import EmbeddingMetric
 from dreamsim_guidance.evaluation.pair_metric import Compare, PairMetric
-from dreamsim_guidance.evaluation.processes import process_device
+from dreamsim_guidance.evaluation.processes import agreed, process_device
 from dreamsim_guidance.evaluation.weights_access import MetricUnavailableError
 from dreamsim_guidance.evaluation.work import Work
 from dreamsim_guidance.metric import DreamSim
@@ -139,7 +139,7 @@ class _Deferred:
 
     def distances(self, pairs: Sequence[tuple[Path, Path]], progress: bool = True) -> NDArray[np.float64]:
         if self._built is None:
-            self._built = self._build()
+            self._built = agreed(self._build)
         return self._built.distances(pairs, progress)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from dreamsim_guidance.evaluation.picture_files import load, read_picture
+from dreamsim_guidance.evaluation.picture_files import in_order, read_picture
 from dreamsim_guidance.evaluation.processes import divided, is_main
 from dreamsim_guidance.evaluation.work import Work
 
@@ -67,7 +67,7 @@ class PairMetric:
         found = np.empty(len(mine))
         with tqdm(total=len(mine), desc=self.name, unit="pair", disable=not progress) as bar:
             done = 0
-            for items in load(_Pairs(mine, self.size), self.batch, self.workers):
+            for items in in_order(_Pairs(mine, self.size), self.batch, self.workers):
                 for shape in dict.fromkeys(a.shape for a, _ in items):
                     chosen = [i for i, (a, _) in enumerate(items) if a.shape == shape]
                     a, b = (torch.stack([items[i][side] for i in chosen]) for side in (0, 1))

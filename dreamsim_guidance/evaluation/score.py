@@ -3,92 +3,126 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from dreamsim_guidance.data.judgments import Judgments
-from dreamsim_guidance.evaluation.agreement import RULES, Rule, ceiling, credits
-from dreamsim_guidance.evaluation.embedding import directions
-from dreamsim_guidance.evaluation.intervals import Interval, cluster_bootstrap, paired_difference
-from dreamsim_guidance.metric import DreamSim
-from dreamsim_guidance.preprocess import load_image, resize
+from dreamsim_guidance.data.things import odd_one_out
+from dreamsim_guidance.evaluation.agreement import RULES, ceiling, credits, likenesses
+from dreamsim_guidance.evaluation.intervals import Interval, Resampled, cluster_bootstrap, resample_means
+from dreamsim_guidance.evaluation.psychometric import psychometric_curve
+from dreamsim_guidance.evaluation.report import MEASURES, Part, Report
 
-__all__ = ["Distances", "Report", "by_embedding", "by_pixels", "judge"]
+__all__ = ["ODD_ONE_OUT", "Distances", "judge", "labelled", "parts"]
 
-_CHUNK = 512
-"""Triplets at a time, to bound the memory."""
+ODD_ONE_OUT = "odd-one-out"
+"""The rule of THINGS, whose lines are two rows each; see `data.things`."""
+
+_MOST_GROUPS = 200
+"""A set with more groups has names of another kind in that column; they are not told apart."""
 
 Distances = tuple[NDArray[np.float64], NDArray[np.float64]]
 """From the reference to a and to b, each `(n,)`."""
 
 
-@dataclass(frozen=True)
-class Report:
-    """Agreement of each metric under each rule, clustered by reference, and its lead over the first metric.
+def judge(
+    metrics: dict[str, Distances],
+    judgments: Judgments,
+    resamples: int = 2000,
+    seed: int = 0,
+    rules: Sequence[str] = RULES,
+    level: float = 0.95,
+) -> Report:
+    """Score distances on the same judgments, under `rules` of `agreement.RULES` and "odd-one-out".
 
-    `ceiling` is that of people under the rule "fraction", None if no triplet has two votes.
+    A rule that leaves out every triplet is absent. Odd-one-out needs the rows of `data.things.read_things`. Raises
+    ValueError for an unknown rule, distances that are NaN or of another length, and no metric at all.
     """
+    if not metrics:
+        raise ValueError("at least one metric is needed, got none.")
+    if unknown := [rule for rule in rules if rule not in (*RULES, ODD_ONE_OUT)]:
+        raise ValueError(f"unknown rule '{unknown[0]}'; known: {', '.join((*RULES, ODD_ONE_OUT))}.")
 
-    triplets: int
-    references: int
-    ceiling: float | None
-    agreement: dict[str, dict[Rule, Interval]]
-    lead: dict[str, dict[Rule, Interval]]
+    def agreement(rows: NDArray[np.int64]) -> tuple[dict[str, Resampled], Part]:
+        found = _resample(metrics, judgments, rows, rules, resamples, seed)
+        votes_a, votes_b = judgments.votes_a[rows], judgments.votes_b[rows]
+        several = bool((votes_a + votes_b >= 2).any())
+        part = Part(
+            triplets=len(rows),
+            references=len(np.unique(judgments.reference[rows])),
+            agreement=labelled(list(metrics), found, level),
+            ceiling=ceiling(votes_a, votes_b) if several else None,
+            limit=float(np.mean(np.maximum(votes_a, votes_b) / (votes_a + votes_b))) if several else None,
+        )
+        return found, part
 
-
-def judge(metrics: dict[str, Distances], judgments: Judgments, resamples: int = 2000, seed: int = 0) -> Report:
-    """Score distances on the same judgments. A rule that leaves out every triplet is absent."""
-    agreement: dict[str, dict[Rule, Interval]] = {}
-    lead: dict[str, dict[Rule, Interval]] = {}
-    first: dict[Rule, NDArray[np.float64]] = {}
-    for name, (d_a, d_b) in metrics.items():
-        agreement[name], lead[name] = {}, {}
-        for rule in RULES:
-            credit = credits(d_a, d_b, judgments.votes_a, judgments.votes_b, rule)
-            if np.isnan(credit).all():
-                continue
-            agreement[name][rule] = cluster_bootstrap(credit, judgments.reference, resamples=resamples, seed=seed)
-            if rule in first:
-                lead[name][rule] = paired_difference(
-                    credit, first[rule], judgments.reference, resamples=resamples, seed=seed
-                )
-            first.setdefault(rule, credit)
-    several = (judgments.votes_a + judgments.votes_b >= 2).any()
+    resampled, whole = agreement(np.arange(len(judgments)))
     return Report(
-        triplets=len(judgments),
-        references=len(np.unique(judgments.reference)),
-        ceiling=ceiling(judgments.votes_a, judgments.votes_b) if several else None,
-        agreement=agreement,
-        lead={name: rules for name, rules in lead.items() if rules},
+        triplets=whole.triplets,
+        references=whole.references,
+        agreement=whole.agreement,
+        ceiling=whole.ceiling,
+        limit=whole.limit,
+        ceiling_interval=_ceiling_interval(judgments, resamples, seed, level) if whole.ceiling is not None else None,
+        lead=leads(list(metrics), resampled, level),
+        splits=parts(judgments.split, lambda rows: agreement(rows)[1]),
+        groups=parts(judgments.group, lambda rows: agreement(rows)[1]),
+        images=len(judgments.images),
+        curves={
+            name: psychometric_curve(d_a, d_b, judgments.votes_a, judgments.votes_b, judgments.reference, seed=seed)
+            for name, (d_a, d_b) in metrics.items()
+        },
+        measures={rule: MEASURES[rule] for rule in rules},
+        level=level,
+        resamples=resamples,
+        seed=seed,
     )
 
 
-def by_embedding(metric: DreamSim, judgments: Judgments, progress: bool = True) -> Distances:
-    """The metric's distances; every distinct picture is read and embedded once."""
-    return _pairs(judgments, directions(metric, judgments.images, progress).cpu(), lambda a, b: 0.5 * (a - b).square())
+def labelled(names: Sequence[str], found: dict[str, Resampled], level: float) -> dict[str, dict[str, Interval]]:
+    """Intervals by metric and measure; columns are the metrics in order."""
+    return {name: {m: r.interval(i, level) for m, r in found.items()} for i, name in enumerate(names)}
 
 
-def by_pixels(judgments: Judgments, size: int = 64) -> Distances:
-    """Mean squared difference of the pictures, squashed to `size` x `size`: the baseline that knows nothing."""
-    return _pairs(judgments, _pixels(judgments.images, size), lambda a, b: (a - b).square() / a.shape[1])
+def leads(names: Sequence[str], found: dict[str, Resampled], level: float) -> dict[str, dict[str, Interval]]:
+    """The difference of every further metric to the first one."""
+    rest = list(enumerate(names))[1:]
+    return {name: {m: r.lead(i, 0, level) for m, r in found.items()} for i, name in rest if found}
 
 
-def _pixels(files: Sequence[Path], size: int) -> Tensor:
-    return torch.cat([resize(load_image(file), (size, size)).flatten(1) for file in files])
+def parts(words: Sequence[str], part: Callable[[NDArray[np.int64]], Part]) -> dict[str, Part]:
+    """`part` of the rows of every word, in order of appearance; nothing where all rows have the same one."""
+    names = list(dict.fromkeys(words))
+    if not 1 < len(names) <= _MOST_GROUPS:
+        return {}
+    column = np.array(words)
+    return {name: part(np.flatnonzero(column == name)) for name in names}
 
 
-def _pairs(judgments: Judgments, features: Tensor, difference: Callable[[Tensor, Tensor], Tensor]) -> Distances:
-    features = features.double()
-    found = []
-    for candidate in (judgments.a, judgments.b):
-        parts = [
-            difference(features[judgments.reference[i : i + _CHUNK]], features[candidate[i : i + _CHUNK]]).sum(1)
-            for i in range(0, len(judgments), _CHUNK)
-        ]
-        found.append(torch.cat(parts).numpy())
-    return found[0], found[1]
+def _resample(
+    metrics: dict[str, Distances],
+    judgments: Judgments,
+    rows: NDArray[np.int64],
+    rules: Sequence[str],
+    resamples: int,
+    seed: int,
+) -> dict[str, Resampled]:
+    found = {}
+    for rule in rules:
+        reference = judgments.reference[rows]
+        if rule == ODD_ONE_OUT:
+            columns = [odd_one_out(d_a[rows], d_b[rows]).astype(np.float64) for d_a, d_b in metrics.values()]
+            reference = reference[::2]
+        else:
+            votes = judgments.votes_a[rows], judgments.votes_b[rows]
+            columns = [credits(d_a[rows], d_b[rows], *votes, rule) for d_a, d_b in metrics.values()]  # type: ignore[arg-type]
+        table = np.stack(columns)
+        if not np.isnan(table).all():
+            found[rule] = resample_means(table, reference, resamples=resamples, seed=seed)
+    return found
+
+
+def _ceiling_interval(judgments: Judgments, resamples: int, seed: int, level: float) -> Interval:
+    likeness = likenesses(judgments.votes_a, judgments.votes_b)
+    return cluster_bootstrap(likeness, judgments.reference, level=level, resamples=resamples, seed=seed)

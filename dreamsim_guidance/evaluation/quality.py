@@ -1,0 +1,123 @@
+"""A metric against mean scores of quality (TID2013, KADID-10k, PIPAL, ...): over all pictures, and within references.
+
+The two differ a lot: over all pictures a metric must put distortions of different photographs on one scale, within a
+reference it need not. All coefficients take similarity, the negative distance, so that higher is better.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import kendalltau, pearsonr, spearmanr
+
+from dreamsim_guidance.data.ratings import Ratings
+from dreamsim_guidance.evaluation.intervals import Resampled, draws
+from dreamsim_guidance.evaluation.rank_correlation import (
+    Replicates,
+    fit_logistic,
+    resample_kendall,
+    resample_pearson,
+    resample_spearman,
+)
+from dreamsim_guidance.evaluation.report import MEASURES, Part, Report
+from dreamsim_guidance.evaluation.score import labelled, leads, parts
+
+__all__ = ["judge_ratings"]
+
+_FEWEST = 3
+"""Pictures of a reference with different scores, below which a correlation within it says nothing."""
+
+_WITHIN = ("spearman within", "kendall within", "pearson within")
+
+
+def judge_ratings(
+    metrics: dict[str, NDArray[np.float64]], ratings: Ratings, resamples: int = 2000, seed: int = 0, level: float = 0.95
+) -> Report:
+    """Correlations of each metric's distances `(n,)` with the scores, with intervals clustered by reference.
+
+    Where a metric gives all pictures of a reference one distance, its correlation there counts as 0. A measure that
+    cannot be had (one picture of each reference, equal scores) is absent. Raises ValueError without a metric.
+    """
+    if not metrics:
+        raise ValueError("at least one metric is needed, got none.")
+
+    def part(rows: NDArray[np.int64]) -> tuple[dict[str, Resampled], Part]:
+        _, cluster = np.unique(ratings.reference[rows], return_inverse=True)
+        columns = [
+            _measures(-distances[rows], ratings.score[rows], cluster, resamples, seed) for distances in metrics.values()
+        ]
+        groups = int(cluster.max()) + 1
+        found = {
+            name: Resampled(
+                np.array([column[name][0] for column in columns]),
+                np.stack([column[name][1] for column in columns], axis=1),
+                len(rows),
+                groups,
+            )
+            for name in columns[0]
+            if all(np.isfinite(column[name][0]) for column in columns)
+        }
+        return found, Part(len(rows), groups, labelled(list(metrics), found, level))
+
+    found, whole = part(np.arange(len(ratings)))
+    return Report(
+        triplets=whole.triplets,
+        references=whole.references,
+        agreement=whole.agreement,
+        kind="ratings",
+        lead=leads(list(metrics), found, level),
+        splits=parts(ratings.split, lambda rows: part(rows)[1]),
+        groups=parts(ratings.group, lambda rows: part(rows)[1]),
+        images=len(ratings.images),
+        measures={name: MEASURES[name] for name in found},
+        level=level,
+        resamples=resamples,
+        seed=seed,
+    )
+
+
+def _measures(
+    x: NDArray[np.float64], y: NDArray[np.float64], cluster: NDArray[np.int64], resamples: int, seed: int
+) -> dict[str, Replicates]:
+    fitted = fit_logistic(x, y)
+    within = np.full((int(cluster.max()) + 1, 5), np.nan)
+    for i in range(len(within)):
+        rows = cluster == i
+        within[i] = _within(x[rows], y[rows], fitted[rows])
+    return {
+        "spearman": resample_spearman(x, y, cluster, resamples, seed),
+        "kendall": resample_kendall(x, y, cluster, resamples, seed),
+        "pearson": resample_pearson(fitted, y, cluster, resamples, seed),
+        **{
+            name: _means(within[:, i], np.isfinite(within[:, i]).astype(np.float64), resamples, seed)
+            for i, name in enumerate(_WITHIN)
+        },
+        "pairs within": _means(within[:, 3], within[:, 4], resamples, seed),
+    }
+
+
+def _within(x: NDArray[np.float64], y: NDArray[np.float64], fitted: NDArray[np.float64]) -> list[float]:
+    """Spearman, Kendall, Pearson of one reference, the credit of its pairs, and how many of them have an order."""
+    i, j = np.triu_indices(len(x), 1)
+    order = np.sign(y[i] - y[j])
+    credit = (1 + np.sign(x[i] - x[j]) * order)[order != 0] / 2
+    right, pairs = float(credit.sum()), float(len(credit))
+    if len(np.unique(y)) < _FEWEST:
+        return [float("nan")] * 3 + [right, pairs]
+    if len(np.unique(x)) < 2:
+        return [0.0, 0.0, 0.0, right, pairs]
+    linear = float(pearsonr(fitted, y).statistic) if len(np.unique(fitted)) > 1 else 0.0
+    return [float(spearmanr(x, y).statistic), float(kendalltau(x, y).statistic), linear, right, pairs]
+
+
+def _means(sums: NDArray[np.float64], counts: NDArray[np.float64], resamples: int, seed: int) -> Replicates:
+    """Sum over sum of counts, of all references and of resamples of them; NaN where there is nothing to count."""
+    sums = np.nan_to_num(sums)
+    if counts.sum() == 0:
+        return float("nan"), np.empty(0)
+    value = float(sums.sum() / counts.sum())
+    if len(sums) < 2:
+        return value, np.empty(0)
+    totals = [(times @ sums, times @ counts) for times in draws(len(sums), resamples, seed)]
+    above, below = (np.concatenate([total[i] for total in totals]) for i in (0, 1))
+    return value, np.where(below > 0, above / np.where(below > 0, below, 1.0), np.nan)

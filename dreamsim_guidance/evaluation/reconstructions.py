@@ -1,0 +1,181 @@
+"""Methods of reconstruction side by side, by any number of metrics, and by people where they were asked.
+
+distance     mean over the references that every method has; with an interval over references
+difference   to the first method, reference by reference; far surer than two separate means
+two-way      how many other references a reconstruction is less like than its own, by the metric: mean share of i != j
+             with d(real_i, recon_j) > d(real_j, recon_j), chance 1/2. For an embedding that is centred, as DreamSim's, d
+             is 1 - r and this the two-way identification of brain decoding; without centring, r is the cosine.
+
+A metric is no person: without votes, nothing here says what people prefer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dreamsim_guidance.data.reconstructions import Reconstructions
+from dreamsim_guidance.evaluation.evaluate import pairs_of
+from dreamsim_guidance.evaluation.intervals import Interval, cluster_bootstrap, paired_difference
+from dreamsim_guidance.evaluation.metrics import FileMetric
+from dreamsim_guidance.evaluation.preferences import Preferences, Standing, standings
+from dreamsim_guidance.evaluation.report import Report
+from dreamsim_guidance.evaluation.score import judge
+
+__all__ = ["NO_VOTES", "Cell", "Comparison", "People", "compare_reconstructions"]
+
+NO_VOTES = "no votes given: nothing here says what people prefer."
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One metric on one method. `distances` are those of `Comparison.references`, in order; lower is more alike.
+
+    `difference` to the first method is None for that one; `two_way` is None where it was not asked for.
+    """
+
+    distances: NDArray[np.float64]
+    distance: Interval
+    difference: Interval | None
+    two_way: Interval | None
+
+
+@dataclass(frozen=True)
+class People:
+    """Each method's standing, and how far each metric agrees with these very people."""
+
+    standings: dict[str, Standing]
+    agreement: Report
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The matrix of metrics and methods. `incomplete` are references that some method lacks, left out of all numbers.
+
+    `failed` says of metrics that could not run why.
+    """
+
+    references: tuple[str, ...]
+    incomplete: tuple[str, ...]
+    methods: tuple[str, ...]
+    cells: dict[str, dict[str, Cell]]
+    failed: dict[str, str]
+    people: People | None
+
+    @property
+    def note(self) -> str:
+        """What may be said about people."""
+        if self.people is None:
+            return NO_VOTES
+        votes = sum(standing.votes for standing in self.people.standings.values()) // 2
+        references = self.people.agreement.references
+        return f"votes: {votes} on {self.people.agreement.triplets} triplets of {references} references."
+
+
+def compare_reconstructions(
+    found: Reconstructions,
+    metrics: dict[str, FileMetric],
+    preferences: Preferences | None = None,
+    *,
+    two_way: Collection[str] = (),
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+    progress: bool = True,
+) -> Comparison:
+    """Run every metric on every method's pictures, and on those that people voted on.
+
+    `two_way` names metrics that identify too: all n x n pairs, cheap for embeddings only. Metrics that cannot run are
+    told in `failed`. Raises ValueError if none can, or no reference is complete.
+    """
+    stems = found.complete()
+    if not stems:
+        lacking = ", ".join(name for name in found.missing if name != "targets")
+        raise ValueError(f"no reference has been reconstructed by every method; incomplete: {lacking}.")
+    cells: dict[str, dict[str, Cell]] = {}
+    voted: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]] = {}
+    failed: dict[str, str] = {}
+    for name, metric in metrics.items():
+        try:
+            distances = _distances(found, stems, metric, name in two_way and len(stems) > 1, progress)
+            sides = None if preferences is None else _voted(preferences, metric, progress)
+        except Exception as error:  # missing weights, pictures too small, one's own metric: the others shall still run
+            failed[name] = " ".join(str(error).split()) or type(error).__name__
+            continue
+        cells[name] = _cells(distances, level, resamples, seed)
+        if sides is not None:
+            voted[name] = sides
+    if not cells:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items()) or "none was given"
+        raise ValueError(f"no metric could run ({reasons})")
+    people = None
+    if preferences is not None:
+        people = People(
+            standings(preferences, level=level, resamples=resamples, seed=seed),
+            judge(voted, preferences.judgments, resamples, seed, level=level),
+        )
+    return Comparison(
+        references=tuple(stems),
+        incomplete=tuple(stem for stem in found.targets if stem not in set(stems)),
+        methods=tuple(found.methods),
+        cells=cells,
+        failed=failed,
+        people=people,
+    )
+
+
+def _distances(
+    found: Reconstructions, stems: Sequence[str], metric: FileMetric, all_pairs: bool, progress: bool
+) -> dict[str, NDArray[np.float64]]:
+    """For each method `(n,)` distances to the own target, or `(n, n)`, [j, i] of reconstruction j to target i."""
+    targets = [found.targets[stem] for stem in stems]
+    pairs: list[tuple[Path, Path]] = []
+    for files in found.methods.values():
+        made = [files[stem] for stem in stems]
+        pairs += (
+            [(target, one) for one in made for target in targets]
+            if all_pairs
+            else list(zip(targets, made, strict=True))
+        )
+    shape = (len(found.methods), len(stems), len(stems)) if all_pairs else (len(found.methods), len(stems))
+    return dict(zip(found.methods, _finite(metric, pairs, progress).reshape(shape), strict=True))
+
+
+def _voted(
+    preferences: Preferences, metric: FileMetric, progress: bool
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    a, b = _finite(metric, pairs_of(preferences.judgments), progress).reshape(2, -1)
+    return a, b
+
+
+def _finite(metric: FileMetric, pairs: list[tuple[Path, Path]], progress: bool) -> NDArray[np.float64]:
+    distances = np.asarray(metric.distances(pairs, progress), dtype=np.float64)
+    if distances.shape != (len(pairs),) or not np.isfinite(distances).all():
+        raise ValueError(
+            f"{metric.name} gave {distances.shape} distances, {int(np.isnan(distances).sum())} of them NaN."
+        )
+    return distances
+
+
+def _cells(distances: dict[str, NDArray[np.float64]], level: float, resamples: int, seed: int) -> dict[str, Cell]:
+    cells: dict[str, Cell] = {}
+    for name, found in distances.items():
+        own = found if found.ndim == 1 else found.diagonal().copy()
+        identified = None
+        if found.ndim == 2:
+            shares = ((found > own[:, None]).sum(1) + 0.5 * ((found == own[:, None]).sum(1) - 1)) / (len(own) - 1)
+            identified = cluster_bootstrap(shares, level=level, resamples=resamples, seed=seed)
+        first = next(iter(cells.values()), None)
+        cells[name] = Cell(
+            own,
+            cluster_bootstrap(own, level=level, resamples=resamples, seed=seed),
+            None
+            if first is None
+            else paired_difference(own, first.distances, level=level, resamples=resamples, seed=seed),
+            identified,
+        )
+    return cells

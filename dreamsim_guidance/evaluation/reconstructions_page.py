@@ -1,0 +1,112 @@
+"""A comparison of methods as one HTML file: the tables, what people said if they were asked, the contact sheet."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Sequence
+
+from PIL import Image as PILImage
+
+from dreamsim_guidance.evaluation.intervals import Interval
+from dreamsim_guidance.evaluation.reconstructions import Comparison
+
+__all__ = ["legend", "matrix", "people_table", "render"]
+
+Table = list[list[str]]
+"""Lines of cells; the first line holds the names of the columns."""
+
+_STYLE = """
+:root { color-scheme: light dark; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { text-align: left; padding: .3rem 1rem .3rem 0; border-bottom: 1px solid #8886; white-space: nowrap; font-weight: 400; }
+thead th { font-weight: 600; }
+img { max-width: 100%; height: auto; }
+.note { font-weight: 600; }
+"""
+
+
+def matrix(found: Comparison) -> Table:
+    """Metrics x methods: distance, difference to the first method, two-way identification."""
+    table = [["", *found.methods]]
+    for name, cells in found.cells.items():
+        table.append([name, *(number(cells[m].distance) for m in found.methods)])
+        differences = [cells[m].difference for m in found.methods]
+        if len(found.methods) > 1:
+            table.append(["  less that of the first", *("" if d is None else number(d, "+") for d in differences)])
+        shares = [cells[m].two_way for m in found.methods]
+        if any(shares):
+            table.append(["  two-way identification", *("" if share is None else number(share) for share in shares)])
+    return table
+
+
+def people_table(found: Comparison) -> tuple[Table, Table] | None:
+    """Methods with win rate and strength; metrics with their agreement with these people. None without votes."""
+    if found.people is None:
+        return None
+    methods = [["", "votes", "win rate", "Bradley-Terry strength", "less that of the first"]]
+    for name, standing in found.people.standings.items():
+        lead = "" if standing.lead is None else number(standing.lead, "+")
+        methods.append([name, str(standing.votes), number(standing.win_rate), number(standing.strength, "+"), lead])
+    report = found.people.agreement
+    rules = list(dict.fromkeys(rule for agreement in report.agreement.values() for rule in agreement))
+    metrics = [["agreement with people", *rules]]
+    for name, agreement in report.agreement.items():
+        metrics.append([name, *(number(agreement[rule]) if rule in agreement else "" for rule in rules)])
+    if report.ceiling is not None:
+        metrics.append(
+            ["one person with another", *(f"{report.ceiling:.4f}" if r == "fraction" else "" for r in rules)]
+        )
+    return methods, metrics
+
+
+def legend(found: Comparison) -> str:
+    """What the numbers of the matrix are."""
+    count = len(found.references)
+    left_out = f" ({len(found.incomplete)} incomplete ones left out)" if found.incomplete else ""
+    text = f"{count} references that every method has{left_out}; means with 95 % intervals over references. "
+    text += "Distances: lower is more alike."
+    if any(cell.two_way for cells in found.cells.values() for cell in cells.values()):
+        text += " Identification: 1 is best, chance is 0.5."
+    return text
+
+
+def render(found: Comparison, sheet: PILImage.Image, caption: str) -> str:
+    """The page, self-contained."""
+    data = io.BytesIO()
+    sheet.save(data, "png")
+    parts = [
+        "<h1>Reconstructions compared</h1>",
+        f"<p>{html.escape(legend(found))}</p>",
+        _table(matrix(found)),
+        *(f"<p>{html.escape(name)} did not run: {html.escape(why)}</p>" for name, why in found.failed.items()),
+        "<h2>People</h2>",
+        f'<p class="note">{html.escape(found.note)}</p>',
+        *(_table(table) for table in people_table(found) or ()),
+        "<h2>Pictures</h2>",
+        f"<p>{html.escape(caption)}</p>",
+        f'<img alt="Contact sheet" src="data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}">',
+    ]
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>Reconstructions compared</title>\n<style>{_STYLE}</style>\n" + "\n".join(parts) + "\n</html>\n"
+    )
+
+
+def number(interval: Interval, sign: str = "") -> str:
+    return f"{interval.value:{sign}.4f} [{interval.low:{sign}.4f}, {interval.high:{sign}.4f}]"
+
+
+def _table(table: Sequence[Sequence[str]]) -> str:
+    head, *body = ["".join(f"<t{tag}>{html.escape(c)}</t{tag}>" for c in line) for line, tag in _tagged(table)]
+    rows = "\n".join(f"<tr>{line}</tr>" for line in body)
+    return f'<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody></table></div>'
+
+
+def _tagged(table: Sequence[Sequence[str]]) -> list[tuple[Sequence[str], str]]:
+    return [(line, "h" if i == 0 else "d") for i, line in enumerate(table)]
