@@ -22,8 +22,8 @@ _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
 .wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: .3rem 1rem .3rem 0; border-bottom: 1px solid #8886; white-space: nowrap; font-weight: 400; }
+table { border-collapse: collapse; margin-bottom: 1.5rem; font-variant-numeric: tabular-nums; }
+th, td { text-align: left; padding: .3rem 1rem .3rem 0; border-bottom: 1px solid #8886; white-space: pre; font-weight: 400; }
 thead th { font-weight: 600; }
 img { max-width: 100%; height: auto; }
 .note { font-weight: 600; }
@@ -37,7 +37,7 @@ def matrix(found: Comparison) -> Table:
         table.append([name, *(number(cells[m].distance) for m in found.methods)])
         differences = [cells[m].difference for m in found.methods]
         if len(found.methods) > 1:
-            table.append(["  less that of the first", *("" if d is None else number(d, "+") for d in differences)])
+            table.append(["  minus the first", *("" if d is None else number(d, "+") for d in differences)])
         shares = [cells[m].two_way for m in found.methods]
         if any(shares):
             table.append(["  two-way identification", *("" if share is None else number(share) for share in shares)])
@@ -48,7 +48,7 @@ def people_table(found: Comparison) -> tuple[Table, Table] | None:
     """Methods with win rate and strength; metrics with their agreement with these people. None without votes."""
     if found.people is None:
         return None
-    methods = [["", "votes", "win rate", "Bradley-Terry strength", "less that of the first"]]
+    methods = [["", "votes", "win rate", "Bradley-Terry strength", "minus the first"]]
     for name, standing in found.people.standings.items():
         lead = "" if standing.lead is None else number(standing.lead, "+")
         methods.append([name, str(standing.votes), number(standing.win_rate), number(standing.strength, "+"), lead])
