@@ -82,7 +82,8 @@ class Session:
             lambda: self.run("[document.body.dataset.state, document.body.dataset.trial].join()") == f"asking,{trial}",
             f"trial {trial}",
         )
-        time.sleep(0.22)
+        if self.run("two"):
+            time.sleep(0.22)
 
     def answer(self, trial: str, side: int, choices: tuple[str, str], key: str | None = None) -> None:
         self.asked(trial)
