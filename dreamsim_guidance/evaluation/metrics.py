@@ -15,7 +15,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,7 @@ __all__ = ["BASELINES", "FileMetric", "MetricUnavailableError", "file_metric", "
 _MODEL_FILE = "model.safetensors"
 
 
+@runtime_checkable
 class FileMetric(Protocol):
     """A distance of picture files; lower is more alike."""
 
