@@ -74,9 +74,11 @@ def assign(count: int, participants: int, trials: int, seed: int = 0) -> list[li
         if len(block) < trials:
             fresh = [int(unit) for unit in random.permutation(count)]
             lacking = trials - len(block)
-            taken = [unit for unit in fresh if unit not in set(block)][:lacking]
+            had = set(block)
+            taken = [unit for unit in fresh if unit not in had][:lacking]
             block += taken
-            deck = [unit for unit in fresh if unit not in set(taken)]
+            had = set(taken)
+            deck = [unit for unit in fresh if unit not in had]
         blocks.append(block)
     return blocks
 
