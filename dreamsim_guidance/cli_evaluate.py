@@ -31,9 +31,8 @@ class Evaluate:
     data: Positional[Path]
     """The folder of a set of judgments (NIGHTS, BAPPS, PieAPP, TID2013, a study of your own, ...), or its csv file."""
     metric: tuple[str, ...] = ()
-    """ensemble (the default), dino_vitb16, ... (published weights), pocket (shipped), a model file (.safetensors), the
-    folder of a training run, l2, psnr, ssim, ms-ssim, lpips, dists, dino, clip, open_clip, mae, resnet50, or
-    file.py:function of your own, (images, images) -> (b,)."""
+    """ensemble (the default), dino_vitb16, ... (published weights), pocket (shipped), a model file (.safetensors) or the
+    folder of a training run, l2, a baseline, or file.py:function of your own, (images, images) -> (b,)."""
     baselines: bool = False
     """Judge the baselines of the paper too: psnr, ssim, ms-ssim, lpips, dists, dino, clip, open_clip, mae, resnet50."""
     split: str | None = None

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from dreamsim_guidance.backbones import CLIP_MEAN, CLIP_STD, Branch, BranchConfig
 from dreamsim_guidance.evaluation.pair_metric import Compare
-from dreamsim_guidance.evaluation.pixel_differences import l2, ms_ssim, psnr, ssim, torchmetrics
-from dreamsim_guidance.evaluation.weights_access import hub_weights, torchvision_weights
+from dreamsim_guidance.evaluation.pixel_differences import l2, ms_ssim, psnr, ssim
+from dreamsim_guidance.evaluation.weights_access import hub_weights, torchmetrics, torchvision_weights
 from dreamsim_guidance.metric import DreamSim
 from dreamsim_guidance.variants import BRANCHES
 

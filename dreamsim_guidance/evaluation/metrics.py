@@ -82,11 +82,11 @@ def file_metric(
     def embedding(build: Callable[[str], DreamSim], called: str) -> FileMetric:
         return _Deferred(called, lambda: EmbeddingMetric(called, build(process_device(device)), store, workers, **size))
 
-    def pairwise(build: Callable[[str], tuple[Compare, int | None]], called: str) -> FileMetric:
+    def pairwise(build: Callable[[str], tuple[Compare, int | None]], called: str, symmetric: bool) -> FileMetric:
         def make() -> FileMetric:
             on = process_device(device)
             compare, side = build(on)
-            return PairMetric(called, compare, side, on, workers, **size)
+            return PairMetric(called, compare, side, on, workers, symmetric=symmetric, **size)
 
         return _Deferred(called, make)
 
@@ -95,11 +95,13 @@ def file_metric(
         return EmbeddingMetric(name or given.variant or "dreamsim", given, store, workers, **size)
     if callable(metric):
         compare: Compare = metric
-        return pairwise(lambda on: (compare, None), name or str(getattr(metric, "__name__", type(metric).__name__)))
+        return pairwise(
+            lambda on: (compare, None), name or str(getattr(metric, "__name__", type(metric).__name__)), False
+        )
     text = os.fspath(metric)
     called = name or text
     if text in COMPARES:
-        return pairwise(lambda on: build_compare(text, on), called)
+        return pairwise(lambda on: build_compare(text, on), called, True)
     if text in TOWERS:
         return embedding(lambda on: build_tower(text, on), called)
     if text == "pocket" or text in VARIANTS:
@@ -118,7 +120,7 @@ def file_metric(
         return embedding(lambda on: DreamSim(file, device=on), called)
     if ":" in text:
         found = _callable(text)
-        return pairwise(lambda on: (found, None), called)
+        return pairwise(lambda on: (found, None), called, False)
     known = ", ".join([*sorted(VARIANTS), "pocket", *COMPARES, *TOWERS])
     raise ValueError(
         f"unknown metric '{text}'; known: {known}, a model file (.safetensors), a run's folder, or file.py:function."

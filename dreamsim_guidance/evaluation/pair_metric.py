@@ -30,10 +30,10 @@ _MEMORY = 256 << 20
 
 
 class PairMetric:
-    """Distances from `compare`, computed once for each distinct ordered pair.
+    """Distances from `compare`, computed once for each distinct pair, in either order if it is `symmetric`.
 
-    Pictures come squashed to `size` x `size`, or with None as they are; a second picture of another size is then squashed
-    to the first one's. `workers` and `work` as for `EmbeddingMetric`; the work is counted in pairs.
+    Pictures come squashed to `size` x `size`, or with None as they are; two of different size then both to the smaller
+    height and width. `workers` and `work` as for `EmbeddingMetric`; the work is counted in pairs.
     """
 
     def __init__(
@@ -44,10 +44,12 @@ class PairMetric:
         device: str = "cpu",
         workers: int = 0,
         batch: int = _BATCH,
+        symmetric: bool = False,
     ) -> None:
         self.name = name
         self.compare = compare
         self.size = size
+        self.symmetric = symmetric
         self.device = device
         self.workers = workers
         self.batch = batch
@@ -55,12 +57,13 @@ class PairMetric:
 
     def distances(self, pairs: Sequence[tuple[Path, Path]], progress: bool = True) -> NDArray[np.float64]:
         """One number for each pair. ValueError for what is not finite, of another shape, or cannot be read."""
-        distinct = sorted(dict.fromkeys(pairs))
+        asked = [(b, a) if self.symmetric and b < a else (a, b) for a, b in pairs]
+        distinct = sorted(dict.fromkeys(asked))
         start = time.perf_counter()
         values = divided(len(distinct), partial(self._share, distinct, progress and is_main()))
         self.work = Work(len(distinct), len(distinct), time.perf_counter() - start, "pairs")
         place = {pair: i for i, pair in enumerate(distinct)}
-        return values[[place[pair] for pair in pairs]]
+        return values[[place[pair] for pair in asked]]
 
     def _share(self, distinct: Sequence[tuple[Path, Path]], progress: bool, share: range) -> NDArray[np.float64]:
         mine = [distinct[i] for i in share]
@@ -101,7 +104,8 @@ class _Pairs(Dataset[Any]):
         try:
             a, b = (self._read(file, square) for file in self.pairs[i])
             if a.shape != b.shape:
-                b = self._read(self.pairs[i][1], (a.shape[1], a.shape[2]))
+                smaller = (min(a.shape[1], b.shape[1]), min(a.shape[2], b.shape[2]))
+                a, b = (self._read(file, smaller) for file in self.pairs[i])
         except ValueError as error:
             return error
         return a, b

@@ -1,13 +1,15 @@
 """The same work on any number of processes: each takes its share of the rows, and all get the whole.
 
 Nothing needs to be said to the code: processes that `accelerate launch` or `torchrun` started find each other through
-accelerate, one process alone does everything. A failure in one of them is raised in all, so that none waits for ever.
+accelerate, one process alone does everything. All of them must ask for the same, or one in `alone`. A failure in one is
+raised in all, so that none waits for ever.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -15,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-__all__ = ["agreed", "divided", "everywhere", "is_main", "launched", "process_device", "process_state"]
+__all__ = ["agreed", "alone", "divided", "everywhere", "is_main", "launched", "process_device", "process_state"]
 
 _PATIENCE = timedelta(days=7)
 """A process whose share is done waits for the others; the backends' own limits are minutes."""
@@ -23,17 +25,30 @@ _PATIENCE = timedelta(days=7)
 _BLOCK = 4096
 """Rows that are exchanged at a time, to bound the memory."""
 
+_alone = False
+
 T = TypeVar("T")
 
 
 def launched() -> bool:
     """Whether a launcher started this process as one of several."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return not _alone and int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """What is done in this block is done by this process for itself; the others need not come."""
+    global _alone
+    before, _alone = _alone, True
+    try:
+        yield
+    finally:
+        _alone = before
 
 
 def is_main() -> bool:
     """Whether this process is the one that reports."""
-    return int(os.environ.get("RANK", "0")) == 0 if launched() else True
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 def process_device(device: str | None = None) -> str:

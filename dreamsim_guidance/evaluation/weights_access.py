@@ -7,6 +7,7 @@ a few seconds; where it does not answer, the package is told to look into its ca
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import threading
 import time
@@ -14,11 +15,12 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from urllib.parse import urlsplit
 
 from dreamsim_guidance.cache import is_offline
 
-__all__ = ["MetricUnavailableError", "answers", "hub_weights", "torchvision_weights"]
+__all__ = ["MetricUnavailableError", "answers", "hub_weights", "torchmetrics", "torchvision_weights"]
 
 _PATIENCE = 5.0
 _MEMORY = 60.0
@@ -29,6 +31,16 @@ _asked: dict[str, tuple[float, bool]] = {}
 
 class MetricUnavailableError(OSError):
     """A metric cannot run here for want of weights or of a package; the message says what to do."""
+
+
+def torchmetrics(name: str, module: str) -> ModuleType:
+    """A module of torchmetrics; MetricUnavailableError with the line that installs it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MetricUnavailableError(
+            f'{name} needs torchmetrics, which is not installed; pip install "dreamsim-guidance[losses]".'
+        ) from error
 
 
 @contextlib.contextmanager

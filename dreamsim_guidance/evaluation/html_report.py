@@ -1,0 +1,252 @@
+"""A report as one HTML file that needs no other and no network: tables, plots, the hardest disagreements as pictures."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from html import escape
+from pathlib import Path
+
+from PIL import Image as PILImage
+from PIL import ImageOps
+
+from dreamsim_guidance.atomic import writing
+from dreamsim_guidance.data.judgments import Judgments
+from dreamsim_guidance.data.ratings import Ratings
+from dreamsim_guidance.evaluation.evaluate import Evaluation
+from dreamsim_guidance.evaluation.hardest import hardest_disagreements
+from dreamsim_guidance.evaluation.intervals import Interval
+from dreamsim_guidance.evaluation.plots import agreement_plot, curves_plot, scatter_plot
+from dreamsim_guidance.evaluation.report import Part, Report
+
+__all__ = ["html_report", "write_html"]
+
+_SIDE = 160
+"""Pixels of a thumbnail's longer side, twice what is shown."""
+
+_ROWS = {"triplets": "triplets", "same pairs": "pairs", "ratings": "rated pictures"}
+
+
+def write_html(evaluation: Evaluation, path: Path, disagreements: int = 6) -> None:
+    """Write `html_report` to `path`; the file appears whole or not at all."""
+    text = html_report(evaluation, disagreements)
+    with writing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files may be any bytes
+
+
+def html_report(evaluation: Evaluation, disagreements: int = 6) -> str:
+    """The page; for triplets with up to `disagreements` of each metric, where it is surest against most votes."""
+    report = evaluation.report
+    sections = [
+        *_head(report),
+        *_agreement(report),
+        *_curves(evaluation),
+        *_parts("Splits", report.splits, report),
+        *_parts("Groups", report.groups, report),
+        *_disagreements(evaluation, disagreements),
+        *_notes(report),
+    ]
+    title = escape(f"Agreement with people: {report.source}")
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<style>{_STYLE}</style></head><body><main>\n" + "\n".join(sections) + "\n</main></body></html>\n"
+    )
+
+
+def _head(report: Report) -> Iterator[str]:
+    yield f"<h1>Agreement with people</h1><p class=source>{escape(report.source)}</p>"
+    facts = {
+        _ROWS[report.kind]: f"{report.triplets:,}",
+        "references": f"{report.references:,}",
+        "images": f"{report.images:,}",
+        "metrics": str(len(report.agreement)),
+    }
+    if report.ceiling is not None:
+        facts["one person agrees with another"] = _value(report.ceiling_interval or report.ceiling)
+    if report.limit is not None:
+        facts["the most any metric can reach on these votes"] = f"{report.limit:.3f}"
+    yield "<dl>" + "".join(f"<div><dt>{escape(k)}</dt><dd>{v}</dd></div>" for k, v in facts.items()) + "</dl>"
+    if report.ceiling == 1:
+        yield "<p class=note>Only triplets on which all agreed are in this set: how often one person agrees with another "
+        yield "cannot be seen in it.</p>"
+
+
+def _agreement(report: Report) -> Iterator[str]:
+    measures = list(report.measures)
+    yield "<h2>Metrics</h2>"
+    yield _picture(agreement_plot(report), "Agreement of each metric under each measure, with intervals")
+    best = {m: max((f[m].value for f in report.agreement.values() if m in f), default=None) for m in measures}
+    rows = [
+        [
+            escape(name),
+            *(_cell(found.get(m), best=m in found and found[m].value == best[m]) for m in measures),
+            escape(str(report.work[name])) if name in report.work else "",
+        ]
+        for name, found in report.agreement.items()
+    ]
+    yield _table(["metric", *measures, "work"], rows)
+    if report.lead:
+        first = next(iter(report.agreement))
+        yield f"<h3>Lead over {escape(first)}</h3><p class=note>Differences on the same rows; bold where the interval "
+        yield "leaves out zero.</p>"
+        rows = [[escape(name), *(_lead(found.get(m)) for m in measures)] for name, found in report.lead.items()]
+        yield _table(["metric", *measures], rows)
+    if report.failed:
+        yield "<h3>Did not run</h3>"
+        yield _table(["metric", "reason"], [[escape(name), escape(why)] for name, why in report.failed.items()])
+
+
+def _curves(evaluation: Evaluation) -> Iterator[str]:
+    if (plot := curves_plot(evaluation.report.curves)) is not None:
+        yield "<h2>How sure a metric is, and how often people agree</h2>"
+        yield "<p class=note>Share of votes that side with the metric, against the gap between its two distances: means "
+        yield "of bins of equally many triplets, and the curve ½ + (1 − lapse)(1 / (1 + exp(−slope · gap)) − ½) of "
+        yield "greatest likelihood. A metric whose gaps mean something rises from ½.</p>"
+        yield _picture(plot, "Share of votes that agree against the gap between the two distances")
+    if isinstance(evaluation.data, Ratings):
+        yield "<h2>Scores against distances</h2>"
+        yield _picture(scatter_plot(evaluation.distances, evaluation.data.score), "Scores against distances")
+
+
+def _parts(title: str, parts: dict[str, Part], report: Report) -> Iterator[str]:
+    if not parts:
+        return
+    measure = next(iter(report.measures))
+    metrics = list(report.agreement)
+    people = any(part.ceiling is not None for part in parts.values())
+    yield f"<h2>{title}</h2><p class=note>{escape(measure)}: {escape(report.measures[measure])}.</p>"
+    rows = [
+        [
+            escape(name),
+            f"{part.triplets:,}",
+            f"{part.references:,}",
+            *([_value(part.ceiling)] if people else []),
+            *(_cell(part.agreement[metric].get(measure)) for metric in metrics),
+        ]
+        for name, part in parts.items()
+    ]
+    yield _table([title.lower().rstrip("s"), "n", "references", *(["people"] if people else []), *metrics], rows)
+
+
+def _disagreements(evaluation: Evaluation, count: int) -> Iterator[str]:
+    data = evaluation.data
+    if not isinstance(data, Judgments) or count < 1:
+        return
+    yield "<h2>Hardest disagreements</h2><p class=note>Where a metric is surest that most people are wrong. Framed in "
+    yield "orange is what people chose, in blue what the metric finds nearer.</p>"
+    for i, (name, found) in enumerate(evaluation.distances.items()):
+        d_a, d_b = found[: len(data)], found[len(data) :]
+        rows = hardest_disagreements(d_a, d_b, data.votes_a, data.votes_b, data.reference, count)
+        yield f"<details{' open' if i == 0 else ''}><summary>{escape(name)}</summary><div class=triplets>"
+        for row in rows.tolist():
+            people = "a" if data.votes_a[row] > data.votes_b[row] else "b"
+            yield "<figure>"
+            yield _thumbnail(data.images[data.reference[row]], ["reference"], "")
+            for side, place, votes, distance in (
+                ("a", data.a[row], data.votes_a[row], d_a[row]),
+                ("b", data.b[row], data.votes_b[row], d_b[row]),
+            ):
+                said = [f"{votes:.3g} vote{'' if votes == 1 else 's'}", f"distance {distance:.4g}"]
+                yield _thumbnail(data.images[place], said, "people" if side == people else "machine")
+            yield "</figure>"
+        yield "</div>" if len(rows) else "<p class=note>None: it sides with most people everywhere.</p></div>"
+        yield "</details>"
+
+
+def _notes(report: Report) -> Iterator[str]:
+    yield "<h2>What the numbers are</h2><dl class=notes>"
+    for name, text in report.measures.items():
+        yield f"<dt>{escape(name)}</dt><dd>{escape(text)}.</dd>"
+    yield "<dt>intervals</dt>"
+    yield (
+        f"<dd>{100 * report.level:g} % bootstrap intervals over whole references, {report.resamples} resamples, seed "
+        f"{report.seed}; a lead is resampled on the same references for both metrics.</dd>"
+    )
+    if report.ceiling is not None:
+        yield "<dt>one person agrees with another</dt><dd>the chance that two different votes of a triplet agree, without "
+        yield "bias for any number of votes. A metric can pass it, since it is judged against the mean of many.</dd>"
+    yield "</dl>"
+
+
+def _cell(found: Interval | None, best: bool = False) -> str:
+    if found is None:
+        return "–"
+    value = f"<b>{found.value:.4f}</b>" if best else f"{found.value:.4f}"
+    return f"{value} <small>[{found.low:.3f}, {found.high:.3f}]</small>"
+
+
+def _lead(found: Interval | None) -> str:
+    if found is None:
+        return "–"
+    sure = found.low > 0 or found.high < 0
+    value = f"<b>{found.value:+.4f}</b>" if sure else f"{found.value:+.4f}"
+    return f"{value} <small>[{found.low:+.3f}, {found.high:+.3f}]</small>"
+
+
+def _value(found: Interval | float | None) -> str:
+    if found is None:
+        return "–"
+    if isinstance(found, Interval):
+        return f"{found.value:.3f} <small>[{found.low:.3f}, {found.high:.3f}]</small>"
+    return f"{found:.3f}"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """`head` is text, the cells are HTML."""
+    top = "".join(f"<th>{escape(name)}</th>" for name in head)
+    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
+    return f"<div class=wide><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
+
+
+def _picture(svg: bytes, text: str) -> str:
+    return f'<img class=plot alt="{escape(text)}" src="data:image/svg+xml;base64,{base64.b64encode(svg).decode()}">'
+
+
+def _thumbnail(file: Path, captions: Sequence[str], kind: str) -> str:
+    name = escape(str(file))
+    return (
+        f'<div class="picture {kind}"><img alt="{name}" title="{name}" src="{_embedded(file)}">'
+        f"<span class=name>{escape(file.name)}</span>{''.join(f'<span>{escape(text)}</span>' for text in captions)}</div>"
+    )
+
+
+@lru_cache(maxsize=1024)
+def _embedded(file: Path) -> str:
+    with PILImage.open(file) as opened:
+        picture = ImageOps.contain(opened.convert("RGB"), (_SIDE, _SIDE))
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=82)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+_STYLE = """
+:root { --ink: #1d2433; --quiet: #667085; --line: #e3e7ee; --accent: #2563a8; --warm: #c2571a; }
+body { margin: 0; background: #f6f7f9; color: var(--ink); font: 15px/1.5 system-ui, "Segoe UI", Roboto, sans-serif; }
+main { max-width: 1080px; margin: 0 auto; padding: 28px 32px 60px; background: #fff; min-height: 100vh; }
+h1 { font-size: 26px; margin: 0; } h2 { font-size: 19px; margin: 38px 0 8px; } h3 { font-size: 15px; margin: 24px 0 4px; }
+.source, .note, small { color: var(--quiet); } .source { margin: 2px 0 18px; overflow-wrap: anywhere; }
+.note { margin: 0 0 10px; font-size: 13.5px; max-width: 78ch; }
+dl { display: flex; flex-wrap: wrap; gap: 10px 34px; margin: 0; } dl div { min-width: 70px; }
+dt { color: var(--quiet); font-size: 13px; } dd { margin: 0; font-size: 20px; font-variant-numeric: tabular-nums; }
+dd small { font-size: 13px; }
+dl.notes { display: grid; grid-template-columns: max-content 1fr; gap: 4px 18px; font-size: 13.5px; }
+dl.notes dd { font-size: 13.5px; }
+.plot { display: block; width: 100%; height: auto; margin: 6px 0 14px; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-size: 13.5px; font-variant-numeric: tabular-nums; }
+th { text-align: left; font-weight: 600; color: var(--quiet); border-bottom: 1px solid var(--line); }
+th, td { padding: 5px 18px 5px 0; vertical-align: top; } td { border-bottom: 1px solid #f0f2f5; }
+td:first-child { overflow-wrap: anywhere; min-width: 90px; font-weight: 500; }
+details { border-top: 1px solid var(--line); padding: 8px 0; } summary { cursor: pointer; font-weight: 600; }
+.triplets { display: grid; grid-template-columns: repeat(auto-fill, minmax(330px, 1fr)); gap: 18px 26px; padding: 12px 0; }
+figure { display: grid; grid-template-columns: repeat(3, minmax(0, 1fr)); gap: 10px; margin: 0; }
+.picture { font-size: 12px; line-height: 1.35; color: var(--quiet); }
+.picture img { width: 100%; height: 100px; object-fit: contain; border-radius: 4px; background: #f6f7f9; box-sizing: border-box;
+  border: 3px solid transparent; }
+.people img { border-color: var(--warm); } .machine img { border-color: var(--accent); }
+.picture span { display: block; } .name { color: var(--ink); overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+@media print { main { max-width: none; } }
+"""
