@@ -177,7 +177,7 @@ def test_intervals_of_strengths_hold_for_votes_that_share_references() -> None:
 
 def test_metrics_that_cannot_run_are_told_and_the_others_run(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, err = run(capsys, *METHODS, "--metric", "l2", "ms-ssim")
-    assert "ms-ssim did not run: ms-ssim needs pictures of at least 161 x 161 pixels" in err and "l2  " in out
+    assert "ms-ssim did not run: ms-ssim needs pictures of at least" in err and "l2  " in out
     _, err = run(capsys, *METHODS, "--metric", "ms-ssim", code=2)
     assert "no metric could run (ms-ssim: ms-ssim needs pictures" in err
     _, err = run(capsys, *METHODS, "--metric", "nothing", code=2)
