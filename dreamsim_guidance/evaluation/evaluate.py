@@ -18,7 +18,7 @@ from dreamsim_guidance.evaluation.jnd import judge_same_pairs
 from dreamsim_guidance.evaluation.metrics import FileMetric
 from dreamsim_guidance.evaluation.quality import judge_ratings
 from dreamsim_guidance.evaluation.report import Report
-from dreamsim_guidance.evaluation.score import judge
+from dreamsim_guidance.evaluation.score import check_rules, judge
 from dreamsim_guidance.evaluation.work import Work
 
 __all__ = ["Data", "Evaluation", "evaluate", "pairs_of"]
@@ -55,6 +55,7 @@ def evaluate(
     """
     if rules and not isinstance(data, Judgments):
         raise ValueError(f"rules are for triplets, and this set has {_KINDS[type(data)]}; leave them out.")
+    check_rules(rules)
     if len(data) == 0:
         raise ValueError("the set is empty: nothing to judge.")
     pairs = pairs_of(data)

@@ -14,7 +14,7 @@ from dreamsim_guidance.evaluation.intervals import Interval, Resampled, cluster_
 from dreamsim_guidance.evaluation.psychometric import psychometric_curve
 from dreamsim_guidance.evaluation.report import MEASURES, Part, Report
 
-__all__ = ["ODD_ONE_OUT", "Distances", "judge", "labelled", "parts"]
+__all__ = ["ODD_ONE_OUT", "Distances", "check_rules", "judge", "labelled", "leads", "parts"]
 
 ODD_ONE_OUT = "odd-one-out"
 """The rule of THINGS, whose lines are two rows each; see `data.things`."""
@@ -41,8 +41,7 @@ def judge(
     """
     if not metrics:
         raise ValueError("at least one metric is needed, got none.")
-    if unknown := [rule for rule in rules if rule not in (*RULES, ODD_ONE_OUT)]:
-        raise ValueError(f"unknown rule '{unknown[0]}'; known: {', '.join((*RULES, ODD_ONE_OUT))}.")
+    check_rules(rules)
 
     def agreement(rows: NDArray[np.int64]) -> tuple[dict[str, Resampled], Part]:
         found = _resample(metrics, judgments, rows, rules, resamples, seed)
@@ -78,6 +77,12 @@ def judge(
         resamples=resamples,
         seed=seed,
     )
+
+
+def check_rules(rules: Sequence[str]) -> None:
+    """Raise ValueError for an unknown rule."""
+    if unknown := [rule for rule in rules if rule not in (*RULES, ODD_ONE_OUT)]:
+        raise ValueError(f"unknown rule '{unknown[0]}'; known: {', '.join((*RULES, ODD_ONE_OUT))}.")
 
 
 def labelled(names: Sequence[str], found: dict[str, Resampled], level: float) -> dict[str, dict[str, Interval]]:

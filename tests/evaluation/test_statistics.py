@@ -1,5 +1,7 @@
 """Statistics of judgments against closed forms, brute force and simulations."""
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from dreamsim_guidance.evaluation import (
     paired_difference,
     two_way_identification,
 )
+from dreamsim_guidance.evaluation.intervals import resample_means
 
 
 def test_credits_follow_the_named_rule() -> None:
@@ -23,14 +26,26 @@ def test_credits_follow_the_named_rule() -> None:
     np.testing.assert_equal(credits(d_a, d_b, n_a, n_b, "unanimous"), [np.nan, np.nan, 0.5, np.nan, 0])
 
 
-def test_the_fraction_rule_is_the_originals_score() -> None:
-    # score of LPIPS and DreamSim: (d0 < d1)(1 - p) + (d1 < d0) p + (d0 == d1) / 2, with p the share of votes for 1
-    random = np.random.default_rng(0)
-    d0, d1 = random.integers(0, 5, (2, 500)) / 4
-    n1 = random.integers(0, 6, 500)
-    p = n1 / 5
-    theirs = (d0 < d1) * (1 - p) + (d1 < d0) * p + (d0 == d1) * 0.5
-    np.testing.assert_allclose(credits(d0, d1, 5 - n1, n1), theirs, atol=1e-15)
+def original_score(d0: np.ndarray, d1: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """What the original's repository computes for NIGHTS and BAPPS (its package does not ship that code)."""
+    return (d0 < d1) * (1 - target) + (d1 < d0) * target + (d1 == d0) * 0.5
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_fraction_rule_is_the_originals_score(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    d0, d1 = random.random((2, 2000))
+    d1 = np.where(random.random(2000) < 0.2, d0, d1)  # ties
+    votes = random.integers(1, 9, 2000)
+    targets = {
+        "winners": random.integers(0, 2, 2000).astype(float),
+        "shares": random.binomial(votes, 0.4) / votes,
+        "fractions": random.random(2000),
+    }
+    for target in targets.values():
+        found = credits(d0, d1, (1 - target) * votes, target * votes)
+        np.testing.assert_allclose(found, original_score(d0, d1, target), atol=1e-12)
+        assert found.mean() == pytest.approx(original_score(d0, d1, target).mean(), abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -84,6 +99,40 @@ def test_the_cluster_bootstrap_covers_the_truth_as_often_as_it_says() -> None:
             naive += alone.low <= 0.8 <= alone.high
     assert 0.93 <= covered / 1000 <= 0.97
     assert naive / 100 < 0.85
+
+
+def test_many_columns_are_resampled_together_as_each_is_alone() -> None:
+    random = np.random.default_rng(4)
+    columns = random.random((3, 300)).round(1)
+    labels = random.integers(0, 40, 300)
+    together = resample_means(columns, labels, resamples=4000)
+    for i, column in enumerate(columns):
+        alone = cluster_bootstrap(column, labels, resamples=4000, seed=1)
+        found = together.interval(i)
+        assert found.value == pytest.approx(alone.value) and found.clusters == alone.clusters == len(np.unique(labels))
+        assert found.low == pytest.approx(alone.low, abs=4e-3) and found.high == pytest.approx(alone.high, abs=4e-3)
+    lead, paired = together.lead(1, 0), paired_difference(columns[1], columns[0], labels, resamples=4000)
+    assert lead.value == pytest.approx(paired.value) and lead.low == pytest.approx(paired.low, abs=4e-3)
+
+
+def test_drawing_equal_clusters_together_gives_the_same_intervals() -> None:
+    # few kinds of clusters are drawn as kinds, many one by one
+    random = np.random.default_rng(5)
+    credit = (random.random(900) < 0.8).astype(float)
+    of_kinds = cluster_bootstrap(credit, resamples=6000)
+    one_by_one = cluster_bootstrap(credit + random.random(900) * 1e-9, resamples=6000)
+    expected = np.sqrt(0.8 * 0.2 / 900) * 1.96
+    for found in (of_kinds, one_by_one):
+        assert found.value - found.low == pytest.approx(expected, rel=0.08)
+        assert found.high - found.value == pytest.approx(expected, rel=0.08)
+
+
+def test_a_hundred_thousand_triplets_take_seconds() -> None:
+    credit = (np.random.default_rng(6).random((3, 100_000)) < 0.8).astype(float)
+    start = time.process_time()
+    found = resample_means(credit, np.arange(100_000)).interval(0)
+    assert time.process_time() - start < 10
+    assert found.high - found.low == pytest.approx(2 * 1.96 * np.sqrt(0.8 * 0.2 / 100_000), rel=0.1)
 
 
 def test_an_interval_counts_what_it_was_made_of() -> None:
