@@ -71,7 +71,7 @@ class EmbeddingCache:
         found: dict[str, NDArray[np.float32]] = {}
         for chunk in sorted((self.folder / key).glob("*.npz")):
             try:
-                with np.load(chunk, allow_pickle=False) as stored:
+                with chunk.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                     names = [bytes(name).hex() for name in stored["digests"]]
                     if wanted.isdisjoint(names):
                         continue
