@@ -140,7 +140,7 @@ def _wrapped_block(block: Any, x: Tensor, class_only: bool) -> Tensor:
 
 def _attend(attn: Any, x: Tensor, queries: int | None = None) -> Tensor:
     """Attention of the first `queries` tokens, by default of all, to all."""
-    q, k, v = attn.qkv(x).unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    q, k, v = _project(attn.qkv, x).unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
     q = q[:, :, :queries]
     dropout = attn.attn_drop.p if attn.training else 0.0
     if dropout or torch.compiler.is_compiling():
@@ -148,6 +148,17 @@ def _attend(attn: Any, x: Tensor, queries: int | None = None) -> Tensor:
     else:
         y = _Attention.apply(q, k, v)
     return attn.proj_drop(attn.proj(y.transpose(1, 2).flatten(2)))
+
+
+def _project(qkv: nn.Module, x: Tensor) -> Tensor:
+    """`qkv(x)`; the keys' bias, which the softmax does not see, gets the gradient zero that it has, not its rounding.
+
+    Adam would make steps of full size out of that rounding, other ones on other numbers of processes.
+    """
+    if type(qkv) is not nn.Linear or qkv.bias is None or not qkv.bias.requires_grad:
+        return qkv(x)
+    b_q, b_k, b_v = qkv.bias.chunk(3)
+    return F.linear(x, qkv.weight, torch.cat([b_q, b_k.detach(), b_v]))
 
 
 def _attend_class(attn: Any, x: Tensor) -> Tensor:

@@ -83,3 +83,11 @@ def photograph() -> torch.Tensor:
     import skimage.data
 
     return to_image(skimage.data.astronaut())
+
+
+@pytest.fixture
+def narrow_original(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The original package with towers 32 wide, for the folders of `original_package.narrow_pair`."""
+    from original_package import make_narrow
+
+    make_narrow(monkeypatch)

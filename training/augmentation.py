@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -42,13 +43,13 @@ class Augmentation:
 def _pipeline(chosen: Augmentation, size: int) -> nn.Module:
     import kornia.augmentation as K
 
-    parts: list[nn.Module] = []
+    parts: list[Any] = []
     if chosen.crop < 1:
         parts.append(K.RandomResizedCrop((size, size), scale=(chosen.crop, 1.0), ratio=(0.9, 1.1)))
     if chosen.flip:
         parts.append(K.RandomHorizontalFlip(p=chosen.flip))
     if chosen.degrees:
-        parts.append(K.RandomRotation(chosen.degrees, p=1.0, padding_mode="reflection"))
+        parts.append(K.RandomAffine(chosen.degrees, p=1.0, padding_mode="reflection"))
     colour = (chosen.brightness, chosen.contrast, chosen.saturation, chosen.hue)
     if any(colour):
         parts.append(K.ColorJitter(*colour, p=1.0))

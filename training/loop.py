@@ -216,7 +216,8 @@ class _Run:
         for group in optimiser.param_groups:
             group["lr"] = self.loop.optimiser.rate(step, self.steps)
         torch.manual_seed(_mix(self.seed, step, accelerator.process_index))
-        total, right, pictures = 0.0, 0.0, 0
+        total = right = torch.zeros((), device=accelerator.device)
+        pictures = 0
         for i, piece in enumerate(pieces):
             piece = piece.to(accelerator.device)
             waiting = i + 1 < len(pieces)
@@ -233,7 +234,7 @@ class _Run:
         optimiser.zero_grad()
         if self.average is not None:
             self.average.update(step)
-        return total, right, pictures  # type: ignore[return-value]  # there is at least one piece
+        return total, right, pictures
 
     @torch.no_grad()
     def _validate(self, step: int) -> None:
@@ -373,7 +374,7 @@ def _freeze_unused(model: Comparison, piece: Piece) -> None:
             parameter.requires_grad_(False)
 
 
-def _installed(trackers: tuple[str, ...]) -> list[str] | None:
+def _installed(trackers: tuple[str, ...]) -> Any:
     """Those that are installed; the others are named in the log. None for none, as accelerate wants it."""
     found = [name for name in trackers if importlib.util.find_spec(name) is not None]
     for name in sorted(set(trackers) - set(found)):

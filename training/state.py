@@ -23,7 +23,6 @@ from torch.distributed.checkpoint.state_dict import (
 __all__ = ["Average", "optimiser_state", "restore_optimiser", "restore_weights", "trained_weights"]
 
 _WRAPPERS = re.compile(r"^module\.|_orig_mod\.|_fsdp_wrapped_module\.|_checkpoint_wrapped_module\.")
-_WHOLE = {"full_state_dict": True, "cpu_offload": True}
 
 
 def trained_weights(model: nn.Module) -> dict[str, Any]:
@@ -31,8 +30,9 @@ def trained_weights(model: nn.Module) -> dict[str, Any]:
 
     Every process has to call it.
     """
-    options = StateDictOptions(ignore_frozen_params=True, **_WHOLE)
-    return {name: value.clone() for name, value in get_model_state_dict(model, options=options).items()}
+    options = StateDictOptions(ignore_frozen_params=True, full_state_dict=True, cpu_offload=True)
+    state: dict[str, Any] = get_model_state_dict(model, options=options)
+    return {name: value.clone() for name, value in state.items()}
 
 
 def restore_weights(model: nn.Module, state: dict[str, Any]) -> None:
@@ -48,7 +48,7 @@ def restore_weights(model: nn.Module, state: dict[str, Any]) -> None:
 
 def optimiser_state(model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Any]:
     """As `trained_weights`, for the optimiser."""
-    return get_optimizer_state_dict(model, optimiser, options=StateDictOptions(**_WHOLE))
+    return get_optimizer_state_dict(model, optimiser, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
 
 
 def restore_optimiser(model: nn.Module, optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:

@@ -116,7 +116,6 @@ def all_triplets(judgments: Judgments, directions: Float[Tensor, "m d"], size: i
     j = judgments
     for first in range(0, len(j), size):
         part = slice(first, first + size)
-        places = (torch.from_numpy(x[part]) for x in (j.reference, j.a, j.b))
-        votes = (torch.from_numpy(x[part]).float() for x in (j.votes_a, j.votes_b))
-        count = len(j.reference[part])
-        yield Piece(directions, *places, *votes, torch.full((count,), 1 / len(j)))
+        reference, a, b = (torch.from_numpy(x[part]) for x in (j.reference, j.a, j.b))
+        votes_a, votes_b = (torch.from_numpy(x[part]).float() for x in (j.votes_a, j.votes_b))
+        yield Piece(directions, reference, a, b, votes_a, votes_b, torch.full((len(a),), 1 / len(j)))

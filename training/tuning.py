@@ -115,8 +115,15 @@ class Tuning:
         trained = sum(p.numel() for p in metric.parameters() if p.requires_grad)
         log.info("%d of %d numbers are trained", trained, sum(p.numel() for p in metric.parameters()))
         model = Comparison(metric, VoteLoss(self.loss), self.augmentation)
-        sets = [(judgments, self._pictures(judgments, metric)) for judgments in (training, validation)]
-        results = train(model, self.loop, *sets, folder, self.seed, self._made_for(training, validation))
+        results = train(
+            model,
+            self.loop,
+            (training, self._pictures(training, metric)),
+            (validation, self._pictures(validation, metric)),
+            folder,
+            self.seed,
+            self._made_for(training, validation),
+        )
         if process_state().is_main_process:
             self._export(folder, results)
         return results
