@@ -37,16 +37,19 @@ from official_format import write_official
 SIDES = ("original", "ours")
 
 
-def load(side: str, folder: Path, variant: str) -> Any:
+def load(side: str, folder: Path, variant: str, for_training: bool = False) -> Any:
+    """For training with the adapter apart from the weights, and not centred, as the original trains."""
     if side == "ours":
         from dreamsim_guidance import DreamSim
 
-        return DreamSim(variant, weights=folder, resize=False).fold()
+        metric = DreamSim(variant, weights=folder, resize=False, fold=False, normalize_embeds=not for_training)
+        return metric if for_training else metric.fold()
     import dreamsim
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return dreamsim.dreamsim(device="cpu", cache_dir=str(folder), dreamsim_type=variant)[0]
+        options = {"dreamsim_type": variant, "normalize_embeds": not for_training}
+        return dreamsim.dreamsim(device="cpu", cache_dir=str(folder), **options)[0]
 
 
 TOLERANCES = {"step": 1e-4, "step, shared": 1e-4, "forward": 1e-6}
@@ -134,6 +137,18 @@ def memory(side: str, folder: Path, variant: str, batch: int) -> dict[str, float
     }
 
 
+def describe_machine(threads: int) -> dict[str, Any]:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    processor = next((line.split(":")[1].strip() for line in lines if "model name" in line), "")
+    return {
+        "processor": processor or platform.processor(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "threads": threads,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--variant", default="ensemble")
@@ -162,16 +177,7 @@ def main() -> None:
                 print(
                     f"memory       batch {batch:3}: {side:8} resting {resting:6.0f} MB, peak {peak:6.0f} MB", flush=True
                 )
-    processor = next(
-        (x.split(":")[1].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in x), ""
-    )
-    machine = {
-        "processor": processor or platform.processor(),
-        "instructions": torch.backends.cpu.get_cpu_capability(),
-        "threads": options.threads,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
+    machine = describe_machine(options.threads)
     options.to.mkdir(parents=True, exist_ok=True)
     path = options.to / f"guidance_step_{options.variant}.json"
     path.write_text(

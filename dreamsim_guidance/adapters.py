@@ -114,7 +114,7 @@ def read_adapter(ensemble: Ensemble, folder: str | os.PathLike[str]) -> tuple[di
     expected: dict[str, Sequence[int]] = {}
     for name, module in ensemble.named_modules():
         layer = module.get_base_layer() if _is_layer(module) else module
-        if isinstance(layer, nn.Linear) and name.split(".")[-1] in targets:
+        if isinstance(layer, nn.Linear) and _is_target(name, targets):
             expected[f"{name}.lora_A.weight"] = (rank, layer.in_features)
             expected[f"{name}.lora_B.weight"] = (layer.out_features, rank)
     if problem := difference(expected, {key: tensor.shape for key, tensor in tensors.items()}):
@@ -220,6 +220,14 @@ def _inject(ensemble: Ensemble, config: Any, name: str) -> None:
         raise ValueError(f"an adapter named '{name}' is attached already; choose another name.")
     if not re.fullmatch(r"\w+", name):
         raise ValueError(f"an adapter's name has letters, digits and underscores only, got '{name}'.")
+    targets = sorted(config.target_modules)
+    for module_name, module in ensemble.named_modules():
+        layer = module.get_base_layer() if _is_layer(module) else module
+        if _is_target(module_name, targets) and not isinstance(layer, nn.Linear):
+            raise ValueError(
+                f"an adapter goes on linear layers, and {targets} match '{module_name}', a {type(layer).__name__}; say more of "
+                "the name, e.g. 'attn.proj' for 'proj'."
+            )
     before = {key: parameter.requires_grad for key, parameter in ensemble.named_parameters()}
     try:
         with warnings.catch_warnings():
@@ -229,13 +237,18 @@ def _inject(ensemble: Ensemble, config: Any, name: str) -> None:
     except ValueError as error:
         raise ValueError(
             f"no layer of this ensemble is named {sorted(config.target_modules)} ({error}); choose the names of linear layers "
-            "in its backbones, e.g. 'qkv', 'proj', 'fc1'."
+            "in its backbones, e.g. 'qkv', 'attn.proj', 'fc1'."
         ) from error
     ensemble.train(ensemble.training)  # new modules start in training mode, where their dropout acts
     for key, parameter in ensemble.named_parameters():
         parameter.requires_grad_(before.get(key, False) and ".lora_" in key)
         if ".lora_" in key:  # peft makes them float32; the ensemble may be float64
             parameter.data = parameter.data.to(ensemble.dtype)
+
+
+def _is_target(name: str, targets: Sequence[str]) -> bool:
+    """As peft matches a list: the whole name, or its last parts."""
+    return any(name == target or name.endswith(f".{target}") for target in targets)
 
 
 def _is_layer(module: nn.Module) -> bool:

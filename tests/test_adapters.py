@@ -225,3 +225,20 @@ def test_tensors_have_the_same_names_before_and_after_the_first_use(tiny_ensembl
     expected = used.embed(images)
     fresh.load_state_dict(used.state_dict())
     assert torch.allclose(fresh.embed(images), expected, atol=1e-6)
+
+
+def test_targets_are_linear_layers_named_by_their_last_parts(tiny_ensemble: Ensemble, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"match 'branches\.0\.backbone\.patch_embed\.proj', a Conv2d; .*'attn.proj'"):
+        attach_adapter(tiny_ensemble, targets=("proj",))
+    metric = DreamSim(tiny_ensemble)
+    attach_adapter(tiny_ensemble, rank=2, targets=("attn.proj", "fc1"))
+    for parameter in tiny_ensemble.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.1)
+    metric.save_adapter(tmp_path)
+    images = torch.rand(2, 3, 32, 32)
+    expected = metric.embed(images)
+    metric.set_adapter(None)
+    assert (metric.embed(images) - expected).abs().max() > 1e-3
+    metric.load_adapter(tmp_path, name="again")
+    torch.testing.assert_close(metric.embed(images), expected)

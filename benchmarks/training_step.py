@@ -1,0 +1,126 @@
+"""A training step against one around the original's model, on the CPU, both sides in one process, turn by turn.
+
+    python benchmarks/training_step.py --batches 1 4 --repeats 5 --to benchmarks/results
+
+A step is: LoRA on the ensemble (rank 16, dropout 0.3), the hinge loss of a batch of triplets of distinct pictures, its
+gradient to the adapter, one step of Adam. The original's training embeds four pictures a triplet, the reference twice; ours
+embeds three. Weights are random, in the original's file format. Before anything is timed both sides must agree on the
+loss of three steps with dropout off.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from guidance_step import SIDES, describe_machine, load
+from torch import Tensor
+
+from dreamsim_guidance.training.comparison import Comparison
+from dreamsim_guidance.training.triplet_batches import Piece
+from dreamsim_guidance.training.vote_losses import VoteLoss, VoteLossConfig
+
+
+def pictures(batch: int) -> Tensor:
+    """References, left and right, `(3, batch, 3, 224, 224)` in 8 bits."""
+    random = torch.Generator().manual_seed(batch)
+    coarse = torch.rand(3 * batch, 3, 14, 14, generator=random)
+    fine = torch.nn.functional.interpolate(coarse, (224, 224), mode="bilinear")
+    return (fine * 255).byte().unflatten(0, (3, batch))
+
+
+def stepper(side: str, folder: Path, variant: str, batch: int, dropout: bool) -> Callable[[], float]:
+    """A function that makes one step and returns its loss."""
+    images = pictures(batch)
+    winner = torch.arange(batch) % 2  # 1: right is nearer
+    model = load(side, folder, variant, for_training=True)
+    trained = [p.requires_grad_(True) for name, p in model.named_parameters() if "lora_" in name]
+    optimiser = torch.optim.Adam(trained, lr=3e-4, betas=(0.5, 0.999))
+    if side == "ours":
+        comparison = Comparison(model, VoteLoss(VoteLossConfig())).train(dropout)
+        places = torch.arange(3 * batch).unflatten(0, (3, batch))
+        votes = winner.float()
+        piece = Piece(images.flatten(0, 1), *places, 1 - votes, votes, torch.full((batch,), 1 / batch))  # type: ignore[misc]
+
+        def loss() -> Tensor:
+            return comparison(piece.pictures, piece)[0]
+    else:
+        model.train(dropout)
+        reference, left, right = images.float() / 255
+
+        def loss() -> Tensor:
+            logit = model(reference, left) - model(reference, right)
+            return (0.05 - logit * (2 * winner - 1)).clamp(min=0).sum() / batch
+
+    def step() -> float:
+        value = loss()
+        optimiser.zero_grad()
+        value.backward()
+        optimiser.step()
+        return value.item()
+
+    return step
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--variant", default="ensemble")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 4])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--to", type=Path, default=Path("benchmarks/results"))
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        from official_format import write_official
+
+        folder = write_official(scratch, options.variant)
+        proof = {side: stepper(side, folder, options.variant, 2, dropout=False) for side in SIDES}
+        losses = {side: [proof[side]() for _ in range(3)] for side in SIDES}
+        difference = max(abs(a - b) / abs(a) for a, b in zip(losses["original"], losses["ours"], strict=True))
+        if difference > 1e-4:
+            raise SystemExit(f"the sides differ by {difference:.1e} in their losses {losses}, allowed 1e-4")
+        del proof
+        for batch in options.batches:
+            steps = {side: stepper(side, folder, options.variant, batch, dropout=True) for side in SIDES}
+            seconds: dict[str, list[float]] = {side: [] for side in SIDES}
+            for turn in range(options.repeats + 1):  # the first is the warm-up
+                for side in SIDES if turn % 2 else SIDES[::-1]:
+                    start = time.perf_counter()
+                    steps[side]()
+                    if turn:
+                        seconds[side].append(time.perf_counter() - start)
+            ratios = [o / m for o, m in zip(seconds["original"], seconds["ours"], strict=True)]
+            rows.append(
+                {
+                    "job": "training step",
+                    "batch": batch,
+                    **{f"{side}_s": statistics.median(seconds[side]) for side in SIDES},
+                    **{f"{side}_spread_s": [min(seconds[side]), max(seconds[side])] for side in SIDES},
+                    "ratio": statistics.median(ratios),
+                    "ratio_spread": [min(ratios), max(ratios)],
+                    "difference": difference,
+                }
+            )
+            print(
+                f"{batch:3} triplets: original {rows[-1]['original_s']:7.2f} s, ours {rows[-1]['ours_s']:7.2f} s, "
+                f"ratio {rows[-1]['ratio']:.2f} [{min(ratios):.2f}, {max(ratios):.2f}]",
+                flush=True,
+            )
+    machine = describe_machine(options.threads)
+    options.to.mkdir(parents=True, exist_ok=True)
+    path = options.to / f"training_step_{options.variant}.json"
+    path.write_text(json.dumps({"machine": machine, "repeats": options.repeats, "times": rows}, indent=1))
+    print(f"{machine}\nwritten to {path}")
+
+
+if __name__ == "__main__":
+    main()
