@@ -230,7 +230,7 @@ def test_tensors_have_the_same_names_before_and_after_the_first_use(tiny_ensembl
 def test_targets_are_linear_layers_named_by_their_last_parts(tiny_ensemble: Ensemble, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"match 'branches\.0\.backbone\.patch_embed\.proj', a Conv2d; .*'attn.proj'"):
         attach_adapter(tiny_ensemble, targets=("proj",))
-    metric = DreamSim(tiny_ensemble)
+    metric = DreamSim(tiny_ensemble, fold=False)
     attach_adapter(tiny_ensemble, rank=2, targets=("attn.proj", "fc1"))
     for parameter in tiny_ensemble.parameters():
         if parameter.requires_grad:
