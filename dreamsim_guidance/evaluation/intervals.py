@@ -77,7 +77,8 @@ def cluster_bootstrap(
 ) -> Interval:
     """Mean of `values`, NaN left out, and its interval. `clusters` are labels of any kind, by default one each.
 
-    Raises ValueError if no value is left, or the level does not lie between 0 and 1.
+    Where all clusters have one mean, as when a metric is always right, a bootstrap sees no spread: the interval is that
+    point, however few there are. Raises ValueError if no value is left, or the level does not lie between 0 and 1.
     """
     x = np.asarray(values, dtype=np.float64)
     labels = np.arange(len(x)) if clusters is None else np.asarray(clusters)

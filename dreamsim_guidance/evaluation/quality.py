@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import kendalltau, pearsonr, spearmanr
+from scipy.stats import kendalltau, spearmanr
 
 from dreamsim_guidance.data.ratings import Ratings
 from dreamsim_guidance.evaluation.intervals import Resampled, draws
@@ -106,8 +106,15 @@ def _within(x: NDArray[np.float64], y: NDArray[np.float64], fitted: NDArray[np.f
         return [float("nan")] * 3 + [right, pairs]
     if len(np.unique(x)) < 2:
         return [0.0, 0.0, 0.0, right, pairs]
-    linear = float(pearsonr(fitted, y).statistic) if len(np.unique(fitted)) > 1 else 0.0
-    return [float(spearmanr(x, y).statistic), float(kendalltau(x, y).statistic), linear, right, pairs]
+    return [float(spearmanr(x, y).statistic), float(kendalltau(x, y).statistic), _linear(fitted, y), right, pairs]
+
+
+def _linear(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+    """Pearson's correlation; 0 where the curve is flat but for rounding."""
+    spread = float(x.std())
+    if spread <= 1e-9 * max(1.0, float(np.abs(x).max())):
+        return 0.0
+    return float(np.mean((x - x.mean()) * (y - y.mean())) / (spread * y.std()))
 
 
 def _means(sums: NDArray[np.float64], counts: NDArray[np.float64], resamples: int, seed: int) -> Replicates:
