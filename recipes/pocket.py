@@ -1,12 +1,18 @@
-"""Pre-training of the pocket ensemble that ships with this package."""
+"""Pre-training and tuning of the pocket ensemble that ships with this package."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from dreamsim_guidance.recipes.registry import recipe
 from dreamsim_guidance.training.checkpoint import Schedule
+from dreamsim_guidance.training.loop import Loop
+from dreamsim_guidance.training.optimiser import Optimiser
 from dreamsim_guidance.training.pocket import Contrastive, Distillation, PretrainPocket
+from dreamsim_guidance.training.pocket_adapter import TunePocket
+from dreamsim_guidance.training.tuning import LoRA, Tuning
+from dreamsim_guidance.training.vote_losses import VoteLossConfig
 
 
 @recipe
@@ -55,4 +61,33 @@ def pretrain_pocket_tiny() -> PretrainPocket:
         clip=words,
         open_clip=replace(words, manner="tags"),
         triplets=50,
+    )
+
+
+@recipe
+def train_pocket() -> TunePocket:
+    """Tune the pocket ensemble with LoRA on drawn triplets, and judge it before and after.
+
+    TODO
+    """
+    return TunePocket(
+        tuning=Tuning(
+            data=Path("scenes"),
+            model="pocket",
+            lora=LoRA(rank=16, alpha=16.0, dropout=0.0, targets=("qkv", "attn.proj", "fc1", "fc2")),
+            loss=VoteLossConfig("logistic", temperature=0.05),
+            loop=Loop(
+                optimiser=Optimiser(
+                    kind="adamw", learning_rate=2e-3, betas=(0.9, 0.98), schedule="cosine", warmup=30, clip=1.0
+                ),
+                batch=64,
+                steps=500,
+                validate_every=100,
+                workers=0,
+            ),
+            normalize_embeds=True,
+            seed=0,
+        ),
+        triplets=20_000,
+        seed=0,
     )

@@ -78,7 +78,9 @@ def train_modern_lora() -> Tuning:
         train_ensemble_lora(),
         model="modern",
         loop=Loop(
-            optimiser=Optimiser(kind="adamw", learning_rate=3e-4, betas=(0.9, 0.98), schedule="cosine", warmup=200, clip=1.0),
+            optimiser=Optimiser(
+                kind="adamw", learning_rate=3e-4, betas=(0.9, 0.98), schedule="cosine", warmup=200, clip=1.0
+            ),
             batch=32,
             epochs=8,
             precision="bf16",

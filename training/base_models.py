@@ -78,8 +78,10 @@ def base_metric(
         return DreamSim(Ensemble([branch]), normalize_embeds=normalize_embeds)
     if model == "modern":
         return DreamSim([Branch(config, pretrained) for config in MODERN], normalize_embeds=normalize_embeds)
-    if model == "pocket" or Path(model).suffix == ".safetensors":
+    if Path(model).suffix == ".safetensors":
         return DreamSim(model, normalize_embeds=normalize_embeds)
+    if model == "pocket":
+        return DreamSim(model, baseline=True, normalize_embeds=normalize_embeds)
     return DreamSim(
         model,
         weights=weights,
