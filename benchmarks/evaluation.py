@@ -1,0 +1,157 @@
+"""Speed of judging triplets of distinct pictures against the original's way, on the CPU, both sides turn by turn.
+
+    python benchmarks/evaluation.py --triplets 8 --repeats 5 --to benchmarks/results
+
+From picture files to the two distances of each triplet, decoding and resizing included. The original's way is that of its
+repository's evaluation: every triplet is read with its `preprocess`, batched, and put through `model(reference, a)` and
+`model(reference, b)`, four embeddings, the reference twice. Ours is `EmbeddingMetric` without a cache: three, and all
+pictures are decoded once more at the start, to find broken ones. All pictures differ, so that nothing is won by
+triplets that share some; in sets where they do, the factor grows with the sharing. Weights are random, in the original's
+file format (speed does not depend on them); before anything is timed the two sides must agree.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from official_format import write_official
+
+from dreamsim_guidance import DreamSim
+from dreamsim_guidance.evaluation.embedding_metric import EmbeddingMetric
+
+SIDES = ("original", "ours")
+TOLERANCE = 1e-6
+"""Largest difference of distances."""
+
+Triplets = list[tuple[Path, Path, Path]]
+
+
+def draw(folder: Path, count: int, size: int) -> Triplets:
+    """Triplets of pictures that all differ, JPEG files of `size` x `size` pixels."""
+    random = np.random.default_rng(0)
+    files = []
+    for i in range(3 * count):
+        coarse = Image.fromarray(random.integers(0, 256, (24, 24, 3), dtype=np.uint8))
+        files.append(folder / f"{i}.jpg")
+        coarse.resize((size, size), Image.Resampling.BICUBIC).save(files[-1], quality=92)
+    return [(files[3 * i], files[3 * i + 1], files[3 * i + 2]) for i in range(count)]
+
+
+def original(folder: Path, variant: str, batch: int) -> Callable[[Triplets], NDArray[np.float64]]:
+    import dreamsim
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model, preprocess = dreamsim.dreamsim(device="cpu", cache_dir=str(folder), dreamsim_type=variant)
+
+    def read(files: tuple[Path, ...]) -> torch.Tensor:
+        return torch.cat([preprocess(Image.open(file)) for file in files])
+
+    def judge(triplets: Triplets) -> NDArray[np.float64]:
+        found = []
+        with torch.no_grad():
+            for first in range(0, len(triplets), batch):
+                reference, a, b = (read(files) for files in zip(*triplets[first : first + batch], strict=True))
+                found.append(torch.stack([model(reference, a), model(reference, b)]))
+        return torch.cat(found, dim=1).double().numpy()
+
+    return judge
+
+
+def ours(folder: Path, variant: str, batch: int) -> Callable[[Triplets], NDArray[np.float64]]:
+    metric = EmbeddingMetric(variant, DreamSim(variant, weights=folder).fold(), batch=batch)
+
+    def judge(triplets: Triplets) -> NDArray[np.float64]:
+        pairs = [(reference, a) for reference, a, _ in triplets] + [(reference, b) for reference, _, b in triplets]
+        return metric.distances(pairs, progress=False).reshape(2, -1)
+
+    return judge
+
+
+def compare(work: dict[str, Callable[[], NDArray[np.float64]]], triplets: int, repeats: int) -> dict[str, Any]:
+    a, b = (work[side]() for side in SIDES)  # warm-up, and the proof that both do the same
+    difference = float(np.abs(a - b).max())
+    if difference > TOLERANCE:
+        raise SystemExit(f"the sides differ by {difference:.1e}, allowed {TOLERANCE:.0e}")
+    seconds: dict[str, list[float]] = {side: [] for side in SIDES}
+    for turn in range(repeats):
+        for side in SIDES if turn % 2 else SIDES[::-1]:
+            start = time.perf_counter()
+            work[side]()
+            seconds[side].append(time.perf_counter() - start)
+    ratios = [o / m for o, m in zip(seconds["original"], seconds["ours"], strict=True)]
+    return {
+        "triplets": triplets,
+        **{f"{side}_s": statistics.median(seconds[side]) for side in SIDES},
+        **{f"{side}_spread_s": [min(seconds[side]), max(seconds[side])] for side in SIDES},
+        **{f"{side}_triplets_per_s": triplets / statistics.median(seconds[side]) for side in SIDES},
+        "ratio": statistics.median(ratios),
+        "ratio_spread": [min(ratios), max(ratios)],
+        "difference": difference,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--variant", default="ensemble")
+    parser.add_argument("--triplets", type=int, default=8)
+    parser.add_argument(
+        "--batch", type=int, default=4, help="triplets at a time; ours takes three times as many images"
+    )
+    parser.add_argument("--size", type=int, default=768, help="of the pictures, NIGHTS' by default")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--to", type=Path, default=Path("benchmarks/results"))
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = write_official(Path(scratch, "weights"), options.variant)
+        pictures = Path(scratch, "pictures")
+        pictures.mkdir()
+        triplets = draw(pictures, options.triplets, options.size)
+        sides = {
+            "original": original(folder, options.variant, options.batch),
+            "ours": ours(folder, options.variant, 3 * options.batch),
+        }
+        row = compare({side: partial(judge, triplets) for side, judge in sides.items()}, len(triplets), options.repeats)
+    processor = next(
+        (x.split(":")[1].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in x), ""
+    )
+    machine = {
+        "processor": processor or platform.processor(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "threads": options.threads,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+    settings = {"batch": options.batch, "size": options.size, "repeats": options.repeats}
+    options.to.mkdir(parents=True, exist_ok=True)
+    path = options.to / f"evaluation_{options.variant}.json"
+    path.write_text(json.dumps({"machine": machine, "settings": settings, "times": row}, indent=1))
+    low, high = row["ratio_spread"]
+    print("| triplets | original, s | ours, s | ratio |\n|---|---|---|---|")
+    print(
+        f"| {row['triplets']} | {row['original_s']:.2f} | {row['ours_s']:.2f} | {row['ratio']:.2f} [{low:.2f}, {high:.2f}] |"
+    )
+    print(f"\n{machine}\nwritten to {path}")
+
+
+if __name__ == "__main__":
+    main()
