@@ -1,4 +1,4 @@
-"""The console script `dreamsim-guidance`: demo, compare, evaluate, data, recipes, show, copy, run, version.
+"""The console script `dreamsim-guidance`: demo, compare, evaluate, study, data, recipes, show, copy, run, version.
 
 Parsing is tyro's: a command is a dataclass whose fields are its options and which is called to do the work. A mistake
 of the user is one line on stderr and exit code 2, an interrupt is 130; `--debug`, anywhere, adds the traceback. Results

@@ -62,8 +62,7 @@ def sample_triplet(generator: torch.Generator, margin: float = MARGIN) -> Triple
 
 def sample_triplets(count: int, split: str, first: int = 0, margin: float = MARGIN) -> list[Triplet]:
     """Triplets `first`, ..., `first + count - 1` of a split; each depends on its own number only."""
-    offset = 2**32  # beyond the numbers of the scenes: no reference is a scene of the same split's stream
-    return [sample_triplet(scene_generator(offset + first + i, split), margin) for i in range(count)]
+    return [sample_triplet(scene_generator(first + i, split), margin) for i in range(count)]
 
 
 def draw_triplets(triplets: Sequence[Triplet], size: int = 64) -> tuple[Image, Image, Image]:
