@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as jsonlib
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -25,7 +26,7 @@ class Evaluate:
     Triplets are scored by rule: fraction (share of the votes, as the original counts), majority (equal votes left out),
     unanimous. Intervals are bootstrapped by reference; with several metrics each one's lead over the first is given too.
     Embeddings are kept on disk, so that another set over the same pictures costs nothing and an interrupted run goes on.
-    On several processes: `accelerate launch -m dreamsim_guidance evaluate ...`.
+    On several processes: `accelerate launch -m dreamsim_guidance evaluate ...`, or `torchrun`.
     """
 
     data: Positional[Path]
@@ -88,8 +89,12 @@ class Evaluate:
             least, value = (0 if name == "workers" else 1), getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"--{name} must be at least {least}, got {value}.")
-        if self.html is not None and self.html.is_dir():
-            raise ValueError(f"'{self.html}' is a folder; give the file to write, as --html report.html.")
+        if self.html is not None:
+            if self.html.is_dir():
+                raise ValueError(f"'{self.html}' is a folder; give the file to write, as --html report.html.")
+            self.html.parent.mkdir(parents=True, exist_ok=True)
+            if not os.access(self.html.parent, os.W_OK):  # said now, not after an hour
+                raise PermissionError(f"'{self.html.parent}' cannot be written; give another place for --html.")
 
     def _evaluate(self):  # type: ignore[no-untyped-def]
         from dataclasses import replace

@@ -82,7 +82,10 @@ def _agreement(report: Report) -> Iterator[str]:
     rows = [
         [
             escape(name),
-            *(_cell(found.get(m), best=m in found and found[m].value == best[m]) for m in measures),
+            *(
+                _cell(found.get(m), best=m in found and found[m].value == best[m] and bool(report.lead))
+                for m in measures
+            ),
             escape(str(report.work[name])) if name in report.work else "",
         ]
         for name, found in report.agreement.items()
@@ -234,7 +237,7 @@ dt { color: var(--quiet); font-size: 13px; } dd { margin: 0; font-size: 20px; fo
 dd small { font-size: 13px; }
 dl.notes { display: grid; grid-template-columns: max-content 1fr; gap: 4px 18px; font-size: 13.5px; }
 dl.notes dd { font-size: 13.5px; }
-.plot { display: block; width: 100%; height: auto; margin: 6px 0 14px; }
+.plot { display: block; max-width: 100%; height: auto; margin: 6px 0 14px; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 13.5px; font-variant-numeric: tabular-nums; }
 th { text-align: left; font-weight: 600; color: var(--quiet); border-bottom: 1px solid var(--line); }

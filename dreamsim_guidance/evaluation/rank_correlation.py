@@ -96,14 +96,18 @@ def fit_logistic(x: Vector, y: Vector, parameters: Literal[4, 5] = 4) -> Vector:
     if len(x) < 6 or spread == 0 or float(y.std()) == 0:
         return x
     z = (x - x.mean()) / spread
-    rises = 1.0 if np.corrcoef(z, y)[0, 1] >= 0 else -1.0
-    low, high = float(y.min()), float(y.max())
-    starts: Mapping[int, list[tuple[float, ...]]] = {
-        4: [(high, low, 0.0, 1.0), (high, low, 0.0, 0.3)] if rises > 0 else [(low, high, 0.0, 1.0)],
-        5: [(high - low, rises, 0.0, 0.0, float(y.mean())), (high - low, rises * 3, 0.0, 0.1, float(y.mean()))],
-    }
+    sign = 1.0 if np.corrcoef(z, y)[0, 1] >= 0 else -1.0
+    low, high = (float(y.min()), float(y.max()))[:: int(sign)]
+    # distances may be crowded at one end: a curve that begins elsewhere may end in a lesser optimum
+    starts: list[tuple[float, ...]] = []
+    for centre in np.quantile(z, [0.15, 0.5, 0.85]).tolist():
+        for width in (1.0, 0.3, 0.1):
+            if parameters == 4:
+                starts.append((high, low, centre, width))
+            else:
+                starts.append((high - low, 1 / width, centre, 0.0, float(y.mean())))
     best, least = x, np.inf
-    for start in starts[parameters]:
+    for start in starts:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of covariances that nobody reads

@@ -22,9 +22,9 @@ MEASURES: Mapping[str, str] = {
     "spearman": "rank correlation of similarity with the scores, over all pictures",
     "kendall": "tau-b of similarity with the scores, over all pictures",
     "pearson": "correlation with the scores after a monotone logistic curve with 4 parameters, over all pictures",
-    "spearman within": "the same among the pictures of one reference, mean over references",
-    "kendall within": "the same among the pictures of one reference, mean over references",
-    "pearson within": "the same among the pictures of one reference, mean over references",
+    "spearman within": "spearman among the pictures of one reference, mean over references",
+    "kendall within": "kendall among the pictures of one reference, mean over references",
+    "pearson within": "pearson among the pictures of one reference, mean over references",
     "pairs within": "share of pairs of pictures of one reference that are in the order of their scores; equal distances "
     "count 1/2, equal scores are left out",
 }
