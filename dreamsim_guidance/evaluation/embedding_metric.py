@@ -156,7 +156,7 @@ class EmbeddingMetric:
     def _rows(self, batch: Tensor) -> NDArray[np.float32]:
         with torch.inference_mode():
             images = batch.to(self.metric.device).to(torch.promote_types(self.metric.dtype, torch.float32)) / 255
-            return self.metric.target(images).directions.float().cpu().numpy()
+            return self.metric.directions(images).float().cpu().numpy()
 
     def _batches(self, files: Sequence[Path]) -> Iterator[Tensor]:
         """Pictures of one shape, in order."""

@@ -20,6 +20,7 @@ from dreamsim_guidance.cli import main
 from dreamsim_guidance.evaluation import embedding_metric
 from dreamsim_guidance.evaluation.embedding_cache import EmbeddingCache
 from dreamsim_guidance.evaluation.embedding_metric import EmbeddingMetric
+from dreamsim_guidance.evaluation.processes import alone
 
 Pairs = list[tuple[Path, Path]]
 
@@ -298,3 +299,13 @@ def test_embeddings_reach_the_disk_now_and_then(
     monkeypatch.setattr(embedding_metric, "_KEPT_IMAGES", 3)
     EmbeddingMetric("m", metric, cache, batch=2).directions(files, progress=False)
     assert len(chunks(cache)) == 2  # after 4 of 8, and at the end
+
+
+def test_one_of_several_processes_can_work_alone(
+    metric: DreamSim, files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = EmbeddingMetric("m", metric).directions(files, progress=False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    with alone():  # else it would wait for the other
+        np.testing.assert_array_equal(EmbeddingMetric("m", metric).directions(files, progress=False), expected)
