@@ -73,8 +73,8 @@ def test_pairs_come_from_a_file(capsys: pytest.CaptureFixture[str], here: Path) 
 
 def test_every_image_is_embedded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
-    embed = DreamSim._direction
-    monkeypatch.setattr(DreamSim, "_direction", lambda self, x, mask: (seen.append(len(x)), embed(self, x, mask))[1])
+    embed = DreamSim.directions
+    monkeypatch.setattr(DreamSim, "directions", lambda self, x, mask: (seen.append(len(x)), embed(self, x, mask))[1])
     x, y, z = (Path(f"a/{name}.png") for name in "xyz")
     values = distances([(x, y), (x, z), (y, z), (y, x)], "tiny.safetensors")
     assert seen == [3]  # one batch, although the sizes differ

@@ -11,7 +11,7 @@ from dreamsim_guidance.data.scene_set import write_scene_set
 from dreamsim_guidance.evaluation.embedding_metric import EmbeddingMetric
 from dreamsim_guidance.evaluation.evaluate import evaluate
 from dreamsim_guidance.evaluation.metrics import load_metrics
-from dreamsim_guidance.evaluation.processes import is_main
+from dreamsim_guidance.evaluation.processes import alone, is_main
 from dreamsim_guidance.metric import DreamSim
 from dreamsim_guidance.training.tuning import Tuning
 
@@ -47,7 +47,8 @@ class TunePocket:
             **load_metrics(["l2"]),
         }
         for split in ("test", "test_held_out"):
-            report = evaluate(read_nights(self.tuning.data, split), metrics, ["majority"]).report
+            with alone():
+                report = evaluate(read_nights(self.tuning.data, split), metrics, ["majority"]).report
             agreement = {name: asdict(rules["majority"]) for name, rules in report.agreement.items()}
             found[split] = {**agreement, "gain": asdict(report.lead["after"]["majority"])}
         return found
