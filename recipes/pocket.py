@@ -78,11 +78,19 @@ def train_pocket() -> TunePocket:
             loss=VoteLossConfig("logistic", temperature=0.05),
             loop=Loop(
                 optimiser=Optimiser(
-                    kind="adamw", learning_rate=2e-3, betas=(0.9, 0.98), schedule="cosine", warmup=30, clip=1.0
+                    kind="adamw",
+                    learning_rate=7e-4,
+                    betas=(0.9, 0.98),
+                    weight_decay=0.05,
+                    schedule="cosine",
+                    warmup=30,
+                    clip=1.0,
                 ),
                 batch=64,
-                steps=500,
-                validate_every=100,
+                steps=400,
+                average=0.98,
+                validate_every=50,
+                save_every=50,
                 workers=0,
             ),
             normalize_embeds=True,
