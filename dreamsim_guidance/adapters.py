@@ -177,6 +177,7 @@ def save_adapter(ensemble: Ensemble, folder: str | os.PathLike[str], name: str |
         save_file(tensors, Path(scratch, _WEIGHTS), metadata={"format": "pt"})
         Path(scratch, _CONFIG).write_text(json.dumps(config, indent=2, default=str))
         for file in (_WEIGHTS, _CONFIG):
+            os.chmod(Path(scratch, file), 0o644)  # safetensors makes files private
             os.replace(Path(scratch, file), folder / file)
 
 

@@ -11,6 +11,7 @@ Fu et al., DreamSim: Learning New Dimensions of Human Visual Similarity using Sy
 from __future__ import annotations
 
 import copy
+import json
 import math
 import os
 import tempfile
@@ -39,6 +40,7 @@ Model = str | os.PathLike[str] | Ensemble | Sequence[Branch | BranchConfig]
 Reduction = Literal["mean", "min"]
 
 _POCKET = Path(__file__).parent / "weights" / "pocket.safetensors"
+_POCKET_ADAPTER = Path(__file__).parent / "weights" / "pocket_adapter"
 _FOLDING = threading.Lock()
 _FILL = (0.485, 0.456, 0.406)
 """What masked pixels become: ImageNet's mean colour, zero after the usual normalisation."""
@@ -53,7 +55,7 @@ class DreamSim(nn.Module):
     weights: folder or zip in the layout of the original's releases, instead of the download cache `cache_dir`.
     pretrained: False builds the architecture with random weights; with a list of branches, True downloads their base
         weights by tag.
-    baseline: True leaves the adapter out: the un-tuned ensemble.
+    baseline: True leaves the adapter out: the un-tuned ensemble; for published variants and "pocket".
     fold: fold the adapter into the weights at the first use, which is faster. False keeps adapters that can be swapped.
     resize: True squashes every image to the branches' own square, as the original's `preprocess` does for files. False
         passes tensors on as they are, as the original's model does, with resampled positions.
@@ -115,7 +117,7 @@ class DreamSim(nn.Module):
         baseline: bool,
     ) -> tuple[Ensemble, Path | None]:
         if model == "pocket" or Path(model).suffix == ".safetensors":
-            if weights is not None or baseline or not pretrained:
+            if weights is not None or not pretrained or (baseline and model != "pocket"):
                 raise ValueError(
                     f"'{model}' is one file with its weights: weights, baseline and pretrained=False are for published "
                     "variants; leave them out."
@@ -124,7 +126,10 @@ class DreamSim(nn.Module):
 
             ensemble, self.source = read_model(_POCKET if model == "pocket" else model)
             self.variant = self.source["name"]
-            return ensemble, None
+            if model != "pocket" or baseline:
+                return ensemble, None
+            self.source |= json.loads((_POCKET_ADAPTER / "card.json").read_text(encoding="utf-8"))
+            return ensemble, _POCKET_ADAPTER
         if Path(model).is_dir():
             raise ValueError(
                 f"'{model}' is a folder; use DreamSim.from_pretrained for one that save_pretrained wrote, or "

@@ -60,14 +60,17 @@ def known_fields(config: Any, prefix: str = "") -> dict[str, Field]:
 
 def override(config: Any, words: Sequence[str]) -> Any:
     """`config` with fields replaced. Raises ValueError for an unknown field, TypeError for a value of a wrong type."""
+    words, left_out = _without(config, words)
+    for name in dict.fromkeys(re.split(r"[=\s]", word.removeprefix("--"))[0].replace("-", "_") for word in words):
+        config = _with_part(config, name)
     known = known_fields(config)
     given = _split(words, known)
     if not given:
-        return config
+        return _leave_out(config, left_out)
     arguments = {name: _argument(name, values, known[name]) for name, values in given.items()}
     changed, message = _parse(config, [word for argument in arguments.values() for word in argument])
     if message is None:
-        return changed
+        return _leave_out(changed, left_out)
     if own := re.search(r"Error parsing (?!--)\S+: (.*?)( For full helptext.*)?$", message):
         raise ValueError(own[1])  # what the recipe's own __post_init__ says
     for name, argument in arguments.items():
@@ -75,6 +78,39 @@ def override(config: Any, words: Sequence[str]) -> Any:
             got = " ".join(given[name])
             raise TypeError(f"field {name} must be {known[name].type}, got '{got}' (now {name}={known[name].value}).")
     raise ValueError(message)
+
+
+def _without(config: Any, words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Words such as `lora=None`, where `lora` is a dataclass that may be None, apart from the others."""
+    rest, names = [], []
+    for word in words:
+        name, _, value = word.removeprefix("--").partition("=")
+        if value == "None" and _optional_part(config, name) is not None:
+            names.append(name)
+        else:
+            rest.append(word)
+    return rest, names
+
+
+def _leave_out(config: Any, names: Sequence[str]) -> Any:
+    return dataclasses.replace(config, **dict.fromkeys(names)) if names else config
+
+
+def _with_part(config: Any, name: str) -> Any:
+    """`config` with the dataclass before the dot, if it is None there, in its defaults: for `augmentation.crop=0.8`."""
+    part, dot, _ = name.partition(".")
+    kind = _optional_part(config, part) if dot else None
+    if kind is None or getattr(config, part) is not None:
+        return config
+    return dataclasses.replace(config, **{part: kind()})
+
+
+def _optional_part(config: Any, name: str) -> Any:
+    """The dataclass of a field that holds one or None; else None."""
+    hint = typing.get_type_hints(type(config)).get(name)
+    kinds = typing.get_args(hint)
+    found = [kind for kind in kinds if dataclasses.is_dataclass(kind)]
+    return found[0] if type(None) in kinds and len(found) == 1 else None
 
 
 def print_help(config: Any, program: str) -> None:

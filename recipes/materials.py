@@ -55,5 +55,5 @@ def train_materials_augmented() -> Tuning:
     TODO
     """
     return replace(
-        train_materials(), augmentation=Augmentation(crop=0.6, degrees=15, brightness=0.2, contrast=0.1, saturation=0.1)
+        train_materials(), augmentation=Augmentation(crop=0.6, degrees=15.0, brightness=0.2, contrast=0.1, saturation=0.1)
     )

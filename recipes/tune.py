@@ -1,7 +1,8 @@
 """Tuning on NIGHTS, or any set in its layout: the original's configurations, and a modern ensemble.
 
 Say where the judgments are: `dreamsim-guidance run train-ensemble-lora data=nights`. `pretrained=False` is a dry run on random
-weights. The original trains without centring the embedding and centres it when the metric is used; so do these.
+weights. The original trains without centring the embedding and, by default, centres it when the metric is used. These train
+without too; their model.safetensors stays as it was trained and validated, their adapter can be loaded either way.
 """
 
 from __future__ import annotations

@@ -35,6 +35,17 @@ class Augmentation:
     blur: float = 0.0
     """Chance of a Gaussian blur of 3 x 3 pixels."""
 
+    def __post_init__(self) -> None:
+        if not 0 < self.crop <= 1:
+            raise ValueError(f"crop is a share of the area above 0 and up to 1, got {self.crop}.")
+        for name in ("flip", "blur", "brightness", "contrast", "saturation"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie between 0 and 1, got {getattr(self, name)}.")
+        if not 0 <= self.hue <= 0.5 or self.degrees < 0:
+            raise ValueError(
+                f"hue must lie between 0 and 0.5, degrees not be negative, got {self.hue}, {self.degrees}."
+            )
+
     def __call__(self, images: Image) -> Image:
         return _pipeline(self, images.shape[-1])(images).clamp(0, 1)
 

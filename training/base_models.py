@@ -54,6 +54,15 @@ class Scratch:
     drop_path: float = 0.0
     """Stochastic depth: the last block's share of skipped pictures in training; it grows linearly from the first."""
 
+    def __post_init__(self) -> None:
+        if min(self.size, self.width, self.depth, self.heads, self.patch) < 1 or not 0 <= self.drop_path < 1:
+            raise ValueError(f"sizes must be at least 1 and drop_path lie in [0, 1), got {self}.")
+        if self.size % self.patch or self.width % self.heads or self.width % 4:
+            raise ValueError(
+                f"size must be a multiple of patch, width of heads and of 4, got size={self.size}, patch={self.patch}, "
+                f"width={self.width}, heads={self.heads}."
+            )
+
     def branch(self) -> BranchConfig:
         sizes: dict[str, Any] = {"embed_dim": self.width, "depth": self.depth, "num_heads": self.heads}
         options = {**sizes, "patch_size": self.patch, "drop_path_rate": self.drop_path}
@@ -76,6 +85,13 @@ def base_metric(
         branch = Branch(model.branch())
         initialise(branch)
         return DreamSim(Ensemble([branch]), normalize_embeds=normalize_embeds)
+    if model == "scratch":
+        raise ValueError("a model from nothing needs its sizes; set scratch=Scratch(...).")
+    own = model in ("pocket", "modern") or Path(model).suffix == ".safetensors"
+    if own and weights is not None:
+        raise ValueError(f"weights are those of a published variant; '{model}' has its own, leave them out.")
+    if own and model != "modern" and not pretrained:
+        raise ValueError(f"'{model}' comes with its weights; pretrained=False is for what would be downloaded.")
     if model == "modern":
         return DreamSim([Branch(config, pretrained) for config in MODERN], normalize_embeds=normalize_embeds)
     if Path(model).suffix == ".safetensors":

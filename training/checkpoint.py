@@ -109,6 +109,8 @@ def write_checkpoint(state: dict[str, Any], path: Path) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
         os.chmod(name, 0o644)  # mkstemp makes files private
         os.replace(name, path)
     finally:

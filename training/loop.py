@@ -10,12 +10,14 @@ import math
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import LoggerType
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
@@ -40,6 +42,8 @@ from dreamsim_guidance.training.triplet_batches import Piece, TripletBatches, al
 log = logging.getLogger(__name__)
 
 __all__ = ["Loop", "Triplets", "train"]
+
+_ADVICE = "lower the learning rate, or set clip=1.0"
 
 Triplets = tuple[Judgments, Dataset[Tensor]]
 """Judgments, and item i: picture i of their `images` in 8 bits (or its feature)."""
@@ -79,6 +83,8 @@ class Loop:
     """Of accelerate: tensorboard, wandb, trackio, ...; one that is not installed is left out with a warning."""
 
     def __post_init__(self) -> None:
+        if self.precision not in (None, "no", "bf16", "fp16"):
+            raise ValueError(f"unknown precision '{self.precision}'; known: no, bf16, fp16.")
         for name in (
             "batch",
             "piece",
@@ -134,6 +140,8 @@ class _Run:
             log_with=_installed(loop.trackers),
             project_dir=folder,
         )
+        if loop.precision == "fp16" and self.accelerator.device.type == "cpu":
+            raise ValueError("precision='fp16' needs an accelerator; a CPU trains in 'no' (float32) or 'bf16'.")
         self.loop, self.folder, self.seed = loop, folder, seed
         self.checkpoints = folder / "checkpoints"
         self.made_for = f"{made_for} seed={seed} {_decisive(loop)}".strip()
@@ -181,13 +189,14 @@ class _Run:
         self.accelerator.wait_for_everyone()
         return {name: value for name, value in self.best.items()} | {"steps": self._finished_at}
 
-    def _loop(self, first: int, bar: tqdm[Any]) -> None:
+    def _loop(self, first: int, bar: Any) -> None:
         self._finished_at = first
         pieces = load_batches(self.batches, first, self.loop.workers)
         seen = _Seen(self.accelerator)
         for step in range(first, self.steps):
             if self.loop.patience is not None and self.since_best >= self.loop.patience:
                 log.info("stopped at step %d: %d validations without a lower loss", step, self.since_best)
+                self._save(step)
                 break
             seen.add(*self._step(step, next(pieces)))
             done = self._finished_at = step + 1
@@ -196,16 +205,15 @@ class _Run:
             if done % self.loop.log_every == 0 or last:
                 row = {"step": done, **seen.take(), "learning rate": self.loop.optimiser.rate(step, self.steps)}
                 if not math.isfinite(row["loss"]):
-                    raise ValueError(
-                        f"the loss became {row['loss']} before step {done}; lower the learning rate, or set clip=1.0."
-                    )
+                    raise ValueError(f"the loss became {row['loss']} before step {done}; {_ADVICE}.")
                 self._record(row)
                 bar.set_postfix_str(
                     f"loss {row['loss']:.4f}, agreement {row['agreement']:.3f}, {row['images per second']:.0f} images/s"
                 )
             if done % self.validate_every == 0 or last:
+                paused = time.perf_counter()
                 self._validate(done)
-                seen.restart()
+                seen.since += time.perf_counter() - paused
             if done % self.loop.save_every == 0 or last:
                 self._save(done)
 
@@ -240,7 +248,9 @@ class _Run:
     def _validate(self, step: int) -> None:
         with self.average.in_place() if self.average else contextlib.nullcontext():
             loss, right = self._judge(*self.validation)
-            row = {"step": step, "validation loss": loss, "validation agreement": right}
+            row = {"step": step, "validation loss": loss}
+            if right is not None:
+                row["validation agreement"] = right
             self._record(row)
             if not loss < self.best["validation loss"]:
                 self.since_best += 1
@@ -250,8 +260,8 @@ class _Run:
         if self.accelerator.is_main_process:
             write_checkpoint({"weights": weights, "made_for": self.made_for, **row}, self.checkpoints / "best.pt")
 
-    def _judge(self, judgments: Judgments, pictures: Dataset[Tensor]) -> tuple[float, float]:
-        """Mean loss, and agreement with the majority without ties."""
+    def _judge(self, judgments: Judgments, pictures: Dataset[Tensor]) -> tuple[float, float | None]:
+        """Mean loss, and agreement with the majority without ties, None if there are only ties."""
         u = self._embed_all(pictures, len(judgments.images)).to(self.accelerator.device)
         loss, right = 0.0, []
         for piece in all_triplets(judgments, u):
@@ -260,7 +270,10 @@ class _Run:
             loss += float(part)
             clear = piece.votes_a != piece.votes_b
             right.append(_credit(d_a, d_b, piece)[clear])
-        return loss, float(torch.cat(right).mean())
+        if not math.isfinite(loss):
+            raise ValueError(f"the validation loss became {loss}; {_ADVICE}.")
+        credit = torch.cat(right)
+        return loss, float(credit.mean()) if len(credit) else None
 
     def _embed_all(self, pictures: Dataset[Tensor], count: int) -> Float[Tensor, "n d"]:
         """Unit vectors of all pictures, each made by one process, on every one."""
@@ -303,12 +316,14 @@ class _Run:
         self.accelerator.wait_for_everyone()
 
     def _resume(self) -> int:
-        """Restore the newest checkpoint; the step to go on with."""
+        """Restore the newest checkpoint that can be read; the step to go on with."""
         self._finished_at = 0
-        found = sorted(self.checkpoints.glob("step-*.pt"))
-        if not found:
+        if self.accelerator.is_main_process:
+            for partial in self.checkpoints.glob("*.part"):  # of a run that was killed while it wrote
+                partial.unlink()
+        saved = self._newest()
+        if saved is None:
             return 0
-        saved = self._read(found[-1])
         if self.average is not None:
             restore_weights(self.model, saved["average"])
             self.average = Average(self.model, self.average.momentum)
@@ -319,6 +334,19 @@ class _Run:
         self.history, self.best, self.since_best = saved["history"], saved["best"], saved["since_best"]
         log.info("going on from step %d of %d", saved["step"], self.steps)
         return int(saved["step"])
+
+    def _newest(self) -> dict[str, Any] | None:
+        found = sorted(self.checkpoints.glob("step-*.pt"), reverse=True)
+        if found and not (self.checkpoints / "best.pt").is_file():
+            raise ValueError(f"'{self.checkpoints}' has lost its best.pt; put it back, or give an empty folder.")
+        for path in found:
+            try:
+                return self._read(path)
+            except (RuntimeError, OSError, EOFError, UnpicklingError) as error:
+                log.warning("'%s' cannot be read and is passed over (%s)", path, type(error).__name__)
+        if found:
+            raise ValueError(f"no checkpoint in '{self.checkpoints}' can be read; give an empty folder.")
+        return None
 
     def _read(self, path: Path) -> dict[str, Any]:
         saved = read_checkpoint(path)
@@ -377,6 +405,9 @@ def _freeze_unused(model: Comparison, piece: Piece) -> None:
 def _installed(trackers: tuple[str, ...]) -> Any:
     """Those that are installed; the others are named in the log. None for none, as accelerate wants it."""
     found = [name for name in trackers if importlib.util.find_spec(name) is not None]
+    known = [kind.value for kind in LoggerType if kind != LoggerType.ALL]
+    if odd := sorted(set(trackers) - set(known)):
+        raise ValueError(f"unknown tracker '{odd[0]}'; accelerate knows {', '.join(known)}.")
     for name in sorted(set(trackers) - set(found)):
         log.warning("the tracker %s is not installed and left out; pip install %s", name, name)
     return found or None

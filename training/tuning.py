@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from dreamsim_guidance.data.judgments import Judgments
 from dreamsim_guidance.data.pictures import Pictures, check_pictures, load_pictures
 from dreamsim_guidance.data.ratings import Ratings
 from dreamsim_guidance.data.sets import read_judgments
-from dreamsim_guidance.evaluation.processes import process_state
+from dreamsim_guidance.evaluation.processes import agreed, is_main, process_state
 from dreamsim_guidance.metric import DreamSim
 from dreamsim_guidance.training.augmentation import Augmentation
 from dreamsim_guidance.training.base_models import Scratch, base_metric
@@ -49,6 +50,16 @@ class LoRA:
     alpha: float = 8.0
     dropout: float = 0.3
     targets: tuple[str, ...] = ("qkv",)
+    """Last parts of the layers' names: qkv, attn.proj, fc1, fc2, ..."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or not 0 <= self.dropout < 1 or not math.isfinite(self.alpha):
+            raise ValueError(
+                "an adapter needs a rank of at least 1, a finite alpha, and a dropout from 0 to below 1, got "
+                f"{self.rank}, {self.alpha}, {self.dropout}."
+            )
+        if isinstance(self.targets, str) or not self.targets:
+            raise ValueError(f"targets are several names, e.g. ('qkv',), got {self.targets!r}.")
 
 
 @dataclass(frozen=True)
@@ -58,7 +69,7 @@ class Tuning:
     data: Path
     """Judgments: a folder in NIGHTS' layout, or any other that `data.sets.read_judgments` reads."""
     model: str
-    """ensemble, dino_vitb16, ... (published base weights), pocket, modern, or a model file (.safetensors)."""
+    """ensemble, dino_vitb16, ... (published base weights), pocket, modern, a model file (.safetensors) or a run's folder."""
     scratch: Scratch | None = None
     """A small model from nothing, instead of `model`."""
     weights: Path | None = None
@@ -73,7 +84,8 @@ class Tuning:
     loss: VoteLossConfig = field(default_factory=VoteLossConfig)
     loop: Loop = field(default_factory=Loop)
     normalize_embeds: bool = False
-    """Centre the embedding; the original does so when it is used, and not when it is trained."""
+    """Centre the embedding. The original does so by default when it is used, but not when it is trained. The saved model
+    and the figures are those of this setting; an adapter that is loaded elsewhere follows the other's."""
     augmentation: Augmentation | None = None
     kind: str | None = None
     """Format of `data`, one of `data.sets.KINDS`; by default what it looks like."""
@@ -96,6 +108,14 @@ class Tuning:
             raise ValueError("all_weights trains what an adapter would add to; set lora=None.")
         if self.pretrained is False and self.weights is not None:
             raise ValueError("weights are read with pretrained=True only; leave one of the two out.")
+        if self.head is not None and self.head < 1:
+            raise ValueError(f"head is a width of at least 1, got {self.head}.")
+        if self.seed < 0:
+            raise ValueError(f"seed must not be negative, got {self.seed}.")
+        if (Path(self.model) / "model.safetensors").is_file():
+            object.__setattr__(self, "model", str(Path(self.model, "model.safetensors").absolute()))
+        elif self.model.endswith(".safetensors"):  # the run can be resumed from anywhere
+            object.__setattr__(self, "model", str(Path(self.model).absolute()))
 
     def run(self, folder: Path) -> dict[str, Any]:
         """Train what `folder` does not hold yet, and write
@@ -109,9 +129,10 @@ class Tuning:
         `check_pictures` raise, before anything is trained.
         """
         training, validation = (self._read(split) for split in (self.train_split, self.val_split))
-        check_pictures([*training.images, *validation.images])
         torch.manual_seed(self.seed)
         metric = self.metric()
+        pictures = [*training.images, *validation.images]
+        agreed(lambda: check_pictures(pictures) if is_main() else 0)
         trained = sum(p.numel() for p in metric.parameters() if p.requires_grad)
         log.info("%d of %d numbers are trained", trained, sum(p.numel() for p in metric.parameters()))
         model = Comparison(metric, VoteLoss(self.loss), self.augmentation)

@@ -13,7 +13,9 @@ from dreamsim_guidance.data.nights import read_nights
 from dreamsim_guidance.evaluation.embedding_metric import EmbeddingMetric
 from dreamsim_guidance.evaluation.evaluate import evaluate
 from dreamsim_guidance.preprocess import save_image
+from dreamsim_guidance.recipes.fields import override
 from dreamsim_guidance.recipes.registry import load
+from dreamsim_guidance.training.augmentation import Augmentation
 from dreamsim_guidance.training.tuning import LoRA
 
 NIGHTS = [
@@ -67,6 +69,16 @@ def test_fields_of_a_training_recipe_are_set_from_the_command_line(nights: Path,
     written = json.loads((tmp_path / "run" / "recipe.json").read_text())["config"]["fields"]
     assert written["lora"]["fields"]["rank"] == 2 and written["loss"]["fields"]["kind"] == "logistic"
     assert json.loads((tmp_path / "run" / "adapter" / "adapter_config.json").read_text())["r"] == 2
+
+
+def test_parts_of_a_recipe_are_left_out_and_put_in_by_name() -> None:
+    config = override(load("train-ensemble-lora").config, ["lora=None", "head=16", "augmentation.crop=0.9"])
+    assert config.lora is None and config.head == 16 and config.augmentation == Augmentation(crop=0.9)
+    config = override(load("train-mlp").config, ["lora.rank=4", "--loop.batch", "8"])
+    assert config.lora == LoRA(rank=4) and config.head == 512 and config.loop.batch == 8
+    assert override(load("train-materials-augmented").config, ["augmentation=None"]).augmentation is None
+    with pytest.raises(ValueError, match="nothing would be trained"):
+        override(load("train-ensemble-lora").config, ["lora=None"])
 
 
 def test_judgments_that_are_not_there_say_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -141,13 +141,16 @@ def launch(
 TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
 
 
-@pytest.mark.parametrize("sharded", [False, True], ids=["replicated", "sharded"])
-def test_two_processes_end_with_the_parameters_of_one(data: Path, tmp_path: Path, sharded: bool) -> None:
+@pytest.mark.parametrize(
+    ("sharded", "lora"), [(False, False), (True, False), (True, True)], ids=["replicated", "sharded", "sharded adapter"]
+)
+def test_two_processes_end_with_the_parameters_of_one(data: Path, tmp_path: Path, sharded: bool, lora: bool) -> None:
     """gloo; batches of 5 over 16 triplets: shares and the last batch of an epoch are uneven."""
-    kind = adapter if sharded else tuning
-    changes: dict[str, Any] = {"batch": 5, **({"lora": LoRA(4, 8.0, dropout=0.0)} if sharded else {})}
-    kind(data, **changes).run(tmp_path / "one")
-    process = launch(tmp_path / "two", data, *TWO, batch=5, sharded=sharded)
+    if lora:
+        adapter(data, batch=5, lora=LoRA(4, 8.0, dropout=0.0)).run(tmp_path / "one")
+    else:
+        tuning(data, batch=5).run(tmp_path / "one")
+    process = launch(tmp_path / "two", data, *TWO, batch=5, sharded=sharded, lora=lora)
     _, said = process.communicate(timeout=300)
     assert process.returncode == 0, said
     assert f"processes=2 sharded={sharded}" in said
@@ -234,6 +237,52 @@ def test_a_tracker_that_is_not_installed_is_left_out(
     assert "the tracker wandb is not installed" in caplog.text
 
 
+def test_ties_alone_leave_the_agreement_out(tmp_path: Path) -> None:
+    data = write_judged_pictures(tmp_path / "data")
+    text = (data / "data.csv").read_text().splitlines()
+    rows = [line.split(",") for line in text]
+    tied = [",".join([r[0], "0.5", "0.5", *r[3:]]) if r[7] == "val" else ",".join(r) for r in rows]
+    (data / "data.csv").write_text("\n".join(tied) + "\n")
+    results = tuning(data, steps=2).run(tmp_path / "run")
+    assert "validation agreement" not in results and results["validation loss"] > 0
+    assert "validation agreement" not in DreamSim(tmp_path / "run" / "model.safetensors").card["reference"]
+
+
+def test_a_damaged_checkpoint_is_passed_over(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tuning(data).run(tmp_path / "whole")
+    tuning(data).run(tmp_path / "damaged")
+    newest = sorted((tmp_path / "damaged" / "checkpoints").glob("step-*.pt"))[-1]
+    newest.write_bytes(newest.read_bytes()[:1000])
+    (newest.parent / "tmp123.part").write_bytes(b"of a killed run")
+    tuning(data).run(tmp_path / "damaged")
+    assert "cannot be read and is passed over" in caplog.text
+    assert difference(tmp_path / "damaged", tmp_path / "whole") == 0
+    assert not list(newest.parent.glob("*.part"))
+    (newest.parent / "best.pt").unlink()
+    with pytest.raises(ValueError, match=r"has lost its best\.pt"):
+        tuning(data).run(tmp_path / "damaged")
+
+
+def test_an_early_stop_is_saved(data: Path, tmp_path: Path) -> None:
+    optimiser = Optimiser(learning_rate=3.0)
+    results = tuning(data, optimiser=optimiser, steps=40, validate_every=3, patience=2, save_every=100).run(tmp_path)
+    history = json.loads((tmp_path / "history.json").read_text())
+    assert history[-1]["step"] == results["steps"]
+    assert (tmp_path / "checkpoints" / f"step-{results['steps']:08d}.pt").is_file()
+
+
+def test_a_run_starts_from_an_earlier_one(data: Path, tmp_path: Path) -> None:
+    tuning(data, steps=2).run(tmp_path / "first")
+    second = tuning(data, model=str(tmp_path / "first"), scratch=None, steps=2)
+    assert second.model == str(tmp_path / "first" / "model.safetensors")
+    assert second.run(tmp_path / "second")["steps"] == 2
+
+
+def test_half_precision_of_accelerators_is_refused_on_a_cpu(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="precision='fp16' needs an accelerator"):
+        tuning(data, precision="fp16").run(tmp_path)
+
+
 def test_a_checkpoint_of_another_run_is_refused(data: Path, tmp_path: Path) -> None:
     tuning(data, steps=4).run(tmp_path)
     with pytest.raises(ValueError, match="is a checkpoint of another run"):
@@ -263,6 +312,11 @@ def test_a_broken_picture_is_named_before_anything_is_trained(tmp_path: Path) ->
         ({"average": 1.0}, "average is a momentum between 0 and 1"),
         ({"workers": -1}, "workers must not be negative"),
         ({"optimiser": {"learning_rate": -1.0}}, "learning_rate must be a positive number"),
+        ({"optimiser": {"kind": "sgd"}}, "unknown kind 'sgd'; known: adam, adamw"),
+        ({"optimiser": {"schedule": "step"}}, "unknown schedule 'step'; known: constant"),
+        ({"head": 0, "all_weights": True}, "head is a width of at least 1"),
+        ({"seed": -1}, "seed must not be negative"),
+        ({"precision": "fp8"}, "unknown precision 'fp8'"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(
@@ -270,6 +324,36 @@ def test_settings_that_make_no_sense_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         tuning(data, **{k: Optimiser(**v) if k == "optimiser" else v for k, v in changes.items()})
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: LoRA(dropout=1.5), "a dropout from 0 to below 1"),
+        (lambda: LoRA(targets="qkv"), "targets are several names"),  # type: ignore[arg-type]
+        (lambda: Scratch(width=30), "size must be a multiple of patch, width of heads and of 4"),
+        (lambda: Scratch(depth=0), "sizes must be at least 1"),
+        (lambda: Augmentation(crop=2.0), "crop is a share of the area"),
+    ],
+)
+def test_odd_parts_of_a_run_are_refused(build: Callable[[], Any], message: str, unchecked: None) -> None:
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"weights": Path("/nowhere")}, "weights are those of a published variant"),
+        ({"pretrained": False}, "'pocket' comes with its weights"),
+        ({"model": "scratch"}, "a model from nothing needs its sizes"),
+    ],
+)
+def test_weights_that_would_not_be_read_are_refused(
+    data: Path, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        adapter(data, **changes).run(tmp_path)
 
 
 def test_augmented_pictures_differ_and_stay_in_range() -> None:

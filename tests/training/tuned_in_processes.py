@@ -45,12 +45,12 @@ def main() -> None:
     torch.set_num_threads(1)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     folder, data, changes = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
-    sharded = changes.pop("sharded", False)
+    sharded, lora = changes.pop("sharded", False), changes.pop("lora", False)
     if sharded:
         shard()
     if changes.pop("random", False):
         changes |= {"augmentation": Augmentation(brightness=0.2), "average": 0.9}
-    if sharded:
+    if lora:
         adapter(data, lora=LoRA(4, 8.0, dropout=0.0), **changes).run(folder)
     else:
         tuning(data, **changes).run(folder)
