@@ -18,7 +18,10 @@ from dreamsim_guidance.training.vote_losses import VoteLossConfig
 def train_materials() -> Tuning:
     """Train a small Vision Transformer from nothing on people's judgments of materials.
 
-    TODO
+    On the 2297 triplets of the split "val" it agrees with the majority in 87.5 % (95 % interval 85.7 to 89.3, ties left out),
+    SSIM in 76.5, L2 in 63.8 %. On other renderings of the same materials, which it never saw, only in 73.5 % (70.5 to 76.3),
+    where L2 has 73.3 and SSIM 79.7 %: it knows these pictures. 11 minutes with one thread of an AMD EPYC (Zen 3) beside other
+    work, torch 2.15.
     """
     return Tuning(
         data=Path("materials"),
@@ -50,10 +53,14 @@ def train_materials() -> Tuning:
 
 @recipe
 def train_materials_augmented() -> Tuning:
-    """Train on materials with augmented pictures, for renderings that the votes do not cover.
+    """Train on materials with augmented pictures and stochastic depth.
 
-    TODO
+    Meant for renderings that the votes do not cover, and no help there: 70.9 % (67.6 to 74.0) of the majorities on the other
+    renderings of the materials, 86.3 % (84.3 to 88.3) on those of the votes; stochastic depth alone, scratch.drop_path=0.2,
+    has 76.2 % (73.2 to 79.2) and 87.2 %. 10 minutes with one thread of an AMD EPYC (Zen 3) beside other work, torch 2.15.
     """
     return replace(
-        train_materials(), augmentation=Augmentation(crop=0.6, degrees=15.0, brightness=0.2, contrast=0.1, saturation=0.1)
+        train_materials(),
+        scratch=Scratch(size=64, width=128, depth=4, heads=4, patch=8, drop_path=0.2),
+        augmentation=Augmentation(crop=0.6, degrees=15.0, brightness=0.2, contrast=0.1, saturation=0.1),
     )
