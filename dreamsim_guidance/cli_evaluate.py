@@ -65,7 +65,7 @@ class Evaluate:
 
     def __call__(self) -> int:
         from dreamsim_guidance.atomic import plain
-        from dreamsim_guidance.evaluation.processes import is_main
+        from dreamsim_guidance.processes import is_main
 
         self._check()
         evaluation = self._evaluate()
@@ -104,8 +104,8 @@ class Evaluate:
         from dreamsim_guidance.evaluation.embedding_cache import EmbeddingCache
         from dreamsim_guidance.evaluation.evaluate import evaluate
         from dreamsim_guidance.evaluation.metrics import BASELINES, load_metrics
-        from dreamsim_guidance.evaluation.processes import is_main, process_device
         from dreamsim_guidance.evaluation.score import ODD_ONE_OUT, RULES
+        from dreamsim_guidance.processes import is_main, process_device
 
         kind = self.kind or recognise(self.data)
         data = read_judgments(self.data, kind, self.split, self.least_votes)

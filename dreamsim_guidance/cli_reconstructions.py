@@ -63,8 +63,8 @@ class EvaluateReconstructions:
         from dreamsim_guidance.evaluation.baselines import BASELINES, COMPARES
         from dreamsim_guidance.evaluation.metrics import load_metrics
         from dreamsim_guidance.evaluation.preferences import read_preferences
-        from dreamsim_guidance.evaluation.processes import is_main
         from dreamsim_guidance.evaluation.reconstructions import compare_reconstructions
+        from dreamsim_guidance.processes import is_main
 
         if self.columns < 1:
             raise ValueError(f"columns must be at least 1, got {self.columns}.")

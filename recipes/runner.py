@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamsim_guidance.atomic import write_json
-from dreamsim_guidance.evaluation.processes import launched, process_state
+from dreamsim_guidance.processes import launched, process_state
 from dreamsim_guidance.recipes import run_folder
 from dreamsim_guidance.recipes.registry import Recipe
 

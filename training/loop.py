@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from dreamsim_guidance.atomic import write_json
 from dreamsim_guidance.data.judgments import Judgments
-from dreamsim_guidance.evaluation.processes import process_state
+from dreamsim_guidance.processes import process_state
 from dreamsim_guidance.training.checkpoint import read_checkpoint, write_checkpoint
 from dreamsim_guidance.training.comparison import Comparison
 from dreamsim_guidance.training.curves import draw_curves

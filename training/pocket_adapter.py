@@ -11,8 +11,8 @@ from dreamsim_guidance.data.scene_set import write_scene_set
 from dreamsim_guidance.evaluation.embedding_metric import EmbeddingMetric
 from dreamsim_guidance.evaluation.evaluate import evaluate
 from dreamsim_guidance.evaluation.metrics import load_metrics
-from dreamsim_guidance.evaluation.processes import alone, is_main
 from dreamsim_guidance.metric import DreamSim
+from dreamsim_guidance.processes import alone, is_main
 from dreamsim_guidance.training.tuning import Tuning
 
 __all__ = ["TunePocket"]

@@ -28,8 +28,8 @@ from dreamsim_guidance.data.judgments import Judgments
 from dreamsim_guidance.data.pictures import Pictures, check_pictures, load_pictures
 from dreamsim_guidance.data.ratings import Ratings
 from dreamsim_guidance.data.sets import read_judgments
-from dreamsim_guidance.evaluation.processes import agreed, is_main, process_state
 from dreamsim_guidance.metric import DreamSim
+from dreamsim_guidance.processes import agreed, is_main, process_state
 from dreamsim_guidance.training.augmentation import Augmentation
 from dreamsim_guidance.training.base_models import Scratch, base_metric
 from dreamsim_guidance.training.checkpoint import read_checkpoint

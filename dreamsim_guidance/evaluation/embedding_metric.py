@@ -19,9 +19,9 @@ from tqdm import tqdm
 from dreamsim_guidance.data.pictures import check_pictures
 from dreamsim_guidance.evaluation.embedding_cache import EmbeddingCache
 from dreamsim_guidance.evaluation.picture_files import read_batches
-from dreamsim_guidance.evaluation.processes import divided, everywhere, is_main
 from dreamsim_guidance.evaluation.work import Work
 from dreamsim_guidance.metric import DreamSim
+from dreamsim_guidance.processes import divided, everywhere, is_main
 
 __all__ = ["EmbeddingMetric"]
 

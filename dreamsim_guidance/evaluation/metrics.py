@@ -24,10 +24,10 @@ from dreamsim_guidance.evaluation.baselines import BASELINES, COMPARES, TOWERS, 
 from dreamsim_guidance.evaluation.embedding_cache import EmbeddingCache
 from dreamsim_guidance.evaluation.embedding_metric import EmbeddingMetric
 from dreamsim_guidance.evaluation.pair_metric import Compare, PairMetric
-from dreamsim_guidance.evaluation.processes import agreed, process_device
 from dreamsim_guidance.evaluation.weights_access import MetricUnavailableError
 from dreamsim_guidance.evaluation.work import Work
 from dreamsim_guidance.metric import DreamSim
+from dreamsim_guidance.processes import agreed, process_device
 from dreamsim_guidance.variants import VARIANTS
 
 __all__ = ["BASELINES", "FileMetric", "MetricUnavailableError", "file_metric", "load_metrics"]

@@ -16,8 +16,8 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from dreamsim_guidance.evaluation.picture_files import in_order, read_picture
-from dreamsim_guidance.evaluation.processes import divided, is_main
 from dreamsim_guidance.evaluation.work import Work
+from dreamsim_guidance.processes import divided, is_main
 
 __all__ = ["Compare", "PairMetric"]
 

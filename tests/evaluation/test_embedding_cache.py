@@ -20,7 +20,7 @@ from dreamsim_guidance.cli import main
 from dreamsim_guidance.evaluation import embedding_metric
 from dreamsim_guidance.evaluation.embedding_cache import EmbeddingCache
 from dreamsim_guidance.evaluation.embedding_metric import EmbeddingMetric
-from dreamsim_guidance.evaluation.processes import alone
+from dreamsim_guidance.processes import alone
 
 Pairs = list[tuple[Path, Path]]
 

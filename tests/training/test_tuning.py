@@ -91,10 +91,10 @@ def test_the_kept_model_has_the_agreement_that_was_reported(data: Path, tmp_path
 
 def test_only_the_adapter_is_trained_and_saved_in_peft_format(data: Path, tmp_path: Path) -> None:
     config = adapter(data)
-    base = DreamSim("pocket")
+    base = DreamSim("pocket", baseline=True)
     config.run(tmp_path)
     assert {re.search(r"lora_[AB]", name) is not None for name in weights(tmp_path)} == {True}
-    tuned = DreamSim("pocket")
+    tuned = DreamSim("pocket", baseline=True)
     tuned.load_adapter(tmp_path / "adapter")
     images = torch.rand(2, 3, 64, 64)
     torch.testing.assert_close(tuned.embed(images), DreamSim(tmp_path / "model.safetensors").embed(images))
