@@ -161,7 +161,7 @@ def test_two_processes_end_with_the_parameters_of_one(data: Path, tmp_path: Path
 
 
 def test_a_killed_run_goes_on_to_the_same_parameters(data: Path, tmp_path: Path) -> None:
-    """Dropout, augmentation and an average are on: all that could differ."""
+    """Stochastic depth, augmentation and an average are on: all that could differ."""
     changes = {"steps": 40, "random": True}
     process = launch(tmp_path / "killed", data, **changes)
     deadline = time.monotonic() + 200

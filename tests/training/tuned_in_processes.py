@@ -14,6 +14,7 @@ import torch
 from accelerate import Accelerator
 
 from dreamsim_guidance.training.augmentation import Augmentation
+from dreamsim_guidance.training.base_models import Scratch
 from dreamsim_guidance.training.tuning import LoRA
 
 
@@ -49,7 +50,8 @@ def main() -> None:
     if sharded:
         shard()
     if changes.pop("random", False):
-        changes |= {"augmentation": Augmentation(brightness=0.2), "average": 0.9}
+        small = Scratch(size=32, width=32, depth=2, heads=2, patch=8, drop_path=0.3)
+        changes |= {"augmentation": Augmentation(brightness=0.2), "average": 0.9, "scratch": small}
     if lora:
         adapter(data, lora=LoRA(4, 8.0, dropout=0.0), **changes).run(folder)
     else:
