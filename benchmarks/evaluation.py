@@ -14,11 +14,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
-import statistics
 import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -32,11 +29,11 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from official_format import write_official
+from turns import SIDES, describe_machine, take_turns, tell
 
 from dreamsim_guidance import DreamSim
 from dreamsim_guidance.evaluation.embedding_metric import EmbeddingMetric
 
-SIDES = ("original", "ours")
 TOLERANCE = 1e-6
 """Largest difference of distances."""
 
@@ -90,22 +87,9 @@ def compare(work: dict[str, Callable[[], NDArray[np.float64]]], triplets: int, r
     difference = float(np.abs(a - b).max())
     if difference > TOLERANCE:
         raise SystemExit(f"the sides differ by {difference:.1e}, allowed {TOLERANCE:.0e}")
-    seconds: dict[str, list[float]] = {side: [] for side in SIDES}
-    for turn in range(repeats):
-        for side in SIDES if turn % 2 else SIDES[::-1]:
-            start = time.perf_counter()
-            work[side]()
-            seconds[side].append(time.perf_counter() - start)
-    ratios = [o / m for o, m in zip(seconds["original"], seconds["ours"], strict=True)]
-    return {
-        "triplets": triplets,
-        **{f"{side}_s": statistics.median(seconds[side]) for side in SIDES},
-        **{f"{side}_spread_s": [min(seconds[side]), max(seconds[side])] for side in SIDES},
-        **{f"{side}_triplets_per_s": triplets / statistics.median(seconds[side]) for side in SIDES},
-        "ratio": statistics.median(ratios),
-        "ratio_spread": [min(ratios), max(ratios)],
-        "difference": difference,
-    }
+    row = take_turns(work, repeats)
+    speeds = {f"{side}_triplets_per_s": triplets / row[f"{side}_s"] for side in SIDES}
+    return {"triplets": triplets, **row, **speeds, "difference": difference}
 
 
 def main() -> None:
@@ -131,25 +115,12 @@ def main() -> None:
             "ours": ours(folder, options.variant, 3 * options.batch),
         }
         row = compare({side: partial(judge, triplets) for side, judge in sides.items()}, len(triplets), options.repeats)
-    processor = next(
-        (x.split(":")[1].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in x), ""
-    )
-    machine = {
-        "processor": processor or platform.processor(),
-        "instructions": torch.backends.cpu.get_cpu_capability(),
-        "threads": options.threads,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
+    machine = describe_machine(options.threads)
     settings = {"batch": options.batch, "size": options.size, "repeats": options.repeats}
     options.to.mkdir(parents=True, exist_ok=True)
     path = options.to / f"evaluation_{options.variant}.json"
     path.write_text(json.dumps({"machine": machine, "settings": settings, "times": row}, indent=1))
-    low, high = row["ratio_spread"]
-    print("| triplets | original, s | ours, s | ratio |\n|---|---|---|---|")
-    print(
-        f"| {row['triplets']} | {row['original_s']:.2f} | {row['ours_s']:.2f} | {row['ratio']:.2f} [{low:.2f}, {high:.2f}] |"
-    )
+    tell(f"{row['triplets']} triplets", row)
     print(f"\n{machine}\nwritten to {path}")
 
 

@@ -15,13 +15,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -30,11 +27,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from turns import SIDES, describe_machine, take_turns, tell
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from official_format import write_official
-
-SIDES = ("original", "ours")
 
 
 def load(side: str, folder: Path, variant: str, for_training: bool = False) -> Any:
@@ -95,29 +91,9 @@ def compare(folder: Path, variant: str, batches: list[int], repeats: int) -> lis
                 raise SystemExit(
                     f"{job} at batch {batch}: the sides differ by {difference:.1e}, allowed {TOLERANCES[job]:.0e}"
                 )
-            seconds: dict[str, list[float]] = {side: [] for side in SIDES}
-            for turn in range(repeats if batch < 16 else 3):
-                for side in SIDES if turn % 2 else SIDES[::-1]:
-                    start = time.perf_counter()
-                    work[side][job]()
-                    seconds[side].append(time.perf_counter() - start)
-            ratios = [o / m for o, m in zip(seconds["original"], seconds["ours"], strict=True)]
-            rows.append(
-                {
-                    "job": job,
-                    "batch": batch,
-                    **{f"{side}_s": statistics.median(seconds[side]) for side in SIDES},
-                    **{f"{side}_spread_s": [min(seconds[side]), max(seconds[side])] for side in SIDES},
-                    "ratio": statistics.median(ratios),
-                    "ratio_spread": [min(ratios), max(ratios)],
-                    "difference": difference,
-                }
-            )
-            print(
-                f"{job:12} batch {batch:3}: original {rows[-1]['original_s']:7.2f} s, ours {rows[-1]['ours_s']:7.2f} s, "
-                f"ratio {rows[-1]['ratio']:.2f} [{min(ratios):.2f}, {max(ratios):.2f}]",
-                flush=True,
-            )
+            row = take_turns({side: work[side][job] for side in SIDES}, repeats if batch < 16 else 3)
+            rows.append({"job": job, "batch": batch, **row, "difference": difference})
+            tell(f"{job:12} batch {batch:3}", row)
     return rows
 
 
@@ -134,18 +110,6 @@ def memory(side: str, folder: Path, variant: str, batch: int) -> dict[str, float
         "resting_mb": resting,
         "peak_mb": peak / 2**10,
         "loading_peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10,
-    }
-
-
-def describe_machine(threads: int) -> dict[str, Any]:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    processor = next((line.split(":")[1].strip() for line in lines if "model name" in line), "")
-    return {
-        "processor": processor or platform.processor(),
-        "instructions": torch.backends.cpu.get_cpu_capability(),
-        "threads": threads,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
     }
 
 

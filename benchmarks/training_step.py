@@ -12,16 +12,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from guidance_step import SIDES, describe_machine, load
+from guidance_step import load
 from torch import Tensor
+from turns import SIDES, describe_machine, take_turns, tell
 
 from dreamsim_guidance.training.comparison import Comparison
 from dreamsim_guidance.training.triplet_batches import Piece
@@ -91,30 +90,11 @@ def main() -> None:
         del proof
         for batch in options.batches:
             steps = {side: stepper(side, folder, options.variant, batch, dropout=True) for side in SIDES}
-            seconds: dict[str, list[float]] = {side: [] for side in SIDES}
-            for turn in range(options.repeats + 1):  # the first is the warm-up
-                for side in SIDES if turn % 2 else SIDES[::-1]:
-                    start = time.perf_counter()
-                    steps[side]()
-                    if turn:
-                        seconds[side].append(time.perf_counter() - start)
-            ratios = [o / m for o, m in zip(seconds["original"], seconds["ours"], strict=True)]
-            rows.append(
-                {
-                    "job": "training step",
-                    "batch": batch,
-                    **{f"{side}_s": statistics.median(seconds[side]) for side in SIDES},
-                    **{f"{side}_spread_s": [min(seconds[side]), max(seconds[side])] for side in SIDES},
-                    "ratio": statistics.median(ratios),
-                    "ratio_spread": [min(ratios), max(ratios)],
-                    "difference": difference,
-                }
-            )
-            print(
-                f"{batch:3} triplets: original {rows[-1]['original_s']:7.2f} s, ours {rows[-1]['ours_s']:7.2f} s, "
-                f"ratio {rows[-1]['ratio']:.2f} [{min(ratios):.2f}, {max(ratios):.2f}]",
-                flush=True,
-            )
+            for side in SIDES:
+                steps[side]()  # warm-up
+            row = take_turns(steps, options.repeats)
+            rows.append({"job": "training step", "batch": batch, **row, "difference": difference})
+            tell(f"{batch:3} triplets", row)
     machine = describe_machine(options.threads)
     options.to.mkdir(parents=True, exist_ok=True)
     path = options.to / f"training_step_{options.variant}.json"

@@ -181,6 +181,7 @@ class Run:
     """Go on in the run folder that is given as the recipe."""
 
     def __call__(self, words: Sequence[str] = ()) -> int:
+        from dreamsim_guidance.processes import is_main
         from dreamsim_guidance.recipes.runner import new_folder
 
         recipe = registry.load(self.recipe)
@@ -194,7 +195,7 @@ class Run:
             recipe = _overridden(recipe, words)
             folder = new_folder(recipe.name) if self.folder is None else self.folder
         code, results = _execute(recipe, folder)
-        if code == 0 and os.environ.get("RANK", "0") == "0":  # one of several processes tells
+        if code == 0 and is_main():  # one of several processes tells
             print(jsonlib.dumps(results, indent=2))
             print(f"run folder: {folder}", file=sys.stderr)
         return code

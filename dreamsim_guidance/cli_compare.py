@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from dreamsim_guidance.evaluation.embedding import directions
-from dreamsim_guidance.metric import DreamSim
+from dreamsim_guidance.metric import DreamSim, half_chord
 
 __all__ = ["Pairs", "distances", "find_pairs", "load_metric", "read_pairs"]
 
@@ -76,7 +76,7 @@ def distances(pairs: Sequence[tuple[Path, Path]], model: str, device: str | None
     """The metric's distance for every pair, in order."""
     files = list(dict.fromkeys(path for pair in pairs for path in pair))
     found = dict(zip(files, directions(load_metric(model, device), files), strict=True))
-    return [0.5 * float((found[a] - found[b]).square().sum()) for a, b in pairs]
+    return [float(half_chord(found[a], found[b])) for a, b in pairs]
 
 
 def load_metric(model: str, device: str | None = None) -> DreamSim:

@@ -34,7 +34,7 @@ from dreamsim_guidance.preprocess import check_candidate, check_images, check_ra
 from dreamsim_guidance.types import AnyImage, Distance, Embedding, Image, Mask
 from dreamsim_guidance.variants import variant
 
-__all__ = ["DreamSim", "Target"]
+__all__ = ["DreamSim", "Target", "half_chord", "unit"]
 
 Model = str | os.PathLike[str] | Ensemble | Sequence[Branch | BranchConfig]
 Reduction = Literal["mean", "min"]
@@ -167,7 +167,7 @@ class DreamSim(nn.Module):
 
     def compare(self, x: AnyImage, y: AnyImage, mask: Mask | None = None) -> Distance:
         """`forward` for images that have been checked already."""
-        return _half_chord(self.directions(x, mask), self.directions(y, mask))
+        return half_chord(self.directions(x, mask), self.directions(y, mask))
 
     def embed(self, images: Image) -> Tensor:
         """Embedding `(b, d)`, or `(b, 1 + n, d)` for patch variants: class token first, then patches row by row.
@@ -193,8 +193,8 @@ class DreamSim(nn.Module):
         grid = self._grid(x)
         if grid != self._grid(y):
             raise ValueError(f"x and y must have one patch grid, got {grid} and {self._grid(y)}; use resize=True.")
-        a, b = (_unit(self._embed(_mask_out(images, mask))[:, 1:]) for images in (x, y))
-        return _half_chord(a, b).unflatten(-1, grid)
+        a, b = (unit(self._embed(_mask_out(images, mask))[:, 1:]) for images in (x, y))
+        return half_chord(a, b).unflatten(-1, grid)
 
     def target(
         self,
@@ -368,7 +368,7 @@ class DreamSim(nn.Module):
         features = features.to(torch.promote_types(features.dtype, torch.float32))
         if not self.normalize_embeds:
             return features
-        return _unit(features - features.mean(-1, keepdim=True))
+        return unit(features - features.mean(-1, keepdim=True))
 
     def directions(self, images: Image, mask: Mask | None = None) -> Embedding:
         """Unit vectors `(b, d)`: half the squared chord between two of them is the images' distance.
@@ -385,7 +385,7 @@ class DreamSim(nn.Module):
                 share = F.adaptive_avg_pool2d(mask.to(patches.dtype), self._grid(images)).flatten(1).unsqueeze(-1)
                 pooled = (patches * share).sum(1) / share.sum(1).clamp(min=1e-12)
             embedding = torch.cat([embedding[:, 0], pooled], dim=-1)
-        return _unit(embedding)
+        return unit(embedding)
 
     def _grid(self, images: Tensor) -> tuple[int, int]:
         branch = cast(Branch, self.ensemble.branches[0])
@@ -456,8 +456,8 @@ class Target(Loss):
             )
         x = self.metric.directions(images, self.mask)
         if self.reduction is None:
-            return _half_chord(x, self.directions)
-        distances = _half_chord(x[:, None], self.directions[None])
+            return half_chord(x, self.directions)
+        distances = half_chord(x[:, None], self.directions[None])
         if self.reduction == "min":
             return distances.amin(1)
         return (
@@ -471,11 +471,13 @@ def _fold_first(metric: DreamSim, *_: Any) -> None:
         metric.fold()
 
 
-def _half_chord(a: Tensor, b: Tensor) -> Tensor:
+def half_chord(a: Tensor, b: Tensor) -> Tensor:
+    """The distance of two directions, over the last dimension."""
     return 0.5 * (a - b).square().sum(-1)
 
 
-def _unit(x: Tensor) -> Tensor:
+def unit(x: Tensor) -> Tensor:
+    """An embedding's direction."""
     # the epsilon is under the root: the gradient stays finite for a constant embedding, whose centred length is zero
     return x / (x.square().sum(-1, keepdim=True) + 1e-24).sqrt()
 

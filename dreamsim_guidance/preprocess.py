@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import math
 import os
-import tempfile
 from functools import lru_cache
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from PIL import Image as PILImage
 from PIL import ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from dreamsim_guidance.atomic import writing
 from dreamsim_guidance.types import Image
 
 __all__ = ["check_candidate", "check_images", "check_range", "load_image", "resize", "save_image", "to_image"]
@@ -233,12 +233,5 @@ def save_image(image: Float[Tensor, "*b 3 h w"], path: str | os.PathLike[str]) -
         image = image[0]
     pixels = (image.detach().float().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, suffix=path.suffix or ".png")
-    os.close(handle)
-    try:
-        PILImage.fromarray(pixels).save(name)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    with writing(path, path.suffix or ".png") as temporary:
+        PILImage.fromarray(pixels).save(temporary)

@@ -18,13 +18,11 @@ import json
 import math
 import os
 import platform
-import shutil
-import tempfile
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from dreamsim_guidance.atomic import write_json
+from dreamsim_guidance.atomic import new_folder, write_json
 from dreamsim_guidance.recipes.registry import Recipe, load_module
 
 __all__ = ["create", "describe", "read_recipe", "versions"]
@@ -32,18 +30,10 @@ __all__ = ["create", "describe", "read_recipe", "versions"]
 
 def create(folder: Path, recipe: Recipe) -> None:
     """A new run folder at `folder`, which must not exist or be empty."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
-    try:
-        (beside / "recipe.py").write_text(recipe.source, encoding="utf-8")
-        write_json(beside / "recipe.json", describe(recipe))
-        write_json(beside / "versions.json", versions())
-        beside.chmod(0o755)
-        if folder.exists():
-            folder.rmdir()  # only an empty one can be; Windows does not rename onto it
-        os.replace(beside, folder)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+    with new_folder(folder) as made:
+        (made / "recipe.py").write_text(recipe.source, encoding="utf-8")
+        write_json(made / "recipe.json", describe(recipe))
+        write_json(made / "versions.json", versions())
 
 
 def describe(recipe: Recipe) -> dict[str, Any]:

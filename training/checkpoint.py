@@ -7,9 +7,7 @@ machine and number of threads. Files are written beside their name and moved ove
 
 from __future__ import annotations
 
-import math
 import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
+
+from dreamsim_guidance.atomic import writing
+from dreamsim_guidance.training.optimiser import Optimiser
 
 __all__ = ["Learner", "Schedule", "fit", "read_checkpoint", "step_generator", "write_checkpoint"]
 
@@ -43,11 +44,9 @@ class Schedule:
     save_every: int = 100
     log_every: int = 20
 
-    def rate(self, step: int) -> float:
-        if step < self.warmup:
-            return self.learning_rate * (step + 1) / self.warmup
-        t = (step - self.warmup) / max(1, self.steps - self.warmup)
-        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * t))
+    @property
+    def optimiser(self) -> Optimiser:
+        return Optimiser("adamw", self.learning_rate, (0.9, 0.98), self.weight_decay, "cosine", self.warmup)
 
 
 def fit(
@@ -65,10 +64,8 @@ def fit(
     Raises ValueError if the checkpoint belongs to another schedule, seed, or other `settings` (whatever else decides
     what is trained).
     """
-    decays = [p for p in learner.parameters() if p.requires_grad and p.ndim > 1]
-    others = [p for p in learner.parameters() if p.requires_grad and p.ndim <= 1]
-    groups = [{"params": decays, "weight_decay": schedule.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    optimiser = torch.optim.AdamW(groups, lr=schedule.learning_rate, betas=(0.9, 0.98))
+    optimiser = schedule.optimiser.build(learner.parameters())
+    trained = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     made_for = f"{schedule} seed={seed} {settings}".strip()
     first = 0
     if path.is_file():
@@ -81,12 +78,12 @@ def fit(
     bar = tqdm(range(first, schedule.steps), desc=name, initial=first, total=schedule.steps, mininterval=1.0)
     for step in bar:
         for group in optimiser.param_groups:
-            group["lr"] = schedule.rate(step)
+            group["lr"] = schedule.optimiser.rate(step, schedule.steps)
         progress = step / schedule.steps
         loss = learner.loss(step_generator(seed, step), progress)  # type: ignore[operator]
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(decays + others, 1.0)
+        nn.utils.clip_grad_norm_(trained, 1.0)
         optimiser.step()
         learner.after_step(progress)  # type: ignore[operator]
         if step % schedule.log_every == 0 or step + 1 == schedule.steps:
@@ -104,17 +101,10 @@ def step_generator(seed: int, step: int) -> torch.Generator:
 
 
 def write_checkpoint(state: dict[str, Any], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)  # mkstemp makes files private
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    with writing(path, ".part") as temporary, temporary.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

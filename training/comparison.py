@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from dreamsim_guidance.metric import DreamSim
+from dreamsim_guidance.metric import DreamSim, half_chord, unit
 from dreamsim_guidance.training.triplet_batches import Piece
 from dreamsim_guidance.training.vote_losses import VoteLoss
-from dreamsim_guidance.types import Distance, Embedding, Image
+from dreamsim_guidance.types import Embedding, Image
 
-__all__ = ["Comparison", "distance"]
+__all__ = ["Comparison"]
 
 
 class Comparison(nn.Module):
@@ -36,7 +36,7 @@ class Comparison(nn.Module):
         u = pictures if embedded else self.directions(pictures, augmented=piece is not None)
         if piece is None:
             return u
-        d_a, d_b = distance(u[piece.reference], u[piece.a]), distance(u[piece.reference], u[piece.b])
+        d_a, d_b = half_chord(u[piece.reference], u[piece.a]), half_chord(u[piece.reference], u[piece.b])
         losses = self.vote_loss(d_a, d_b, piece.votes_a, piece.votes_b)
         return (losses * piece.weight).sum(), d_a.detach(), d_b.detach()
 
@@ -46,7 +46,7 @@ class Comparison(nn.Module):
         if pictures.dtype != torch.uint8:
             head = self.metric.ensemble.head
             assert head is not None  # features are made for a head only
-            return nn.functional.normalize(self.metric.normalize(head(pictures)), dim=-1)
+            return unit(self.metric.normalize(head(pictures)))
         images = pictures.to(self.metric.dtype) / 255
         if augmented and self.augmentation is not None:
             images = self.augmentation(images)
@@ -65,7 +65,3 @@ class Comparison(nn.Module):
             if hasattr(module, "lora_A"):
                 module.train(mode)
         return self
-
-
-def distance(a: Embedding, b: Embedding) -> Distance:
-    return 0.5 * (a - b).square().sum(-1)

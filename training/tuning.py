@@ -34,7 +34,8 @@ from dreamsim_guidance.training.augmentation import Augmentation
 from dreamsim_guidance.training.base_models import Scratch, base_metric
 from dreamsim_guidance.training.checkpoint import read_checkpoint
 from dreamsim_guidance.training.comparison import Comparison
-from dreamsim_guidance.training.loop import Loop, train
+from dreamsim_guidance.training.loop import Loop
+from dreamsim_guidance.training.trainer import train
 from dreamsim_guidance.training.vote_losses import VoteLoss, VoteLossConfig
 
 log = logging.getLogger(__name__)
@@ -145,7 +146,7 @@ class Tuning:
             self.seed,
             self._made_for(training, validation),
         )
-        if process_state().is_main_process:
+        if is_main():
             self._export(folder, results)
         return results
 

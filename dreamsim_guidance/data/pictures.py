@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-__all__ = ["Pictures", "check_pictures", "load_pictures"]
+__all__ = ["UNREADABLE", "Pictures", "check_pictures", "decode", "load_pictures"]
 
 _NAMED = 5
 """Broken pictures that a message names."""
@@ -45,16 +45,23 @@ class Pictures(Dataset[Tensor]):
     def __getitem__(self, index: int) -> UInt8[Tensor, "3 size size"]:
         path = self.paths[index]
         try:
-            with PILImage.open(path) as picture:
-                square = picture.convert("RGB").resize((self.size, self.size), PILImage.Resampling.BICUBIC)
+            return decode(path, (self.size, self.size))
         except FileNotFoundError:
             raise FileNotFoundError(f"image not found: '{path}'.") from None
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise ValueError(f"'{path}' cannot be read as an image ({error}).") from error
-        return torch.from_numpy(np.array(square)).permute(2, 0, 1).contiguous()
 
 
-_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, PILImage.DecompressionBombError)
+def decode(path: Path, size: tuple[int, int] | None = None) -> UInt8[Tensor, "3 h w"]:
+    """The picture in 8 bits, squashed to `size` = (height, width) if given. Raises FileNotFoundError or `UNREADABLE`."""
+    with PILImage.open(path) as picture:
+        rgb = picture.convert("RGB")
+    if size is not None:
+        rgb = rgb.resize(size[::-1], PILImage.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous()
+
+
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, PILImage.DecompressionBombError)
 """What PIL raises for broken files of its many formats."""
 
 
@@ -93,7 +100,7 @@ def _fault(path: Path) -> str | None:
             picture.load()
     except FileNotFoundError:
         return "missing"
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         # PIL's message for an unknown format repeats the path
         return "not a picture" if "cannot identify" in str(error) else str(error)
     return None

@@ -13,8 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from dreamsim_guidance.data.same_pairs import SamePairs
 from dreamsim_guidance.evaluation.intervals import Resampled, draws
-from dreamsim_guidance.evaluation.report import MEASURES, Part, Report
-from dreamsim_guidance.evaluation.score import labelled, leads, parts
+from dreamsim_guidance.evaluation.report import Part, Report
+from dreamsim_guidance.evaluation.score import labelled, report_of
 
 __all__ = ["average_precision", "judge_same_pairs", "resample_average_precision"]
 
@@ -52,21 +52,7 @@ def judge_same_pairs(
             found[_NAME] = resample_average_precision(table, pairs.share_same[rows], pairs.a[rows], resamples, seed)
         return found, Part(len(rows), len(np.unique(pairs.a[rows])), labelled(list(metrics), found, level))
 
-    found, whole = part(np.arange(len(pairs)))
-    return Report(
-        triplets=whole.triplets,
-        references=whole.references,
-        agreement=whole.agreement,
-        kind="same pairs",
-        lead=leads(list(metrics), found, level),
-        splits=parts(pairs.split, lambda rows: part(rows)[1]),
-        groups=parts(pairs.group, lambda rows: part(rows)[1]),
-        images=len(pairs.images),
-        measures={_NAME: MEASURES[_NAME]},
-        level=level,
-        resamples=resamples,
-        seed=seed,
-    )
+    return report_of("same pairs", pairs, part, list(metrics), [_NAME], resamples, seed, level)
 
 
 def resample_average_precision(

@@ -9,16 +9,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from jaxtyping import UInt8
-from PIL import Image as PILImage
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-__all__ = ["in_order", "read_batches", "read_picture"]
+from dreamsim_guidance.data.pictures import UNREADABLE, decode
 
-_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, PILImage.DecompressionBombError)
+__all__ = ["in_order", "read_batches", "read_picture"]
 
 
 def read_picture(file: Path, size: tuple[int, int] | None = None) -> UInt8[Tensor, "3 h w"]:
@@ -27,13 +24,9 @@ def read_picture(file: Path, size: tuple[int, int] | None = None) -> UInt8[Tenso
     Raises ValueError for a file that is missing, incomplete, or no picture.
     """
     try:
-        with PILImage.open(file) as picture:
-            rgb = picture.convert("RGB")
-    except _UNREADABLE as error:
+        return decode(file, size)
+    except UNREADABLE as error:
         raise ValueError(f"'{file}' cannot be read as an image ({error}); replace it by a complete picture.") from error
-    if size is not None:
-        rgb = rgb.resize(size[::-1], PILImage.Resampling.BICUBIC)
-    return torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous()
 
 
 def read_batches(

@@ -19,8 +19,8 @@ from dreamsim_guidance.evaluation.rank_correlation import (
     resample_pearson,
     resample_spearman,
 )
-from dreamsim_guidance.evaluation.report import MEASURES, Part, Report
-from dreamsim_guidance.evaluation.score import labelled, leads, parts
+from dreamsim_guidance.evaluation.report import Part, Report
+from dreamsim_guidance.evaluation.score import labelled, report_of
 
 __all__ = ["judge_ratings"]
 
@@ -59,21 +59,7 @@ def judge_ratings(
         }
         return found, Part(len(rows), groups, labelled(list(metrics), found, level))
 
-    found, whole = part(np.arange(len(ratings)))
-    return Report(
-        triplets=whole.triplets,
-        references=whole.references,
-        agreement=whole.agreement,
-        kind="ratings",
-        lead=leads(list(metrics), found, level),
-        splits=parts(ratings.split, lambda rows: part(rows)[1]),
-        groups=parts(ratings.group, lambda rows: part(rows)[1]),
-        images=len(ratings.images),
-        measures={name: MEASURES[name] for name in found},
-        level=level,
-        resamples=resamples,
-        seed=seed,
-    )
+    return report_of("ratings", ratings, part, list(metrics), None, resamples, seed, level)
 
 
 def _measures(

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dreamsim_guidance.data.judgments import Judgments
+from dreamsim_guidance.data.ratings import Ratings
+from dreamsim_guidance.data.same_pairs import SamePairs
 from dreamsim_guidance.data.things import odd_one_out
 from dreamsim_guidance.evaluation.agreement import RULES, ceiling, credits, likenesses
 from dreamsim_guidance.evaluation.intervals import Interval, Resampled, cluster_bootstrap, resample_means
 from dreamsim_guidance.evaluation.psychometric import psychometric_curve
 from dreamsim_guidance.evaluation.report import MEASURES, Part, Report
 
-__all__ = ["ODD_ONE_OUT", "Distances", "check_rules", "judge", "labelled", "leads", "parts"]
+__all__ = ["ODD_ONE_OUT", "Distances", "check_rules", "judge", "labelled", "report_of"]
 
 ODD_ONE_OUT = "odd-one-out"
 """The rule of THINGS, whose lines are two rows each; see `data.things`."""
@@ -56,23 +59,41 @@ def judge(
         )
         return found, part
 
-    resampled, whole = agreement(np.arange(len(judgments)))
+    report = report_of("triplets", judgments, agreement, list(metrics), rules, resamples, seed, level)
+    return replace(
+        report,
+        ceiling_interval=_ceiling_interval(judgments, resamples, seed, level) if report.ceiling is not None else None,
+        curves={
+            name: psychometric_curve(d_a, d_b, judgments.votes_a, judgments.votes_b, judgments.reference, seed=seed)
+            for name, (d_a, d_b) in metrics.items()
+        },
+    )
+
+
+def report_of(
+    kind: str,
+    data: Judgments | SamePairs | Ratings,
+    part: Callable[[NDArray[np.int64]], tuple[dict[str, Resampled], Part]],
+    metrics: Sequence[str],
+    measures: Sequence[str] | None,
+    resamples: int,
+    seed: int,
+    level: float,
+) -> Report:
+    """The whole of a set and its splits and groups, from what `part` finds in rows; `measures` None are those found."""
+    found, whole = part(np.arange(len(data)))
     return Report(
         triplets=whole.triplets,
         references=whole.references,
         agreement=whole.agreement,
         ceiling=whole.ceiling,
         limit=whole.limit,
-        ceiling_interval=_ceiling_interval(judgments, resamples, seed, level) if whole.ceiling is not None else None,
-        lead=leads(list(metrics), resampled, level),
-        splits=parts(judgments.split, lambda rows: agreement(rows)[1]),
-        groups=parts(judgments.group, lambda rows: agreement(rows)[1]),
-        images=len(judgments.images),
-        curves={
-            name: psychometric_curve(d_a, d_b, judgments.votes_a, judgments.votes_b, judgments.reference, seed=seed)
-            for name, (d_a, d_b) in metrics.items()
-        },
-        measures={rule: MEASURES[rule] for rule in rules},
+        kind=kind,
+        lead=_leads(metrics, found, level),
+        splits=_parts(data.split, lambda rows: part(rows)[1]),
+        groups=_parts(data.group, lambda rows: part(rows)[1]),
+        images=len(data.images),
+        measures={name: MEASURES[name] for name in (found if measures is None else measures)},
         level=level,
         resamples=resamples,
         seed=seed,
@@ -90,13 +111,13 @@ def labelled(names: Sequence[str], found: dict[str, Resampled], level: float) ->
     return {name: {m: r.interval(i, level) for m, r in found.items()} for i, name in enumerate(names)}
 
 
-def leads(names: Sequence[str], found: dict[str, Resampled], level: float) -> dict[str, dict[str, Interval]]:
+def _leads(names: Sequence[str], found: dict[str, Resampled], level: float) -> dict[str, dict[str, Interval]]:
     """The difference of every further metric to the first one."""
     rest = list(enumerate(names))[1:]
     return {name: {m: r.lead(i, 0, level) for m, r in found.items()} for i, name in rest if found}
 
 
-def parts(words: Sequence[str], part: Callable[[NDArray[np.int64]], Part]) -> dict[str, Part]:
+def _parts(words: Sequence[str], part: Callable[[NDArray[np.int64]], Part]) -> dict[str, Part]:
     """`part` of the rows of every word, in order of appearance; nothing where all rows have the same one."""
     names = list(dict.fromkeys(words))
     if not 1 < len(names) <= _MOST_GROUPS:

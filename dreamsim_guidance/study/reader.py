@@ -16,9 +16,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dreamsim_guidance.atomic import write_json
+from dreamsim_guidance.atomic import new_folder, write_json
 from dreamsim_guidance.study.design import TARGET, Unit
-from dreamsim_guidance.study.folder import check_free, new_folder
+from dreamsim_guidance.study.folder import check_free
 from dreamsim_guidance.study.record import Study, read_record
 from dreamsim_guidance.study.screening import Person, rules, screen
 from dreamsim_guidance.study.votes import Session, read_votes
