@@ -1,0 +1,116 @@
+"""One call of `scheduler.step`, opened up: read, changed, made, or taken apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dreamsim_guidance.guidance.levels import Level
+from dreamsim_guidance.guidance.noise import Generators, draw_noise, generator_states, set_generator_states
+from dreamsim_guidance.guidance.scheduler import level_after, level_of, restore, second_stage, snapshot
+
+__all__ = ["StepCall"]
+
+
+class StepCall:
+    """What a pipeline asked its scheduler to do.
+
+    original: the scheduler's own `step`.
+    next_timestep: of the step after this one, None for the last.
+    generator: of the run, where the call itself brings none.
+    """
+
+    def __init__(
+        self,
+        scheduler: Any,
+        original: Callable[..., Any],
+        model_output: Tensor,
+        timestep: Any,
+        x_t: Tensor,
+        rest: tuple[tuple[Any, ...], dict[str, Any]],
+        next_timestep: Any | None,
+        generator: Generators,
+    ) -> None:
+        self.scheduler, self._original, self.timestep, self.x_t = scheduler, original, timestep, x_t
+        self._positional, self._keywords = rest
+        self._next_timestep = next_timestep
+        given = self._keywords.get("generator")
+        self.generator: Generators = generator if given is None else given
+        self.level = level_of(scheduler, timestep)
+        self._variance: Tensor | None = None
+        learned = str(getattr(scheduler.config, "variance_type", "")).startswith("learned")
+        if learned and model_output.shape[1] == 2 * x_t.shape[1]:
+            model_output, self._variance = model_output.chunk(2, dim=1)
+        self.model_output = model_output
+        self.result: Any = None
+        """What the scheduler returned, once it was asked."""
+
+    def clean(self) -> Tensor:
+        """The clean estimate."""
+        return self.level.clean(self.model_output, self.x_t)
+
+    def advance(self, x0: Tensor | None = None, x_t: Tensor | None = None) -> tuple[Tensor, Level]:
+        """The scheduler's step; with untouched arguments where nothing is given. The next state and its level."""
+        self.result = self._call(x0, x_t)
+        return first_of(self.result), level_after(self.scheduler, self._next_timestep)
+
+    def separate(self) -> tuple[Tensor, Tensor]:
+        """The mean of the untouched step and the noise that it is going to add; nothing remembers the question.
+
+        The scheduler is asked twice with noises that are known, z and z'. The results differ by sigma (z - z'), which gives
+        sigma and, if sampler and noise are what they seem, nothing else. Raises `ValueError` if they are not.
+        """
+        kept, device = snapshot(self.scheduler), self.x_t.device
+        before = generator_states(self.generator, device)
+        known = draw_noise(self.model_output, self.generator).float()
+        between = generator_states(self.generator, device)
+        other_known = draw_noise(self.model_output, self.generator).float()
+        results = []
+        for states in (before, between):
+            set_generator_states(self.generator, device, states)
+            results.append(first_of(self._call(None, None)).float())
+            restore(self.scheduler, kept)
+        set_generator_states(self.generator, device, before)
+        difference, noises = results[0] - results[1], known - other_known
+        sigma = float((difference * noises).mean() / noises.square().mean())
+        rest = float((difference - sigma * noises).square().mean().sqrt())
+        if rest > 1e-2 * (abs(sigma) + 1e-5):
+            raise ValueError(
+                f"{type(self.scheduler).__name__} draws its noise in a way that cannot be taken apart; choose DDPM, DDIM with "
+                "eta=1 or Euler ancestral, or another guidance method, e.g. MPGD()."
+            )
+        noise = sigma * known if abs(sigma) > 1e-6 else torch.zeros_like(known)
+        return results[0] - noise, noise
+
+    def _call(self, x0: Tensor | None, x_t: Tensor | None) -> Any:
+        state, output = self.x_t, self.model_output
+        if x0 is not None:
+            # the second half of a second-order step goes on from the state that its first half stored
+            if x_t is not None and not second_stage(self.scheduler):
+                state = x_t.to(state.dtype)
+            output = self.level.model_output(x0, state).to(output.dtype)
+        if self._variance is not None:
+            output = torch.cat([output, self._variance], dim=1)
+        with torch.no_grad():
+            return self._original(output.detach(), self.timestep, state.detach(), *self._positional, **self._keywords)
+
+
+def first_of(result: Any) -> Tensor:
+    """The next state in what a scheduler returned."""
+    return result[0] if isinstance(result, tuple) else result.prev_sample
+
+
+def others_of(result: Any) -> list[Any]:
+    """What else it returned: LCM's denoised sample, which the pipeline decodes."""
+    return list(result[1:]) if isinstance(result, tuple) else list(result.values())[1:]
+
+
+def with_first(result: Any, x_prev: Tensor) -> Any:
+    """The same with another next state."""
+    if isinstance(result, tuple):
+        return (x_prev, *result[1:])
+    result["prev_sample"] = x_prev
+    return result

@@ -1,0 +1,58 @@
+"""FreeDoM: training-free guidance with time travel.
+
+The next state moves along the gradient through the denoiser, by a fixed share of the noise in it; in the middle of the run,
+where contents are decided, each step is made several times, its result noised back in between:
+
+    x_prev <- x_prev - strength a_prev lvl g / rms(g),   g = J^T grad_{x0} loss(x0)
+    x_t    <- (a / a_prev) x_prev + sqrt(s^2 - (a s_prev / a_prev)^2) z
+
+The paper's step sizes change with the task; for text-to-image models they scale the gradient by the ratio of root mean
+squares as well.
+
+Yu et al., FreeDoM: Training-Free Energy-Guided Conditional Diffusion Model, ICCV 2023, algorithm 2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from dreamsim_guidance.guidance.method import Method
+from dreamsim_guidance.guidance.step import Step, rms
+
+__all__ = ["FreeDoM"]
+
+
+@dataclass(frozen=True)
+class FreeDoM(Method):
+    """Normalised gradient through the denoiser, with time travel.
+
+    strength: root mean square of a move in units of the noise level.
+    recurrence: how often a step in the window is made; each time costs a denoiser forward and backward.
+    recurrence_window: shares of the run between which steps are repeated.
+    """
+
+    strength: float = 0.1
+    recurrence: int = 2
+    recurrence_window: tuple[float, float] = (0.3, 0.7)
+
+    @property
+    def through_denoiser(self) -> bool:
+        return True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check(isinstance(self.recurrence, int) and self.recurrence >= 1, "a whole recurrence, at least 1")
+
+    def __call__(self, step: Step) -> Tensor:
+        g = step.pull_back(step.gradient())
+        d = -self.strength * step.level.relative * g / rms(g).clamp_min(1e-30)
+        x_prev = step.sample()
+        step.moved(d)
+        assert step.next_level is not None  # sample() has set it
+        return x_prev + step.next_level.a * d
+
+    def repeats(self, progress: float) -> int:
+        first, last = self.recurrence_window
+        return self.recurrence if first <= progress < last else 1

@@ -1,0 +1,159 @@
+"""Guidance of an unmodified pipeline: one line around the call.
+
+    with guide(pipe, DreamSim().target(reference), MPGD(strength=1.0)) as log:
+        image = pipe("a photo of a cat on a sofa").images[0]
+
+The loss is any function from images in [0, 1] to one value per image; the method decides how its gradient enters the
+sampler's steps. Nothing of the pipeline is copied or subclassed; what is replaced on its instances is put back at the end,
+whatever happens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any
+
+from torch import Tensor, nn
+
+from dreamsim_guidance.guidance.frozen import frozen
+from dreamsim_guidance.guidance.judges import judges_of
+from dreamsim_guidance.guidance.log import Entry, Log
+from dreamsim_guidance.guidance.method import Method
+from dreamsim_guidance.guidance.mpgd import MPGD
+from dreamsim_guidance.guidance.pipeline import Interception, scheduler_of
+from dreamsim_guidance.guidance.run import Run
+from dreamsim_guidance.guidance.views import Views
+
+__all__ = ["Guide", "guide"]
+
+
+def guide(
+    pipe: Any,
+    loss: Callable[[Tensor], Tensor],
+    method: Method | None = None,
+    *,
+    window: tuple[float, float] = (0.0, 1.0),
+    every: int = 1,
+    schedule: Callable[[float], float] | None = None,
+    until: float | None = None,
+    vae: nn.Module | None = None,
+    decode: Callable[[Tensor], Tensor] | None = None,
+    views: int = 1,
+    augmentation: Callable[[Tensor], Tensor] | None = None,
+    judges: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
+    baseline: Log | None = None,
+    checkpointing: bool = False,
+    images_per_reference: int | None = None,
+    callback: Callable[[Entry, Tensor], None] | None = None,
+) -> Guide:
+    """Guide every call of a diffusers pipeline in the `with` block by a loss on its images; yields the `Log`.
+
+    pipe: any pipeline whose loop calls `pipe.scheduler.step`, classic or modular.
+    loss: from images `(b, 3, h, w)` in [0, 1] (they may overshoot a little) to one value for each, `(b,)`, smaller is better:
+        `DreamSim().target(reference)`, a sum of losses, any function. Weights that are scheduled inside follow the step.
+    method: `MPGD()` by default, which needs no backward pass through the denoiser. Its strength 0 leaves the output bit for
+        bit as it was.
+    window: shares of the run between which to guide; every: guide each k-th step of them.
+    schedule: from the share of the run that is done, in [0, 1), to a factor on the strength.
+    until: stop guiding an image once its distance is at or below this, and leave the rest to the prompt.
+    vae: decodes for the guidance instead of the pipeline's own, e.g. an AutoencoderTiny (TAESD) made for it; the delivered
+        image is still the pipeline's own.
+    decode: a function from the sampler's clean estimate to images, for pipelines whose latents are unknown.
+    views: how often the loss is taken, each time under the `augmentation` (by default random cutouts, changes of colour, noise,
+        once there is more than one view), against adversarial gradients. One backward of the decoder for all.
+    judges: functions like `loss` that take no part, shown beside the distance; by default L2 and 1 - SSIM to the
+        references, where the loss has some (a DreamSim target does).
+    baseline: the log of the same call without guidance, to tell whether guide and judges part.
+    checkpointing: save memory for time: activations of denoiser and decoder are recomputed, images decoded one by one.
+    images_per_reference: how many images in a row belong to one reference, if the loss has one for each prompt; by default the
+        pipeline's `num_images_per_prompt`.
+    callback: called after each guided step with its `Entry` and the clean estimates' images in [0, 1], for previews.
+
+    Raises `ValueError` for a pipeline without scheduler or with latents that cannot be decoded, `RuntimeError` under
+    `torch.inference_mode()`, `torch.OutOfMemoryError` with what would help.
+    """
+    if not callable(loss):
+        hint = "; bind a metric to its reference, metric.target(image)" if hasattr(loss, "target") else ""
+        raise TypeError(f"loss must be callable on images, got {type(loss).__name__}{hint}.")
+    if hasattr(loss, "target") and not hasattr(loss, "at"):
+        raise TypeError("loss compares two images; bind it to its reference first, metric.target(image).")
+    method = MPGD() if method is None else method
+    if not isinstance(method, Method):
+        raise TypeError(f"method must be a guidance method such as MPGD(strength=1.0), got {method!r}.")
+    first, last = window
+    if not 0 <= first <= last <= 1:
+        raise ValueError(f"window must be two shares of the run in order, such as (0.0, 0.8), got {window}.")
+    for name, value in (("every", every), ("views", views), ("images_per_reference", images_per_reference or 1)):
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
+    if until is not None and not math.isfinite(until):
+        raise ValueError(f"until must be a distance, got {until}.")
+    if vae is not None and decode is not None:
+        raise ValueError("give vae= or decode=, not both.")
+    scheduler_of(pipe)
+
+    def run(log: Log) -> Run:
+        return Run(
+            pipe=pipe,
+            loss=Views(loss, views, augmentation),
+            method=method,
+            window=window,
+            every=every,
+            schedule=schedule,
+            until=until,
+            vae=vae,
+            decode=decode,
+            judges=judges_of(loss) if judges is None else judges,
+            checkpointing=checkpointing,
+            images_per_reference=images_per_reference,
+            callback=callback,
+            log=log,
+        )
+
+    return Guide(pipe, run, baseline, checkpointing)
+
+
+_active: dict[int, list[Run]] = {}
+"""By scheduler: the runs that are nested around it."""
+
+
+class Guide:
+    """The context manager that `guide` makes. It can be entered again, and inside others' blocks."""
+
+    def __init__(self, pipe: Any, run: Callable[[Log], Run], baseline: Log | None, checkpointing: bool) -> None:
+        self._pipe, self._run, self._baseline, self._checkpointing = pipe, run, baseline, checkpointing
+        self._stacks: list[ExitStack] = []
+
+    def __enter__(self) -> Log:
+        log = Log(baseline=self._baseline)
+        run = self._run(log)
+        with ExitStack() as stack:
+            interception = Interception(self._pipe, run)
+            interception.open()
+            stack.callback(interception.close)
+            run.interception = interception
+            around = _active.setdefault(id(self._pipe.scheduler), [])
+            if around and any(one.method.through_denoiser or one.method.repeats(0.5) > 1 for one in [*around, run]):
+                raise ValueError(
+                    "guides can be nested only if none goes through the denoiser or repeats steps; guide once, by the sum of "
+                    "the losses."
+                )
+            around.append(run)
+            stack.callback(_forget, self._pipe.scheduler, run)
+            stack.enter_context(frozen(self._pipe, self._checkpointing))
+            self._stacks.append(stack.pop_all())
+        return log
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stacks.pop().close()
+
+
+def _forget(scheduler: Any, run: Run) -> None:
+    _active[id(scheduler)].remove(run)
+    if not _active[id(scheduler)]:
+        del _active[id(scheduler)]

@@ -1,0 +1,308 @@
+"""Interception: the one place where a running pipeline is touched, and put back.
+
+Every pipeline of diffusers hands the model's output, after classifier-free guidance, to `pipe.scheduler.step`. That bound
+method, and what happens around it, is replaced on the instances for as long as an interception lasts:
+
+    scheduler.step              the step, with arguments of our own
+    scheduler.set_timesteps,    the plan of steps; a step that is to be repeated stands in it several times, and the scheduler
+    pipe.get_timesteps          gets its own plan back before it looks anything up
+    pipe.progress_bar           called inside the pipeline's `no_grad`, before the loop: autograd is switched on for that frame
+    pipe.prepare_latents        marks the first latents, tells their size
+    vae.decode                  what the pipeline finally decodes, and the images
+
+The classes of diffusers are imported nowhere here: what counts is what a pipeline has.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from dreamsim_guidance.guidance.call import StepCall, first_of, others_of, with_first
+from dreamsim_guidance.guidance.decoder import Geometry
+from dreamsim_guidance.guidance.frozen import denoiser_of
+from dreamsim_guidance.guidance.noise import Generators, draw_noise
+from dreamsim_guidance.guidance.scheduler import level_after, restore, snapshot
+
+__all__ = ["Interception", "Visitor", "scheduler_of"]
+
+_locks: weakref.WeakKeyDictionary[Any, threading.RLock] = weakref.WeakKeyDictionary()
+_guarding_locks = threading.Lock()
+
+
+class Visitor(Protocol):
+    """What an interception tells and asks; `index` and `progress` say where in the plan of steps."""
+
+    def wants_graph(self, index: int, progress: float) -> bool:
+        """Whether the denoiser's graph is needed in this step."""
+
+    def repeats(self, index: int, progress: float) -> int:
+        """How often this step is made."""
+
+    def begin(self, total: int) -> None:
+        """A run of `total` steps begins."""
+
+    def step(self, call: StepCall, index: int, progress: float) -> Tensor:
+        """The next state of one step."""
+
+    def images(self, decoded: Tensor, images: Tensor, results: list[Tensor], offset: int) -> None:
+        """The pipeline has decoded, from `decoded`, images in [0, 1]; `results` are those of the last step."""
+
+
+class Interception:
+    """Stands between a pipeline and its scheduler from `open` to `close`.
+
+    Raises `ValueError` if the pipeline has no scheduler.
+    """
+
+    def __init__(self, pipe: Any, visitor: Visitor) -> None:
+        self.pipe, self.visitor = pipe, visitor
+        self.scheduler = scheduler_of(pipe)
+        self.geometry = Geometry()
+        self.images_per_prompt = 1
+        self.generator: Generators = None
+        self.bar: Any = None
+        self._patches: list[tuple[Any, str, dict[str, Any]]] = []
+        self._hook: Any = None
+        self._mode: bool | None = None
+        self._own_plan: Tensor | None = None
+        self._plan_of([])
+
+    def open(self) -> None:
+        """Replace; waits while another thread works with the same scheduler."""
+        with _guarding_locks:
+            self._lock = _locks.setdefault(self.scheduler, threading.RLock())
+        self._lock.acquire()
+        try:
+            self._replace(self.scheduler, "step", self._step)
+            self._replace(self.scheduler, "set_timesteps", self._set_timesteps)
+            for name in ("scale_model_input", "add_noise", "scale_noise", "index_for_timestep"):
+                self._replace(self.scheduler, name, self._with_own_plan)
+            self._replace(self.pipe, "get_timesteps", self._get_timesteps)
+            self._replace(self.pipe, "progress_bar", self._progress_bar)
+            self._replace(self.pipe, "prepare_latents", self._prepare_latents)
+            self._replace(self.pipe, "encode_prompt", self._encode_prompt)
+            self._replace(getattr(self.pipe, "vae", None), "decode", self._decode)
+            denoiser = denoiser_of(self.pipe)
+            if denoiser is not None and not hasattr(self.pipe, "prepare_latents"):
+                self._hook = denoiser.register_forward_pre_hook(self._mark_input, with_kwargs=True)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Put everything back."""
+        if self._hook is not None:
+            self._hook.remove()
+        for owner, name, own in reversed(self._patches):
+            vars(owner).pop(name, None)
+            vars(owner).update(own)
+        self._hand_back()
+        self._restore_grad_mode()
+        self._patches, self._hook, self.bar, self._results = [], None, None, []
+        self._lock.release()
+
+    def _plan_of(self, timesteps: list[float], copies: list[int] | None = None) -> None:
+        """A new run: its steps, and how often each is made."""
+        self._plan = timesteps
+        self._copies = copies or [1] * len(timesteps)
+        self._index = self._repetition = self._offset = 0
+        self._started = False
+        self._kept: dict[str, Any] = {}
+        self._results: list[Tensor] = []
+
+    @property
+    def _progress(self) -> float:
+        return self._index / max(1, len(self._plan))
+
+    def _expanded(self, timesteps: Tensor) -> Tensor:
+        """The plan with every step as often as it shall be made."""
+        plan = [float(t) for t in timesteps]
+        copies = [self.visitor.repeats(i, i / len(plan)) for i in range(len(plan))]
+        self._plan_of(plan, copies)
+        if max(copies, default=1) == 1:
+            return timesteps
+        return timesteps.repeat_interleave(torch.tensor(copies, device=timesteps.device))
+
+    # What stands in place of the pipeline's own methods; each gets the original first.
+
+    def _set_timesteps(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        _refuse_inference_mode()
+        self._hand_back()
+        result = original(*args, **kwargs)
+        own = self.scheduler.timesteps
+        if hasattr(self.pipe, "get_timesteps"):  # which cuts the plan, and is where steps are repeated
+            self._plan_of([float(t) for t in own])
+        else:
+            expanded = self._expanded(own)
+            if expanded is not own:
+                self._own_plan, self.scheduler.timesteps = own, expanded
+        return result
+
+    def _get_timesteps(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        timesteps, *rest = original(*args, **kwargs)
+        return (self._expanded(timesteps), *rest)
+
+    def _with_own_plan(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        self._hand_back()
+        return original(*args, **kwargs)
+
+    def _encode_prompt(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        given = _arguments(original, args, kwargs)
+        count = given.get("num_images_per_prompt")
+        self.images_per_prompt = count if isinstance(count, int) else 1
+        return original(*args, **kwargs)
+
+    def _prepare_latents(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        result = original(*args, **kwargs)
+        given = _arguments(original, args, kwargs)
+        self.generator = given.get("generator")
+        latents, *extras = result if isinstance(result, tuple) else (result,)
+        # where tokens have positions, they are returned last
+        self.geometry = Geometry(given.get("height"), given.get("width"), tuple(extras[-1:]))
+        if isinstance(latents, Tensor) and latents.is_floating_point() and self.visitor.wants_graph(0, 0.0):
+            latents = latents.detach().requires_grad_()  # a leaf of our own: the caller's tensor stays as it is
+        return (latents, *extras) if isinstance(result, tuple) else latents
+
+    def _progress_bar(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        self._hand_back()
+        if kwargs.get("total") is not None and self._plan:
+            kwargs["total"] = max(kwargs["total"], sum(self._copies))
+        self.bar = original(*args, **kwargs)
+        self._restore_grad_mode()
+        self._mode = torch.is_grad_enabled()
+        torch.set_grad_enabled(self._mode or self.visitor.wants_graph(0, 0.0))
+        return self.bar
+
+    def _mark_input(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Pipelines without `prepare_latents` hand their state to the denoiser as it is."""
+        if not self._started and torch.is_grad_enabled() and self.visitor.wants_graph(0, 0.0):
+            state = args[0] if args else next(iter(kwargs.values()), None)
+            if isinstance(state, Tensor) and state.is_floating_point() and state.is_leaf:
+                state.requires_grad_()
+
+    def _step(
+        self,
+        original: Callable[..., Any],
+        model_output: Tensor,
+        timestep: Any,
+        sample: Tensor,
+        *rest: Any,
+        **keywords: Any,
+    ) -> Any:
+        _refuse_inference_mode()
+        self._hand_back()
+        if not self._started:
+            self._start(float(timestep))
+        repeated = max(self._copies) > 1
+        if repeated and float(timestep) != self._plan[self._index]:
+            raise RuntimeError(_off_plan(self.pipe, float(timestep), self._plan[self._index]))
+        if repeated and self._repetition == 0:
+            self._kept = snapshot(self.scheduler)
+        following = self._plan[self._index + 1] if self._index + 1 < len(self._plan) else None
+        call = StepCall(
+            self.scheduler, original, model_output, timestep, sample, (rest, keywords), following, self.generator
+        )
+        x_prev = self.visitor.step(call, self._index, self._progress)
+        if call.result is None:
+            raise RuntimeError("a guidance method must call step.sample(), or one of its forms, once in each step.")
+        if self._repetition + 1 < self._copies[self._index]:
+            x_prev = _noised_back(x_prev, call, level_after(self.scheduler, following))
+            restore(self.scheduler, self._kept)
+            self._repetition += 1
+        else:
+            self._index, self._repetition = self._index + 1, 0
+        graph = self._index < len(self._plan) and self.visitor.wants_graph(self._index, self._progress)
+        if self._index == len(self._plan):
+            self._restore_grad_mode()
+        elif self._mode is not None:
+            torch.set_grad_enabled(self._mode or graph)
+        x_prev = x_prev.to(first_of(call.result).dtype).detach()  # each step has a graph of its own
+        self._results = [x_prev, *(x for x in others_of(call.result) if isinstance(x, Tensor))]
+        self._offset = 0
+        return with_first(call.result, x_prev.requires_grad_() if graph else x_prev)
+
+    def _start(self, timestep: float) -> None:
+        """The first step of a run: find it in the plan, into which image-to-image pipelines enter in the middle."""
+        if not self._plan:
+            self._plan_of([float(t) for t in self.scheduler.timesteps])
+        if self._plan[0] != timestep:
+            if timestep not in self._plan or max(self._copies) > 1:
+                raise RuntimeError(_off_plan(self.pipe, timestep, self._plan[0]))
+            self._plan_of(self._plan[self._plan.index(timestep) :])
+        self._started = True
+        self.visitor.begin(len(self._plan))
+
+    def _decode(self, original: Callable[..., Any], z: Tensor, *args: Any, **kwargs: Any) -> Any:
+        result = original(z, *args, **kwargs)
+        if self._started and self._index == len(self._plan):
+            images = result[0] if isinstance(result, tuple) else result.sample
+            self.visitor.images(z, images.detach().float() / 2 + 0.5, self._results, self._offset)
+            self._offset += len(z)
+        return result
+
+    def _hand_back(self) -> None:
+        if self._own_plan is not None:
+            self.scheduler.timesteps, self._own_plan = self._own_plan, None
+
+    def _restore_grad_mode(self) -> None:
+        if self._mode is not None:
+            torch.set_grad_enabled(self._mode)
+            self._mode = None
+
+    def _replace(self, owner: Any, name: str, function: Callable[..., Any]) -> None:
+        if owner is None or not hasattr(owner, name):
+            return
+        original = getattr(owner, name)
+
+        # the signature is looked at: retrieve_timesteps asks for `sigmas`, prepare_extra_step_kwargs for `eta`
+        @functools.wraps(original)
+        def replacement(*args: Any, **kwargs: Any) -> Any:
+            return function(original, *args, **kwargs)
+
+        self._patches.append((owner, name, {name: vars(owner)[name]} if name in vars(owner) else {}))
+        vars(owner)[name] = replacement
+
+
+def scheduler_of(pipe: Any) -> Any:
+    """The pipeline's scheduler; raises `ValueError` if it has none."""
+    scheduler = getattr(pipe, "scheduler", None)
+    if not callable(getattr(scheduler, "step", None)):
+        raise ValueError(
+            f"{type(pipe).__name__} has no scheduler with a `step`, so there is nothing to guide; a diffusers pipeline with a "
+            "`scheduler` is needed."
+        )
+    return scheduler
+
+
+def _noised_back(x_prev: Tensor, call: StepCall, after: Any) -> Tensor:
+    """Time travel: x_t = r x_prev + sqrt(s^2 - (r s_prev)^2) z, r = a / a_prev, for every kind of noise schedule."""
+    ratio = call.level.a / after.signal
+    spread = max(0.0, call.level.s**2 - (ratio * after.s) ** 2) ** 0.5
+    return ratio * x_prev + spread * draw_noise(x_prev, call.generator)
+
+
+def _arguments(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    return dict(inspect.signature(function).bind(*args, **kwargs).arguments)
+
+
+def _refuse_inference_mode() -> None:
+    if torch.is_inference_mode_enabled():
+        raise RuntimeError(
+            "guidance needs gradients, and torch.inference_mode() forbids them for good; run the pipeline under "
+            "torch.no_grad(), or under nothing at all."
+        )
+
+
+def _off_plan(pipe: Any, timestep: float, planned: float) -> str:
+    return (
+        f"{type(pipe).__name__} is at timestep {timestep:g} where its scheduler planned {planned:g}, so steps cannot be "
+        "repeated here; use a method without recurrence."
+    )

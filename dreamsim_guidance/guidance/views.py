@@ -1,0 +1,91 @@
+"""The loss as guidance sees it: under several augmentations, and with one reference for each prompt.
+
+A network can be led to an embedding by changes that no one sees. They rarely survive a crop, a change of colour and a little
+noise, so the gradient is averaged over random views of the image; it is gathered at the image, view by view, and passes the
+decoder once.
+
+The idea of gathering at the image is Disco Diffusion's; Shen et al., Understanding and Improving Training-free Loss-based Diffusion
+Guidance, NeurIPS 2024 (augmentation against misaligned gradients).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Views", "cutouts"]
+
+
+class Views:
+    """A loss, taken under `views` augmentations. The random numbers are those of the step, so that runs repeat."""
+
+    def __init__(
+        self, loss: Callable[[Tensor], Tensor], views: int = 1, augmentation: Callable[[Tensor], Tensor] | None = None
+    ) -> None:
+        self.loss, self.views = loss, views
+        self._augmentation = augmentation
+        self.augmented = views > 1 or augmentation is not None
+        self.images_per_reference = 1
+
+    def __call__(self, images: Tensor, step: int) -> Tensor:
+        """One value per image `(b,)`, without augmentation."""
+        loss = self._at(step)
+        k = self.images_per_reference
+        if k == 1 or len(images) % k:
+            return self._checked(loss(images), images)
+        values = [self._checked(loss(images[j::k]), images[j::k]) for j in range(k)]
+        return torch.stack(values, dim=1).flatten()
+
+    def gradient(self, images: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """The mean over the views, `(b,)`, and its gradient in the images."""
+        total, slope = torch.zeros(()), torch.zeros_like(images)
+        for view in range(self.views):
+            leaf = images.detach().requires_grad_()  # one view's graph at a time
+            with torch.enable_grad():
+                values = self(self._view(leaf, step, view), step)
+                if not values.requires_grad:
+                    raise ValueError(
+                        "the loss has no gradient in the images; it must be differentiable, without no_grad inside."
+                    )
+                (part,) = torch.autograd.grad(values.sum(), leaf)
+            total = total.to(values.device) + values.detach() / self.views
+            slope = slope + part / self.views
+        return total, slope
+
+    def _view(self, images: Tensor, step: int, view: int) -> Tensor:
+        if not self.augmented:
+            return images
+        if self._augmentation is None:
+            self._augmentation = cutouts((images.shape[-2], images.shape[-1]))
+        # the sampler's random numbers are its own
+        with torch.random.fork_rng(devices=[images.device] if images.is_cuda else []):
+            torch.manual_seed(1_000_003 * step + view)
+            return self._augmentation(images)
+
+    def _at(self, step: int) -> Callable[[Tensor], Tensor]:
+        loss: Any = self.loss
+        return loss.at(step) if hasattr(loss, "at") else loss
+
+    def _checked(self, values: Any, images: Tensor) -> Tensor:
+        if not isinstance(values, Tensor):
+            raise TypeError(f"the loss must return a tensor of shape ({len(images)},), got {type(values).__name__}.")
+        if values.shape != (len(images),):
+            raise ValueError(
+                f"the loss must return one value per image, shape ({len(images)},), got {tuple(values.shape)}; reduce over "
+                "everything but the batch, e.g. x.flatten(1).mean(1)."
+            )
+        return values
+
+
+def cutouts(size: tuple[int, int], share: tuple[float, float] = (0.6, 1.0), noise: float = 0.03) -> nn.Module:
+    """Random cutouts of a `share` of the area, brought back to `size`, with changes of colour and Gaussian noise."""
+    from kornia.augmentation import AugmentationSequential, ColorJiggle, RandomGaussianNoise, RandomResizedCrop
+
+    return AugmentationSequential(
+        RandomResizedCrop(size, scale=share, ratio=(0.8, 1.25)),
+        ColorJiggle(0.1, 0.1, 0.1, 0.02, p=0.5),
+        RandomGaussianNoise(std=noise, p=1.0),
+    )
