@@ -1,0 +1,77 @@
+"""A tiny pipeline together with what its call needs, so that every family is called alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+SIZE = {"height": 32, "width": 32}
+
+
+@dataclass
+class TinyPipeline:
+    """A pipeline of the real class and its inputs.
+
+    `inputs(b)` gives the arguments for `b` prompts; they hold no random state, so that a call depends on its seed only.
+    """
+
+    family: str
+    pipe: Any
+    inputs: Callable[[int], dict[str, Any]]
+
+    def call(self, seed: int | None = 0, steps: int = 4, batch: int = 1, **overrides: Any) -> Tensor:
+        """The images of one run, `(b, 3, h, w)` in `[0, 1]` on the CPU; frames count as images. Keeps the gradient, if any.
+
+        `seed=None` leaves the generator to `overrides`, which replace or add arguments of the pipeline's call.
+        """
+        arguments = {key: self.cast(value) for key, value in self.inputs(batch).items()}
+        if seed is not None:
+            arguments["generator"] = torch.Generator().manual_seed(seed)
+        arguments = {"num_inference_steps": steps, "output_type": "pt", **arguments, **overrides}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed or 0)  # some pipelines do not hand their generator to the scheduler
+            return as_images(self.pipe(**arguments))
+
+    def target(self, seed: int = 1, **options: Any) -> Tensor:
+        """An image that the pipeline itself makes from another seed: a reference within reach."""
+        return self.call(seed, **options).detach().clone()
+
+    @property
+    def denoiser(self) -> Any:
+        found = getattr(self.pipe, "unet", None)
+        return found if found is not None else self.pipe.transformer
+
+    def cast(self, value: Any) -> Any:
+        """Embeddings in the denoiser's dtype; pictures and everything else as they are."""
+        if isinstance(value, list):
+            return [self.cast(item) for item in value]
+        embedding = isinstance(value, Tensor) and value.is_floating_point() and value.ndim < 4
+        return value.to(self.denoiser.dtype) if embedding else value
+
+
+def as_images(result: Any) -> Tensor:
+    for name in ("images", "frames"):
+        result = getattr(result, name, result)
+    if not isinstance(result, Tensor):
+        result = torch.as_tensor(result).movedim(-1, -3)  # arrays have their channels last
+    return result.flatten(0, -4)
+
+
+def quiet(pipe: Any) -> Any:
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def embeddings(seed: int, batch: int, *shape: int) -> Tensor:
+    """Random embeddings of `batch` prompts, another for each."""
+    return torch.randn(batch, *shape, generator=torch.Generator().manual_seed(seed))
+
+
+def picture(seed: int, batch: int, channels: int = 3, size: int = 32) -> Tensor:
+    """Smooth random pictures in `[0, 1]`, `(batch, channels, size, size)`."""
+    coarse = torch.rand(batch, channels, 4, 4, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.interpolate(coarse, size=(size, size), mode="bilinear")
