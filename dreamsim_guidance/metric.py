@@ -217,7 +217,8 @@ class DreamSim(nn.Module):
             check_range(reference, "the reference")
         with torch.no_grad():  # the reference is fixed: no graph through its branch
             directions = torch.cat([self.directions(reference, mask) for reference in references])
-        return Target(self, directions, mask, reduction, weights)
+        pictures = references[0].detach().clone() if len(references) == 1 else None
+        return Target(self, directions, mask, reduction, weights, pictures)
 
     def fold(self) -> DreamSim:
         """Fold the active adapter into the weights now; the embedding changes by rounding only.
@@ -405,6 +406,8 @@ class Target(Loss):
     directions: Tensor
     mask: Tensor | None
     weights_of_references: Tensor | None
+    references: Tensor | None
+    """The pictures themselves, if they came in one batch: for judges that take no part."""
 
     def __init__(
         self,
@@ -413,6 +416,7 @@ class Target(Loss):
         mask: Mask | None = None,
         reduction: Reduction | None = None,
         weights: Sequence[float] | None = None,
+        references: Image | None = None,
     ) -> None:
         super().__init__()
         if reduction not in (None, "mean", "min"):
@@ -435,6 +439,7 @@ class Target(Loss):
         # not persistent: they belong to the run, not to the checkpoint of a model that holds this loss
         self.register_buffer("directions", directions, persistent=False)
         self.register_buffer("mask", mask, persistent=False)
+        self.register_buffer("references", references, persistent=False)
         share = None if weights is None else torch.as_tensor(weights, dtype=directions.dtype, device=directions.device)
         self.register_buffer("weights_of_references", None if share is None else share / share.sum(), persistent=False)
 

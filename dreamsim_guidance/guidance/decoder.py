@@ -114,9 +114,9 @@ class Decoder:
         own: Any = self.vae if self.own is None else self.own
         normaliser = getattr(own, "bn", None)
         if normaliser is not None and hasattr(self.pipe, "_unpatchify_latents"):  # FLUX.2
-            shape = (1, -1, 1, 1)
             deviation = (normaliser.running_var + own.config.batch_norm_eps).sqrt()
-            latents = latents * _like(deviation, latents, shape) + _like(normaliser.running_mean, latents, shape)
+            grid = (1, -1, 1, 1)
+            latents = latents * _like(deviation, latents, grid) + _like(normaliser.running_mean, latents, grid)
             return self.pipe._unpatchify_latents(latents)
         config = own.config
         mean, deviation = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)

@@ -20,10 +20,10 @@ __all__ = ["judges_of"]
 def judges_of(loss: Any) -> dict[str, Callable[[Tensor], Tensor]]:
     """Judges towards the pictures that a loss is bound to (its `references`), by name; none where it has none."""
     parts = loss.modules() if isinstance(loss, nn.Module) else [loss]
-    found = next((part.references for part in parts if isinstance(getattr(part, "references", None), Tensor)), None)
-    if found is None:
+    found = [part.references for part in parts if isinstance(getattr(part, "references", None), Tensor)]
+    if not found:
         return {}
-    references: Tensor = found
+    references: Any = found[0]
 
     def compare(judge: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         def distance(images: Tensor) -> Tensor:

@@ -106,7 +106,8 @@ class Interception:
             vars(owner).update(own)
         self._hand_back()
         self._restore_grad_mode()
-        self._patches, self._hook, self.bar, self._results = [], None, None, []
+        self._patches, self._hook, self.bar = [], None, None
+        self._results.clear()
         self._lock.release()
 
     def _plan_of(self, timesteps: list[float], copies: list[int] | None = None) -> None:

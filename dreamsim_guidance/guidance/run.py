@@ -117,9 +117,9 @@ class Run:
             distance, gradient = self._with_gradient(x0, self.decoder)
         except torch.OutOfMemoryError as error:
             raise torch.OutOfMemoryError(
-                f"{error} This happened in the guidance's gradient. What helps, cheapest first: "
-                "vae=AutoencoderTiny.from_pretrained('madebyollin/taesd') (taesdxl, taesd3, taef1), checkpointing=True, fewer images at once, MPGD() instead of a "
-                "method through the denoiser, pipe.enable_model_cpu_offload(); plan(pipe, ...) tells what each would need."
+                f"{error} This happened in the guidance's gradient. What helps, cheapest first: vae=AutoencoderTiny."
+                "from_pretrained('madebyollin/taesd') (taesdxl, taesd3, taef1), checkpointing=True, fewer images at once, "
+                "MPGD() instead of a method through the denoiser; plan(pipe, ...) tells what each would need."
             ) from error
         finite = distance.isfinite() & gradient.flatten(1).isfinite().all(1)
         self._skipped += int((~finite).sum())

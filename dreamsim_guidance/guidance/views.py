@@ -4,8 +4,8 @@ A network can be led to an embedding by changes that no one sees. They rarely su
 noise, so the gradient is averaged over random views of the image; it is gathered at the image, view by view, and passes the
 decoder once.
 
-The idea of gathering at the image is Disco Diffusion's; Shen et al., Understanding and Improving Training-free Loss-based Diffusion
-Guidance, NeurIPS 2024 (augmentation against misaligned gradients).
+The idea of gathering at the image is Disco Diffusion's; Shen et al., Understanding and Improving Training-free Loss-based
+Diffusion Guidance, NeurIPS 2024 (augmentation against misaligned gradients).
 """
 
 from __future__ import annotations
