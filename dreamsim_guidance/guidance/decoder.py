@@ -61,6 +61,11 @@ class Decoder:
         self._module = None if decode is not None or self.vae is None else _ready(self.vae, pipe)
         self.frames = 1
 
+    @property
+    def networks(self) -> list[nn.Module]:
+        """What decodes, if it is a network."""
+        return [] if self._module is None else [self._module]
+
     def __call__(self, x0: Tensor) -> Tensor:
         if self.decode is not None:
             images = self.decode(x0)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from torch import nn
 
-__all__ = ["denoiser_of", "frozen", "networks_of"]
+__all__ = ["checkpointed", "denoiser_of", "frozen", "networks_of", "without_gradients"]
 
 _SWITCHES = ("gradient_checkpointing", "_gradient_checkpointing_func")
 
@@ -28,14 +28,33 @@ def networks_of(pipe: Any) -> list[nn.Module]:
 
 
 @contextmanager
-def frozen(pipe: Any, checkpointing: bool = False) -> Iterator[None]:
-    """No parameter of the pipeline asks for a gradient, and its networks checkpoint if they can; all put back after."""
-    trainable = [p for module in networks_of(pipe) for p in module.parameters() if p.requires_grad]
-    switches: list[tuple[nn.Module, dict[str, Any]]] = []
+def without_gradients(networks: Iterable[nn.Module]) -> Iterator[None]:
+    """No parameter asks for a gradient, so that nothing is kept for one; put back after.
+
+    Only around what is differentiated: torch multiplies matrices in another order where a weight asks for a gradient, even
+    under `no_grad`, and what the pipeline computes for itself shall not change in its last bit.
+    """
+    trainable = [p for network in networks for p in network.parameters() if p.requires_grad]
     try:
         for parameter in trainable:
             parameter.requires_grad_(False)
-        for module in networks_of(pipe) if checkpointing else ():
+        yield
+    finally:
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+
+
+def frozen(pipe: Any) -> AbstractContextManager[None]:
+    """No parameter of the pipeline asks for a gradient; put back after."""
+    return without_gradients(networks_of(pipe))
+
+
+@contextmanager
+def checkpointed(pipe: Any) -> Iterator[None]:
+    """The pipeline's networks checkpoint their activations if they can; put back after."""
+    switches: list[tuple[nn.Module, dict[str, Any]]] = []
+    try:
+        for module in networks_of(pipe):
             if getattr(module, "_supports_gradient_checkpointing", False):
                 for part in module.modules():
                     switches.append((part, {name: vars(part)[name] for name in _SWITCHES if name in vars(part)}))
@@ -46,5 +65,3 @@ def frozen(pipe: Any, checkpointing: bool = False) -> Iterator[None]:
             for name in _SWITCHES:
                 vars(part).pop(name, None)
             vars(part).update(kept)
-        for parameter in trainable:
-            parameter.requires_grad_(True)

@@ -18,7 +18,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dreamsim_guidance.guidance.frozen import frozen
+from dreamsim_guidance.guidance.frozen import checkpointed, frozen
 from dreamsim_guidance.guidance.judges import judges_of
 from dreamsim_guidance.guidance.log import Entry, Log
 from dreamsim_guidance.guidance.method import Method
@@ -143,7 +143,10 @@ class Guide:
                 )
             around.append(run)
             stack.callback(_forget, self._pipe.scheduler, run)
-            stack.enter_context(frozen(self._pipe, self._checkpointing))
+            if run.method.through_denoiser and run.method.strength > 0:
+                stack.enter_context(frozen(self._pipe))
+            if self._checkpointing:
+                stack.enter_context(checkpointed(self._pipe))
             self._stacks.append(stack.pop_all())
         return log
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["Generators", "draw_noise", "generator_states", "set_generator_states"]
+__all__ = ["Generators", "beside", "draw_noise", "generator_states", "set_generator_states"]
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
 """One for the batch, one for each sample, or torch's global one."""
@@ -33,6 +33,16 @@ def draw_noise(like: Tensor, generator: Generators) -> Tensor:
         for g in generators
     ]
     return torch.cat(drawn).to(like.device)
+
+
+def beside(generator: Generators) -> Generators:
+    """New generators, seeded by these, which are left where they stand: their numbers belong to the sampler."""
+    return [
+        torch.Generator("cpu" if g is None else g.device).manual_seed(
+            (torch.initial_seed() if g is None else g.initial_seed()) ^ 0x5EED
+        )
+        for g in _listed(generator)
+    ]
 
 
 def generator_states(generator: Generators, device: torch.device) -> list[Tensor]:
