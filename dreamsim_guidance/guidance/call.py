@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ class StepCall:
     original: the scheduler's own `step`.
     next_timestep: of the step after this one, None for the last.
     generator: of the run, where the call itself brings none.
+    inputs: what went into the denoiser, as leaves of its graph, where the pipeline's own graph does not reach back to `x_t`.
     """
 
     def __init__(
@@ -33,10 +34,11 @@ class StepCall:
         rest: tuple[tuple[Any, ...], dict[str, Any]],
         next_timestep: Any | None,
         generator: Generators,
+        inputs: Sequence[Tensor] = (),
     ) -> None:
         self.scheduler, self._original, self.timestep, self.x_t = scheduler, original, timestep, x_t
         self._positional, self._keywords = rest
-        self._next_timestep = next_timestep
+        self._next_timestep, self._inputs = next_timestep, inputs
         given = self._keywords.get("generator")
         self.generator: Generators = generator if given is None else given
         self.level = level_of(scheduler, timestep)
@@ -51,6 +53,17 @@ class StepCall:
     def clean(self) -> Tensor:
         """The clean estimate."""
         return self.level.clean(self.model_output, self.x_t)
+
+    def pull_back(self, x0: Tensor, gradient: Tensor) -> Tensor:
+        """J^T g for the Jacobian J of the clean estimate `x0` in the state."""
+        if not self._inputs:
+            return torch.autograd.grad(x0, self.x_t, gradient.to(x0.dtype), retain_graph=True)[0]
+        through = (self.level.q * gradient).to(self.model_output.dtype)
+        parts = torch.autograd.grad(self.model_output, list(self._inputs), through, retain_graph=True)
+        pulled = self.level.p * gradient
+        for given, part in zip(self._inputs, parts, strict=True):
+            pulled = pulled + _folded(given, part, self.x_t).to(gradient.dtype)
+        return pulled
 
     def advance(self, x0: Tensor | None = None, x_t: Tensor | None = None) -> tuple[Tensor, Level]:
         """The scheduler's step; with untouched arguments where nothing is given. The next state and its level."""
@@ -96,6 +109,24 @@ class StepCall:
             output = torch.cat([output, self._variance], dim=1)
         with torch.no_grad():
             return self._original(output.detach(), self.timestep, state.detach(), *self._positional, **self._keywords)
+
+
+def _folded(given: Tensor, gradient: Tensor, x_t: Tensor) -> Tensor:
+    """From the gradient in the denoiser's input, copies of c x_t one after another, to that in x_t."""
+    copies = len(given) // len(x_t)
+    state = x_t.detach().float()
+    channels = state.shape[1]  # inpainting models get more behind them
+    total = torch.zeros_like(state)
+    for part, slope in zip(given.detach().float().chunk(copies), gradient.float().chunk(copies), strict=True):
+        part, slope = part[:, :channels], slope[:, :channels]
+        scale = float((part * state).sum() / state.square().sum())
+        if part.shape != state.shape or not torch.allclose(part, scale * state, atol=1e-2 * float(part.abs().max())):
+            raise RuntimeError(
+                "the denoiser's input is not a multiple of the sampler's state here, so no gradient can be led back; use a "
+                "method that does not go through the denoiser, e.g. MPGD()."
+            )
+        total = total + scale * slope
+    return total
 
 
 def first_of(result: Any) -> Tensor:

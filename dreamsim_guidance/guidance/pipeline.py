@@ -15,7 +15,6 @@ The classes of diffusers are imported nowhere here: what counts is what a pipeli
 
 from __future__ import annotations
 
-import functools
 import inspect
 import threading
 import weakref
@@ -29,9 +28,10 @@ from dreamsim_guidance.guidance.call import StepCall, first_of, others_of, with_
 from dreamsim_guidance.guidance.decoder import Geometry
 from dreamsim_guidance.guidance.frozen import denoiser_of
 from dreamsim_guidance.guidance.noise import Generators, draw_noise
+from dreamsim_guidance.guidance.patches import Patches
 from dreamsim_guidance.guidance.scheduler import level_after, restore, snapshot
 
-__all__ = ["Interception", "Visitor", "scheduler_of"]
+__all__ = ["Interception", "Visitor", "refuse_inference_mode", "scheduler_of"]
 
 _locks: weakref.WeakKeyDictionary[Any, threading.RLock] = weakref.WeakKeyDictionary()
 _guarding_locks = threading.Lock()
@@ -69,7 +69,7 @@ class Interception:
         self.images_per_prompt = 1
         self.generator: Generators = None
         self.bar: Any = None
-        self._patches: list[tuple[Any, str, dict[str, Any]]] = []
+        self._patches = Patches()
         self._hook: Any = None
         self._mode: bool | None = None
         self._own_plan: Tensor | None = None
@@ -81,15 +81,17 @@ class Interception:
             self._lock = _locks.setdefault(self.scheduler, threading.RLock())
         self._lock.acquire()
         try:
-            self._replace(self.scheduler, "step", self._step)
-            self._replace(self.scheduler, "set_timesteps", self._set_timesteps)
+            self._patches.replace(self.scheduler, "step", self._step)
+            self._patches.replace(self.scheduler, "set_timesteps", self._set_timesteps)
             for name in ("scale_model_input", "add_noise", "scale_noise", "index_for_timestep"):
-                self._replace(self.scheduler, name, self._with_own_plan)
-            self._replace(self.pipe, "get_timesteps", self._get_timesteps)
-            self._replace(self.pipe, "progress_bar", self._progress_bar)
-            self._replace(self.pipe, "prepare_latents", self._prepare_latents)
-            self._replace(self.pipe, "encode_prompt", self._encode_prompt)
-            self._replace(getattr(self.pipe, "vae", None), "decode", self._decode)
+                self._patches.replace(self.scheduler, name, self._with_own_plan)
+            self._patches.replace(self.pipe, "get_timesteps", self._get_timesteps)
+            self._patches.replace(self.pipe, "progress_bar", self._progress_bar)
+            self._patches.replace(self.pipe, "prepare_latents", self._prepare_latents)
+            self._patches.replace(self.pipe, "encode_prompt", self._encode_prompt)
+            self._patches.replace(getattr(self.pipe, "vae", None), "decode", self._decode)
+            for block in _loops_of(self.pipe):
+                self._patches.replace(block, "progress_bar", self._block_progress_bar)
             denoiser = denoiser_of(self.pipe)
             if denoiser is not None and not hasattr(self.pipe, "prepare_latents"):
                 self._hook = denoiser.register_forward_pre_hook(self._mark_input, with_kwargs=True)
@@ -101,12 +103,10 @@ class Interception:
         """Put everything back."""
         if self._hook is not None:
             self._hook.remove()
-        for owner, name, own in reversed(self._patches):
-            vars(owner).pop(name, None)
-            vars(owner).update(own)
+        self._patches.undo()
         self._hand_back()
         self._restore_grad_mode()
-        self._patches, self._hook, self.bar = [], None, None
+        self._hook = self.bar = None
         self._results.clear()
         self._lock.release()
 
@@ -117,6 +117,7 @@ class Interception:
         self._index = self._repetition = self._offset = 0
         self._started = False
         self._kept: dict[str, Any] = {}
+        self._inputs: list[Tensor] = []
         self._results: list[Tensor] = []
 
     @property
@@ -135,7 +136,7 @@ class Interception:
     # What stands in place of the pipeline's own methods; each gets the original first.
 
     def _set_timesteps(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        _refuse_inference_mode()
+        refuse_inference_mode()
         self._hand_back()
         result = original(*args, **kwargs)
         own = self.scheduler.timesteps
@@ -182,12 +183,26 @@ class Interception:
         torch.set_grad_enabled(self._mode or self.visitor.wants_graph(0, 0.0))
         return self.bar
 
-    def _mark_input(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Pipelines without `prepare_latents` hand their state to the denoiser as it is."""
-        if not self._started and torch.is_grad_enabled() and self.visitor.wants_graph(0, 0.0):
-            state = args[0] if args else next(iter(kwargs.values()), None)
-            if isinstance(state, Tensor) and state.is_floating_point() and state.is_leaf:
-                state.requires_grad_()
+    def _block_progress_bar(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        self.bar = original(*args, **kwargs)
+        return self.bar
+
+    def _mark_input(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Pipelines without `prepare_latents`: pixels are handed to the denoiser as they are, blocks have a no_grad each."""
+        if not self.visitor.wants_graph(self._index, self._progress):
+            return None
+        name = next((name for name in ("sample", "hidden_states", "x") if name in kwargs), None)
+        given = args[0] if args else kwargs.get(name or "")
+        if not (isinstance(given, Tensor) and given.is_floating_point()):
+            return None
+        if torch.is_grad_enabled() and not self._inputs:
+            if not self._started and given.is_leaf:
+                given.requires_grad_()
+            return None
+        torch.set_grad_enabled(True)  # until the block ends, whose decorator puts it back
+        leaf = given.detach().requires_grad_()
+        self._inputs.append(leaf)
+        return ((leaf, *args[1:]), kwargs) if args else (args, {**kwargs, str(name): leaf})
 
     def _step(
         self,
@@ -198,7 +213,7 @@ class Interception:
         *rest: Any,
         **keywords: Any,
     ) -> Any:
-        _refuse_inference_mode()
+        refuse_inference_mode()
         self._hand_back()
         if not self._started:
             self._start(float(timestep))
@@ -209,8 +224,17 @@ class Interception:
             self._kept = snapshot(self.scheduler)
         following = self._plan[self._index + 1] if self._index + 1 < len(self._plan) else None
         call = StepCall(
-            self.scheduler, original, model_output, timestep, sample, (rest, keywords), following, self.generator
+            self.scheduler,
+            original,
+            model_output,
+            timestep,
+            sample,
+            (rest, keywords),
+            following,
+            self.generator,
+            self._inputs,
         )
+        self._inputs = []
         x_prev = self.visitor.step(call, self._index, self._progress)
         if call.result is None:
             raise RuntimeError("a guidance method must call step.sample(), or one of its forms, once in each step.")
@@ -258,19 +282,6 @@ class Interception:
             torch.set_grad_enabled(self._mode)
             self._mode = None
 
-    def _replace(self, owner: Any, name: str, function: Callable[..., Any]) -> None:
-        if owner is None or not hasattr(owner, name):
-            return
-        original = getattr(owner, name)
-
-        # the signature is looked at: retrieve_timesteps asks for `sigmas`, prepare_extra_step_kwargs for `eta`
-        @functools.wraps(original)
-        def replacement(*args: Any, **kwargs: Any) -> Any:
-            return function(original, *args, **kwargs)
-
-        self._patches.append((owner, name, {name: vars(owner)[name]} if name in vars(owner) else {}))
-        vars(owner)[name] = replacement
-
 
 def scheduler_of(pipe: Any) -> Any:
     """The pipeline's scheduler; raises `ValueError` if it has none."""
@@ -290,11 +301,20 @@ def _noised_back(x_prev: Tensor, call: StepCall, after: Any) -> Tensor:
     return ratio * x_prev + spread * draw_noise(x_prev, call.generator)
 
 
+def _loops_of(block: Any) -> list[Any]:
+    """The blocks of a modular pipeline that have a progress bar."""
+    inner = [part for sub in getattr(block, "sub_blocks", {}).values() for part in _loops_of(sub)]
+    own = [block] if hasattr(block, "progress_bar") and hasattr(block, "sub_blocks") else []
+    outer = getattr(block, "_blocks", None)
+    return own + inner + (_loops_of(outer) if outer is not None else [])
+
+
 def _arguments(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     return dict(inspect.signature(function).bind(*args, **kwargs).arguments)
 
 
-def _refuse_inference_mode() -> None:
+def refuse_inference_mode() -> None:
+    """Raise `RuntimeError` where no gradient can be had."""
     if torch.is_inference_mode_enabled():
         raise RuntimeError(
             "guidance needs gradients, and torch.inference_mode() forbids them for good; run the pipeline under "

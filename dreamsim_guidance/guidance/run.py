@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from dreamsim_guidance.guidance.call import StepCall
 from dreamsim_guidance.guidance.decoder import Decoder
+from dreamsim_guidance.guidance.frozen import without_gradients
 from dreamsim_guidance.guidance.log import Entry, Log
 from dreamsim_guidance.guidance.method import Method
+from dreamsim_guidance.guidance.noise import Generators, beside
 from dreamsim_guidance.guidance.step import Step, rms
 from dreamsim_guidance.guidance.views import Views
 
@@ -46,6 +48,7 @@ class Run:
     _images: Tensor | None = None
     _distance: Tensor | None = None
     _reached: Tensor | None = None
+    _generator: Generators = None
 
     # What the interception asks and tells.
 
@@ -61,7 +64,7 @@ class Run:
         """A new call of the pipeline."""
         self.log.entries.clear()
         self.log.final.clear()
-        self.total, self._index, self._reached = total, 0, None
+        self.total, self._index, self._reached, self._generator = total, 0, None, None
         interception = self.interception
         self.decoder = Decoder(self.pipe, interception.geometry, self.vae, self.decode)
         self.loss.images_per_reference = self.images_per_reference or interception.images_per_prompt
@@ -88,7 +91,19 @@ class Run:
         with torch.set_grad_enabled(through):
             x0 = call.clean()
         guided = strength > 0 and not (self._reached is not None and bool(self._reached.all()))
-        step = Step(call.x_t, x0, call.level, progress, call.generator, self.evaluate, call.advance, call.separate)
+        if self._generator is None:
+            self._generator = beside(call.generator)
+        step = Step(
+            call.x_t,
+            x0,
+            call.level,
+            progress,
+            self._generator,
+            self.evaluate,
+            call.advance,
+            call.pull_back,
+            call.separate,
+        )
         if guided:
             with torch.no_grad():
                 x_prev = replace(self.method, strength=strength)(step)
@@ -114,7 +129,8 @@ class Run:
         """Distance `(b,)` of a clean estimate's images, and its gradient in the estimate, in the estimate's type."""
         assert self.decoder is not None  # begin() has made it
         try:
-            distance, gradient = self._with_gradient(x0, self.decoder)
+            with without_gradients(self.decoder.networks):
+                distance, gradient = self._with_gradient(x0, self.decoder)
         except torch.OutOfMemoryError as error:
             raise torch.OutOfMemoryError(
                 f"{error} This happened in the guidance's gradient. What helps, cheapest first: vae=AutoencoderTiny."
@@ -141,8 +157,8 @@ class Run:
         slope = slope / frames
         distance = distance.view(len(x0), frames).mean(1)
         # half precision: what passes the decoder has entries of about 1, the scale comes back after
-        scale = rms(slope.view(len(x0), -1)).view(-1, 1).clamp_min(1e-30)
-        unit = (slope.view(len(x0), -1) / scale).view_as(images)
+        scale = rms(slope.reshape(len(x0), -1)).clamp_min(1e-30)
+        unit = (slope.reshape(len(x0), -1) / scale).view_as(images)
         if self.checkpointing:
             parts = [self._one(leaf[i : i + 1], unit[i * frames : (i + 1) * frames], decoder) for i in range(len(x0))]
             gradient = torch.cat(parts)

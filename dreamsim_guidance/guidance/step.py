@@ -37,10 +37,13 @@ class Step:
     progress: float
     """Share of the run that is done, 0 at the first step."""
     generator: Generators
+    """For a method's own random numbers; the sampler's are left to the sampler."""
     evaluate: Callable[[Tensor], tuple[Tensor, Tensor]] = field(repr=False)
     """From a clean estimate to the distance `(b,)` and its gradient, of the estimate's shape."""
     advance: Callable[[Tensor | None, Tensor | None], tuple[Tensor, Level]] = field(repr=False)
     """The scheduler's step from a clean estimate and a state; for methods, `sample`."""
+    pull: Callable[[Tensor, Tensor], Tensor] = field(repr=False)
+    """From a gradient in the clean estimate to that in the state; for methods, `pull_back`."""
     separate: Callable[[], tuple[Tensor, Tensor]] = field(repr=False)
     """The mean of the scheduler's step and the noise that it will draw; for methods, `mean_and_noise`."""
     distance: Tensor = field(default_factory=lambda: torch.zeros(0))
@@ -72,8 +75,7 @@ class Step:
     def pull_back(self, gradient: Tensor) -> Tensor:
         """J^T g, J the Jacobian of the clean estimate in the noisy state: one backward through the denoiser."""
         scale = rms(gradient).clamp_min(1e-30)  # half precision: what is pulled back has entries of about 1
-        (pulled,) = torch.autograd.grad(self.x0, self.x_t, gradient / scale, retain_graph=True)
-        return pulled.to(gradient.dtype) * scale
+        return self.pull(self.x0, gradient / scale).to(gradient.dtype) * scale
 
     def noise(self) -> Tensor:
         """eps, the noise that `x_t` has beside the clean estimate."""
@@ -113,7 +115,7 @@ class Step:
         self.move = d if self.move is None else self.move + d
 
     def draw(self, like: Tensor) -> Tensor:
-        """Standard normal noise from the run's generator."""
+        """Standard normal noise of the method's own."""
         return draw_noise(like, self.generator)
 
 
