@@ -1,5 +1,11 @@
 """Similarity-guided sampling: one line around any diffusers pipeline."""
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from dreamsim_guidance.guidance.differentiable import differentiable
 from dreamsim_guidance.guidance.dps import DPS
 from dreamsim_guidance.guidance.dsg import DSG
 from dreamsim_guidance.guidance.flowchef import FlowChef
@@ -13,6 +19,9 @@ from dreamsim_guidance.guidance.mpgd import MPGD
 from dreamsim_guidance.guidance.tfg import TFG
 from dreamsim_guidance.guidance.universal import UniversalGuidance
 
+if TYPE_CHECKING:
+    from dreamsim_guidance.guidance.native import GuidanceCallback, LossGuidance
+
 __all__ = [
     "DPS",
     "DSG",
@@ -23,9 +32,18 @@ __all__ = [
     "Entry",
     "FlowChef",
     "FreeDoM",
+    "GuidanceCallback",
     "Guide",
     "Log",
+    "LossGuidance",
     "Method",
     "UniversalGuidance",
+    "differentiable",
     "guide",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("GuidanceCallback", "LossGuidance"):  # diffusers is imported for these only
+        return getattr(import_module("dreamsim_guidance.guidance.native"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -36,7 +36,7 @@ class DPS(Method):
     """
 
     strength: float = 1.0
-    cap: float | None = 0.3
+    cap: float | None = 0.5
 
     @property
     def through_denoiser(self) -> bool:

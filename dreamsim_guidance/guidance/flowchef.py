@@ -27,14 +27,14 @@ __all__ = ["FlowChef"]
 class FlowChef(Method):
     """Gradient steps on the end point of the flow; made for flow-matching models, defined for all.
 
-    strength: nats per unit of loss and element.
+    strength: of a move, in noise levels per unit of n * gradient, as for `MPGD`.
     iterations: gradient steps, each with a decoder forward and backward.
     cap: bound of each in units of the noise level; None for none.
     """
 
     strength: float = 1.0
     iterations: int = 1
-    cap: float | None = 0.3
+    cap: float | None = 0.5
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -46,7 +46,7 @@ class FlowChef(Method):
         x0 = step.x0
         d = x0 * 0
         for _ in range(self.iterations):
-            d = d + step.limit(-self.strength * step.level.relative**2 * step.gradient(x0 + d), self.cap)
+            d = d + step.descent(step.gradient(x0 + d), self.strength, self.cap)
         step.moved(d)
         x_prev = step.sample()
         assert step.next_level is not None  # sample() has set it

@@ -124,12 +124,12 @@ class Guide:
     """The context manager that `guide` makes. It can be entered again, and inside others' blocks."""
 
     def __init__(self, pipe: Any, run: Callable[[Log], Run], baseline: Log | None, checkpointing: bool) -> None:
-        self._pipe, self._run, self._baseline, self._checkpointing = pipe, run, baseline, checkpointing
+        self._pipe, self.run, self._baseline, self._checkpointing = pipe, run, baseline, checkpointing
         self._stacks: list[ExitStack] = []
 
     def __enter__(self) -> Log:
         log = Log(baseline=self._baseline)
-        run = self._run(log)
+        run = self.run(log)
         with ExitStack() as stack:
             interception = Interception(self._pipe, run)
             interception.open()

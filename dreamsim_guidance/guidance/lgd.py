@@ -37,7 +37,7 @@ class LGD(Method):
     strength: float = 1.0
     samples: int = 4
     spread: float = 1.0
-    cap: float | None = 0.3
+    cap: float | None = 0.5
 
     @property
     def through_denoiser(self) -> bool:

@@ -2,13 +2,12 @@
 
 The gradient is taken with respect to the clean estimate and never passes through the denoiser; the noise is kept:
 
-    x0 <- x0 + d,   d = -strength n lvl^2 grad_{x0} loss(decode(x0)),   lvl = s / sqrt(a^2 + s^2)
+    x0 <- x0 + d,   d = -strength n lvl grad_{x0} loss(decode(x0)),   lvl = s / sqrt(a^2 + s^2)
 
-lvl^2 is the variance that is left in the clean estimate of unit-variance data, so that d is the step of exact guidance
-with the denoiser's Jacobian replaced by that of white data. The paper's own step divides the gradient by its root mean
-square (rule "rms"): it goes on pushing when the loss is content. The default rule "trust" keeps the gradient in units
-of the loss and bounds the step by the noise level, rms(d) <= cap lvl: far from the reference the bound decides, near it
-the loss does.
+lvl is the standard deviation that is left in the clean estimate of unit-variance data. The paper's own step divides the
+gradient by its root mean square (rule "rms"): it goes on pushing when the loss is content. The default rule "trust" keeps
+the gradient in units of the loss and bounds the step by the noise level, rms(d) <= cap lvl: far from the reference the
+bound decides, near it the loss does.
 
 He et al., Manifold Preserving Guided Diffusion, ICLR 2024.
 """
@@ -30,8 +29,8 @@ __all__ = ["MPGD"]
 class MPGD(Method):
     """Move the clean estimate down the loss's gradient, within the noise that is left. The default method.
 
-    strength: nats per unit of loss and element for the rules "trust" and "raw"; for "rms" the root mean square of the
-        move in units of the clean estimate.
+    strength: of a move, in noise levels per unit of n * gradient, for the rules "trust" and "raw"; for "rms" the root mean
+        square of the move in units of the clean estimate.
     rule: "trust" (bounded by the noise level), "raw" (unbounded), "rms" (the paper's code: constant length, divided by
         the share of signal).
     cap: the trust region's radius in units of the noise level.
@@ -40,7 +39,7 @@ class MPGD(Method):
 
     strength: float = 1.0
     rule: Literal["trust", "raw", "rms"] = "trust"
-    cap: float = 0.3
+    cap: float = 0.5
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -51,5 +50,4 @@ class MPGD(Method):
         if self.rule == "rms":
             share_of_signal = (1 - step.level.relative**2) ** 0.5
             return step.with_noise_kept(-self.strength * g / rms(g).clamp_min(1e-30) / max(share_of_signal, 0.1))
-        d = -self.strength * step.level.relative**2 * g
-        return step.with_noise_kept(step.limit(d, self.cap if self.rule == "trust" else None))
+        return step.with_noise_kept(step.descent(g, self.strength, self.cap if self.rule == "trust" else None))

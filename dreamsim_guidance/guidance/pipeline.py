@@ -19,7 +19,7 @@ import inspect
 import threading
 import weakref
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,7 @@ _locks: weakref.WeakKeyDictionary[Any, threading.RLock] = weakref.WeakKeyDiction
 _guarding_locks = threading.Lock()
 
 
+@runtime_checkable
 class Visitor(Protocol):
     """What an interception tells and asks; `index` and `progress` say where in the plan of steps."""
 

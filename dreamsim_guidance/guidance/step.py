@@ -110,6 +110,10 @@ class Step:
             return d
         return d * (cap * self.level.relative / rms(d).clamp_min(1e-30)).clamp_max(1.0)
 
+    def descent(self, gradient: Tensor, strength: float, cap: float | None) -> Tensor:
+        """A move of the clean estimate down its own gradient, -strength lvl gradient, within the trust region."""
+        return self.limit(-strength * self.level.relative * gradient, cap)
+
     def moved(self, d: Tensor) -> None:
         """Write down a move of the clean estimate."""
         self.move = d if self.move is None else self.move + d

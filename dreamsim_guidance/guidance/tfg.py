@@ -3,7 +3,7 @@
 Two moves, one through the denoiser and one on the clean estimate, of a loss smoothed by noise, in steps that may be repeated:
 
     Delta_t = -rho  n (s^2/a) J^T grad Ltilde(x0)
-    Delta_0 = -mu   n lvl^2   sum over `iterations` of grad Ltilde(x0 + Delta_0)
+    Delta_0 = -mu   n lvl     sum over `iterations` of grad Ltilde(x0 + Delta_0)
     Ltilde(x0) = -1/(strength n) log mean_i exp(-strength n loss(x0 + sigma lvl z_i))
 
 Delta_t enters as a score, Delta_0 with the noise kept. DPS is rho = 1, mu = 0; LGD adds sigma and samples; MPGD is rho = 0,
@@ -36,7 +36,7 @@ Course = Literal["constant", "increase", "decrease"]
 class TFG(Method):
     """Both moves, smoothed and repeated; DPS, LGD and MPGD are its corners.
 
-    strength: nats per unit of loss and element; rho and mu are factors on it for the two moves.
+    strength: as for `DPS` and `MPGD`; rho and mu are factors on it for the two moves.
     sigma: noise of the smoothed loss in units of the noise level, with `samples` draws; 0 for the loss itself.
     iterations: gradient steps of the second move. recurrence: how often each step is made.
     rho_course, mu_course: over the run, each of mean 1.
@@ -53,7 +53,7 @@ class TFG(Method):
     recurrence: int = 1
     rho_course: Course = "constant"
     mu_course: Course = "constant"
-    cap: float | None = 0.3
+    cap: float | None = 0.5
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -79,8 +79,7 @@ class TFG(Method):
         if self.mu > 0:
             weight = self.strength * self.mu * _factor(self.mu_course, step.progress)
             for _ in range(self.iterations):
-                d = -weight * step.level.relative**2 * smoothed(x0 + alone)
-                alone = alone + step.limit(d, self.cap)
+                alone = alone + step.descent(smoothed(x0 + alone), weight, self.cap)
         step.moved(through + alone)
         return step.sample(x0 + through + alone, step.x_t.detach() + step.level.a * alone)
 

@@ -4,7 +4,7 @@ Forward: the gradient through the denoiser enters as a score. Backward: a few gr
 what the loss would rather see, and the predicted noise follows. Every step is made several times, noised back in between.
 
     x0 <- x0 - strength n (s^2/a) J^T grad loss(x0)              forward
-    x0 <- x0 - backward n lvl^2 grad loss(x0)   m times          backward
+    x0 <- x0 - backward n lvl grad loss(x0)     m times          backward
 
 Bansal et al., Universal Guidance for Diffusion Models, CVPR workshops 2023 and ICLR 2024, algorithm 1.
 """
@@ -36,7 +36,7 @@ class UniversalGuidance(Method):
     backward: float = 1.0
     backward_steps: int = 2
     recurrence: int = 2
-    cap: float | None = 0.3
+    cap: float | None = 0.5
 
     @property
     def through_denoiser(self) -> bool:
@@ -52,8 +52,7 @@ class UniversalGuidance(Method):
         d = step.limit(forward, self.cap)
         x0 = step.x0.detach()  # backward guidance does not pass through the denoiser
         for _ in range(self.backward_steps):
-            inner = -self.backward * self.strength * step.level.relative**2 * step.gradient(x0 + d)
-            d = d + step.limit(inner, self.cap)
+            d = d + step.descent(step.gradient(x0 + d), self.backward * self.strength, self.cap)
         return step.with_state_kept(d)
 
     def repeats(self, progress: float) -> int:
