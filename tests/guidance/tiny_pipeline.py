@@ -40,6 +40,10 @@ class TinyPipeline:
         """An image that the pipeline itself makes from another seed: a reference within reach."""
         return self.call(seed, **options).detach().clone()
 
+    def loss(self, seed: int = 1, **options: Any) -> Callable[[Tensor], Tensor]:
+        """The mean squared distance of each image to that one."""
+        return squared_distance(self.target(seed, **options))
+
     @property
     def denoiser(self) -> Any:
         found = getattr(self.pipe, "unet", None)
@@ -51,6 +55,16 @@ class TinyPipeline:
             return [self.cast(item) for item in value]
         embedding = isinstance(value, Tensor) and value.is_floating_point() and value.ndim < 4
         return value.to(self.denoiser.dtype) if embedding else value
+
+
+def squared_distance(target: Tensor) -> Callable[[Tensor], Tensor]:
+    """From images to their mean squared distance to `target`, or to its pictures in turn; one value for each."""
+
+    def distance(images: Tensor) -> Tensor:
+        repeated = target.to(images).repeat(len(images) // len(target), 1, 1, 1)
+        return (images - repeated).square().flatten(1).mean(1)
+
+    return distance
 
 
 def as_images(result: Any) -> Tensor:
