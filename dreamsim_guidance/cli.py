@@ -1,4 +1,4 @@
-"""The console script `dreamsim-guidance`: demo, compare, evaluate, study, data, recipes, show, copy, run, version.
+"""The console script `dreamsim-guidance`: demo, guide, compare, evaluate, study, data, recipes, show, copy, run, version.
 
 Parsing is tyro's: a command is a dataclass whose fields are its options and which is called to do the work. A mistake
 of the user is one line on stderr and exit code 2, an interrupt is 130; `--debug`, anywhere, adds the traceback. Results
@@ -11,7 +11,7 @@ import json as jsonlib
 import os
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,6 +22,8 @@ from tyro.conf import Positional, subcommand
 from dreamsim_guidance import cli_reconstructions
 from dreamsim_guidance.cli_data import Data
 from dreamsim_guidance.cli_evaluate import Evaluate
+from dreamsim_guidance.cli_execution import execute, print_table
+from dreamsim_guidance.cli_guide import Guide
 from dreamsim_guidance.cli_study import Study
 from dreamsim_guidance.recipes import fields, registry
 
@@ -61,9 +63,9 @@ class Demo:
 
     def __call__(self, words: Sequence[str] = ()) -> int:
         recipe = _overridden(registry.load("reconstruct-photo"), words)
-        code, results = _execute(recipe, self.to, replace=True)
+        code, results = execute(recipe, self.to, replace=True)
         if code == 0:
-            _print_table(results["distances"])
+            print_table(results["distances"])
             print(self.to / "reconstruction.png")
         return code
 
@@ -194,7 +196,7 @@ class Run:
         else:
             recipe = _overridden(recipe, words)
             folder = new_folder(recipe.name) if self.folder is None else self.folder
-        code, results = _execute(recipe, folder)
+        code, results = execute(recipe, folder)
         if code == 0 and is_main():  # one of several processes tells
             print(jsonlib.dumps(results, indent=2))
             print(f"run folder: {folder}", file=sys.stderr)
@@ -220,6 +222,7 @@ class Version:
 
 _Command = (
     Annotated[Demo, subcommand("demo")]
+    | Annotated[Guide, subcommand("guide")]
     | Annotated[Compare, subcommand("compare")]
     | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Study, subcommand("study")]
@@ -261,30 +264,3 @@ def _dispatch(words: list[str]) -> int:
 
 def _overridden(recipe: registry.Recipe, words: Sequence[str]) -> registry.Recipe:
     return replace(recipe, config=fields.override(recipe.config, words))
-
-
-def _execute(recipe: registry.Recipe, folder: Path, replace: bool = False) -> tuple[int, dict[str, Any]]:
-    """Run in the folder; an interrupt is told with the way to go on."""
-    from dreamsim_guidance.recipes import runner
-
-    try:
-        done = runner.run(recipe, folder, replace)
-    except KeyboardInterrupt:
-        if not (folder / "recipe.json").is_file():
-            raise
-        print(f"interrupted; go on with: dreamsim-guidance run {folder} --resume", file=sys.stderr)
-        return 130, {}
-    if done.before:
-        print(f"'{folder}' was finished before; these are its results. Another folder runs it again.", file=sys.stderr)
-    return 0, done.results
-
-
-def _print_table(rows: Mapping[str, Mapping[str, Any]]) -> None:
-    """Rows of numbers and words under the names of their columns."""
-    columns = list(next(iter(rows.values())))
-    cells = [["", *columns]]
-    for name, row in rows.items():
-        cells.append([name, *(f"{v:.4f}" if isinstance(v, float) else str(v) for v in row.values())])
-    widths = [max(len(line[i]) for line in cells) for i in range(len(columns) + 1)]
-    for line in cells:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())

@@ -1,0 +1,83 @@
+"""Judges of guided samples that took no part in the guidance, for one reference or several, under a mask.
+
+What stands beside the guide's distance: the root mean square difference, 1 - SSIM, and whatever other metrics are asked
+for; for pictures of the pocket scenes also the share of the reference's factors that a small classifier does not find.
+
+Wang et al., Image quality assessment: from error visibility to structural similarity, IEEE TIP 2004.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from dreamsim_guidance.preprocess import resize
+from dreamsim_guidance.types import Image, Mask
+
+__all__ = ["Judge", "judges"]
+
+Judge = Callable[[Tensor], Tensor]
+
+
+def judges(
+    references: Sequence[Image], reduction: str, mask: Mask | None, names: Sequence[str], scenes: bool, device: str
+) -> dict[str, Judge]:
+    """Functions from images `(b, 3, h, w)` to distances `(b,)`, smaller is better, by name.
+
+    names: further judges: variants or files of DreamSim, "lpips", "dists". scenes: whether the pictures are pocket scenes.
+    """
+    found: dict[str, Judge] = {
+        "l2": partial(_towards, references, reduction, partial(_l2, mask)),
+        "1 - ssim": partial(_towards, references, reduction, partial(_dissimilarity, mask)),
+    }
+    for name in names:
+        found[name] = partial(_towards, references, reduction, _metric(name, mask, device))
+    return found
+
+
+Pair = Callable[[Tensor, Tensor], Tensor]
+
+
+def _towards(references: Sequence[Tensor], reduction: str, pair: Pair, images: Tensor) -> Tensor:
+    """The pair's distance to every reference, brought to the images' size, and their mean or smallest."""
+    own = [resize(one.to(images), (images.shape[-2], images.shape[-1])).clamp(0, 1) for one in references]
+    distances = torch.stack([pair(images, one.expand_as(images)) for one in own])
+    return distances.amin(0) if reduction == "min" else distances.mean(0)
+
+
+def _l2(mask: Tensor | None, x: Tensor, y: Tensor) -> Tensor:
+    return _mean((x - y).square(), mask).sqrt()
+
+
+def _dissimilarity(mask: Tensor | None, x: Tensor, y: Tensor) -> Tensor:
+    from kornia.metrics import ssim
+
+    window = min(11, *x.shape[-2:])
+    return 1 - _mean(ssim(x, y, window - 1 + window % 2), mask)
+
+
+def _mean(values: Tensor, mask: Tensor | None) -> Tensor:
+    if mask is None:
+        return values.flatten(1).mean(1)
+    share = torch.nn.functional.interpolate(mask.to(values), values.shape[-2:], mode="bilinear", antialias=True)
+    return (values * share).flatten(1).sum(1) / (share.expand_as(values).flatten(1).sum(1)).clamp_min(1e-12)
+
+
+def _metric(name: str, mask: Tensor | None, device: str) -> Pair:
+    if name in ("lpips", "dists"):
+        if mask is not None:
+            raise ValueError(f"the judge {name} knows no mask; choose a DreamSim by name.")
+        from dreamsim_guidance.losses import DISTS, LPIPS
+
+        loss = LPIPS() if name == "lpips" else DISTS()
+        return loss.to(device)
+    from dreamsim_guidance.metric import DreamSim
+
+    return partial(_compared, DreamSim(name, device=device), mask)
+
+
+def _compared(metric: torch.nn.Module, mask: Tensor | None, x: Tensor, y: Tensor) -> Tensor:
+    return metric(x, y, mask)
