@@ -81,6 +81,7 @@ class Interception:
         with _guarding_locks:
             self._lock = _locks.setdefault(self.scheduler, threading.RLock())
         self._lock.acquire()
+        self._mode_outside = torch.is_grad_enabled()
         try:
             self._patches.replace(self.scheduler, "step", self._step)
             self._patches.replace(self.scheduler, "set_timesteps", self._set_timesteps)
@@ -106,8 +107,8 @@ class Interception:
             self._hook.remove()
         self._patches.undo()
         self._hand_back()
-        self._restore_grad_mode()
-        self._hook = self.bar = None
+        torch.set_grad_enabled(self._mode_outside)
+        self._mode = self._hook = self.bar = None
         self._results.clear()
         self._lock.release()
 
@@ -179,7 +180,6 @@ class Interception:
         if kwargs.get("total") is not None and self._plan:
             kwargs["total"] = max(kwargs["total"], sum(self._copies))
         self.bar = original(*args, **kwargs)
-        self._restore_grad_mode()
         self._mode = torch.is_grad_enabled()
         torch.set_grad_enabled(self._mode or self.visitor.wants_graph(0, 0.0))
         return self.bar
