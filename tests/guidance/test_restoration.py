@@ -1,0 +1,131 @@
+"""Whatever happens inside a guide, the pipeline afterwards is the one from before."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from pipeline_state import state_of
+from tiny_pipelines import FAMILIES, build
+from torch import Tensor
+
+from dreamsim_guidance.guidance import DPS, MPGD, TFG, Method, differentiable, guide
+
+METHODS = (MPGD(), TFG(recurrence=2))
+TYPICAL = ("ddim", "sd", "sd-img2img", "sdxl", "sd3", "flux-dev", "lcm", "modular-sdxl")
+
+
+class Failing:
+    """A loss that raises at the second look."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error, self.looks = error, 0
+
+    def __call__(self, images: Tensor) -> Tensor:
+        self.looks += 1
+        if self.looks > 1:
+            raise self.error
+        return images.square().flatten(1).mean(1)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_success_leaves_the_state_of_an_unguided_run(family: str) -> None:
+    tiny = build(family)
+    loss, unguided = tiny.loss(), tiny.call()
+    before = state_of(tiny.pipe)
+    with guide(tiny.pipe, loss, TFG(recurrence=2), checkpointing=True):
+        tiny.call()
+    tiny_after = state_of(tiny.pipe, of_scheduler=False)
+    assert {name: before[name] for name in tiny_after} == tiny_after
+    assert torch.equal(tiny.call(), unguided)
+    assert state_of(tiny.pipe) == before
+
+
+@pytest.mark.parametrize("error", [ValueError("broken"), KeyboardInterrupt()], ids=["exception", "interrupt"])
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: type(method).__name__)
+@pytest.mark.parametrize("family", TYPICAL)
+def test_failure_in_the_loss_leaves_nothing_behind(family: str, method: Method, error: BaseException) -> None:
+    tiny = build(family)
+    unguided = tiny.call()
+    before = state_of(tiny.pipe, of_scheduler=False)
+    schedule = tiny.pipe.scheduler.timesteps.tolist()
+    with pytest.raises(type(error)), guide(tiny.pipe, Failing(error), method, checkpointing=True):
+        tiny.call()
+    assert state_of(tiny.pipe, of_scheduler=False) == before
+    assert tiny.pipe.scheduler.timesteps.tolist() == schedule
+    assert torch.equal(tiny.call(), unguided)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: type(method).__name__)
+def test_gradient_mode_is_the_callers(method: Method, enabled: bool) -> None:
+    tiny = build("sd-v")
+    loss = tiny.loss()
+    with torch.set_grad_enabled(enabled):
+        with guide(tiny.pipe, loss, method):
+            tiny.call()
+            assert torch.is_grad_enabled() == enabled
+        assert torch.is_grad_enabled() == enabled
+        with pytest.raises(ValueError, match="broken"), guide(tiny.pipe, Failing(ValueError("broken")), method):
+            tiny.call()
+        assert torch.is_grad_enabled() == enabled
+
+
+def test_stopped_run_leaves_nothing_behind() -> None:
+    """The pipeline's own way to stop: a callback sets its `interrupt`."""
+    tiny = build("sd")
+    unguided, loss = tiny.call(), tiny.loss()
+    before = state_of(tiny.pipe, of_scheduler=False)
+
+    def stop(pipe: object, step: int, timestep: object, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        tiny.pipe._interrupt = step == 1
+        return tensors
+
+    with guide(tiny.pipe, loss, DPS()):
+        stopped = tiny.call(callback_on_step_end=stop)
+        assert not torch.equal(stopped, unguided)
+    assert state_of(tiny.pipe, of_scheduler=False) == before
+    assert torch.equal(tiny.call(), unguided)
+
+
+def test_own_attributes_of_instances_survive() -> None:
+    """A step that somebody else has replaced on the instance is called, and is there again afterwards."""
+    tiny = build("sd-v")
+    calls = []
+    step = tiny.pipe.scheduler.step
+
+    def counted(*args: object, **kwargs: object) -> object:
+        calls.append(1)
+        return step(*args, **kwargs)
+
+    tiny.pipe.scheduler.step = counted
+    with guide(tiny.pipe, tiny.loss()):
+        calls.clear()
+        tiny.call(steps=4)
+    assert len(calls) == 4
+    assert tiny.pipe.scheduler.step is counted
+
+
+def test_guide_can_be_entered_again() -> None:
+    tiny = build("sd-v")
+    guided = guide(tiny.pipe, tiny.loss())
+    with guided:
+        first = tiny.call()
+    with guided as log:
+        assert torch.equal(tiny.call(), first)
+        assert torch.equal(tiny.call(), first)
+    assert len(log.entries) == 4  # of the last call
+
+
+@pytest.mark.parametrize("family", ["sd", "flux-dev"])
+def test_differentiable_leaves_nothing_behind(family: str) -> None:
+    tiny = build(family)
+    unguided = tiny.call()
+    before = state_of(tiny.pipe, of_scheduler=False)
+    with differentiable(tiny.pipe):
+        tiny.call()
+    assert state_of(tiny.pipe, of_scheduler=False) == before
+    with pytest.raises(KeyboardInterrupt), differentiable(tiny.pipe):
+        tiny.call()
+        raise KeyboardInterrupt
+    assert state_of(tiny.pipe, of_scheduler=False) == before
+    assert torch.equal(tiny.call(), unguided)
