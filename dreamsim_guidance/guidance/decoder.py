@@ -75,10 +75,17 @@ class Decoder:
                 )
         elif self.pixels:
             images = x0 / 2 + 0.5
+            if getattr(self.pipe.scheduler.config, "clip_sample", False):
+                # the sampler goes on from the clipped estimate; the gradient is taken there and passes the clipping as it is
+                images = images + (images.clamp(0, 1) - images).detach()
         else:
             images = self.through_vae(x0)
         self.frames = max(1, len(images) // len(x0))
         return images
+
+    def shown(self, images: Tensor) -> Tensor:
+        """Images as the pipeline delivers them, in [0, 1]; a `decode` of one's own has no such bounds."""
+        return images if self.decode is not None else images.clamp(0, 1)
 
     def through_vae(self, x0: Tensor) -> Tensor:
         latents = self.unpack(x0) if self.tiny else self.vae_input(x0)

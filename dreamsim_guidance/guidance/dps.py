@@ -35,8 +35,8 @@ class DPS(Method):
     One denoiser backward and one decoder backward for each step.
     """
 
-    strength: float = 1.0
-    cap: float | None = 0.5
+    strength: int | float = 1.0
+    cap: int | float | None = 0.5
 
     @property
     def through_denoiser(self) -> bool:

@@ -32,7 +32,7 @@ class DSG(Method):
     One denoiser backward and one decoder backward for each step, and the scheduler's step twice.
     """
 
-    strength: float = 0.1
+    strength: int | float = 0.1
 
     @property
     def through_denoiser(self) -> bool:

@@ -32,9 +32,9 @@ class FlowChef(Method):
     cap: bound of each in units of the noise level; None for none.
     """
 
-    strength: float = 1.0
+    strength: int | float = 1.0
     iterations: int = 1
-    cap: float | None = 0.5
+    cap: int | float | None = 0.5
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -33,9 +33,9 @@ class FreeDoM(Method):
     recurrence_window: shares of the run between which steps are repeated.
     """
 
-    strength: float = 0.1
+    strength: int | float = 0.1
     recurrence: int = 2
-    recurrence_window: tuple[float, float] = (0.3, 0.7)
+    recurrence_window: tuple[int | float, int | float] = (0.3, 0.7)
 
     @property
     def through_denoiser(self) -> bool:

@@ -34,10 +34,10 @@ class LGD(Method):
     cap: bound of a move in units of the noise level; None for none.
     """
 
-    strength: float = 1.0
+    strength: int | float = 1.0
     samples: int = 4
-    spread: float = 1.0
-    cap: float | None = 0.5
+    spread: int | float = 1.0
+    cap: int | float | None = 0.5
 
     @property
     def through_denoiser(self) -> bool:
@@ -54,7 +54,7 @@ class LGD(Method):
         return step.with_state_kept(step.limit(d, self.cap))
 
 
-def smoothed_gradient(step: Step, x0: Tensor, strength: float, samples: int, spread: float) -> Tensor:
+def smoothed_gradient(step: Step, x0: Tensor, strength: int | float, samples: int, spread: int | float) -> Tensor:
     """n times the gradient of -1/(strength n) log mean_i exp(-strength n loss(x0 + spread lvl z_i))."""
     if spread == 0:
         return step.gradient(x0)

@@ -22,7 +22,7 @@ class Method:
         all families' clean estimates have about unit variance. 0 leaves the pipeline's output bit for bit as it was.
     """
 
-    strength: float = 1.0
+    strength: int | float = 1.0
 
     def __post_init__(self) -> None:
         for field in fields(self):

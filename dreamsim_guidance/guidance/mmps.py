@@ -34,12 +34,12 @@ class MMPS(Method):
     strength: nats per unit of loss and element.
     solves: steps of GMRES; each costs a denoiser backward and a decoder forward and backward. As many as the loss has
         directions make the solution exact.
-    cap: bound of a move in units of the noise level; None for none.
+    cap: bound of a move in units of the noise level; None for none, as exact comparisons need.
     """
 
-    strength: float = 1.0
+    strength: int | float = 1.0
     solves: int = 3
-    cap: float | None = None
+    cap: int | float | None = 0.5
 
     @property
     def through_denoiser(self) -> bool:

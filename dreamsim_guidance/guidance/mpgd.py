@@ -37,9 +37,9 @@ class MPGD(Method):
     One decoder forward and backward for each step.
     """
 
-    strength: float = 1.0
+    strength: int | float = 1.0
     rule: Literal["trust", "raw", "rms"] = "trust"
-    cap: float = 0.5
+    cap: int | float = 0.5
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -29,10 +29,10 @@ class Run:
     pipe: Any
     loss: Views
     method: Method
-    window: tuple[float, float]
+    window: tuple[int | float, int | float]
     every: int
-    schedule: Callable[[float], float] | None
-    until: float | None
+    schedule: Callable[[float], int | float] | None
+    until: int | float | None
     vae: nn.Module | None
     decode: Callable[[Tensor], Tensor] | None
     judges: Mapping[str, Callable[[Tensor], Tensor]]
@@ -107,6 +107,8 @@ class Run:
         if guided:
             with torch.no_grad():
                 x_prev = replace(self.method, strength=strength)(step)
+            if self._images is None:  # a method that asked for no gradient
+                self._look(x0.detach())
         else:  # the distance is told, the step is the scheduler's own
             self._look(x0.detach())
             x_prev = call.advance()[0]
@@ -175,22 +177,22 @@ class Run:
 
     def _clean_distance(self, distance: Tensor) -> Tensor:
         """The distance without augmentation."""
-        if not self.loss.augmented or self._images is None:
+        if not self.loss.augmented or self._images is None or self.decoder is None:
             return distance
         with torch.no_grad():
-            return self.loss(self._images, self._index).view(len(distance), -1).mean(1)
+            return self.loss(self.decoder.shown(self._images), self._index).view(len(distance), -1).mean(1)
 
     def _look(self, x0: Tensor) -> None:
         assert self.decoder is not None  # begin() has made it
         with torch.no_grad():
-            self._images = self.decoder(x0)
+            self._images = self.decoder.shown(self.decoder(x0))
             self._distance = self.loss(self._images, self._index).view(len(x0), -1).mean(1)
 
     # Which steps.
 
     def _in_window(self, index: int, progress: float) -> bool:
         first, last = self.window
-        return first <= progress < max(last, first + 1e-9) and index % self.every == 0
+        return first <= progress < last and index % self.every == 0
 
     def _factor(self, progress: float) -> float:
         """The method's strength at this share of the run."""
@@ -224,12 +226,13 @@ class Run:
         if hasattr(bar, "set_postfix"):
             bar.set_postfix(distance=f"{sum(entry.distance) / len(entry.distance):.4f}", refresh=False)
         if self.callback is not None:
-            self.callback(entry, self._images.clamp(0, 1))
+            assert self.decoder is not None  # begin() has made it
+            self.callback(entry, self.decoder.shown(self._images))
 
     def _finish(self, images: Tensor) -> None:
         with torch.no_grad():
-            images = images.clamp(0, 1)
             assert self.decoder is not None  # the caller has looked
+            images = self.decoder.shown(images)
             shape = (-1, self.decoder.frames)
             self.log.final["distance"] = self.loss(images, self._index).view(shape).mean(1).tolist()
             self.log.final.update(self._judged(images))
@@ -238,5 +241,5 @@ class Run:
         assert self.decoder is not None  # begin() has made it
         shape = (-1, self.decoder.frames)
         with torch.no_grad():
-            images = images.clamp(0, 1)
+            images = self.decoder.shown(images)
             return {name: judge(images).view(shape).mean(1).tolist() for name, judge in self.judges.items()}

@@ -104,13 +104,13 @@ class Step:
         self.moved(d)
         return self.sample(self.x0.detach() + d)
 
-    def limit(self, d: Tensor, cap: float | None) -> Tensor:
+    def limit(self, d: Tensor, cap: int | float | None) -> Tensor:
         """The trust region: `d`, no longer (root mean square, by sample) than `cap` times the relative noise level."""
         if cap is None:
             return d
         return d * (cap * self.level.relative / rms(d).clamp_min(1e-30)).clamp_max(1.0)
 
-    def descent(self, gradient: Tensor, strength: float, cap: float | None) -> Tensor:
+    def descent(self, gradient: Tensor, strength: int | float, cap: int | float | None) -> Tensor:
         """A move of the clean estimate down its own gradient, -strength lvl gradient, within the trust region."""
         return self.limit(-strength * self.level.relative * gradient, cap)
 

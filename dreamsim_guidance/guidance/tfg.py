@@ -44,16 +44,16 @@ class TFG(Method):
     A step costs `recurrence` x (one denoiser forward, a backward if rho > 0, and samples x (1 + iterations) decoder passes).
     """
 
-    strength: float = 1.0
-    rho: float = 0.5
-    mu: float = 0.5
-    sigma: float = 0.1
+    strength: int | float = 1.0
+    rho: int | float = 0.5
+    mu: int | float = 0.5
+    sigma: int | float = 0.1
     samples: int = 1
     iterations: int = 2
     recurrence: int = 1
     rho_course: Course = "constant"
     mu_course: Course = "constant"
-    cap: float | None = 0.5
+    cap: int | float | None = 0.5
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -32,11 +32,11 @@ class UniversalGuidance(Method):
     A step costs `recurrence` denoiser forwards and backwards, each with `backward_steps` + 1 decoder backwards.
     """
 
-    strength: float = 1.0
-    backward: float = 1.0
+    strength: int | float = 1.0
+    backward: int | float = 1.0
     backward_steps: int = 2
     recurrence: int = 2
-    cap: float | None = 0.5
+    cap: int | float | None = 0.5
 
     @property
     def through_denoiser(self) -> bool:

@@ -1,0 +1,215 @@
+"""The options of `guide`, and its log, on a tiny pixel pipeline."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_pipelines import build
+from torch import Tensor
+
+from dreamsim_guidance import DreamSim, Loss
+from dreamsim_guidance.guidance import DPS, MPGD, TFG, guide
+from dreamsim_guidance.guidance.views import Views, cutouts
+from dreamsim_guidance.schedule import Linear
+
+TINY = build("ddim")
+TARGET = torch.rand(1, 3, *TINY.call(0, 1).shape[-2:], generator=torch.Generator().manual_seed(3))
+
+
+def loss(images: Tensor) -> Tensor:
+    return (images - TARGET).square().flatten(1).mean(1)
+
+
+def guided_steps(**options) -> list[int]:
+    with guide(TINY.pipe, loss, MPGD(3.0), **options) as log:
+        TINY.call(0, 8)
+    return [entry.index for entry in log.entries if entry.guided]
+
+
+def test_a_window_and_every_say_which_steps_are_guided() -> None:
+    assert guided_steps() == list(range(8))
+    assert guided_steps(window=(0.25, 0.5)) == [2, 3]
+    assert guided_steps(every=3) == [0, 3, 6]
+    assert guided_steps(window=(0.5, 1.0), every=2) == [4, 6]
+    assert guided_steps(schedule=lambda progress: float(progress < 0.5)) == [0, 1, 2, 3]
+
+
+def test_a_window_without_steps_is_the_unguided_run() -> None:
+    base = TINY.call(0, 4)
+    for method in (MPGD(3.0), DPS(3.0)):
+        with guide(TINY.pipe, loss, method, window=(0.5, 0.5)):
+            assert torch.equal(TINY.call(0, 4), base)
+
+
+def test_a_schedule_scales_the_strength() -> None:
+    with guide(TINY.pipe, loss, MPGD(6.0), schedule=lambda progress: 0.5):
+        halved = TINY.call(0, 4)
+    with guide(TINY.pipe, loss, MPGD(3.0)):
+        assert torch.equal(TINY.call(0, 4), halved)
+
+
+def test_guidance_stops_where_the_distance_is_reached() -> None:
+    with guide(TINY.pipe, loss, MPGD(3.0)) as log:
+        TINY.call(0, 12)
+    middle = log.entries[6].distance[0]
+    with guide(TINY.pipe, loss, MPGD(3.0), until=middle) as stopped:
+        TINY.call(0, 12)
+    guided = [entry.guided for entry in stopped.entries]
+    assert guided == [True] * sum(guided) + [False] * (12 - sum(guided))  # never again
+    assert sum(guided) == 7
+    moves = [entry.move[0] for entry in stopped.entries]
+    assert all(move > 0 for move in moves[:6]) and not any(moves[6:])
+
+
+def test_each_image_stops_by_itself() -> None:
+    def easy_for_the_first(images: Tensor) -> Tensor:
+        return loss(images) * torch.tensor([1e-3, 1.0])
+
+    with guide(TINY.pipe, easy_for_the_first, MPGD(3.0), until=0.01) as log:
+        TINY.call(0, 4, batch_size=2)
+    assert log.entries[0].move[0] == 0
+    assert log.entries[0].move[1] > 0
+
+
+def test_the_log_tells_of_the_last_run(tmp_path: Path) -> None:
+    seen = []
+    with guide(TINY.pipe, loss, MPGD(3.0), callback=lambda entry, images: seen.append(images)) as log:
+        TINY.call(1, 3)
+        images = TINY.call(0, 4)
+    assert [entry.index for entry in log.entries] == [0, 1, 2, 3]
+    assert log.distance == pytest.approx(loss(images).tolist(), rel=1e-4)
+    assert log.entries[-1].distance[0] < log.entries[0].distance[0]
+    assert len(seen) == 7 and seen[0].min() >= 0 and seen[0].max() <= 1
+    log.save(tmp_path / "log.json")
+    assert len(json.loads((tmp_path / "log.json").read_text())["steps"]) == 4
+    log.plot(tmp_path / "log.png")
+    assert (tmp_path / "log.png").stat().st_size > 1000
+    assert "distance" in log.summary()
+
+
+def test_an_empty_log_says_so() -> None:
+    with guide(TINY.pipe, loss) as log:
+        pass
+    assert log.distance == [] and log.summary() == "nothing was guided yet"
+    with pytest.raises(ValueError, match="nothing to plot"):
+        log.plot()
+
+
+def test_judges_of_a_target_take_no_part_and_tell_when_they_part() -> None:
+    target = DreamSim("pocket").target(TARGET)
+    with guide(TINY.pipe, target, MPGD(0.0)) as before:
+        TINY.call(0, 4)
+    assert set(before.final) == {"distance", "l2", "1 - ssim"}
+
+    def disagrees(images: Tensor) -> Tensor:
+        return -loss(images)
+
+    judges = {"against": disagrees, "with": loss}
+    with guide(TINY.pipe, loss, MPGD(0.0), judges=judges) as before:
+        TINY.call(0, 4)
+    with guide(TINY.pipe, loss, MPGD(3.0), judges=judges, baseline=before) as log:
+        TINY.call(0, 4)
+    assert log.parted == ["against"]
+    assert "adversarial" in log.summary() and "adversarial" not in before.summary()
+
+
+def test_weights_of_a_loss_follow_the_step() -> None:
+    seen = []
+
+    class Counted(Loss):
+        def forward(self, images: Tensor) -> Tensor:
+            return loss(images)
+
+        def at(self, step):
+            seen.append(step)
+            return self
+
+    with guide(TINY.pipe, Counted(), MPGD(1.0)):
+        TINY.call(0, 3)
+    assert seen[:3] == [0, 1, 2]
+    with guide(TINY.pipe, Linear(1.0, 0.0, steps=3) * Loss.of(loss), MPGD(1.0)) as log:
+        TINY.call(0, 3)
+    assert log.entries[0].gradient_norm[0] > log.entries[2].gradient_norm[0]
+
+
+def test_views_gather_their_gradients_at_the_image() -> None:
+    images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    target = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+
+    def squared(x: Tensor) -> Tensor:
+        return (x - target).square().flatten(1).mean(1)
+
+    views = Views(squared, views=3, augmentation=cutouts((16, 16)))
+    state = torch.get_rng_state()
+    values, slope = views.gradient(images, step=4)
+    assert torch.equal(torch.get_rng_state(), state)
+    leaf = images.clone().requires_grad_()
+    together = torch.stack([squared(views._view(leaf, 4, k)) for k in range(3)]).mean(0)
+    together.sum().backward()
+    torch.testing.assert_close(values, together.detach())
+    torch.testing.assert_close(slope, leaf.grad)
+    assert not torch.equal(views.gradient(images, step=5)[0], values)
+
+
+def test_views_leave_the_samplers_noise_alone() -> None:
+    with guide(TINY.pipe, loss, MPGD(1e-9), views=2):
+        guided = TINY.call(0, 4, eta=1.0)
+    assert float((guided - TINY.call(0, 4, eta=1.0)).abs().max()) < 1e-5
+
+
+def test_views_and_checkpointing_are_repeatable_and_lower_the_loss() -> None:
+    base = TINY.call(0, 4)
+    for options in ({"views": 3}, {"checkpointing": True}):
+        with guide(TINY.pipe, loss, MPGD(3.0), **options):
+            first, again = TINY.call(0, 4), TINY.call(0, 4)
+        assert torch.equal(first, again)
+        assert float(loss(first)) < float(loss(base))
+
+
+def test_one_reference_for_each_prompt_serves_its_images_in_a_row() -> None:
+    references = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+    def each(images: Tensor) -> Tensor:
+        assert len(images) == 2
+        return (images - references).square().flatten(1).mean(1)
+
+    views = Views(each)
+    views.images_per_reference = 3
+    images = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    expected = (images - references.repeat_interleave(3, dim=0)).square().flatten(1).mean(1)
+    torch.testing.assert_close(views(images, 0), expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"),
+    [
+        ({"window": (0.6, 0.2)}, ValueError, "two shares"),
+        ({"every": 0}, ValueError, "every must"),
+        ({"views": 0}, ValueError, "views must"),
+        ({"until": float("nan")}, ValueError, "until"),
+        ({"method": "mpgd"}, TypeError, "guidance method"),
+        ({"loss": 3}, TypeError, "callable"),
+        ({"loss": DreamSim("pocket")}, TypeError, "metric.target"),
+    ],
+)
+def test_wrong_arguments_are_told_at_once(arguments, error, text, unchecked) -> None:
+    with pytest.raises(error, match=text):
+        guide(**{"pipe": TINY.pipe, "loss": loss, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "text"),
+    [
+        (lambda images: images.mean(), ValueError, "one value per image"),
+        (lambda images: 3.0, TypeError, "must return a tensor"),
+        (lambda images: images.detach().flatten(1).mean(1), ValueError, "no gradient"),
+    ],
+)
+def test_a_loss_that_cannot_guide_is_told(wrong, error, text) -> None:
+    base = TINY.call(0, 2)
+    with pytest.raises(error, match=text), guide(TINY.pipe, wrong, TFG()):
+        TINY.call(0, 2)
+    assert torch.equal(TINY.call(0, 2), base)
