@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dreamsim_guidance.backbones import Branch, BranchConfig
     from dreamsim_guidance.compat import dreamsim
     from dreamsim_guidance.ensemble import Ensemble
+    from dreamsim_guidance.guidance import MPGD, differentiable, guide
     from dreamsim_guidance.loss import Loss, PairLoss
     from dreamsim_guidance.metric import DreamSim, Target
     from dreamsim_guidance.preprocess import load_image, save_image, to_image
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BRANCHES",
+    "MPGD",
     "VARIANTS",
     "Branch",
     "BranchConfig",
@@ -32,7 +34,9 @@ __all__ = [
     "Loss",
     "PairLoss",
     "Target",
+    "differentiable",
     "dreamsim",
+    "guide",
     "load_image",
     "save_image",
     "to_image",
@@ -42,6 +46,7 @@ _HOMES = {
     "backbones": ("Branch", "BranchConfig"),
     "compat": ("dreamsim",),
     "ensemble": ("Ensemble",),
+    "guidance": ("MPGD", "differentiable", "guide"),
     "loss": ("Loss", "PairLoss"),
     "metric": ("DreamSim", "Target"),
     "preprocess": ("load_image", "save_image", "to_image"),
