@@ -39,7 +39,7 @@ class MPGD(Method):
 
     strength: int | float = 1.0
     rule: Literal["trust", "raw", "rms"] = "trust"
-    cap: int | float = 0.5
+    cap: int | float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()

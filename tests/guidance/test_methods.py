@@ -61,7 +61,7 @@ def test_every_method_brings_the_images_closer(method: Method, eta: float) -> No
     ("corner", "method"),
     [
         (TFG(rho=1, mu=0, sigma=0), DPS()),
-        (TFG(rho=0, mu=1, sigma=0, iterations=1), MPGD()),
+        (TFG(rho=0, mu=1, sigma=0, iterations=1), MPGD(cap=0.5)),
         (TFG(rho=0, mu=1, sigma=0, iterations=1, cap=None), MPGD(rule="raw")),
         (TFG(rho=1, mu=0, sigma=1, samples=4), LGD(samples=4)),
     ],
