@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -213,3 +214,14 @@ def test_a_loss_that_cannot_guide_is_told(wrong, error, text) -> None:
     with pytest.raises(error, match=text), guide(TINY.pipe, wrong, TFG()):
         TINY.call(0, 2)
     assert torch.equal(TINY.call(0, 2), base)
+
+
+def test_the_pipelines_own_bar_shows_the_distance() -> None:
+    shown = io.StringIO()
+    TINY.pipe.set_progress_bar_config(file=shown, mininterval=0)
+    try:
+        with guide(TINY.pipe, loss, MPGD(3.0)) as log:
+            TINY.call(0, 3)
+    finally:
+        TINY.pipe.set_progress_bar_config(disable=True)
+    assert f"distance={log.entries[-2].distance[0]:.4f}" in shown.getvalue()
