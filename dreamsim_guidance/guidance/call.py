@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dreamsim_guidance.guidance.levels import Level
+from dreamsim_guidance.guidance.levels import Level, wide
 from dreamsim_guidance.guidance.noise import Generators, draw_noise, generator_states, set_generator_states
 from dreamsim_guidance.guidance.scheduler import level_after, level_of, restore, second_stage, snapshot
 
@@ -114,10 +114,10 @@ class StepCall:
 def _folded(given: Tensor, gradient: Tensor, x_t: Tensor) -> Tensor:
     """From the gradient in the denoiser's input, copies of c x_t one after another, to that in x_t."""
     copies = len(given) // len(x_t)
-    state = x_t.detach().float()
+    state = wide(x_t.detach())
     channels = state.shape[1]  # inpainting models get more behind them
     total = torch.zeros_like(state)
-    for part, slope in zip(given.detach().float().chunk(copies), gradient.float().chunk(copies), strict=True):
+    for part, slope in zip(wide(given.detach()).chunk(copies), wide(gradient).chunk(copies), strict=True):
         part, slope = part[:, :channels], slope[:, :channels]
         scale = float((part * state).sum() / state.square().sum())
         if part.shape != state.shape or not torch.allclose(part, scale * state, atol=1e-2 * float(part.abs().max())):

@@ -16,6 +16,8 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from dreamsim_guidance.guidance.levels import wide
+
 __all__ = ["Decoder", "Geometry"]
 
 
@@ -95,7 +97,7 @@ class Decoder:
         decoded = type(module).decode(module, latents.to(parameter.device, parameter.dtype), return_dict=False)[0]
         if decoded.ndim == 5:
             decoded = rearrange(decoded, "b c f h w -> (b f) c h w")
-        return decoded.to(x0.device).float() / 2 + 0.5
+        return wide(decoded.to(x0.device)) / 2 + 0.5
 
     def unpack(self, x0: Tensor) -> Tensor:
         """Latents on their grid, scaled as the sampler has them; frames of a video become the batch."""

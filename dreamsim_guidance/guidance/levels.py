@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-__all__ = ["CLEAN", "Level", "level_from"]
+__all__ = ["CLEAN", "Level", "level_from", "wide"]
 
 _SMALLEST = 1e-6
 """A share of signal below this counts as this: the first step of a flow starts at a = 0."""
@@ -47,11 +47,11 @@ class Level(NamedTuple):
 
     def clean(self, model_output: Tensor, x_t: Tensor) -> Tensor:
         """The clean estimate x0, in at least float32."""
-        return self.p * _wide(x_t) + self.q * _wide(model_output)
+        return self.p * wide(x_t) + self.q * wide(model_output)
 
     def noise(self, x0: Tensor, x_t: Tensor) -> Tensor:
         """The noise that makes `x_t` of `x0`."""
-        return (_wide(x_t) - self.a * x0) / max(self.s, _SMALLEST)
+        return (wide(x_t) - self.a * x0) / max(self.s, _SMALLEST)
 
     def state(self, x0: Tensor, noise: Tensor) -> Tensor:
         """The noisy state of a clean image and a noise."""
@@ -61,7 +61,7 @@ class Level(NamedTuple):
         """What the model would have said for this clean estimate; the inverse of `clean`."""
         if self.q == 0:  # no noise is left: every output means the same image
             return x0 * 0
-        return (x0 - self.p * _wide(x_t)) / self.q
+        return (x0 - self.p * wide(x_t)) / self.q
 
 
 CLEAN = Level(1.0, 0.0, 1.0, 0.0)
@@ -86,5 +86,6 @@ def level_from(a: float, s: float, prediction: str) -> Level:
     return Level(a, s, *pairs[prediction])
 
 
-def _wide(x: Tensor) -> Tensor:
+def wide(x: Tensor) -> Tensor:
+    """In at least float32; double stays double."""
     return x.float() if x.dtype.itemsize < 4 else x

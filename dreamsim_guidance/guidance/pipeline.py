@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from dreamsim_guidance.guidance.call import StepCall, first_of, others_of, with_first
 from dreamsim_guidance.guidance.decoder import Geometry
 from dreamsim_guidance.guidance.frozen import denoiser_of
+from dreamsim_guidance.guidance.levels import wide
 from dreamsim_guidance.guidance.noise import Generators, draw_noise
 from dreamsim_guidance.guidance.patches import Patches
 from dreamsim_guidance.guidance.scheduler import level_after, restore, snapshot
@@ -270,7 +271,7 @@ class Interception:
         result = original(z, *args, **kwargs)
         if self._started and self._index == len(self._plan):
             images = result[0] if isinstance(result, tuple) else result.sample
-            self.visitor.images(z, images.detach().float() / 2 + 0.5, self._results, self._offset)
+            self.visitor.images(z, wide(images.detach()) / 2 + 0.5, self._results, self._offset)
             self._offset += len(z)
         return result
 
