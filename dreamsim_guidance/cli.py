@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.conf import Positional, subcommand
@@ -23,7 +23,7 @@ from dreamsim_guidance import cli_reconstructions
 from dreamsim_guidance.cli_data import Data
 from dreamsim_guidance.cli_evaluate import Evaluate
 from dreamsim_guidance.cli_execution import execute, print_table
-from dreamsim_guidance.cli_guide import Guide
+from dreamsim_guidance.cli_guide import Guide, tell
 from dreamsim_guidance.cli_study import Study
 from dreamsim_guidance.recipes import fields, registry
 
@@ -53,21 +53,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @dataclass(frozen=True)
 class Demo:
-    """Reconstruct a photograph from noise by following the gradient of the metric.
+    """Reconstruct a photograph from noise by following the gradient of the metric; guide a small diffusion model to a scene.
 
-    This runs the recipe reconstruct-photo and takes its fields as options (--image, --metric, --steps, --size, ...).
+    This runs the recipe reconstruct-photo and takes its fields as options (--image, --metric, --steps, --size, ...), and then
+    guide-pocket as it is; with --only guided the options are that recipe's.
     """
 
     to: Path = Path("demo")
-    """Folder of the picture, the numbers and the record of the run; an earlier demo there is replaced."""
+    """Folder of the pictures, the numbers and the record of the run; an earlier demo there is replaced."""
+    only: Literal["reconstruction", "guided"] | None = None
+    """One of the two parts, alone in the folder."""
 
     def __call__(self, words: Sequence[str] = ()) -> int:
-        recipe = _overridden(registry.load("reconstruct-photo"), words)
-        code, results = execute(recipe, self.to, replace=True)
-        if code == 0:
+        if self.only != "guided":
+            recipe = _overridden(registry.load("reconstruct-photo"), words)
+            code, results = execute(recipe, self.to, replace=True)
+            if code:
+                return code
             print_table(results["distances"])
             print(self.to / "reconstruction.png")
-        return code
+        if self.only != "reconstruction":
+            folder = self.to if self.only else self.to / "guided"
+            recipe = _overridden(registry.load("guide-pocket"), words if self.only else ())
+            code, results = execute(recipe, folder, replace=True)
+            if code:
+                return code
+            tell(results)
+            print(folder / "sheet.png")
+        return 0
 
 
 @dataclass(frozen=True)
@@ -240,7 +253,7 @@ def _dispatch(words: list[str]) -> int:
         words = ["version"]
     if words[:2] == ["evaluate", "reconstructions"]:
         return cli_reconstructions.main(words[2:])
-    of = {"demo": "reconstruct-photo"}.get(words[0]) if words else None
+    of = {"demo": "guide-pocket" if "guided" in words else "reconstruct-photo"}.get(words[0]) if words else None
     if words[:1] == ["run"] and len(words) > 1 and not words[1].startswith("-"):
         of = words[1]
     if of and {"-h", "--help"} & set(words):

@@ -82,7 +82,9 @@ class GuidedSheet:
     reference: tuple[Path, ...] = ()
     """What the samples shall look like; without one the pocket models take a drawn scene, others scikit-image's cat."""
     prompt: str = ""
+    """What the samples shall show; the pocket model that takes words is chosen if there are any."""
     negative_prompt: str = ""
+    """What they shall not show."""
     method: str = "mpgd"
     """mpgd, dps, lgd, freedom, universal, dsg, tfg, flowchef, mmps."""
     strength: float | None = None

@@ -14,8 +14,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from dreamsim_guidance.evaluation.factor_agreement import factor_agreement
+from dreamsim_guidance.evaluation.scene_judge import SceneJudge
 from dreamsim_guidance.preprocess import resize
-from dreamsim_guidance.types import Image, Mask
+from dreamsim_guidance.types import AnyImage, Mask
 
 __all__ = ["Judge", "judges"]
 
@@ -23,7 +25,7 @@ Judge = Callable[[Tensor], Tensor]
 
 
 def judges(
-    references: Sequence[Image], reduction: str, mask: Mask | None, names: Sequence[str], scenes: bool, device: str
+    references: Sequence[AnyImage], reduction: str, mask: Mask | None, names: Sequence[str], scenes: bool, device: str
 ) -> dict[str, Judge]:
     """Functions from images `(b, 3, h, w)` to distances `(b,)`, smaller is better, by name.
 
@@ -33,6 +35,10 @@ def judges(
         "l2": partial(_towards, references, reduction, partial(_l2, mask)),
         "1 - ssim": partial(_towards, references, reduction, partial(_dissimilarity, mask)),
     }
+    if scenes:
+        from dreamsim_guidance.pocket import load_judge
+
+        found["1 - factors"] = partial(_towards, references, reduction, partial(_missed, load_judge().to(device)))
     for name in names:
         found[name] = partial(_towards, references, reduction, _metric(name, mask, device))
     return found
@@ -57,6 +63,10 @@ def _dissimilarity(mask: Tensor | None, x: Tensor, y: Tensor) -> Tensor:
 
     window = min(11, *x.shape[-2:])
     return 1 - _mean(ssim(x, y, window - 1 + window % 2), mask)
+
+
+def _missed(judge: SceneJudge, x: Tensor, y: Tensor) -> Tensor:
+    return 1 - factor_agreement(x, y, judge)
 
 
 def _mean(values: Tensor, mask: Tensor | None) -> Tensor:

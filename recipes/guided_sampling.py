@@ -114,6 +114,8 @@ def method_of(name: str, strength: float | None = None, options: Sequence[str] =
     """A guidance method by its name, with its own defaults but for what is given; options as "cap=0.2"."""
     from dreamsim_guidance import guidance
 
+    if name not in METHODS:
+        raise ValueError(f"unknown method '{name}'{suggestion(name, METHODS)}; known: {', '.join(METHODS)}.")
     kind: Any = getattr(guidance, METHODS[name])
     known, chosen = {entry.name for entry in fields(kind)}, {}
     for option in options:

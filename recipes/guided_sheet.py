@@ -180,6 +180,7 @@ def _report(
     rows = {"reference": sorted((folder / "reference").iterdir())[:_COLUMNS]}
     rows |= {row: [folder / row / f"{i:04}.png" for i in shown] for row in ("unguided", "guided")}
     notes = {row: [f"{logs[row].final['distance'][i]:.3f}" for i in shown] for row in ("unguided", "guided")}
+    large = max(load_image(rows["guided"][0]).shape) > 128
     with writing(folder / "sheet.png") as temporary:
-        contact_sheet(rows, notes).save(temporary)
+        contact_sheet(rows, notes, side=256 if large else 128).save(temporary)
     return told

@@ -29,6 +29,31 @@ def test_the_autoencoder_is_trained_and_shown(
 
 
 @in_the_repository
+@pytest.mark.parametrize(
+    ("example", "picture", "told"),
+    [
+        ("guide_two_references", "two_references.png", r"unguided +\d\.\d{4} \d\.\d{4}"),
+        ("guide_with_mask", "with_mask.png", r"guided on the left +\d\.\d{4} +\d\.\d{4}"),
+        ("guide_img2img", "img2img.png", r"guided +\d\.\d{4} +\d\.\d{4}"),
+        ("transfer_style_and_layout", "transfer.png", r"style and layout +dreamsim \d\.\d{4}, layout \d\.\d{4}"),
+    ],
+)
+def test_guidance_is_shown(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    example: str,
+    picture: str,
+    told: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [example, "--steps", "2", "--n", "1"])
+    runpy.run_path(str(ROOT / "examples" / f"{example}.py"), run_name="__main__")
+    assert (tmp_path / picture).is_file()
+    assert re.search(told, capsys.readouterr().out)
+
+
+@in_the_repository
 def test_the_first_lines_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = re.search(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     assert code is not None

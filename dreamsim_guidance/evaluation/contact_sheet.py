@@ -12,28 +12,30 @@ from dreamsim_guidance.preprocess import load_image
 
 __all__ = ["contact_sheet", "some"]
 
-_CELL, _GAP, _LINE, _MARGIN = 128, 8, 20, 12
+_SIDE, _GAP, _LINE, _MARGIN = 128, 8, 20, 12
 _INK, _GROUND = (30, 30, 32), (255, 255, 255)
 
 
-def contact_sheet(rows: Mapping[str, Sequence[Path]], notes: Mapping[str, Sequence[str]]) -> PILImage.Image:
-    """Rows of pictures under their name, each fitted into a square, with a note below where `notes` has one."""
+def contact_sheet(
+    rows: Mapping[str, Sequence[Path]], notes: Mapping[str, Sequence[str]], side: int = _SIDE
+) -> PILImage.Image:
+    """Rows of pictures under their name, each fitted into a square of this side, with a note below where `notes` has one."""
     font = ImageFont.load_default(size=13)
     columns = max(len(files) for files in rows.values())
     names = [_short(name, font) for name in rows]
     left = _MARGIN + max(int(font.getlength(name)) for name in names) + _GAP
-    height = _CELL + _LINE + _GAP
-    sheet = PILImage.new("RGB", (left + columns * (_CELL + _GAP) + _MARGIN, _MARGIN + len(rows) * height), _GROUND)
+    height = side + _LINE + _GAP
+    sheet = PILImage.new("RGB", (left + columns * (side + _GAP) + _MARGIN, _MARGIN + len(rows) * height), _GROUND)
     draw = ImageDraw.Draw(sheet)
     for i, (name, files) in enumerate(rows.items()):
         top = _MARGIN + i * height
-        draw.text((_MARGIN, top + _CELL // 2), names[i], _INK, font, anchor="lm")
+        draw.text((_MARGIN, top + side // 2), names[i], _INK, font, anchor="lm")
         for j, file in enumerate(files):
-            x = left + j * (_CELL + _GAP)
-            picture = _fitted(file)
-            sheet.paste(picture, (x + (_CELL - picture.width) // 2, top + (_CELL - picture.height) // 2))
+            x = left + j * (side + _GAP)
+            picture = _fitted(file, side)
+            sheet.paste(picture, (x + (side - picture.width) // 2, top + (side - picture.height) // 2))
             if j < len(notes.get(name, ())):
-                draw.text((x + _CELL // 2, top + _CELL + 3), notes[name][j], _INK, font, anchor="ma")
+                draw.text((x + side // 2, top + side + 3), notes[name][j], _INK, font, anchor="ma")
     return sheet
 
 
@@ -46,15 +48,15 @@ def some(count: int, most: int) -> list[int]:
     return [round(i * (count - 1) / (most - 1)) for i in range(most)]
 
 
-def _fitted(file: Path) -> PILImage.Image:
+def _fitted(file: Path, side: int) -> PILImage.Image:
     pixels = (load_image(file)[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
     picture = PILImage.fromarray(pixels)
-    scale = _CELL / max(picture.size)
+    scale = side / max(picture.size)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     return picture.resize(size, PILImage.Resampling.LANCZOS if scale < 1 else PILImage.Resampling.NEAREST)
 
 
 def _short(name: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    while len(name) > 4 and font.getlength(name) > 1.5 * _CELL:
+    while len(name) > 4 and font.getlength(name) > 1.5 * _SIDE:
         name = name[:-2] + "…"
     return name
