@@ -1,0 +1,71 @@
+"""The pocket models that ship with this package: nothing is downloaded, and minutes on a laptop suffice.
+
+    pipeline = load_pocket("pixels")     # DDIMPipeline, unconditional, 32 x 32 pixels
+    pipeline = load_pocket("latents")    # StableDiffusionPipeline, words of captions, 64 x 64 pixels
+    judge = load_judge()                 # reads the factors of a scene; independent of what guides
+
+They know the easy scenes of `data.pocket_scenes`, not the world; the recipes train-pocket-pixels, train-pocket-latents
+and train-pocket-judge made them.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, overload
+
+import torch
+from safetensors import safe_open
+
+if TYPE_CHECKING:
+    from diffusers import DDIMPipeline, StableDiffusionPipeline
+
+    from dreamsim_guidance.evaluation.scene_judge import SceneJudge
+
+__all__ = ["load_judge", "load_pocket", "read_judge"]
+
+_MODELS = ("pixels", "latents")
+
+
+@overload
+def load_pocket(name: Literal["pixels"]) -> DDIMPipeline: ...
+
+
+@overload
+def load_pocket(name: Literal["latents"]) -> StableDiffusionPipeline: ...
+
+
+def load_pocket(name: str) -> DDIMPipeline | StableDiffusionPipeline:
+    """A pocket diffusion pipeline, "pixels" or "latents", in float32 on the CPU. Raises ValueError for another name.
+
+    "pixels" is a `DDIMPipeline` without a condition at 32 x 32; "latents" a `StableDiffusionPipeline` at 64 x 64 that
+    knows the words of `data.captions` ("two large red striped stars in a row, on a blue checked background, neon").
+    """
+    if name not in _MODELS:
+        raise ValueError(f"unknown pocket model '{name}'; known: {', '.join(_MODELS)}.")
+    import diffusers
+
+    kind = diffusers.DDIMPipeline if name == "pixels" else diffusers.StableDiffusionPipeline
+    with as_file(files("dreamsim_guidance.weights") / f"pocket_{name}") as folder:
+        options = {} if name == "pixels" else {"safety_checker": None, "requires_safety_checker": False}
+        return kind.from_pretrained(folder, torch_dtype=torch.float32, local_files_only=True, **options)
+
+
+def load_judge() -> SceneJudge:
+    """The independent judge of scenes, frozen, in float32 on the CPU."""
+    with as_file(files("dreamsim_guidance.weights") / "pocket_judge.safetensors") as file:
+        return read_judge(file)
+
+
+def read_judge(path: Path) -> SceneJudge:
+    """The judge in a file that the recipe train-pocket-judge wrote."""
+    from dreamsim_guidance.evaluation.scene_judge import SceneJudge
+
+    with safe_open(path, framework="pt", device="cpu") as file:
+        card = json.loads(file.metadata()["card"])
+        names = list(file.keys())
+        weights = {name: file.get_tensor(name).float() for name in names}
+    judge = SceneJudge(card["width"], card["features"], card["readable"])
+    judge.load_state_dict(weights)
+    return judge.requires_grad_(False).eval()

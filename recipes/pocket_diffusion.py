@@ -1,0 +1,103 @@
+"""Training of the pocket diffusion models and of their judge, which ship with this package."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from dreamsim_guidance.recipes.registry import recipe
+from dreamsim_guidance.training.checkpoint import Schedule
+from dreamsim_guidance.training.pocket_autoencoder import Autoencoder
+from dreamsim_guidance.training.pocket_judge import TrainPocketJudge
+from dreamsim_guidance.training.pocket_latents import TextEncoder, TrainPocketLatents
+from dreamsim_guidance.training.pocket_pixels import TrainPocketPixels
+
+
+@recipe
+def train_pocket_pixels() -> TrainPocketPixels:
+    """Train the unconditional pixel diffusion model of easy scenes at 32 px and write it as a DDIMPipeline."""
+    return TrainPocketPixels(
+        seed=0,
+        scenes=30_000,
+        size=32,
+        channels=(24, 48, 96, 96),
+        batch=16,
+        average=0.999,
+        schedule=Schedule(
+            steps=7000, learning_rate=1.5e-3, warmup=200, weight_decay=0.01, save_every=500, log_every=50
+        ),
+        samples=512,
+    )
+
+
+@recipe
+def train_pocket_latents() -> TrainPocketLatents:
+    """Train the text-conditioned latent diffusion model of easy scenes at 64 px and write it as a StableDiffusionPipeline."""
+    return TrainPocketLatents(
+        seed=0,
+        scenes=16_000,
+        size=64,
+        autoencoder=Autoencoder(
+            channels=(16, 24, 48),
+            latent_channels=4,
+            edges=0.25,
+            kl=5e-4,
+            batch=8,
+            crops=0.7,
+            schedule=Schedule(steps=1200, learning_rate=2e-3, warmup=50, weight_decay=0.0, save_every=100),
+        ),
+        text=TextEncoder(width=96, depth=2, heads=3),
+        channels=(48, 96, 96),
+        batch=16,
+        dropout=0.1,
+        average=0.999,
+        schedule=Schedule(
+            steps=4000, learning_rate=1.5e-3, warmup=200, weight_decay=0.01, save_every=400, log_every=50
+        ),
+        samples=512,
+    )
+
+
+@recipe
+def train_pocket_judge() -> TrainPocketJudge:
+    """Train the small convolutional network that reads the factors of a scene and write pocket_judge.safetensors."""
+    return TrainPocketJudge(
+        seed=0,
+        scenes=24_000,
+        width=24,
+        features=96,
+        batch=64,
+        schedule=Schedule(steps=1500, learning_rate=2e-3, warmup=100, weight_decay=0.05, save_every=250, log_every=50),
+        held_out=2000,
+    )
+
+
+@recipe
+def train_pocket_pixels_tiny() -> TrainPocketPixels:
+    """Train a far smaller pixel model in seconds, of no use but for tests and for seeing a run folder."""
+    schedule = Schedule(steps=4, learning_rate=1e-3, warmup=2, weight_decay=0.0, save_every=2, log_every=1)
+    return replace(train_pocket_pixels(), scenes=24, size=16, channels=(12, 24), batch=4, schedule=schedule, samples=8)
+
+
+@recipe
+def train_pocket_latents_tiny() -> TrainPocketLatents:
+    """Train a far smaller latent model in seconds, of no use but for tests and for seeing a run folder."""
+    full = train_pocket_latents()
+    schedule = Schedule(steps=4, learning_rate=1e-3, warmup=2, weight_decay=0.0, save_every=2, log_every=1)
+    return replace(
+        full,
+        scenes=24,
+        size=32,
+        autoencoder=replace(full.autoencoder, channels=(8, 8), batch=2, schedule=schedule),
+        text=TextEncoder(width=32, depth=1, heads=2),
+        channels=(16, 32),
+        batch=4,
+        schedule=schedule,
+        samples=8,
+    )
+
+
+@recipe
+def train_pocket_judge_tiny() -> TrainPocketJudge:
+    """Train a far smaller judge in seconds, of no use but for tests and for seeing a run folder."""
+    schedule = Schedule(steps=4, learning_rate=1e-3, warmup=2, weight_decay=0.0, save_every=2, log_every=1)
+    return replace(train_pocket_judge(), scenes=30, width=4, features=8, batch=8, schedule=schedule, held_out=20)

@@ -1,0 +1,122 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import dreamsim_guidance
+from dreamsim_guidance.data.pocket_scenes import draw_pocket_scenes
+from dreamsim_guidance.evaluation.factor_agreement import factor_agreement
+from dreamsim_guidance.evaluation.frechet import frechet_distance
+from dreamsim_guidance.pocket import load_judge, load_pocket
+from dreamsim_guidance.recipes.pocket_diffusion import train_pocket_judge, train_pocket_latents, train_pocket_pixels
+
+WEIGHTS = Path(dreamsim_guidance.__file__).parent / "weights"
+
+
+def shipped() -> list[Path]:
+    places = [WEIGHTS / "pocket_pixels", WEIGHTS / "pocket_latents", WEIGHTS / "pocket_judge.safetensors"]
+    return [file for place in places for file in (place.rglob("*") if place.is_dir() else [place]) if file.is_file()]
+
+
+def judged(images: torch.Tensor) -> tuple[float, float]:
+    """Frechet distance to easy scenes, of the images and of noise with the images' colours."""
+    judge, generator = load_judge(), torch.Generator().manual_seed(0)
+    scenes = draw_pocket_scenes(len(images), images.shape[-1], "test", 7000)[1].float() / 255
+    pixels = images.flatten(2)
+    noise = pixels[..., torch.randperm(pixels.shape[-1], generator=generator)].view_as(images)
+    real = judge.features(scenes)
+    return frechet_distance(judge.features(images), real), frechet_distance(judge.features(noise), real)
+
+
+def test_the_pixel_model_draws_scenes_rather_than_noise() -> None:
+    pipeline = load_pocket("pixels")
+    pipeline.set_progress_bar_config(disable=True)
+    made = pipeline(32, torch.Generator().manual_seed(0), num_inference_steps=20, output_type="np").images
+    images = torch.from_numpy(made).permute(0, 3, 1, 2)
+    assert images.shape == (32, 3, 32, 32) and images.min() >= 0 and images.max() <= 1
+    distance, of_noise = judged(images)
+    assert distance < 0.5 * of_noise
+
+
+def test_the_latent_model_draws_what_the_prompt_says() -> None:
+    pipeline = load_pocket("latents")
+    pipeline.set_progress_bar_config(disable=True)
+    prompts = ["a green background", "a red background", "a blue background"]
+    generator = torch.Generator().manual_seed(0)
+    images = pipeline(
+        [f"neon light, one {shape} in the middle" for shape in ("circle", "star")] * 2 + prompts * 4,
+        num_inference_steps=12,
+        guidance_scale=4.0,
+        generator=generator,
+        output_type="pt",
+    ).images
+    assert images.shape == (16, 3, 64, 64)
+    brightness, colours = images.mean((1, 2, 3)), images[4:].mean((2, 3)).view(4, 3, 3).mean(0)
+    assert brightness[:4].mean() < brightness[4:].mean()  # neon light is on dark ground
+    assert colours.argmax(1).tolist() == [1, 0, 2]
+
+
+def test_the_latent_model_s_words_and_pictures_go_through_unharmed() -> None:
+    pipeline = load_pocket("latents")
+    scenes = draw_pocket_scenes(16, 64, "test", 7000)[1].float() / 255
+    with torch.no_grad():
+        latents = pipeline.vae.encode(2 * scenes - 1).latent_dist.mean
+        again = (pipeline.vae.decode(latents).sample / 2 + 0.5).clamp(0, 1)
+    assert (again - scenes).square().mean().sqrt() < 0.08
+    assert (pipeline.vae.config.scaling_factor * latents).std() == pytest.approx(1, abs=0.1)
+    assert factor_agreement(again, scenes).mean() > 0.8
+
+
+def test_the_models_are_loaded_in_float32_and_without_a_word(caplog: pytest.LogCaptureFixture) -> None:
+    for name, parts in (("pixels", ("unet",)), ("latents", ("unet", "vae", "text_encoder"))):
+        pipeline = load_pocket(name)
+        assert {getattr(pipeline, part).dtype for part in parts} == {torch.float32}
+    assert load_pocket("latents").safety_checker is None
+    assert not caplog.records
+
+
+def test_another_name_is_refused() -> None:
+    with pytest.raises(ValueError, match="unknown pocket model 'sd15'; known: pixels, latents"):
+        load_pocket("sd15")
+
+
+def test_the_models_are_small() -> None:
+    assert sum(file.stat().st_size for file in shipped()) < 15_000_000
+    assert not [file for file in shipped() if file.suffix in {".bin", ".pt", ".ckpt"}]
+
+
+def test_the_recipes_are_those_of_the_shipped_files() -> None:
+    pixels, latents, judge = train_pocket_pixels(), train_pocket_latents(), load_judge()
+    unet = json.loads((WEIGHTS / "pocket_pixels" / "unet" / "config.json").read_text())
+    assert (unet["sample_size"], tuple(unet["block_out_channels"])) == (pixels.size, pixels.channels)
+    vae = json.loads((WEIGHTS / "pocket_latents" / "vae" / "config.json").read_text())
+    assert (vae["sample_size"], tuple(vae["block_out_channels"])) == (latents.size, latents.autoencoder.channels)
+    assert judge.width == train_pocket_judge().width
+
+
+SHIPPED = """
+import sys
+from importlib.resources import files
+from dreamsim_guidance.pocket import load_judge
+print(load_judge().width, "diffusers" in sys.modules)
+"""
+
+
+def test_the_judge_needs_no_diffusers() -> None:
+    run = subprocess.run([sys.executable, "-c", SHIPPED], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == [str(load_judge().width), "False"]
+
+
+@pytest.mark.slow
+def test_a_wheel_holds_every_file_of_the_models(tmp_path: Path) -> None:
+    import zipfile
+
+    root = Path(__file__).parents[1]
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(root)]
+    subprocess.run(command, capture_output=True, check=True)
+    names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
+    for file in shipped():
+        assert f"dreamsim_guidance/weights/{file.relative_to(WEIGHTS).as_posix()}" in names
