@@ -1,0 +1,133 @@
+"""Gradients through the denoiser and through whole pipelines are those of finite differences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from tiny_pipeline import TinyPipeline
+from tiny_pipelines import build
+from tiny_unet_pipelines import ddim_scheduler
+from torch import Tensor
+
+from dreamsim_guidance.guidance import Method, differentiable, guide
+from dreamsim_guidance.guidance.step import Step
+
+FAMILIES = ("sd", "sdxl", "sd3", "flux-dev", "flux-true-cfg", "ddim", "sd-inpaint-9", "modular-sdxl", "modular-sd3")
+
+
+@dataclass(frozen=True)
+class Probe(Method):
+    """Adds an offset to the result of the first step; at the second takes distance and gradient; moves nothing else."""
+
+    strength: int | float = 1.0
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def through_denoiser(self) -> bool:
+        return True
+
+    def __call__(self, step: Step) -> Tensor:
+        if "distance" not in self.notes and "first" in self.notes:
+            self.notes["gradient"] = step.pull_back(step.gradient()).detach() / step.elements
+            self.notes["distance"] = float(step.distance)
+        x_prev = step.sample()
+        if "first" not in self.notes:
+            self.notes["first"] = True
+            x_prev = x_prev + self.notes["offset"] * direction(x_prev)
+        return x_prev
+
+
+def direction(like: Tensor) -> Tensor:
+    return torch.randn(like.shape, generator=torch.Generator().manual_seed(9), dtype=like.dtype)
+
+
+def in_double(family: str) -> TinyPipeline:
+    tiny = build(family)
+    tiny.pipe.to(torch.float64)
+    if family == "ddim":  # clipping is passed by the gradient as if it were not there
+        tiny.pipe.scheduler.register_to_config(clip_sample=False)
+    return tiny
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gradient_through_the_denoiser_is_that_of_finite_differences(family: str) -> None:
+    tiny = in_double(family)
+    loss = tiny.loss(steps=3)
+
+    def probe(offset: float) -> dict[str, Any]:
+        method = Probe(notes={"offset": offset})
+        with guide(tiny.pipe, loss, method):
+            tiny.call(steps=3)
+        return method.notes
+
+    gradient = probe(0.0)["gradient"]
+    assert gradient.dtype == torch.float64
+    slope = difference(lambda offset: probe(offset)["distance"])
+    assert slope == pytest.approx(float((gradient * direction(gradient)).sum()), rel=1e-6)
+
+
+def difference(f: Callable[[float], float], size: float = 1e-2) -> float:
+    """The derivative at zero, of fourth order: some layers compute in float32, which forbids small steps."""
+    return (8 * (f(size) - f(-size)) - (f(2 * size) - f(-2 * size))) / (12 * size)
+
+
+@pytest.mark.parametrize("family", ["sd", "sdxl", "sd3", "flux-dev", "flux-true-cfg"])
+def test_pipeline_is_differentiable_in_its_latents(family: str) -> None:
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    tiny = in_double(family)
+    if family in ("sd", "sdxl"):  # Euler's steps are made in float32 whatever the state is
+        tiny.pipe.scheduler = ddim_scheduler()
+    last = tiny.pipe.vae.decoder.conv_out
+    last.weight.data.mul_(0.2)  # no pixel of the delivered images is clamped, and the function is smooth
+    loss, z = tiny.loss(steps=3), initial_latents(tiny).requires_grad_()
+    with differentiable(tiny.pipe):
+        images = tiny.call(steps=3, latents=z)
+        (gradient,) = torch.autograd.grad(loss(images).sum(), z)
+    assert torch.allclose(images.detach(), tiny.call(steps=3, latents=z.detach()), atol=1e-6)
+    v = direction(z)
+    slope = difference(lambda offset: float(loss(tiny.call(steps=3, latents=z.detach() + offset * v)).sum()))
+    float32 = isinstance(tiny.pipe.scheduler, FlowMatchEulerDiscreteScheduler)  # makes its steps in it in any case
+    assert slope == pytest.approx(float((gradient * v).sum()), rel=1e-4 if float32 else 1e-6)
+
+
+def initial_latents(tiny: TinyPipeline) -> Tensor:
+    """Standard normal ones of the shape that the pipeline itself would draw."""
+    drawn: list[Tensor] = []
+    prepare = tiny.pipe.prepare_latents
+
+    def spy(*args: Any, **kwargs: Any) -> Any:
+        result = prepare(*args, **kwargs)
+        drawn.append(result[0] if isinstance(result, tuple) else result)
+        return result
+
+    tiny.pipe.prepare_latents = spy
+    tiny.call(steps=2)
+    del tiny.pipe.prepare_latents
+    return torch.randn_like(drawn[0])
+
+
+def test_memory_of_a_differentiable_run_does_not_grow_with_the_steps() -> None:
+    tiny = build("sd")
+    z = torch.randn(1, 4, 8, 8, requires_grad=True)
+
+    def kept(steps: int, checkpointing: bool) -> int:
+        sizes: list[int] = []
+
+        def pack(tensor: Tensor) -> Tensor:
+            sizes.append(tensor.numel())
+            return tensor
+
+        with (
+            differentiable(tiny.pipe, checkpointing=checkpointing),
+            torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+        ):
+            tiny.call(steps=steps, latents=z)
+        return sum(sizes)
+
+    growth = kept(8, True) - kept(4, True)
+    assert growth < 0.02 * (kept(8, False) - kept(4, False))
