@@ -40,14 +40,14 @@ class DigitStrengths:
 
     mpgd: float = 1.0
     mpgd_raw: float = 0.03
-    mpgd_rms: float = 0.2
-    dps: float = 0.1
-    lgd: float = 0.1
+    mpgd_rms: float = 0.02
+    dps: float = 3.0
+    lgd: float = 3.0
     mmps: float = 0.1
-    freedom: float = 0.1
-    universal: float = 0.1
+    freedom: float = 0.02
+    universal: float = 0.5
     dsg: float = 0.1
-    tfg: float = 0.1
+    tfg: float = 0.5
     flowchef: float = 0.1
 
 

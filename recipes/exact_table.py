@@ -91,7 +91,7 @@ def draw(file: Path, rows: list[Row]) -> None:
     shown: dict[str, Any] = {}
     for (case, method, sampler, _), group in _groups(rows).items():
         axis = panels[cases.index(case)][samplers.index(sampler)]
-        style = "o-" if group[0]["exact"] else "o:"
+        style = "o-" if group[0]["exact"] else "o:"  # exact methods in full lines
         finite = [row for row in group if math.isfinite(row["wasserstein"])]
         (line,) = axis.plot(
             *zip(*((row["steps"], row["wasserstein"]) for row in finite), strict=True) if finite else ([], []),
@@ -108,8 +108,11 @@ def draw(file: Path, rows: list[Row]) -> None:
         axis.set_yscale("log")
     for row_of_panels in panels:
         row_of_panels[0].set_ylabel("Wasserstein distance", fontsize=8)
+    steps = sorted({row["steps"] for row in rows})
     for axis in panels[-1]:
         axis.set_xlabel("steps", fontsize=8)
+        axis.set_xticks(steps, [str(n) for n in steps])
+        axis.set_xticks([], minor=True)
     figure.legend(shown.values(), shown.keys(), loc="outside right upper", frameon=False, fontsize=8)
     with writing(file) as temporary:
         figure.savefig(temporary, dpi=120)

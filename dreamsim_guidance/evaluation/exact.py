@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -36,6 +36,7 @@ __all__ = [
 ]
 
 
+@runtime_checkable
 class Energy(Protocol):
     """An energy in nats, with its closed-form posterior for Gaussian mixtures."""
 
@@ -43,7 +44,7 @@ class Energy(Protocol):
 
     def posterior(self, prior: GaussianMixture) -> GaussianMixture: ...
 
-    def scaled(self, strength: float) -> Energy: ...
+    def scaled(self, strength: float | int) -> Energy: ...
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class LinearEnergy:
         logits = prior.weights.log() - prior.means @ b + (shift @ b) / 2
         return GaussianMixture(logits.softmax(0), prior.means - shift, prior.covariances)
 
-    def scaled(self, strength: float) -> LinearEnergy:
+    def scaled(self, strength: float | int) -> LinearEnergy:
         """strength times this energy."""
         return LinearEnergy(strength * self.b)
 
@@ -72,7 +73,7 @@ class QuadraticEnergy:
 
     A: Float[Tensor, "m d"]
     y: Float[Tensor, " m"]
-    sigma: float
+    sigma: float | int
 
     def __post_init__(self) -> None:
         if not (self.sigma > 0 and math.isfinite(self.sigma)):
@@ -95,7 +96,7 @@ class QuadraticEnergy:
         means = prior.means + torch.einsum("kij,kj->ki", gain, surprise)
         return GaussianMixture(logits.softmax(0), means, (covariances + covariances.mT) / 2)
 
-    def scaled(self, strength: float) -> QuadraticEnergy:
+    def scaled(self, strength: float | int) -> QuadraticEnergy:
         """strength times this energy."""
         return QuadraticEnergy(self.A, self.y, self.sigma / math.sqrt(strength))
 

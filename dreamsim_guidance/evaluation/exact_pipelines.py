@@ -67,7 +67,7 @@ class ExactDenoiser(ModelMixin, ConfigMixin):
         alphas = DDPMScheduler().alphas_cumprod if alphas_cumprod is None else alphas_cumprod
         self.register_buffer("sigmas", ((1 - alphas.double()) / alphas.double()).sqrt().float())
 
-    def level(self, timestep: float) -> tuple[float, float]:
+    def level(self, timestep: float | int) -> tuple[float, float]:
         """a and s at a timestep."""
         if self.prediction == "flow_prediction":
             return 1 - timestep / len(self.sigmas), timestep / len(self.sigmas)
@@ -78,7 +78,7 @@ class ExactDenoiser(ModelMixin, ConfigMixin):
         return 1 / length, sigma / length
 
     def forward(
-        self, sample: Tensor, timestep: Tensor | float, return_dict: bool = True
+        self, sample: Tensor, timestep: Tensor | float | int, return_dict: bool = True
     ) -> UNet2DOutput | tuple[Tensor]:
         a, s = self.level(float(timestep))
         x0, noise = self.prior.to(sample.device).denoise(sample.flatten(1).double(), a, s)

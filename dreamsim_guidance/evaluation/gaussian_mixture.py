@@ -68,15 +68,17 @@ class GaussianMixture:
         scaled = self.variances.sqrt()[which] * noise
         return self.means[which] + torch.einsum("nij,nj->ni", self.axes[which], scaled)
 
-    def log_density(self, x: Float[Tensor, "b d"], a: float = 1.0, s: float = 0.0) -> Float[Tensor, " b"]:
+    def log_density(self, x: Float[Tensor, "b d"], a: float | int = 1.0, s: float | int = 0.0) -> Float[Tensor, " b"]:
         """Of `a x0 + s eps`, in nats."""
         return self._joint(x.double(), a, s)[0].logsumexp(-1)
 
-    def responsibilities(self, x: Float[Tensor, "b d"], a: float = 1.0, s: float = 0.0) -> Float[Tensor, "b k"]:
+    def responsibilities(
+        self, x: Float[Tensor, "b d"], a: float | int = 1.0, s: float | int = 0.0
+    ) -> Float[Tensor, "b k"]:
         """The share of each component in the density at `x`."""
         return self._joint(x.double(), a, s)[0].softmax(-1)
 
-    def denoise(self, x_t: Float[Tensor, "b d"], a: float, s: float) -> Denoised:
+    def denoise(self, x_t: Float[Tensor, "b d"], a: float | int, s: float | int) -> Denoised:
         """The mean of x0 given `x_t = a x0 + s eps`, and of eps; differentiable in `x_t`."""
         logits, along, spread = self._joint(x_t.double(), a, s)
         share = logits.softmax(-1)
@@ -91,7 +93,7 @@ class GaussianMixture:
         moved.__dict__ = {name: value.to(device) for name, value in vars(self).items()}
         return moved
 
-    def _joint(self, x: Tensor, a: float, s: float) -> tuple[Tensor, Tensor, Tensor]:
+    def _joint(self, x: Tensor, a: float | int, s: float | int) -> tuple[Tensor, Tensor, Tensor]:
         """Logarithms of the components' parts `(b, k)`; coordinates along their axes `(b, k, d)` and variances there."""
         along = torch.einsum("kij,bki->bkj", self.axes, x[:, None] - a * self.means)
         spread = a**2 * self.variances + s**2
@@ -106,10 +108,10 @@ def gaussian(mean: Float[Tensor, " d"], covariance: Float[Tensor, "d d"]) -> Gau
 
 def random_mixture(
     dimension: int,
-    weights: tuple[float, ...] = (1.0,),
+    weights: tuple[float | int, ...] = (1.0,),
     *,
-    apart: float = 0.5,
-    correlation: float = 0.9,
+    apart: float | int = 0.5,
+    correlation: float | int = 0.9,
     seed: int = 0,
 ) -> GaussianMixture:
     """A mixture with about unit variance in each component, drawn by `seed`.
