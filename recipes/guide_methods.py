@@ -115,7 +115,7 @@ class GuideMethods:
                 )
                 for r in range(self.references)
             ]
-            row = {"method": name, **_measured(cells, scenes, judge, judge.features(others))}
+            row: dict[str, Any] = {"method": name, **_measured(cells, scenes, judge, judge.features(others))}
             row["frechet / unguided"] = row["frechet"] / unguided.setdefault(eta, row["frechet"])
             rows.append(row)
             for r, one in enumerate(cells):

@@ -128,7 +128,7 @@ def load(
     if model.pocket:
         from dreamsim_guidance.pocket import load_pocket
 
-        pipe = load_pocket("pixels" if model.source == "pocket-pixels" else "latents")
+        pipe: Any = load_pocket("pixels" if model.source == "pocket-pixels" else "latents")
         pipe.to(dtype=getattr(torch, dtype or "float32"))
     else:
         check_reachable(model.source)

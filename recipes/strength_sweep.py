@@ -138,8 +138,8 @@ class StrengthSweep:
                 save_image(one.images[0], folder / "samples" / f"strength {strength:g}" / f"{i:03}.png")
             rows.append({"strength": strength, **_measured(cells, fidelity, features)})
             log.info("%s", {name: round(value, 4) for name, value in rows[-1].items()})
-        for i, one in enumerate(references):
-            save_image(one, folder / "samples" / "reference" / f"{i:03}.png")
+        for i, reference in enumerate(references):
+            save_image(reference, folder / "samples" / "reference" / f"{i:03}.png")
         with writing(folder / "table.md") as temporary:
             temporary.write_text(markdown(rows), encoding="utf-8")
         names = ["reference", *(f"strength {row['strength']:g}" for row in rows)]
@@ -155,8 +155,8 @@ class StrengthSweep:
         if not model.pocket:
             embedding = DreamSim(self.feature, device=device)
             fits = _clip(self.clip, self.prompts, device)
-            pictures = [load_image(path) for path in self.references]
-            return self.prompts, pictures, fits, lambda images: embedding.directions(images.to(device)).cpu()
+            own = [load_image(path) for path in self.references]
+            return self.prompts, own, fits, lambda images: embedding.directions(images.to(device)).cpu()
         judge = load_judge()
         # the caption of one scene with the picture of another
         scenes, _ = held_out_scenes(self.pairs, 8, self.first)
