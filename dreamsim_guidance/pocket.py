@@ -15,8 +15,8 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
 
-import torch
 from safetensors import safe_open
+from torch import nn
 
 if TYPE_CHECKING:
     from diffusers import DDIMPipeline, StableDiffusionPipeline
@@ -37,7 +37,7 @@ def load_pocket(name: Literal["latents"]) -> StableDiffusionPipeline: ...
 
 
 def load_pocket(name: str) -> DDIMPipeline | StableDiffusionPipeline:
-    """A pocket diffusion pipeline, "pixels" or "latents", in float32 on the CPU. Raises ValueError for another name.
+    """A pocket diffusion pipeline, "pixels" or "latents", frozen, in float32 on the CPU. Raises ValueError for another name.
 
     "pixels" is a `DDIMPipeline` without a condition at 32 x 32; "latents" a `StableDiffusionPipeline` at 64 x 64 that
     knows the words of `data.captions` ("two large red striped stars in a row, on a blue checked background, neon").
@@ -49,7 +49,11 @@ def load_pocket(name: str) -> DDIMPipeline | StableDiffusionPipeline:
     kind = diffusers.DDIMPipeline if name == "pixels" else diffusers.StableDiffusionPipeline
     with as_file(files("dreamsim_guidance.weights") / f"pocket_{name}") as folder:
         options = {} if name == "pixels" else {"safety_checker": None, "requires_safety_checker": False}
-        return kind.from_pretrained(folder, torch_dtype=torch.float32, local_files_only=True, **options)
+        pipeline = kind.from_pretrained(folder, local_files_only=True, **options)
+    for part in pipeline.components.values():  # the argument for it has another name in later versions of diffusers
+        if isinstance(part, nn.Module):
+            nn.Module.float(part.requires_grad_(False).eval())
+    return pipeline
 
 
 def load_judge() -> SceneJudge:

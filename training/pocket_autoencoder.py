@@ -97,7 +97,7 @@ class AutoencoderLearner(nn.Module):
 
 
 @torch.no_grad()
-def encode(network: AutoencoderKL, pictures: UInt8[Tensor, "n 3 h w"], batch: int = 64) -> Float[Tensor, "n c h w"]:
+def encode(network: AutoencoderKL, pictures: UInt8[Tensor, "n 3 h w"], batch: int = 64) -> Float[Tensor, "n c _ _"]:
     """The means of the latents, in float32, without the scaling factor."""
     parts = [network.encode(part.float() / 127.5 - 1).latent_dist.mean for part in pictures.split(batch)]
     return torch.cat(parts)
