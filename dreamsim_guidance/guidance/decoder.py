@@ -153,7 +153,9 @@ class Decoder:
         for candidate in candidates:
             ours = self.vae_input(candidate.detach())[offset : offset + len(decoded)].to(decoded.device, decoded.dtype)
             if ours.shape == decoded.shape:
-                tolerance = 8 * torch.finfo(decoded.dtype).eps * (1 + decoded.abs())
+                # SDXL's latents are half until they are upcast for decoding
+                precision = max(torch.finfo(dtype).eps for dtype in (candidate.dtype, decoded.dtype))
+                tolerance = 8 * precision * (1 + decoded.abs())
                 best = max(best, float(((ours - decoded).abs() <= tolerance).float().mean()))
         if best < 0.02:
             raise RuntimeError(

@@ -62,6 +62,8 @@ def smoothed_gradient(step: Step, x0: Tensor, strength: int | float, samples: in
     for _ in range(samples):
         gradients.append(step.gradient(x0 + spread * step.level.relative * step.draw(x0)))
         distances.append(step.distance)
-    weights = (-strength * step.elements * torch.stack(distances)).softmax(0).unsqueeze(-1)
+    energies = strength * step.elements * torch.stack(distances)
+    # a sample whose distance is not finite has no weight; where all are such, there is no gradient
+    weights = (-energies.nan_to_num(torch.inf)).softmax(0).nan_to_num(0.0).unsqueeze(-1)
     mean = (weights * torch.stack(gradients).flatten(2)).sum(0)
     return mean.view_as(x0)

@@ -101,7 +101,7 @@ class Run:
             self._generator,
             self.evaluate,
             call.advance,
-            call.pull_back,
+            lambda x0, gradient: self._finite(call.pull_back(x0, gradient)),
             call.separate,
         )
         if guided:
@@ -147,6 +147,12 @@ class Run:
             finite = finite & ~self._reached
         keep = finite.view(-1, *[1] * (x0.ndim - 1))
         return distance, torch.where(keep, gradient, 0.0)
+
+    def _finite(self, gradient: Tensor) -> Tensor:
+        """Zero, and counted, where the denoiser has made it something else than numbers."""
+        finite = gradient.flatten(1).isfinite().all(1)
+        self._skipped += int((~finite).sum())
+        return torch.where(finite.view(-1, *[1] * (gradient.ndim - 1)), gradient, 0.0)
 
     def _with_gradient(self, x0: Tensor, decoder: Decoder) -> tuple[Tensor, Tensor]:
         leaf = x0.detach().requires_grad_()  # the caller's graph ends here

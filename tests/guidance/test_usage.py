@@ -1,0 +1,306 @@
+"""The ways in which people run pipelines: batches, precisions, offloading, LoRA, compilation, threads; and bad input."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+import torch
+from tiny_networks import tiny_autoencoder
+from tiny_pipeline import TinyPipeline, picture, squared_distance
+from tiny_pipelines import build
+from torch import Tensor
+
+from dreamsim_guidance.guidance import DPS, MPGD, TFG, Method, guide
+
+METHODS = (MPGD(strength=5.0), DPS(strength=5.0))
+both = pytest.mark.parametrize("method", METHODS, ids=lambda method: type(method).__name__)
+
+
+def helps(tiny: TinyPipeline, method: Method, **options: Any) -> Tensor:
+    """The guided images, after they were seen to be closer than the unguided ones, which are unchanged afterwards."""
+    loss, unguided = tiny.loss(), tiny.call()
+    with guide(tiny.pipe, loss, method, **options) as log:
+        guided = tiny.call()
+    assert guided.isfinite().all() and log.skipped == 0
+    assert float(loss(guided).mean()) < float(loss(unguided).mean())
+    assert torch.equal(tiny.call(), unguided)
+    return guided
+
+
+# Batches.
+
+
+@both
+@pytest.mark.parametrize("family", ["sd", "sd3", "flux-true-cfg"])
+def test_each_image_of_a_batch_is_guided_as_if_alone(family: str, method: Method) -> None:
+    tiny = build(family)
+    loss = tiny.loss()
+
+    def seeded(*seeds: int) -> list[torch.Generator]:
+        return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    with guide(tiny.pipe, loss, method):
+        together = tiny.call(seed=None, batch=2, generator=seeded(3, 4))
+        alone = tiny.call(seed=None, batch=1, generator=seeded(3))
+    assert torch.allclose(together[:1], alone, atol=2e-5)
+
+
+def test_several_images_for_each_prompt_share_its_reference() -> None:
+    tiny = build("sd")
+    references = torch.cat([tiny.target(5), tiny.target(6)])
+    with guide(tiny.pipe, squared_distance(references), MPGD(strength=20.0)) as log:
+        images = tiny.call(batch=2, num_images_per_prompt=3)
+    with guide(
+        tiny.pipe, squared_distance(references.repeat_interleave(3, 0)), MPGD(strength=20.0), images_per_reference=1
+    ):
+        assert torch.allclose(tiny.call(batch=2, num_images_per_prompt=3), images, atol=1e-6)
+    assert len(images) == 6
+    expected = (images - references.repeat_interleave(3, 0)).square().flatten(1).mean(1)
+    assert log.final["distance"] == pytest.approx(expected.tolist(), rel=1e-4)
+
+
+def test_one_reference_serves_all_prompts() -> None:
+    tiny = build("sd")
+    reference = tiny.target(5)
+    with guide(tiny.pipe, lambda images: (images - reference).square().flatten(1).mean(1)) as log:
+        tiny.call(batch=2, num_images_per_prompt=2)
+    assert [len(entry.distance) for entry in log.entries] == [4] * 5
+
+
+# Precision.
+
+
+@both
+@pytest.mark.filterwarnings("ignore:`upcast_vae` is deprecated:FutureWarning")  # diffusers' SDXL pipeline calls it
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("family", ["sd-v", "sdxl", "sd3", "flux-dev"])
+def test_half_precision(family: str, dtype: torch.dtype, method: Method) -> None:
+    tiny = build(family)
+    tiny.pipe.to(dtype)
+    helps(tiny, method)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
+def test_half_precision_gradients_neither_vanish_nor_overflow(scale: float) -> None:
+    """The loss in other units, with the strength in theirs, guides the same."""
+    tiny = build("sd-v")
+    tiny.pipe.to(torch.float16)
+    loss = tiny.loss()
+    for kind in (MPGD, DPS):
+        with guide(tiny.pipe, loss, kind(strength=2.0)):
+            usual = tiny.call()
+        with guide(tiny.pipe, lambda images: loss(images) * scale, kind(strength=2.0 / scale)) as log:
+            scaled = tiny.call()
+        assert log.skipped == 0
+        assert (scaled - usual).abs().max() < 2e-2
+
+
+# What a pipeline may have been through.
+
+
+@both
+def test_lora(method: Method) -> None:
+    from peft import LoraConfig
+
+    tiny = build("sd")
+    plain = tiny.call()
+    tiny.pipe.unet.add_adapter(LoraConfig(r=2, init_lora_weights=False, target_modules=["to_q", "to_v"]))
+    assert not torch.equal(tiny.call(), plain)
+    helps(tiny, method)
+    lora = [p for name, p in tiny.pipe.unet.named_parameters() if "lora" in name]
+    assert lora and all(p.requires_grad for p in lora)
+
+
+@both
+@pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"
+)  # torch.compile's own
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_compiled_denoiser(backend: str, method: Method) -> None:
+    tiny = build("sd3")
+    plain = helps(tiny, method)
+    torch.compiler.reset()
+    tiny.pipe.transformer = torch.compile(tiny.pipe.transformer, backend=backend)
+    assert torch.allclose(helps(tiny, method), plain, atol=1e-4)
+    torch.compiler.reset()
+
+
+@both
+@pytest.mark.parametrize("switch", ["attention slicing", "gradient checkpointing", "vae slicing", "vae tiling"])
+def test_switches_of_the_pipeline(switch: str, method: Method) -> None:
+    tiny = build("sd")
+    plain = helps(tiny, method)
+    if switch == "attention slicing":
+        tiny.pipe.enable_attention_slicing(1)
+    elif switch == "gradient checkpointing":
+        tiny.pipe.unet.enable_gradient_checkpointing()
+    elif switch == "vae slicing":
+        tiny.pipe.vae.enable_slicing()
+    else:
+        tiny.pipe.vae.enable_tiling()
+    assert torch.allclose(helps(tiny, method), plain, atol=1e-4)
+
+
+@both
+def test_checkpointing_changes_nothing_but_memory(method: Method) -> None:
+    tiny = build("sd")
+    assert torch.allclose(helps(tiny, method), helps(tiny, method, checkpointing=True), atol=1e-5)
+    assert not tiny.pipe.unet.is_gradient_checkpointing
+
+
+@both
+def test_tiny_autoencoder_decodes_for_the_guidance(method: Method) -> None:
+    tiny = build("sd")
+    small, unguided = tiny_autoencoder(), tiny.call()
+    reference = small.decode(torch.randn(1, 4, 8, 8)).sample.detach() / 2 + 0.5
+    seen = []
+    with guide(tiny.pipe, squared_distance(reference), method, vae=small) as log:
+        guided = tiny.call()
+    for entry in log.entries:
+        seen.append(entry.distance[0])
+    assert seen[-1] < seen[0]
+    assert not torch.equal(guided, unguided)
+    assert log.final["distance"] == pytest.approx([float((guided - reference).square().mean())], rel=1e-4)
+    assert torch.equal(tiny.call(), unguided)
+
+
+@both
+@pytest.mark.parametrize("family", ["sd-v", "flux-dev"])
+def test_offloading_hooks_stay_and_nothing_is_moved_for_the_guidance(family: str, method: Method) -> None:
+    """Hooks like those of `enable_model_cpu_offload`, which needs an accelerator, count what they would load."""
+    from accelerate.hooks import ModelHook, add_hook_to_module
+
+    class Counting(ModelHook):
+        calls = 0
+
+        def pre_forward(self, module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+            self.calls += 1
+            return args, kwargs
+
+    tiny = build(family)
+    plain = helps(tiny, method)
+    denoiser, decoder = Counting(), Counting()
+    add_hook_to_module(tiny.denoiser, denoiser)
+    add_hook_to_module(tiny.pipe.vae.decoder, decoder)
+    with guide(tiny.pipe, tiny.loss(), method):
+        denoiser.calls = decoder.calls = 0
+        guided = tiny.call()
+    assert torch.allclose(guided, plain, atol=1e-6)
+    assert (denoiser.calls, decoder.calls) == (4, 1)  # the pipeline's own, and no more
+    assert tiny.pipe.vae.decoder._hf_hook is decoder
+
+
+# Inside one another, and at the same time.
+
+
+def test_nested_guides_add_up_and_come_apart() -> None:
+    tiny = build("sd-v")
+    left, right, unguided = tiny.loss(1), tiny.loss(2), tiny.call()
+    with guide(tiny.pipe, left, MPGD(strength=1.0)) as outer:
+        with guide(tiny.pipe, right, MPGD(strength=1.0)) as inner:
+            both = tiny.call()
+        one = tiny.call()
+    assert len(outer.entries) == len(inner.entries) == 4
+    assert float(right(both)) < float(right(one)) and float(left(one)) < float(left(unguided))
+    assert torch.equal(tiny.call(), unguided)
+
+
+def test_threads_guide_their_own_pipelines_and_wait_for_a_shared_one() -> None:
+    def work(tiny: TinyPipeline, seed: int, results: dict[int, Tensor]) -> None:
+        arguments = tiny.inputs(1)
+        for method in (MPGD(strength=5.0), DPS(strength=5.0)):
+            with guide(tiny.pipe, losses[seed], method):
+                generator = torch.Generator().manual_seed(seed)
+                images = tiny.pipe(**arguments, generator=generator, num_inference_steps=4, output_type="pt").images
+            results[seed] = images
+
+    for pipes in ([build("sd-v")] * 3, [build("sd-v") for _ in range(3)]):
+        losses = [squared_distance(picture(seed, 1)) for seed in range(3)]
+        expected: dict[int, Tensor] = {}
+        for seed in range(3):
+            work(pipes[seed], seed, expected)
+        found: dict[int, Tensor] = {}
+        threads = [threading.Thread(target=work, args=(pipes[seed], seed, found)) for seed in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert all(torch.equal(found[seed], expected[seed]) for seed in range(3))
+        assert "step" not in vars(pipes[0].pipe.scheduler)
+
+
+# What cannot be guided.
+
+
+@both
+def test_inference_mode_is_refused(method: Method) -> None:
+    tiny = build("sd-v")
+    loss = tiny.loss()
+    with torch.inference_mode(), pytest.raises(RuntimeError, match="inference_mode"), guide(tiny.pipe, loss, method):
+        tiny.call()
+    helps(tiny, method)
+
+
+def test_a_pipeline_needs_a_scheduler() -> None:
+    class Painter:
+        """No diffusion at all."""
+
+    with pytest.raises(ValueError, match="Painter has no scheduler"), guide(Painter(), lambda images: images):
+        pass
+
+
+@pytest.mark.parametrize("method", [MPGD(), DPS(), TFG()], ids=lambda method: type(method).__name__)
+def test_gradients_that_are_not_finite_are_left_out_and_counted(method: Method) -> None:
+    tiny = build("sd-v")
+    good, looks = tiny.loss(), []
+
+    def loss(images: Tensor) -> Tensor:
+        looks.append(1)
+        broken = torch.tensor([float("nan"), 1.0]) if len(looks) == 2 else torch.ones(2)
+        return good(images) * broken
+
+    unguided = tiny.call(batch=2)
+    with guide(tiny.pipe, loss, method) as log:
+        images = tiny.call(batch=2)
+    assert images.isfinite().all()
+    assert log.skipped == 1 and "1 gradients were not finite" in log.summary()
+    assert (good(images) < good(unguided)).all()
+
+
+def test_lack_of_memory_says_what_helps() -> None:
+    tiny = build("sd-v")
+
+    def hungry(images: Tensor) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    helpful = r"CUDA out of memory.*AutoencoderTiny.*checkpointing=True"
+    with pytest.raises(torch.OutOfMemoryError, match=helpful), guide(tiny.pipe, hungry):
+        tiny.call()
+
+
+class BrokenBackward(torch.autograd.Function):
+    """The identity, whose gradient for the first of a batch is not a number."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        broken = gradient.clone()
+        broken[0] = torch.nan
+        return broken
+
+
+def test_gradients_that_the_denoiser_breaks_are_left_out_and_counted() -> None:
+    tiny = build("flux-dev")
+    loss, unguided = tiny.loss(), tiny.call(batch=2)
+    hook = tiny.denoiser.register_forward_hook(lambda module, args, output: (BrokenBackward.apply(output[0]),))
+    with guide(tiny.pipe, loss, DPS()) as log:
+        images = tiny.call(batch=2)
+    hook.remove()
+    assert torch.allclose(images[0], unguided[0], atol=1e-4)
+    assert float(loss(images)[1]) < float(loss(unguided)[1])
+    assert [entry.skipped for entry in log.entries] == [1] * 4
