@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from dreamsim_guidance.guidance.cost import Machine
 from dreamsim_guidance.guidance.differentiable import differentiable
 from dreamsim_guidance.guidance.dps import DPS
 from dreamsim_guidance.guidance.dsg import DSG
@@ -16,6 +17,7 @@ from dreamsim_guidance.guidance.log import Entry, Log
 from dreamsim_guidance.guidance.method import Method
 from dreamsim_guidance.guidance.mmps import MMPS
 from dreamsim_guidance.guidance.mpgd import MPGD
+from dreamsim_guidance.guidance.plan import Option, Plan, plan
 from dreamsim_guidance.guidance.tfg import TFG
 from dreamsim_guidance.guidance.universal import UniversalGuidance
 
@@ -36,10 +38,14 @@ __all__ = [
     "Guide",
     "Log",
     "LossGuidance",
+    "Machine",
     "Method",
+    "Option",
+    "Plan",
     "UniversalGuidance",
     "differentiable",
     "guide",
+    "plan",
 ]
 
 

@@ -1,0 +1,241 @@
+"""Seconds per step with guidance over without, beside what `plan` predicts, both sides in one process, turn by turn.
+
+    python benchmarks/guided_sampling.py --repeats 7                                        # tiny pipelines, CPU
+    python benchmarks/guided_sampling.py --sizes real --device cuda --dtype bfloat16        # SD1.5 at 512, SDXL at 1024
+    python benchmarks/guided_sampling.py --sizes real --device meta                         # what is predicted, at no cost
+
+Pipelines are diffusers' classes with random weights (speed does not depend on them) and text as embeddings. Tiny ones, of all
+families, are guided by a squared difference: their ratio is the machinery's own cost and mostly that of launching
+operations. Those at real size are guided by the published ensemble's architecture, through the pipeline's own autoencoder and
+through a tiny one (TAESD), with and without checkpointing; on a GPU the peak of allocated memory is told as well. That
+half has not been run on a GPU where this file was written, for want of one; its code is that of the tiny half.
+
+A turn is one call without and one with guidance, `--steps` steps each, without the final decoding. Predictions are made twice:
+from arithmetic alone, and with this machine's rates and latency (`Machine.measured`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from turns import describe_machine
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "guidance"))
+import real_pipelines
+import tiny_pipelines
+
+from dreamsim_guidance.ensemble import Ensemble
+from dreamsim_guidance.guidance import (
+    DPS,
+    DSG,
+    LGD,
+    MPGD,
+    TFG,
+    FlowChef,
+    FreeDoM,
+    Machine,
+    Method,
+    UniversalGuidance,
+    guide,
+    plan,
+)
+from dreamsim_guidance.variants import variant
+
+TINY = ("ddim", "sd-v", "sdxl", "sd3", "flux-dev", "flux2", "qwen-image", "sana", "pixart-sigma", "lcm")
+METHODS: dict[str, Callable[[], Method]] = {
+    "mpgd": MPGD,
+    "dps": DPS,
+    "lgd": LGD,
+    "freedom": FreeDoM,
+    "universal": UniversalGuidance,
+    "tfg": TFG,
+    "flowchef": FlowChef,
+    "dsg": DSG,
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A pipeline with the arguments of its call, and how it is guided."""
+
+    name: str
+    method: str
+    pipe: Any
+    call: dict[str, Any]
+    loss: Callable[[Tensor], Tensor]
+    options: dict[str, Any]
+
+    @property
+    def decoder(self) -> str:
+        return "tiny" if self.options.get("vae") is not None else "own"
+
+    def run(self, guided: bool, steps: int) -> None:
+        device = self.pipe.device
+        generator = torch.Generator(device).manual_seed(0)
+        latent = {} if self.call.get("output_type") else {"output_type": "latent"}
+        arguments = {**self.call, **latent, "num_inference_steps": steps, "generator": generator}
+        if not guided:
+            self.pipe(**arguments)
+        else:
+            with guide(self.pipe, self.loss, METHODS[self.method](), judges={}, **self.options):
+                self.pipe(**arguments)
+
+    def predict(self, steps: int, machine: Machine | None) -> tuple[float, int]:
+        """Slowdown and peak bytes."""
+        known = {} if machine is None else {"machine": machine}
+        call = {**self.call, "num_inference_steps": steps}
+        found = plan(self.pipe, self.loss, METHODS[self.method](), progress=False, **known, **self.options, **call)
+        return found.asked.slowdown, found.asked.peak_bytes
+
+
+def squares(images: Tensor) -> Tensor:
+    return (images - 0.25).square().flatten(1).mean(1)
+
+
+class Features(nn.Module):
+    """The published ensemble's three networks, with random weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ensemble = Ensemble(variant("ensemble").branches).eval().requires_grad_(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.ensemble(images).square().mean(1)
+
+
+def tiny_cases(families: Iterable[str], methods: Iterable[str]) -> Iterator[Case]:
+    for family in families:
+        tiny = tiny_pipelines.build(family)
+        call = {key: tiny.cast(value) for key, value in tiny.inputs(1).items()}
+        for method in methods:
+            yield Case(family, method, tiny.pipe, call, squares, {})
+
+
+def real_cases(names: Iterable[str], methods: Iterable[str], device: str, dtype: torch.dtype) -> Iterator[Case]:
+    """Each pipeline is built once; the one before it is let go."""
+    with torch.device(device):
+        loss = Features()
+    for name in names:
+        pipe, call = real_pipelines.build(name, device, dtype)
+        call = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in call.items()}
+        with torch.device(device):
+            tiny = nn.Module.to(real_pipelines.tiny_autoencoder(pipe.vae.config.latent_channels), dtype)
+        for method in methods:
+            for vae in (None, tiny):
+                for checkpointing in (False, True):
+                    yield Case(name, method, pipe, call, loss, {"vae": vae, "checkpointing": checkpointing})
+
+
+def measure(case: Case, steps: int, repeats: int) -> dict[str, Any]:
+    """Seconds per step of both sides and their ratio: median, smallest and largest; on a GPU the peak of each side."""
+    device = case.pipe.device
+    seconds: dict[bool, list[float]] = {False: [], True: []}
+    peaks = {False: 0, True: 0}
+    for turn in range(repeats + 1):  # the first is warm-up
+        for guided in (False, True) if turn % 2 else (True, False):
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+                torch.cuda.reset_peak_memory_stats(device)
+            start = time.perf_counter()
+            case.run(guided, steps)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+                peaks[guided] = max(peaks[guided], torch.cuda.max_memory_allocated(device))
+            if turn:
+                seconds[guided].append((time.perf_counter() - start) / steps)
+    ratios = [g / u for u, g in zip(seconds[False], seconds[True], strict=True)]
+    return {
+        **_spread("unguided_s", seconds[False]),
+        **_spread("guided_s", seconds[True]),
+        **_spread("ratio", ratios),
+        **({"unguided_peak": peaks[False], "guided_peak": peaks[True]} if device.type == "cuda" else {}),
+    }
+
+
+def _spread(name: str, values: list[float]) -> dict[str, Any]:
+    return {name: statistics.median(values), f"{name}_spread": [min(values), max(values)]}
+
+
+def row_of(case: Case, steps: int, repeats: int, machine: Machine | None) -> dict[str, Any]:
+    checkpointing = bool(case.options.get("checkpointing"))
+    row = {"pipeline": case.name, "method": case.method, "decoder": case.decoder, "checkpointing": checkpointing}
+    slowdown, peak = case.predict(steps, None)
+    row |= {"predicted": slowdown, "predicted_peak": peak}
+    if machine is not None:
+        row["predicted_here"] = case.predict(steps, machine)[0]
+        row |= measure(case, steps, repeats)
+    return row
+
+
+def tell(row: dict[str, Any]) -> str:
+    def number(name: str, form: str) -> str:
+        return form.format(row[name]) if name in row else "-"
+
+    spread = row.get("ratio_spread")
+    cells = [
+        f"{row['pipeline']}, {row['method']}",
+        row["decoder"] + (", checkpointed" if row["checkpointing"] else ""),
+        number("unguided_s", "{:.4f}"),
+        number("guided_s", "{:.4f}"),
+        number("ratio", "{:.2f}") + (f" [{spread[0]:.2f}, {spread[1]:.2f}]" if spread else ""),
+        number("predicted_here", "{:.2f}"),
+        f"{row['predicted']:.2f}",
+        *([f"{row['guided_peak'] / 2**30:.2f}"] if "guided_peak" in row else []),
+        f"{row['predicted_peak'] / 2**30:.3f}",
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", choices=("tiny", "real"), default="tiny")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, or meta for predictions alone")
+    parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16", help="at real size")
+    parser.add_argument("--pipelines", nargs="+", help="families of tiny pipelines, or of sd15 sdxl sd35 flux")
+    parser.add_argument("--methods", nargs="+", choices=METHODS)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--to", type=Path, default=Path("benchmarks/results"))
+    options = parser.parse_args()
+    if options.sizes == "tiny" and options.device != "cpu":
+        parser.error("tiny pipelines run on the CPU; --device cuda or meta goes with --sizes real")
+    torch.set_num_threads(options.threads)
+    dtype = getattr(torch, options.dtype) if options.sizes == "real" else torch.float32
+    machine = None if options.device == "meta" else Machine.measured(options.device, dtype)
+    cases = (
+        tiny_cases(options.pipelines or TINY, options.methods or ("mpgd", "dps", "freedom", "tfg"))
+        if options.sizes == "tiny"
+        else real_cases(
+            options.pipelines or ("sd15", "sdxl"), options.methods or ("mpgd", "dps"), options.device, dtype
+        )
+    )
+    rows = []
+    columns = ["pipeline, method", "decoder", "unguided, s", "guided, s", "ratio", "predicted here", "by arithmetic"]
+    columns += [*(["peak, GiB"] if options.device == "cuda" else []), "predicted peak, GiB"]
+    print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|", flush=True)
+    for case in cases:
+        rows.append(row_of(case, options.steps, options.repeats, machine))
+        print(tell(rows[-1]), flush=True)
+    described = describe_machine(options.threads)
+    if options.device == "cuda":
+        described["gpu"] = torch.cuda.get_device_name()
+    options.to.mkdir(parents=True, exist_ok=True)
+    path = options.to / f"guided_sampling_{options.sizes}_{options.device}.json"
+    found = {"machine": described, "rates": None if machine is None else vars(machine), "repeats": options.repeats}
+    path.write_text(json.dumps({**found, "steps": options.steps, "rows": rows}, indent=1))
+    print(f"\n{described}\nwritten to {path}")
+
+
+if __name__ == "__main__":
+    main()

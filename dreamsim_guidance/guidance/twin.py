@@ -1,0 +1,170 @@
+"""Copies of networks with shapes instead of numbers: they take no memory and compute nothing.
+
+A twin has the class and the configuration of its original, and PyTorch's fake tensors for weights. Inside a FakeTensorMode it
+runs its real code on shapes. Outside it stands in for its original in code that works with numbers: it returns zeros of
+the shapes that the original would return, and tells which of its parts was called with what.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._pytree import tree_leaves
+
+__all__ = ["Listener", "as_fake", "bytes_of", "mapped", "tensors_in", "twin_of", "twin_of_object", "without_numbers"]
+
+Listener = Callable[[nn.Module, str, tuple[Any, ...], dict[str, Any], Any], None]
+"""Told of each call from outside: the twin, the method's name, its arguments and its result, all with numbers."""
+
+_WITHOUT = (type, types.ModuleType, str, bytes, int, float)
+"""What holds no tensors, or more than belongs to anyone."""
+
+_ENTRANCES = ("__call__", "encode", "decode")
+
+
+def without_numbers() -> FakeTensorMode:
+    """The mode in which twins run; real tensors that come along are taken for their shapes."""
+    return FakeTensorMode(allow_non_fake_inputs=True)
+
+
+def twin_of(module: nn.Module, mode: FakeTensorMode, listener: Listener | None = None) -> nn.Module:
+    """A twin of `module`, on the CPU, without hooks of offloading, in the evaluation mode that it is in."""
+    module = getattr(module, "_orig_mod", module)  # what torch.compile wraps
+    twin = twin_of_object(module, mode)
+    if any(hasattr(part, "_hf_hook") for part in twin.modules()):
+        from accelerate.hooks import remove_hook_from_module
+
+        remove_hook_from_module(twin, recurse=True)
+    twin.requires_grad_(False)
+    twin.__class__ = _stand_in(type(module), mode, listener)
+    return twin
+
+
+def twin_of_object(thing: Any, mode: FakeTensorMode) -> Any:
+    """A deep copy whose tensors are fake and on the CPU."""
+    memo: dict[int, Any] = {}
+    with mode:
+        for tensor in tensors_in(thing):
+            fake = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
+            memo[id(tensor)] = nn.Parameter(fake, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else fake
+        return copy.deepcopy(thing, memo)
+
+
+def tensors_in(thing: Any) -> Iterator[Tensor]:
+    """All tensors that belong to an object: of modules in containers, closures, partial functions and attributes too."""
+    seen: set[int] = set()
+    waiting = [thing]
+    while waiting:
+        found = waiting.pop()
+        if id(found) in seen or isinstance(found, _WITHOUT):
+            continue
+        seen.add(id(found))
+        if isinstance(found, Tensor):
+            yield found
+        elif isinstance(found, dict):
+            waiting += list(found.values())
+        elif isinstance(found, list | tuple | set):
+            waiting += list(found)
+        elif isinstance(found, functools.partial):
+            waiting += [found.func, found.args, found.keywords]
+        elif isinstance(found, types.MethodType):
+            waiting.append(found.__self__)
+        elif isinstance(found, types.FunctionType):
+            waiting += [cell.cell_contents for cell in found.__closure__ or () if _filled(cell)]
+        elif hasattr(found, "__dict__"):
+            waiting.append(vars(found))
+
+
+def bytes_of(*things: Any) -> int:
+    """Bytes of all tensors that belong to these objects, each storage once."""
+    storages = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors_in(things)}
+    return sum(storages.values())
+
+
+def as_fake(value: Any, mode: FakeTensorMode) -> Any:
+    """The same value with its tensors replaced by their shapes, on the CPU."""
+    return mapped(value, functools.partial(_fake, mode))
+
+
+def _fake(mode: FakeTensorMode, tensor: Tensor) -> Tensor:
+    if isinstance(tensor, FakeTensor):
+        return tensor
+    with mode:
+        return torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
+
+
+def _as_zeros(value: Any) -> Any:
+    return mapped(value, lambda tensor: torch.zeros(tensor.shape, dtype=tensor.dtype))
+
+
+def mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """The same structure with its tensors changed, in order; results of diffusers and transformers keep their class."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, dict):
+        changed = {key: mapped(item, function) for key, item in value.items()}
+        return changed if type(value) is dict else type(value)(**changed)
+    if isinstance(value, list | tuple):
+        items = [mapped(item, function) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    if any(isinstance(item, Tensor) for item in getattr(value, "__dict__", {}).values()):  # a distribution
+        changed_object = copy.copy(value)
+        vars(changed_object).update({key: mapped(item, function) for key, item in vars(value).items()})
+        return changed_object
+    return value
+
+
+def _stand_in(kind: type[nn.Module], mode: FakeTensorMode, listener: Listener | None) -> type[nn.Module]:
+    """A subclass that can be called with numbers too."""
+
+    def entrance(name: str) -> Callable[..., Any]:
+        own = getattr(kind, name)
+
+        @functools.wraps(own)
+        def enter(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            if any(isinstance(leaf, FakeTensor) for leaf in tree_leaves((args, kwargs))):
+                return own(self, *args, **kwargs)
+            shapes = as_fake((args, kwargs), mode)
+            try:
+                with mode:
+                    result = own(self, *shapes[0], **shapes[1])
+            except Exception as error:
+                raise RuntimeError(
+                    f"{kind.__name__} cannot be run on shapes alone ({type(error).__name__}: {error}). If it encodes the "
+                    "prompt, pass embeddings instead, such as prompt_embeds=."
+                ) from error
+            zeros = _as_zeros(result)
+            if listener is not None:
+                listener(self, name, args, kwargs, zeros)
+            return zeros
+
+        return enter
+
+    def to(self: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
+        dtype = torch._C._nn._parse_to(*args, **kwargs)[1]
+        with mode:
+            for part in self.modules() if dtype is not None else ():
+                for tensors in (part._parameters, part._buffers):
+                    for key, tensor in tensors.items():
+                        if tensor is not None and tensor.is_floating_point():
+                            changed = tensor.detach().to(dtype)
+                            tensors[key] = nn.Parameter(changed, False) if tensors is part._parameters else changed
+        return self
+
+    members: dict[str, Any] = {name: entrance(name) for name in _ENTRANCES if hasattr(kind, name)}
+    return type(kind.__name__, (kind,), {**members, "to": to, "__module__": kind.__module__})
+
+
+def _filled(cell: types.CellType) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018  # empty cells raise
+    except ValueError:
+        return False
+    return True
