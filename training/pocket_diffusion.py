@@ -123,10 +123,10 @@ def save_pipeline(pipeline: DiffusionPipeline, folder: Path, finish: Callable[[P
     shutil.rmtree(fresh, ignore_errors=True)
     with new_folder(fresh) as temporary:
         pipeline.save_pretrained(temporary, safe_serialization=True)
-        for file in temporary.rglob("*.safetensors"):
-            file.chmod(0o644)
         if finish is not None:
             finish(temporary)
+        for file in temporary.rglob("*.safetensors"):
+            file.chmod(0o644)  # safetensors makes files private
     shutil.rmtree(folder, ignore_errors=True)
     fresh.rename(folder)
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dreamsim_guidance.data.captions import caption
@@ -99,16 +100,20 @@ class TrainPocketLatents:
         captions = [pocket_caption(scene, i) for i, scene in enumerate(held_out)]
         (folder / "samples.txt").write_text("\n".join(captions[:48]) + "\n", encoding="utf-8")
 
-        def watch(step: int) -> None:
+        def save() -> StableDiffusionPipeline:
             pipeline = latent_pipeline(learner, vae)
-            save_pipeline(pipeline, folder / "pocket_latents", _older_tokenizer)
+            save_pipeline(pipeline, folder / "pocket_latents", _for_older_transformers)
+            return pipeline
+
+        def watch(step: int) -> None:
+            pipeline = save()
             images = sample_latents(pipeline, captions[: min(48, self.samples)], self.seed, steps=20)
             save_image(contact_sheet(images, 12), folder / "samples.png")
 
         write = line_writer(folder / "training.txt")
         fit(learner, self.schedule, self.seed, folder / "latents.pt", "latents", write, watch, str(self))
         asked = [pocket_caption(scene, i) for i, scene in enumerate(draw_pocket_scenes(self.samples, 8, "test")[0])]
-        images = sample_latents(latent_pipeline(learner, vae), asked, self.seed)
+        images = sample_latents(save(), asked, self.seed)
         return {
             "loss": learner.held_out_loss(held_out, vae.config.scaling_factor * encode(vae, drawn)),
             "reconstruction_rms": reconstruction_error(vae, drawn.float() / 255),
@@ -233,11 +238,14 @@ def latent_pipeline(learner: LatentLearner, vae: AutoencoderKL) -> StableDiffusi
     return pipeline
 
 
-def _older_tokenizer(folder: Path) -> None:
-    """Write the tokenizer in the files of CLIP: transformers 4 cannot read the one file that transformers 5 writes."""
+def _for_older_transformers(folder: Path) -> None:
+    """Name files and weights as CLIP's own are named: transformers 5 writes names that 4 does not know, and reads both."""
     for file in (folder / "tokenizer").iterdir():
         file.unlink()
     write_tokenizer(folder / "tokenizer")
+    file = folder / "text_encoder" / "model.safetensors"
+    named = {f"text_model.{name.removeprefix('text_model.')}": value for name, value in load_file(file).items()}
+    save_file(named, file, {"format": "pt"})
 
 
 def sample_latents(

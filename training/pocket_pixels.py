@@ -60,16 +60,20 @@ class TrainPocketPixels:
         _, pictures = draw_pocket_scenes(self.scenes, self.size)
         learner = PixelLearner(pixel_network(self.size, self.channels), pictures, self.batch, self.average)
 
-        def watch(step: int) -> None:
+        def save() -> DDIMPipeline:
             pipeline = pixel_pipeline(learner.average.model)
             save_pipeline(pipeline, folder / "pocket_pixels")
+            return pipeline
+
+        def watch(step: int) -> None:
+            pipeline = save()
             images = sample_pixels(pipeline, min(48, self.samples), self.seed, steps=25)
             save_image(contact_sheet(images, 12), folder / "samples.png")
 
         made_of = f"{self.scenes} {self.size} {self.channels} {self.batch} {self.average}"
         write = line_writer(folder / "training.txt")
         fit(learner, self.schedule, self.seed, folder / "pixels.pt", "pixels", write, watch, made_of)
-        images = sample_pixels(pixel_pipeline(learner.average.model), self.samples, self.seed)
+        images = sample_pixels(save(), self.samples, self.seed)
         parameters = sum(p.numel() for p in learner.network.parameters())
         _, held_out = draw_pocket_scenes(min(512, self.scenes), self.size, "val")
         return {"loss": learner.held_out_loss(held_out), "parameters": parameters, **distance_to_scenes(images)}

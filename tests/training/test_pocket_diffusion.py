@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from dreamsim_guidance.data.captions import vocabulary
 from dreamsim_guidance.data.pocket_scenes import POCKET_KINDS, draw_pocket_scenes, pocket_scene
@@ -141,9 +142,14 @@ def test_the_tiny_latent_recipe_writes_a_pipeline_that_follows_its_prompt(tmp_pa
     assert config.run(tmp_path) == results  # a finished run is left alone
     assert {"samples.png", "samples.txt", "autoencoder.png"} <= {file.name for file in tmp_path.iterdir()}
     folder = tmp_path / "pocket_latents"
+    stored = load_file(folder / "text_encoder" / "model.safetensors")
+    assert all(name.startswith("text_model.") for name in stored)  # as in transformers 4, which must be able to read it
+    assert {"vocab.json", "merges.txt", "tokenizer_config.json"} == {f.name for f in (folder / "tokenizer").iterdir()}
     pipeline = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
     for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
         part.float()
+    embedded = pipeline.text_encoder.get_input_embeddings().weight
+    assert torch.equal(embedded, stored["text_model.embeddings.token_embedding.weight"].float())
     pipeline.set_progress_bar_config(disable=True)
     words = [pipeline.encode_prompt(text, "cpu", 1, False)[0] for text in ("red star", "two blue hearts")]
     assert not torch.allclose(*words)
