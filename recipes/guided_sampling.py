@@ -16,11 +16,10 @@ import torch
 from torch import Tensor
 
 from dreamsim_guidance.guidance import Entry, Log, Method, guide
-from dreamsim_guidance.loss import Loss
 from dreamsim_guidance.preprocess import resize
 from dreamsim_guidance.recipes.guide import METHODS
 from dreamsim_guidance.recipes.registry import suggestion
-from dreamsim_guidance.types import Distance, Image
+from dreamsim_guidance.types import Image
 
 __all__ = ["Sampler", "log_of", "merged", "method_of"]
 
@@ -59,7 +58,7 @@ class Sampler:
         if method is None:
             options = {"judges": options.get("judges"), "window": (1.0, 1.0)}
         self.pipe.set_progress_bar_config(desc=label, disable=False, leave=False, mininterval=0.5)
-        with guide(self.pipe, Within(loss), method, **options) as log:
+        with guide(self.pipe, loss, method, **options) as log:
             result = self.pipe(**arguments)
         images = getattr(result, "images", None)
         if images is None or len(images) != len(seeds):
@@ -94,20 +93,6 @@ class Sampler:
         known = {name: value for name, value in given.items() if value is not None and name in takes}
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         return {**known, "generator": generators, "output_type": "np"}
-
-
-class Within(Loss):
-    """A loss for clean estimates, which far from the end of a run may lie far outside [0, 1], where a metric refuses them.
-
-    They count as clamped to [-0.25, 1.25], and still receive the gradient of the clamped value.
-    """
-
-    def __init__(self, loss: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.loss = loss
-
-    def forward(self, images: Image) -> Distance:
-        return self.loss(images + (images.clamp(-0.25, 1.25) - images).detach())
 
 
 def method_of(name: str, strength: float | None = None, options: Sequence[str] = ()) -> Method:

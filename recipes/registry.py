@@ -73,7 +73,9 @@ def recipes() -> dict[str, Callable[[], Any]]:
     package = importlib.import_module("dreamsim_guidance.recipes")
     found: dict[str, Callable[[], Any]] = {}
     for info in sorted(pkgutil.iter_modules(package.__path__), key=lambda info: info.name):
-        found.update(_recipes_of(importlib.import_module(f"{package.__name__}.{info.name}")))
+        source = pkgutil.get_data(package.__name__, f"{info.name}.py") or b""
+        if b"@recipe" in source:  # what recipes are made of may import much, and is not wanted for a list
+            found.update(_recipes_of(importlib.import_module(f"{package.__name__}.{info.name}")))
     return dict(sorted(found.items()))
 
 

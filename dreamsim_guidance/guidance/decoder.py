@@ -78,10 +78,10 @@ class Decoder:
         elif self.pixels:
             images = x0 / 2 + 0.5
             if getattr(self.pipe.scheduler.config, "clip_sample", False):
-                # the sampler goes on from the clipped estimate; the gradient is taken there and passes the clipping as it is
-                images = images + (images.clamp(0, 1) - images).detach()
+                images = _within(images, 0.0, 1.0)  # the sampler goes on from the clipped estimate
         else:
-            images = self.through_vae(x0)
+            # early estimates may decode to anything; a metric is asked about what could be a picture
+            images = _within(self.through_vae(x0), -0.25, 1.25)
         self.frames = max(1, len(images) // len(x0))
         return images
 
@@ -163,6 +163,11 @@ class Decoder:
                 "are scaled or packed in another way. Pass decode=, a function from the sampler's clean estimate to images "
                 "(b, 3, h, w) in [0, 1]."
             )
+
+
+def _within(images: Tensor, low: float, high: float) -> Tensor:
+    """Clamped; the gradient is taken at the clamped image and passes the clamping as it is."""
+    return images + (images.clamp(low, high) - images).detach()
 
 
 def _ready(vae: nn.Module, pipe: Any) -> nn.Module:

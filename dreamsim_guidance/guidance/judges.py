@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from dreamsim_guidance.preprocess import resize
@@ -20,18 +21,19 @@ __all__ = ["judges_of"]
 def judges_of(loss: Any) -> dict[str, Callable[[Tensor], Tensor]]:
     """Judges towards the pictures that a loss is bound to (its `references`), by name; none where it has none."""
     parts = loss.modules() if isinstance(loss, nn.Module) else [loss]
-    found = [part.references for part in parts if isinstance(getattr(part, "references", None), Tensor)]
+    found: list[Any] = [part for part in parts if isinstance(getattr(part, "references", None), Tensor)]
     if not found:
         return {}
-    references: Any = found[0]
+    references, reduction = found[0].references, getattr(found[0], "reduction", None)
 
     def compare(judge: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         def distance(images: Tensor) -> Tensor:
             own = references.to(images.device, images.dtype)
             images = resize(images, (own.shape[-2], own.shape[-1])).clamp(0, 1)
-            if len(own) > 1 and len(images) % len(own) == 0 and len(images) > 0:
-                return judge(images, own.repeat_interleave(len(images) // len(own), dim=0))
-            return judge(images, own[:1].expand_as(images))
+            if reduction is not None:  # every image meets every reference
+                values = torch.stack([judge(images, one.expand_as(images)) for one in own])
+                return values.amin(0) if reduction == "min" else values.mean(0)
+            return judge(images, own.repeat_interleave(max(1, len(images) // len(own)), dim=0))
 
         return distance
 

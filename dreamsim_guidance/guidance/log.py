@@ -58,11 +58,14 @@ class Log:
 
     @property
     def parted(self) -> list[str]:
-        """Judges to whom the result is worse than the baseline's while the guide finds it better."""
+        """Judges to whom the result is worse than the baseline's while the guide finds it better.
+
+        By more than chance: two standard errors of the images' mean difference; 2 % where there are too few images to tell.
+        """
         before = {} if self.baseline is None else self.baseline.final
         if not (before and self.final) or not _mean(self.final["distance"]) < _mean(before["distance"]):
             return []
-        return [name for name, was in before.items() if _mean(self.final.get(name, was)) > _mean(was)]
+        return [name for name, was in before.items() if _worse(was, self.final.get(name, was))]
 
     def summary(self) -> str:
         """The end in a few words: distance, judges, what was skipped, and which judges disagree."""
@@ -114,6 +117,15 @@ class Log:
             with writing(Path(path)) as part:
                 figure.savefig(part, format=Path(path).suffix.lstrip(".") or "png", dpi=120)
         return figure
+
+
+def _worse(before: list[float], after: list[float]) -> bool:
+    differences = [b - a for a, b in zip(before, after, strict=False)]
+    if len(differences) < 4:
+        return _mean(differences) > 0.02 * abs(_mean(before))
+    mean = _mean(differences)
+    variance = sum((d - mean) ** 2 for d in differences) / (len(differences) - 1)
+    return mean > 2 * math.sqrt(variance / len(differences))
 
 
 def _mean(values: list[float]) -> float:

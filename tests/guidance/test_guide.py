@@ -13,6 +13,8 @@ from torch import Tensor
 
 from dreamsim_guidance import DreamSim, Loss
 from dreamsim_guidance.guidance import DPS, MPGD, TFG, guide
+from dreamsim_guidance.guidance.decoder import Decoder, Geometry
+from dreamsim_guidance.guidance.judges import judges_of
 from dreamsim_guidance.guidance.views import Views, cutouts
 from dreamsim_guidance.schedule import Linear
 
@@ -225,3 +227,28 @@ def test_the_pipelines_own_bar_shows_the_distance() -> None:
     finally:
         TINY.pipe.set_progress_bar_config(disable=True)
     assert f"distance={log.entries[-2].distance[0]:.4f}" in shown.getvalue()
+
+
+def test_estimates_that_decode_to_anything_are_seen_as_what_could_be_a_picture() -> None:
+    tiny = build("sd")
+    tiny.pipe.vae.decoder.conv_out.weight.data.mul_(100)
+    decoder = Decoder(tiny.pipe, Geometry())
+    x0 = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    images = decoder(x0.requires_grad_())
+    assert float(images.detach().min()) == -0.25 and float(images.detach().max()) == 1.25
+    (gradient,) = torch.autograd.grad(images.sum(), x0)
+    assert gradient.isfinite().all() and bool((gradient != 0).any())
+    assert decoder.shown(images).min() >= 0
+
+
+def test_judges_of_several_references_follow_the_targets_reduction() -> None:
+    references = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    images = references.repeat(2, 1, 1, 1)[:3]
+    metric = DreamSim("pocket")
+    nearest = judges_of(metric.target(references, reduction="min"))["l2"](images)
+    torch.testing.assert_close(nearest, torch.zeros(3))
+    mean = judges_of(metric.target(references, reduction="mean"))["l2"](images)
+    each = judges_of(metric.target(references))["l2"](references)
+    assert (mean > 0.1).all()
+    torch.testing.assert_close(each, torch.zeros(2))
+    assert judges_of(loss) == {}
