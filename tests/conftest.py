@@ -24,6 +24,19 @@ TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 3e-2, to
 """Absolute tolerance on embeddings and distances by dtype; a looser number at a call site carries its reason."""
 
 
+OTHERS_WARNINGS = (
+    "ignore:__array_wrap__ must accept:DeprecationWarning",  # diffusers' schedulers hand tensors to numpy 2
+    "ignore:__array__ implementation:DeprecationWarning",  # the same, torch 2.6
+    "ignore:Should have ta>=t0:UserWarning",  # torchsde, at the last step
+)
+"""Of other packages, which nobody here can mend."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for warning in OTHERS_WARNINGS:
+        config.addinivalue_line("filterwarnings", warning)
+
+
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     torch.manual_seed(0)
