@@ -47,8 +47,9 @@ from dreamsim_guidance.guidance import (
     Method,
     UniversalGuidance,
     guide,
-    plan,
 )
+from dreamsim_guidance.guidance.cost import ARITHMETIC
+from dreamsim_guidance.guidance.prices import Prices, Way
 from dreamsim_guidance.variants import variant
 
 TINY = ("ddim", "sd-v", "sdxl", "sd3", "flux-dev", "flux2", "qwen-image", "sana", "pixart-sigma", "lcm")
@@ -90,12 +91,12 @@ class Case:
             with guide(self.pipe, self.loss, METHODS[self.method](), judges={}, **self.options):
                 self.pipe(**arguments)
 
-    def predict(self, steps: int, machine: Machine | None) -> tuple[float, int]:
-        """Slowdown and peak bytes."""
-        known = {} if machine is None else {"machine": machine}
-        call = {**self.call, "num_inference_steps": steps}
-        found = plan(self.pipe, self.loss, METHODS[self.method](), progress=False, **known, **self.options, **call)
-        return found.asked.slowdown, found.asked.peak_bytes
+    def predict(self, prices: Prices) -> tuple[float, int]:
+        """Slowdown and peak bytes, as `plan` would tell."""
+        vae = self.options.get("vae")
+        twin = None if vae is None else prices.twin(vae)
+        way = Way(METHODS[self.method](), 1, twin, bool(self.options.get("checkpointing")))
+        return prices.slowdown(way), prices.peak(way)
 
 
 def squares(images: Tensor) -> Tensor:
@@ -166,15 +167,30 @@ def _spread(name: str, values: list[float]) -> dict[str, Any]:
     return {name: statistics.median(values), f"{name}_spread": [min(values), max(values)]}
 
 
-def row_of(case: Case, steps: int, repeats: int, machine: Machine | None) -> dict[str, Any]:
+class Predictions:
+    """Parts are counted once for each pipeline, in arithmetic and on this machine (None: arithmetic alone)."""
+
+    def __init__(self, machine: Machine | None) -> None:
+        self.machine = machine
+        self._pipe: Any = None
+        self._prices: list[Prices] = []
+
+    def of(self, case: Case) -> dict[str, Any]:
+        if case.pipe is not self._pipe:
+            options = {"window": (0.0, 1.0), "decode": None, "views": 1}
+            machines = [ARITHMETIC] if self.machine is None else [ARITHMETIC, self.machine]
+            self._pipe = case.pipe
+            self._prices = [Prices(case.pipe, case.loss, case.call, one, options, False) for one in machines]
+        found = [case.predict(prices) for prices in self._prices]
+        here = {} if self.machine is None else {"predicted_here": found[1][0]}
+        return {"predicted": found[0][0], "predicted_peak": found[0][1], **here}
+
+
+def row_of(case: Case, steps: int, repeats: int, predictions: Predictions) -> dict[str, Any]:
     checkpointing = bool(case.options.get("checkpointing"))
     row = {"pipeline": case.name, "method": case.method, "decoder": case.decoder, "checkpointing": checkpointing}
-    slowdown, peak = case.predict(steps, None)
-    row |= {"predicted": slowdown, "predicted_peak": peak}
-    if machine is not None:
-        row["predicted_here"] = case.predict(steps, machine)[0]
-        row |= measure(case, steps, repeats)
-    return row
+    measured = {} if predictions.machine is None else measure(case, steps, repeats)
+    return {**row, **measured, **predictions.of(case)}
 
 
 def tell(row: dict[str, Any]) -> str:
@@ -220,12 +236,12 @@ def main() -> None:
             options.pipelines or ("sd15", "sdxl"), options.methods or ("mpgd", "dps"), options.device, dtype
         )
     )
-    rows = []
+    rows, predictions = [], Predictions(machine)
     columns = ["pipeline, method", "decoder", "unguided, s", "guided, s", "ratio", "predicted here", "by arithmetic"]
     columns += [*(["peak, GiB"] if options.device == "cuda" else []), "predicted peak, GiB"]
     print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|", flush=True)
     for case in cases:
-        rows.append(row_of(case, options.steps, options.repeats, machine))
+        rows.append(row_of(case, options.steps, options.repeats, predictions))
         print(tell(rows[-1]), flush=True)
     described = describe_machine(options.threads)
     if options.device == "cuda":

@@ -47,6 +47,5 @@ def tiny_decoder(pipe: Any) -> tuple[nn.Module, str] | None:
     if "XL" in name or "Diffusion3" in name:
         published = {4: "taesdxl", 16: "taesd3"}[channels]
     with torch.device("meta"):
-        tiny = AutoencoderTiny(latent_channels=channels).eval()
-    # diffusers' own `to` warns
-    return nn.Module.to(tiny, vae.dtype), published
+        tiny: Any = AutoencoderTiny(latent_channels=channels)
+    return nn.Module.to(tiny.eval(), vae.dtype), published  # diffusers' own `to` warns

@@ -151,11 +151,12 @@ def _stand_in(kind: type[nn.Module], mode: FakeTensorMode, listener: Listener | 
         dtype = torch._C._nn._parse_to(*args, **kwargs)[1]
         with mode:
             for part in self.modules() if dtype is not None else ():
-                for tensors in (part._parameters, part._buffers):
-                    for key, tensor in tensors.items():
-                        if tensor is not None and tensor.is_floating_point():
-                            changed = tensor.detach().to(dtype)
-                            tensors[key] = nn.Parameter(changed, False) if tensors is part._parameters else changed
+                for key, parameter in part._parameters.items():
+                    if parameter is not None and parameter.is_floating_point():
+                        part._parameters[key] = nn.Parameter(parameter.detach().to(dtype), False)
+                for key, buffer in part._buffers.items():
+                    if buffer is not None and buffer.is_floating_point():
+                        part._buffers[key] = buffer.to(dtype)
         return self
 
     members: dict[str, Any] = {name: entrance(name) for name in _ENTRANCES if hasattr(kind, name)}
