@@ -85,7 +85,7 @@ def _method(config: ExactTruth, cell: Cell) -> Method:
         "dps": DPS(strength, cap=None),
         "lgd": LGD(strength, samples=config.draws, cap=None),
         # products with the curvature span as many directions as the energy has
-        "mmps": MMPS(strength, cap=None, solves=len(config.observed) if cell.case.endswith("quadratic") else 1),
+        "mmps": MMPS(strength, solves=len(config.observed) if cell.case.endswith("quadratic") else 1, cap=None),
         "mpgd": MPGD(strength),
         "mpgd-raw": MPGD(strength, rule="raw"),
         "tfg": TFG(strength),

@@ -81,8 +81,9 @@ def train_denoiser(
     average = copy.deepcopy(model).eval().requires_grad_(False)
     optimiser = torch.optim.AdamW(model.parameters(), lr=1.5e-3, weight_decay=1e-2, fused=True)
     pairs = [list(each.parameters()) for each in (average, model)]
+    warmup = max(1, min(400, steps // 10))
     rate = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: min(1.0, (1 + step) / 400) * (1 + math.cos(math.pi * step / steps)) / 2
+        optimiser, lambda step: min(1.0, (1 + step) / warmup) * (1 + math.cos(math.pi * step / steps)) / 2
     )
     clean = data.images * 2 - 1
     for step in (bar := trange(steps, desc="denoiser")):

@@ -34,6 +34,10 @@ class Geometry:
 class Decoder:
     """Clean estimates `(b, ...)` to images `(b, 3, h, w)`; near [0, 1], not clamped, so that every pixel has a gradient.
 
+    What an autoencoder decodes is as it is within [0, 1]; beyond, an overshoot u is u / (1 + 4 u), always below 0.25, so that
+    a metric is asked about what could be a picture, and the gradient is the bounded function's own. Pixels of a sampler that
+    clips its estimates are clipped as it does, and their gradient passes the clipping. Other pixels are as they are.
+
     pipe: any pipeline with a `vae`, or one that samples pixels in [-1, 1].
     vae: decodes instead of the pipeline's own: an AutoencoderTiny takes latents as the sampler scales them, any other
         autoencoder gets what the pipeline's would.
@@ -78,10 +82,9 @@ class Decoder:
         elif self.pixels:
             images = x0 / 2 + 0.5
             if getattr(self.pipe.scheduler.config, "clip_sample", False):
-                images = _within(images, 0.0, 1.0)  # the sampler goes on from the clipped estimate
+                images = images + (images.clamp(0, 1) - images).detach()  # the sampler goes on from the clipped one
         else:
-            # early estimates may decode to anything; a metric is asked about what could be a picture
-            images = _within(self.through_vae(x0), -0.25, 1.25)
+            images = _bounded(self.through_vae(x0))
         self.frames = max(1, len(images) // len(x0))
         return images
 
@@ -165,9 +168,11 @@ class Decoder:
             )
 
 
-def _within(images: Tensor, low: float, high: float) -> Tensor:
-    """Clamped; the gradient is taken at the clamped image and passes the clamping as it is."""
-    return images + (images.clamp(low, high) - images).detach()
+def _bounded(images: Tensor) -> Tensor:
+    """Early estimates may decode to anything."""
+    inside = images.clamp(0, 1)
+    overshoot = images - inside
+    return inside + overshoot / (1 + 4 * overshoot.abs())
 
 
 def _ready(vae: nn.Module, pipe: Any) -> nn.Module:

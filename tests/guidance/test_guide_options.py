@@ -235,7 +235,7 @@ def test_estimates_that_decode_to_anything_are_seen_as_what_could_be_a_picture()
     decoder = Decoder(tiny.pipe, Geometry())
     x0 = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
     images = decoder(x0.requires_grad_())
-    assert float(images.detach().min()) == -0.25 and float(images.detach().max()) == 1.25
+    assert -0.25 <= float(images.detach().min()) < -0.2 and 1.2 < float(images.detach().max()) <= 1.25
     (gradient,) = torch.autograd.grad(images.sum(), x0)
     assert gradient.isfinite().all() and bool((gradient != 0).any())
     assert decoder.shown(images).min() >= 0

@@ -16,6 +16,7 @@ from dreamsim_guidance.guidance import MPGD, TFG, guide
 from dreamsim_guidance.guidance.levels import Level
 from dreamsim_guidance.guidance.scheduler import level_of, second_stage
 
+TRAVELLER = TFG(strength=50.0, rho=0.0, mu=1.0, sigma=0.0, iterations=1, recurrence=2)  # MPGD with time travel
 UNCLIPPED = [name for name in CONFIGURATIONS if name not in ("DDPM-clipped", "DDIM-thresholding")]
 
 
@@ -79,7 +80,7 @@ def test_guided_run_is_finite_and_better(name: str) -> None:
     tiny = build_with_scheduler(name)
     loss = tiny.loss()
     unguided = float(loss(tiny.call()).mean())
-    for method in (MPGD(strength=20.0), TFG(strength=20.0, recurrence=2, iterations=1, sigma=0.0)):
+    for method in (MPGD(strength=50.0), TRAVELLER):
         with guide(tiny.pipe, loss, method) as log:
             assert float(loss(tiny.call()).mean()) < 0.99 * unguided
         assert log.skipped == 0 and all(math.isfinite(d) for entry in log.entries for d in entry.distance)

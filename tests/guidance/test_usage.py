@@ -113,11 +113,10 @@ def test_lora(method: Method) -> None:
     assert lora and all(p.requires_grad for p in lora)
 
 
-@both
 @pytest.mark.filterwarnings(
     "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"
 )  # torch.compile's own
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize(("backend", "method"), [("eager", MPGD(strength=5.0)), ("aot_eager", DPS(strength=5.0))])
 def test_compiled_denoiser(backend: str, method: Method) -> None:
     tiny = build("sd3")
     plain = helps(tiny, method)
@@ -216,18 +215,18 @@ def test_threads_guide_their_own_pipelines_and_wait_for_a_shared_one() -> None:
                 images = tiny.pipe(**arguments, generator=generator, num_inference_steps=4, output_type="pt").images
             results[seed] = images
 
-    for pipes in ([build("sd-v")] * 3, [build("sd-v") for _ in range(3)]):
-        losses = [squared_distance(picture(seed, 1)) for seed in range(3)]
+    for pipes in ([build("sd-v")] * 2, [build("sd-v") for _ in range(2)]):
+        losses = [squared_distance(picture(seed, 1)) for seed in range(2)]
         expected: dict[int, Tensor] = {}
-        for seed in range(3):
+        for seed in range(2):
             work(pipes[seed], seed, expected)
         found: dict[int, Tensor] = {}
-        threads = [threading.Thread(target=work, args=(pipes[seed], seed, found)) for seed in range(3)]
+        threads = [threading.Thread(target=work, args=(pipes[seed], seed, found)) for seed in range(2)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert all(torch.equal(found[seed], expected[seed]) for seed in range(3))
+        assert all(torch.equal(found[seed], expected[seed]) for seed in range(2))
         assert "step" not in vars(pipes[0].pipe.scheduler)
 
 
