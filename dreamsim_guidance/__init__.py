@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from dreamsim_guidance.backbones import Branch, BranchConfig
     from dreamsim_guidance.compat import dreamsim
     from dreamsim_guidance.ensemble import Ensemble
-    from dreamsim_guidance.guidance import MPGD, differentiable, guide
+    from dreamsim_guidance.guidance.differentiable import differentiable
+    from dreamsim_guidance.guidance.guide import guide
+    from dreamsim_guidance.guidance.mpgd import MPGD
+    from dreamsim_guidance.guidance.plan import plan
     from dreamsim_guidance.loss import Loss, PairLoss
     from dreamsim_guidance.metric import DreamSim, Target
     from dreamsim_guidance.preprocess import load_image, save_image, to_image
@@ -38,6 +41,7 @@ __all__ = [
     "dreamsim",
     "guide",
     "load_image",
+    "plan",
     "save_image",
     "to_image",
 ]
@@ -46,7 +50,7 @@ _HOMES = {
     "backbones": ("Branch", "BranchConfig"),
     "compat": ("dreamsim",),
     "ensemble": ("Ensemble",),
-    "guidance": ("MPGD", "differentiable", "guide"),
+    "guidance": ("MPGD", "differentiable", "guide", "plan"),
     "loss": ("Loss", "PairLoss"),
     "metric": ("DreamSim", "Target"),
     "preprocess": ("load_image", "save_image", "to_image"),

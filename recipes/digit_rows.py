@@ -77,7 +77,7 @@ class Bench:
             images = pipe(**arguments).images
         else:
             chosen = self.classifiers if "ensemble" in modifiers else self.classifiers[:1]
-            views = {"views": 4, "augmentation": _noisy} if "noise" in modifiers else {}
+            views: dict[str, Any] = {"views": 4, "augmentation": _noisy} if "noise" in modifiers else {}
             with guide(pipe, ClassLoss(chosen, self.labels), self._method(method_name), **views):
                 images = pipe(**arguments).images
         seconds = time.perf_counter() - began

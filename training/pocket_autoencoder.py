@@ -139,5 +139,6 @@ def _initialise(network: AutoencoderKL, latent_channels: int) -> None:
             nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
             if name.endswith("conv2"):  # the last of a residual block
                 module.weight *= 0.1
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
     network.quant_conv.bias[latent_channels:] = -5.0

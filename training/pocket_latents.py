@@ -180,7 +180,7 @@ class LatentLearner(nn.Module):
         return float(torch.stack(losses).mean())
 
     def _loss(
-        self, towers: nn.ModuleDict, scenes: Sequence[Scene], latents: Tensor, generator: torch.Generator
+        self, towers: nn.Module, scenes: Sequence[Scene], latents: Tensor, generator: torch.Generator
     ) -> Float[Tensor, ""]:
         clean, batch = latents.contiguous(memory_format=torch.channels_last), len(latents)
         seeds = torch.randint(2**31, (batch,), generator=generator).tolist()
@@ -190,8 +190,8 @@ class LatentLearner(nn.Module):
         tokens = self.words(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
         times = spread_times(batch, len(self.alphas), generator)
         x_t, v = noisy(clean, self.alphas[times], generator)
-        words = towers["text_encoder"](tokens)[0]
-        output = towers["unet"](x_t, times, words).sample
+        words = towers.get_submodule("text_encoder")(tokens)[0]
+        output = towers.get_submodule("unet")(x_t, times, words).sample
         return prediction_loss(output, clean, v, self.alphas[times], "v_prediction")
 
 

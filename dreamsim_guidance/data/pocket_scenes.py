@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from jaxtyping import UInt8
@@ -41,7 +42,7 @@ def pocket_scene(number: int, split: str = "train") -> Scene:
     generator = scene_generator(number, split)
     scene = sample_scene(generator)
     u = torch.rand(len(POCKET_KINDS) + 1, generator=generator).tolist()
-    chosen = {name: _pick(kinds, u[i]) for i, (name, kinds) in enumerate(POCKET_KINDS.items())}
+    chosen: dict[str, Any] = {name: _pick(kinds, u[i]) for i, (name, kinds) in enumerate(POCKET_KINDS.items())}
     low, high = POCKET_SCALES
     return replace(scene, **chosen, rotation=0.0, perspective=(0.0, 0.0), scale=low + u[-1] * (high - low))
 
