@@ -21,7 +21,7 @@ from dreamsim_guidance.pocket import load_pocket
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--strength", type=float, default=0.03, help="of the guidance")
+    parser.add_argument("--strength", type=float, default=0.01, help="of the guidance")
     parser.add_argument("--change", type=float, default=0.7, help="how far from the first picture to noise, 0 to 1")
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--n", type=int, default=4)

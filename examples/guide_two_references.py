@@ -1,7 +1,7 @@
 """Guide a diffusion model to two pictures at once, from all of the one to all of the other.
 
     python examples/guide_two_references.py             # offline, with the pocket model; writes two_references.png
-    python examples/guide_two_references.py --strength 3 --n 6
+    python examples/guide_two_references.py --strength 0.03 --n 6
 
 Each row weighs the references differently, from the same noise; the first shows the references and no guidance.
 """
@@ -21,7 +21,7 @@ from dreamsim_guidance.pocket import load_pocket
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--strength", type=float, default=0.03)
+    parser.add_argument("--strength", type=float, default=0.01)
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--n", type=int, default=5)
     arguments = parser.parse_args()

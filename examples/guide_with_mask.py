@@ -20,7 +20,7 @@ from dreamsim_guidance.pocket import load_pocket
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--strength", type=float, default=0.03)
+    parser.add_argument("--strength", type=float, default=0.01)
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--n", type=int, default=6)
     arguments = parser.parse_args()

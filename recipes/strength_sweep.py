@@ -62,7 +62,7 @@ class StrengthSweep:
     method: str = "mpgd"
     option: tuple[str, ...] = ()
     """Further fields of the method, as cap=0.2."""
-    strengths: tuple[float, ...] = (0.0, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+    strengths: tuple[float, ...] = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
     pairs: int = 8
     """Pairs of a caption and a reference, for the pocket model."""
     n: int = 8

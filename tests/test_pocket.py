@@ -7,11 +7,13 @@ import pytest
 import torch
 
 import dreamsim_guidance
-from dreamsim_guidance.data.pocket_scenes import draw_pocket_scenes
+from dreamsim_guidance.data.captions import caption
+from dreamsim_guidance.data.pocket_scenes import draw_pocket_scenes, pocket_scene
 from dreamsim_guidance.evaluation.factor_agreement import factor_agreement
 from dreamsim_guidance.evaluation.frechet import frechet_distance
 from dreamsim_guidance.pocket import load_judge, load_pocket
 from dreamsim_guidance.recipes.pocket_diffusion import train_pocket_judge, train_pocket_latents, train_pocket_pixels
+from dreamsim_guidance.training.pocket_latents import MENTIONED, sample_latents
 
 WEIGHTS = Path(dreamsim_guidance.__file__).parent / "weights"
 
@@ -42,21 +44,17 @@ def test_the_pixel_model_draws_scenes_rather_than_noise() -> None:
 
 
 def test_the_latent_model_draws_what_the_prompt_says() -> None:
-    pipeline = load_pocket("latents")
+    pipeline, judge = load_pocket("latents"), load_judge()
     pipeline.set_progress_bar_config(disable=True)
-    prompts = ["a green background", "a red background", "a blue background"]
-    generator = torch.Generator().manual_seed(0)
-    images = pipeline(
-        [f"neon light, one {shape} in the middle" for shape in ("circle", "star")] * 2 + prompts * 4,
-        num_inference_steps=12,
-        guidance_scale=4.0,
-        generator=generator,
-        output_type="pt",
-    ).images
-    assert images.shape == (16, 3, 64, 64)
-    brightness, colours = images.mean((1, 2, 3)), images[4:].mean((2, 3)).view(4, 3, 3).mean(0)
-    assert brightness[:4].mean() < brightness[4:].mean()  # neon light is on dark ground
-    assert colours.argmax(1).tolist() == [1, 0, 2]
+    scenes = [pocket_scene(number, "test") for number in range(24)]
+    prompts = [
+        caption(scene, torch.Generator().manual_seed(i), "sentence", 1.0, MENTIONED) for i, scene in enumerate(scenes)
+    ]
+    images = sample_latents(pipeline, prompts, seed=0, steps=12)
+    assert images.shape == (24, 3, 64, 64)
+    found = float(factor_agreement(images, scenes, judge).mean())
+    of_others = float(factor_agreement(images, [*scenes[1:], scenes[0]], judge).mean())
+    assert found > of_others + 0.1
 
 
 def test_the_latent_model_s_words_and_pictures_go_through_unharmed() -> None:

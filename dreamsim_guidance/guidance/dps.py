@@ -35,7 +35,7 @@ class DPS(Method):
     One denoiser backward and one decoder backward for each step.
     """
 
-    strength: int | float = 1.0
+    strength: int | float = 0.03
     cap: int | float | None = 0.5
 
     @property

@@ -32,7 +32,7 @@ class FlowChef(Method):
     cap: bound of each in units of the noise level; None for none.
     """
 
-    strength: int | float = 1.0
+    strength: int | float = 0.005
     iterations: int = 1
     cap: int | float | None = 0.5
 

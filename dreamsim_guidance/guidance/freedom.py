@@ -33,7 +33,7 @@ class FreeDoM(Method):
     recurrence_window: shares of the run between which steps are repeated.
     """
 
-    strength: int | float = 0.1
+    strength: int | float = 0.05
     recurrence: int = 2
     recurrence_window: tuple[int | float, int | float] = (0.3, 0.7)
 

@@ -1,6 +1,6 @@
 """Guidance of an unmodified pipeline: one line around the call.
 
-    with guide(pipe, DreamSim().target(reference), MPGD(strength=1.0)) as log:
+    with guide(pipe, DreamSim().target(reference), MPGD(strength=0.005)) as log:
         image = pipe("a photo of a cat on a sofa").images[0]
 
 The loss is any function from images in [0, 1] to one value per image; the method decides how its gradient enters the
@@ -82,7 +82,7 @@ def guide(
         raise TypeError("loss compares two images; bind it to its reference first, metric.target(image).")
     method = MPGD() if method is None else method
     if not isinstance(method, Method):
-        raise TypeError(f"method must be a guidance method such as MPGD(strength=1.0), got {method!r}.")
+        raise TypeError(f"method must be a guidance method such as MPGD(strength=0.005), got {method!r}.")
     first, last = window
     if not 0 <= first <= last <= 1:
         raise ValueError(f"window must be two shares of the run in order, such as (0.0, 0.8), got {window}.")

@@ -34,7 +34,7 @@ class LGD(Method):
     cap: bound of a move in units of the noise level; None for none.
     """
 
-    strength: int | float = 1.0
+    strength: int | float = 0.03
     samples: int = 4
     spread: int | float = 1.0
     cap: int | float | None = 0.5

@@ -37,7 +37,7 @@ class MMPS(Method):
     cap: bound of a move in units of the noise level; None for none, as exact comparisons need.
     """
 
-    strength: int | float = 1.0
+    strength: int | float = 0.03
     solves: int = 3
     cap: int | float | None = 0.5
 

@@ -30,14 +30,16 @@ class MPGD(Method):
     """Move the clean estimate down the loss's gradient, within the noise that is left. The default method.
 
     strength: of a move, in noise levels per unit of n * gradient, for the rules "trust" and "raw"; for "rms" the root mean
-        square of the move in units of the clean estimate.
+        square of the move in units of the clean estimate. Moves add up: twice the steps push about twice as much. The default
+        is the largest of 0.005, 0.01, 0.03 that left the pocket model's samples whole under DreamSim in 50 steps (Frechet
+        distance to scenes at most 20 % above the unguided one's); a loss in nats, as a classifier's, wants about 1.
     rule: "trust" (bounded by the noise level), "raw" (unbounded), "rms" (the paper's code: constant length, divided by
         the share of signal).
     cap: the trust region's radius in units of the noise level.
     One decoder forward and backward for each step.
     """
 
-    strength: int | float = 1.0
+    strength: int | float = 0.005
     rule: Literal["trust", "raw", "rms"] = "trust"
     cap: int | float = 1.0
 

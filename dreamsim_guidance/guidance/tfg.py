@@ -44,7 +44,7 @@ class TFG(Method):
     A step costs `recurrence` x (one denoiser forward, a backward if rho > 0, and samples x (1 + iterations) decoder passes).
     """
 
-    strength: int | float = 1.0
+    strength: int | float = 0.01
     rho: int | float = 0.5
     mu: int | float = 0.5
     sigma: int | float = 0.1

@@ -32,7 +32,7 @@ class UniversalGuidance(Method):
     A step costs `recurrence` denoiser forwards and backwards, each with `backward_steps` + 1 decoder backwards.
     """
 
-    strength: int | float = 1.0
+    strength: int | float = 0.03
     backward: int | float = 1.0
     backward_steps: int = 2
     recurrence: int = 2

@@ -19,10 +19,10 @@ CONFIG = ExactTruth(shape=(1, 2, 2), observed=(0, 3), samples=1000)
 ALL = ("ddim", "ddim-eta1", "ddpm", "dpm++2m", "euler", "unipc", "flow")
 
 EXACT: list[tuple[str, Method, tuple[str, ...]]] = [
-    ("gaussian-linear", DPS(cap=None), ALL),
-    ("gaussian-linear", MMPS(solves=1, cap=None), ("ddim", "flow")),
-    ("gaussian-quadratic", MMPS(solves=2, cap=None), ("ddpm", "dpm++2m", "flow")),
-    ("isotropic-quadratic", LGD(samples=32, cap=None), ("dpm++2m",)),
+    ("gaussian-linear", DPS(1.0, cap=None), ALL),
+    ("gaussian-linear", MMPS(1.0, solves=1, cap=None), ("ddim", "flow")),
+    ("gaussian-quadratic", MMPS(1.0, solves=2, cap=None), ("ddpm", "dpm++2m", "flow")),
+    ("isotropic-quadratic", LGD(1.0, samples=32, cap=None), ("dpm++2m",)),
 ]
 """Methods that inject the exact score of the case; a quadratic energy of two entries takes two steps of GMRES."""
 
@@ -60,14 +60,14 @@ def test_the_strength_is_the_factor_on_the_energy(strength: float) -> None:
 
 
 def test_mixtures_are_met_closely_by_the_method_that_knows_the_covariance() -> None:
-    found, floor = guided("mixture-quadratic", MMPS(solves=2, cap=None), "dpm++2m", 40)
-    plain, _ = guided("mixture-quadratic", DPS(cap=None), "dpm++2m", 40)
+    found, floor = guided("mixture-quadratic", MMPS(1.0, solves=2, cap=None), "dpm++2m", 40)
+    plain, _ = guided("mixture-quadratic", DPS(1.0, cap=None), "dpm++2m", 40)
     # not exact: what is left of a mixture is no Gaussian
     assert found.wasserstein < 2.5 * floor.wasserstein < plain.wasserstein
     assert found.weights < 0.05
 
 
-@pytest.mark.parametrize("method", [MPGD(), DPS(), FlowChef()], ids=lambda method: type(method).__name__)
+@pytest.mark.parametrize("method", [MPGD(1.0), DPS(1.0), FlowChef(1.0)], ids=lambda method: type(method).__name__)
 def test_heuristics_have_a_bias_that_more_steps_do_not_take_away(method: Method) -> None:
     found = [guided("gaussian-quadratic", method, "dpm++2m", steps) for steps in (20, 100)]
     (few, floor), (many, _) = found

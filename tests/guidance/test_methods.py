@@ -60,10 +60,10 @@ def test_every_method_brings_the_images_closer(method: Method, eta: float) -> No
 @pytest.mark.parametrize(
     ("corner", "method"),
     [
-        (TFG(rho=1, mu=0, sigma=0), DPS()),
-        (TFG(rho=0, mu=1, sigma=0, iterations=1), MPGD(cap=0.5)),
-        (TFG(rho=0, mu=1, sigma=0, iterations=1, cap=None), MPGD(rule="raw")),
-        (TFG(rho=1, mu=0, sigma=1, samples=4), LGD(samples=4)),
+        (TFG(1.0, rho=1, mu=0, sigma=0), DPS(1.0)),
+        (TFG(1.0, rho=0, mu=1, sigma=0, iterations=1), MPGD(1.0, cap=0.5)),
+        (TFG(1.0, rho=0, mu=1, sigma=0, iterations=1, cap=None), MPGD(1.0, rule="raw")),
+        (TFG(1.0, rho=1, mu=0, sigma=1, samples=4), LGD(1.0, samples=4)),
     ],
     ids=lambda method: type(method).__name__,
 )
@@ -74,7 +74,7 @@ def test_others_are_corners_of_tfg(corner: Method, method: Method) -> None:
 
 
 def test_without_spread_or_uncertainty_the_averages_are_dps() -> None:
-    assert torch.equal(run(LGD(spread=0.0)), run(DPS()))
+    assert torch.equal(run(LGD(1.0, spread=0.0)), run(DPS(1.0)))
 
 
 def test_a_recurrence_makes_each_step_again() -> None:

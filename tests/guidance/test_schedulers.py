@@ -108,7 +108,7 @@ def test_time_travel_stays_on_the_schedule_of_other_families(family: str) -> Non
     tiny = build(family)
     loss = tiny.loss()
     unguided = float(loss(tiny.call()).mean())
-    with guide(tiny.pipe, loss, TFG(recurrence=2, iterations=1)) as log:
+    with guide(tiny.pipe, loss, TFG(1.0, recurrence=2, iterations=1)) as log:
         assert float(loss(tiny.call()).mean()) < unguided
     noises = [entry.noise for entry in log.entries]
     assert noises[::2] == noises[1::2] and noises == sorted(noises, reverse=True)
