@@ -40,7 +40,7 @@ METHODS: Mapping[str, str] = MappingProxyType(
 @recipe
 def guide_pocket() -> GuidedSheet:
     """Guide the pocket pixel model to a held-out scene."""
-    return GuidedSheet(model="pocket", n=8)
+    return GuidedSheet(model="pocket", n=8, strength=0.01)
 
 
 @recipe

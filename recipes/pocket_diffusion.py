@@ -14,7 +14,11 @@ from dreamsim_guidance.training.pocket_pixels import TrainPocketPixels
 
 @recipe
 def train_pocket_pixels() -> TrainPocketPixels:
-    """Train the unconditional pixel diffusion model of easy scenes at 32 px and write it as a DDIMPipeline."""
+    """Train the unconditional pixel diffusion model of easy scenes at 32 px and write it as a DDIMPipeline.
+
+    The model that ships: 95 minutes on one core of an AMD EPYC that had other work; loss 0.059 on held-out scenes; Frechet
+    distance of 512 samples (50 steps of DDIM) to 512 held-out scenes 104.0, that of other held-out scenes 30.0.
+    """
     return TrainPocketPixels(
         seed=0,
         scenes=30_000,
@@ -31,7 +35,11 @@ def train_pocket_pixels() -> TrainPocketPixels:
 
 @recipe
 def train_pocket_latents() -> TrainPocketLatents:
-    """Train the text-conditioned latent diffusion model of easy scenes at 64 px and write it as a StableDiffusionPipeline."""
+    """Train the text-conditioned latent diffusion model of easy scenes at 64 px and write it as a StableDiffusionPipeline.
+
+    The model that ships: @LT@ The run was lengthened twice: its learning rate followed the cosine of 4000 steps up to
+    step 4000, of 14,000 up to step 5000, and from there that of 10,000.
+    """
     return TrainPocketLatents(
         seed=0,
         scenes=16_000,
@@ -51,7 +59,7 @@ def train_pocket_latents() -> TrainPocketLatents:
         dropout=0.1,
         average=0.999,
         schedule=Schedule(
-            steps=4000, learning_rate=1.5e-3, warmup=200, weight_decay=0.01, save_every=400, log_every=50
+            steps=10_000, learning_rate=1.5e-3, warmup=200, weight_decay=0.01, save_every=1000, log_every=50
         ),
         samples=512,
     )
@@ -59,7 +67,11 @@ def train_pocket_latents() -> TrainPocketLatents:
 
 @recipe
 def train_pocket_judge() -> TrainPocketJudge:
-    """Train the small convolutional network that reads the factors of a scene and write pocket_judge.safetensors."""
+    """Train the small convolutional network that reads the factors of a scene and write pocket_judge.safetensors.
+
+    The one that ships reads on 2000 held-out easy scenes: shape 95.6 %, colour 91.3 %, count 99.7 %, layout 99.8 %,
+    background 93.0 %, its colour 92.5 %, style 93.1 %, scale 80.8 %.
+    """
     return TrainPocketJudge(
         seed=0,
         scenes=24_000,
