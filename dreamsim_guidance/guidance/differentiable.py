@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from dreamsim_guidance.guidance.caller import argument_of_call
 from dreamsim_guidance.guidance.frozen import denoiser_of, frozen
 from dreamsim_guidance.guidance.patches import Patches
 from dreamsim_guidance.guidance.pipeline import refuse_inference_mode, scheduler_of
@@ -49,6 +50,10 @@ def differentiable(pipe: Any, checkpointing: bool = True) -> Iterator[None]:
 
     def switch_on(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         refuse_inference_mode()
+        if (kind := argument_of_call(pipe, "output_type")) in ("pil", "np"):
+            raise ValueError(
+                f'pictures of output_type="{kind}" have no gradient; call the pipeline with output_type="pt".'
+            )
         torch.set_grad_enabled(True)  # for the frame of the pipeline's call, whose decorator puts it back
         return original(*args, **kwargs)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["checkpointed", "denoiser_of", "frozen", "networks_of", "without_gradients"]
+__all__ = ["checkpointed", "denoiser_of", "frozen", "networks_of", "refuse_inference_tensors", "without_gradients"]
 
 _SWITCHES = ("gradient_checkpointing", "_gradient_checkpointing_func")
 
@@ -25,6 +25,16 @@ def denoiser_of(pipe: Any) -> nn.Module | None:
 def networks_of(pipe: Any) -> list[nn.Module]:
     """All networks of a pipeline."""
     return [module for module in getattr(pipe, "components", {}).values() if isinstance(module, nn.Module)]
+
+
+def refuse_inference_tensors(pipe: Any) -> None:
+    """Raise `RuntimeError` if the pipeline was loaded under `torch.inference_mode()`."""
+    for network in networks_of(pipe):
+        if any(parameter.is_inference() for parameter in network.parameters()):
+            raise RuntimeError(
+                f"{type(network).__name__} was loaded under torch.inference_mode(), whose tensors can take part in no gradient "
+                "ever; load the pipeline outside of it."
+            )
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dreamsim_guidance.guidance.frozen import checkpointed, frozen
+from dreamsim_guidance.guidance.frozen import checkpointed, frozen, refuse_inference_tensors
 from dreamsim_guidance.guidance.judges import judges_of
 from dreamsim_guidance.guidance.log import Entry, Log
 from dreamsim_guidance.guidance.method import Method
@@ -56,7 +56,7 @@ def guide(
         `DreamSim().target(reference)`, a sum of losses, any function. Weights that are scheduled inside follow the step.
     method: `MPGD()` by default, which needs no backward pass through the denoiser. Its strength 0 leaves the output bit for
         bit as it was.
-    window: shares of the run between which to guide; every: guide each k-th step of them.
+    window: shares of the run between which to guide; every: guide each k-th step of them, from the first on.
     schedule: from the share of the run that is done, in [0, 1), to a factor on the strength.
     until: stop guiding an image once its distance is at or below this, and leave the rest to the prompt.
     vae: decodes for the guidance instead of the pipeline's own, e.g. an AutoencoderTiny (TAESD) made for it; the delivered
@@ -70,7 +70,9 @@ def guide(
     checkpointing: save memory for time: activations of denoiser and decoder are recomputed, images decoded one by one.
     images_per_reference: how many images in a row belong to one reference, if the loss has one for each prompt; by default the
         pipeline's `num_images_per_prompt`.
-    callback: called after each guided step with its `Entry` and the clean estimates' images in [0, 1], for previews.
+    callback: called after each guided step with its `Entry` and the clean estimates' images in [0, 1], for previews. (In the
+        pipeline's own `callback_on_step_end`, latents carry a gradient under methods that go through the denoiser; detach
+        them before they become numbers or change in place.)
 
     Raises `ValueError` for a pipeline without scheduler or with latents that cannot be decoded, `RuntimeError` under
     `torch.inference_mode()`, `torch.OutOfMemoryError` with what would help.
@@ -83,13 +85,19 @@ def guide(
     method = MPGD() if method is None else method
     if not isinstance(method, Method):
         raise TypeError(f"method must be a guidance method such as MPGD(strength=0.005), got {method!r}.")
-    first, last = window
-    if not 0 <= first <= last <= 1:
+    shares = tuple(window) if isinstance(window, tuple | list) else ()
+    numbers = [share for share in shares if isinstance(share, int | float)]
+    if not (len(shares) == len(numbers) == 2 and 0 <= numbers[0] <= numbers[1] <= 1):
         raise ValueError(f"window must be two shares of the run in order, such as (0.0, 0.8), got {window}.")
+    for name, function in (("schedule", schedule), ("augmentation", augmentation), ("callback", callback)):
+        if function is not None and not callable(function):
+            raise TypeError(f"{name} must be a function, got {type(function).__name__}.")
+    if judges is not None and not isinstance(judges, Mapping):
+        raise TypeError(f"judges must be functions by name, such as {{'lpips': lpips}}, got {type(judges).__name__}.")
     for name, value in (("every", every), ("views", views), ("images_per_reference", images_per_reference or 1)):
-        if not isinstance(value, int) or value < 1:
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
-    if until is not None and not math.isfinite(until):
+    if until is not None and not (isinstance(until, int | float) and math.isfinite(until)):
         raise ValueError(f"until must be a distance, got {until}.")
     if vae is not None and decode is not None:
         raise ValueError("give vae= or decode=, not both.")
@@ -128,6 +136,7 @@ class Guide:
         self._stacks: list[ExitStack] = []
 
     def __enter__(self) -> Log:
+        refuse_inference_tensors(self._pipe)
         log = Log(baseline=self._baseline)
         run = self.run(log)
         with ExitStack() as stack:

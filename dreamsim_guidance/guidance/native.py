@@ -21,12 +21,14 @@ from diffusers.callbacks import PipelineCallback
 from torch import Tensor, nn
 
 from dreamsim_guidance.guidance.call import StepCall
+from dreamsim_guidance.guidance.caller import argument_of_call, images_per_prompt
 from dreamsim_guidance.guidance.decoder import Geometry
 from dreamsim_guidance.guidance.frozen import without_gradients
 from dreamsim_guidance.guidance.guide import guide
 from dreamsim_guidance.guidance.levels import Level
 from dreamsim_guidance.guidance.log import Log
 from dreamsim_guidance.guidance.method import Method
+from dreamsim_guidance.guidance.pipeline import refuse_inference_mode
 from dreamsim_guidance.guidance.run import Run
 from dreamsim_guidance.guidance.scheduler import level_after
 
@@ -63,7 +65,9 @@ class LossGuidance(BaseGuidance or object):  # type: ignore[misc]
     ) -> None:
         if BaseGuidance is None:
             raise ImportError("guiders came with diffusers 0.35; update diffusers, or use guide(pipe, loss).")
-        inner = guider or getattr(pipe, "guider", None) or ClassifierFreeGuidance()
+        inner: Any = guider or getattr(pipe, "guider", None) or ClassifierFreeGuidance()
+        while guider is None and isinstance(inner, LossGuidance):  # the one that this replaces
+            inner = inner.inner
         self._input_predictions = inner._input_predictions
         super().__init__()
         self.register_to_config()
@@ -83,6 +87,8 @@ class LossGuidance(BaseGuidance or object):  # type: ignore[misc]
         self.inner.set_state(step=step, num_inference_steps=num_inference_steps, timestep=timestep)
         self._inputs = []
         if step == 0:
+            refuse_inference_mode()
+            self._run.interception.images_per_prompt = images_per_prompt(self.pipe)
             self._run.begin(num_inference_steps)
 
     def prepare_inputs(self, data: Any) -> Any:
@@ -156,12 +162,7 @@ class GuidanceCallback(PipelineCallback):  # type: ignore[misc]
         super().__init__()
         self.log = Log()
         self._run = _run(pipe, loss, method, size, self.log, options)
-        name = type(pipe.scheduler).__name__
-        if name not in _FIRST_ORDER or getattr(pipe.scheduler.config, "stochastic_sampling", False):
-            raise ValueError(
-                f"a callback sees states only, and those of {name} do not tell the clean estimate; use one of "
-                f"{', '.join(_FIRST_ORDER)}, or guide(pipe, loss)."
-            )
+        _check_sampler(pipe)
         if self._run.method.through_denoiser or self._run.method.repeats(0.5) > 1:
             raise ValueError(
                 f"a callback comes after the denoiser: {self._run.method} needs guide(pipe, loss, method)."
@@ -182,7 +183,10 @@ class GuidanceCallback(PipelineCallback):  # type: ignore[misc]
         total = len(scheduler.timesteps)
         after = level_after(scheduler, scheduler.timesteps[following] if following < total else None)
         if step_index == 0:
+            refuse_inference_mode()
+            _check_sampler(pipeline)
             self._before = None
+            self._run.interception.images_per_prompt = images_per_prompt(pipeline)
             self._run.begin(getattr(pipeline, "num_timesteps", total))
         if self._before is not None:
             call = _StateCall(*self._before, x_after, after, timesteps)
@@ -190,6 +194,18 @@ class GuidanceCallback(PipelineCallback):  # type: ignore[misc]
             callback_kwargs["latents"] = x_after
         self._before = (x_after, after)
         return callback_kwargs
+
+
+def _check_sampler(pipe: Any) -> None:
+    """Raise `ValueError` for a sampler whose states do not tell the clean estimate."""
+    name = type(pipe.scheduler).__name__
+    if name not in _FIRST_ORDER or getattr(pipe.scheduler.config, "stochastic_sampling", False):
+        raise ValueError(
+            f"a callback sees states only, and those of {name} do not tell the clean estimate; use one of "
+            f"{', '.join(_FIRST_ORDER)}, or guide(pipe, loss)."
+        )
+    if eta := argument_of_call(pipe, "eta"):
+        raise ValueError(f"a callback can follow deterministic samplers only, got eta={eta}; use guide(pipe, loss).")
 
 
 class _ScoreCall(StepCall):

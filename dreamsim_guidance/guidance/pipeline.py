@@ -8,7 +8,7 @@ method, and what happens around it, is replaced on the instances for as long as 
     pipe.get_timesteps          gets its own plan back before it looks anything up
     pipe.progress_bar           called inside the pipeline's `no_grad`, before the loop: autograd is switched on for that frame
     pipe.prepare_latents        marks the first latents, tells their size
-    vae.decode                  what the pipeline finally decodes, and the images
+    vae.decode                  what the pipeline finally decodes, and the images; what others decode passes untouched
 
 The classes of diffusers are imported nowhere here: what counts is what a pipeline has.
 """
@@ -24,6 +24,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from dreamsim_guidance.guidance import caller
 from dreamsim_guidance.guidance.call import StepCall, first_of, others_of, with_first
 from dreamsim_guidance.guidance.decoder import Geometry
 from dreamsim_guidance.guidance.frozen import denoiser_of
@@ -34,8 +35,25 @@ from dreamsim_guidance.guidance.scheduler import level_after, restore, snapshot
 
 __all__ = ["Interception", "Visitor", "refuse_inference_mode", "scheduler_of"]
 
-_locks: weakref.WeakKeyDictionary[Any, threading.RLock] = weakref.WeakKeyDictionary()
+_locks: weakref.WeakKeyDictionary[Any, _Lock] = weakref.WeakKeyDictionary()
 _guarding_locks = threading.Lock()
+
+
+class _Lock:
+    """Like `threading.RLock`, but any thread may release it: a generator can go on in another one."""
+
+    def __init__(self) -> None:
+        self._free, self._owner, self._count = threading.Condition(), 0, 0
+
+    def acquire(self) -> None:
+        with self._free:
+            self._free.wait_for(lambda: self._count == 0 or self._owner == threading.get_ident())
+            self._owner, self._count = threading.get_ident(), self._count + 1
+
+    def release(self) -> None:
+        with self._free:
+            self._count -= 1
+            self._free.notify_all()
 
 
 @runtime_checkable
@@ -80,7 +98,7 @@ class Interception:
     def open(self) -> None:
         """Replace; waits while another thread works with the same scheduler."""
         with _guarding_locks:
-            self._lock = _locks.setdefault(self.scheduler, threading.RLock())
+            self._lock = _locks.setdefault(self.scheduler, _Lock())
         self._lock.acquire()
         self._mode_outside = torch.is_grad_enabled()
         try:
@@ -91,7 +109,6 @@ class Interception:
             self._patches.replace(self.pipe, "get_timesteps", self._get_timesteps)
             self._patches.replace(self.pipe, "progress_bar", self._progress_bar)
             self._patches.replace(self.pipe, "prepare_latents", self._prepare_latents)
-            self._patches.replace(self.pipe, "encode_prompt", self._encode_prompt)
             self._patches.replace(getattr(self.pipe, "vae", None), "decode", self._decode)
             for block in _loops_of(self.pipe):
                 self._patches.replace(block, "progress_bar", self._block_progress_bar)
@@ -140,6 +157,8 @@ class Interception:
 
     def _set_timesteps(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         refuse_inference_mode()
+        if caller.is_of_another_pipeline(self.pipe, self.scheduler):
+            return original(*args, **kwargs)
         self._hand_back()
         result = original(*args, **kwargs)
         own = self.scheduler.timesteps
@@ -159,13 +178,8 @@ class Interception:
         self._hand_back()
         return original(*args, **kwargs)
 
-    def _encode_prompt(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        given = _arguments(original, args, kwargs)
-        count = given.get("num_images_per_prompt")
-        self.images_per_prompt = count if isinstance(count, int) else 1
-        return original(*args, **kwargs)
-
     def _prepare_latents(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        self._refuse_another_scheduler()
         result = original(*args, **kwargs)
         given = _arguments(original, args, kwargs)
         self.generator = given.get("generator")
@@ -177,6 +191,7 @@ class Interception:
         return (latents, *extras) if isinstance(result, tuple) else latents
 
     def _progress_bar(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        self._refuse_another_scheduler()
         self._hand_back()
         if kwargs.get("total") is not None and self._plan:
             kwargs["total"] = max(kwargs["total"], sum(self._copies))
@@ -216,6 +231,8 @@ class Interception:
         **keywords: Any,
     ) -> Any:
         refuse_inference_mode()
+        if caller.is_of_another_pipeline(self.pipe, self.scheduler):
+            return original(model_output, timestep, sample, *rest, **keywords)
         self._hand_back()
         if not self._started:
             self._start(float(timestep))
@@ -265,15 +282,23 @@ class Interception:
                 raise RuntimeError(_off_plan(self.pipe, timestep, self._plan[0]))
             self._plan_of(self._plan[self._plan.index(timestep) :])
         self._started = True
+        self.images_per_prompt = caller.images_per_prompt(self.pipe)
         self.visitor.begin(len(self._plan))
 
     def _decode(self, original: Callable[..., Any], z: Tensor, *args: Any, **kwargs: Any) -> Any:
         result = original(z, *args, **kwargs)
-        if self._started and self._index == len(self._plan):
+        if self._started and self._index == len(self._plan) and caller.calls_itself(self.pipe):
             images = result[0] if isinstance(result, tuple) else result.sample
             self.visitor.images(z, wide(images.detach()) / 2 + 0.5, self._results, self._offset)
             self._offset += len(z)
         return result
+
+    def _refuse_another_scheduler(self) -> None:
+        if self.pipe.scheduler is not self.scheduler:
+            raise RuntimeError(
+                f"the scheduler of {type(self.pipe).__name__} was replaced by {type(self.pipe.scheduler).__name__} after the "
+                "guide had been entered, and would not be guided; replace it before `with guide(...)`."
+            )
 
     def _hand_back(self) -> None:
         if self._own_plan is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -67,7 +68,6 @@ class Run:
         self.total, self._index, self._reached, self._generator = total, 0, None, None
         interception = self.interception
         self.decoder = Decoder(self.pipe, interception.geometry, self.vae, self.decode)
-        self.loss.images_per_reference = self.images_per_reference or interception.images_per_prompt
 
     def step(self, call: StepCall, index: int, progress: float) -> Tensor:
         """Let the method make this step, or the scheduler alone."""
@@ -158,7 +158,7 @@ class Run:
         leaf = x0.detach().requires_grad_()  # the caller's graph ends here
         with torch.set_grad_enabled(not self.checkpointing):
             images = decoder(leaf)
-        frames = decoder.frames
+        frames = self._frames(decoder)
         distance, slope = self.loss.gradient(images.detach(), self._index)
         if self._images is None or self._distance is None:
             self._images, self._distance = images.detach(), distance.view(len(x0), frames).mean(1)
@@ -173,6 +173,12 @@ class Run:
         else:
             (gradient,) = torch.autograd.grad(images, leaf, unit)
         return distance, gradient * scale.view(-1, *[1] * (x0.ndim - 1)).to(gradient.dtype)
+
+    def _frames(self, decoder: Decoder) -> int:
+        """Frames of each sample; all of them have the sample's reference."""
+        per_sample = self.images_per_reference or self.interception.images_per_prompt
+        self.loss.images_per_reference = per_sample * decoder.frames
+        return decoder.frames
 
     def _one(self, x0: Tensor, unit: Tensor, decoder: Decoder) -> Tensor:
         """The gradient of one image, its decoder's activations alone in memory."""
@@ -192,17 +198,24 @@ class Run:
         assert self.decoder is not None  # begin() has made it
         with torch.no_grad():
             self._images = self.decoder.shown(self.decoder(x0))
+            self._frames(self.decoder)
             self._distance = self.loss(self._images, self._index).view(len(x0), -1).mean(1)
 
     # Which steps.
 
     def _in_window(self, index: int, progress: float) -> bool:
         first, last = self.window
-        return first <= progress < last and index % self.every == 0
+        if not first <= progress < last:
+            return False
+        total = round(index / progress) if index else 1
+        return (index - math.ceil(first * total - 1e-9)) % self.every == 0
 
     def _factor(self, progress: float) -> float:
         """The method's strength at this share of the run."""
-        return self.method.strength * (1.0 if self.schedule is None else float(self.schedule(progress)))
+        factor = 1.0 if self.schedule is None else float(self.schedule(progress))
+        if not (math.isfinite(factor) and factor >= 0):
+            raise ValueError(f"schedule must return finite factors >= 0, got {factor} at {progress:.2f} of the run.")
+        return self.method.strength * factor
 
     def _guided(self, index: int, progress: float) -> bool:
         return self._in_window(index, progress) and self._factor(progress) > 0
@@ -239,13 +252,22 @@ class Run:
         with torch.no_grad():
             assert self.decoder is not None  # the caller has looked
             images = self.decoder.shown(images)
-            shape = (-1, self.decoder.frames)
+            shape = (-1, self._frames(self.decoder))
             self.log.final["distance"] = self.loss(images, self._index).view(shape).mean(1).tolist()
             self.log.final.update(self._judged(images))
 
     def _judged(self, images: Tensor) -> dict[str, list[float]]:
         assert self.decoder is not None  # begin() has made it
         shape = (-1, self.decoder.frames)
+        told = {}
         with torch.no_grad():
             images = self.decoder.shown(images)
-            return {name: judge(images).view(shape).mean(1).tolist() for name, judge in self.judges.items()}
+            for name, judge in self.judges.items():
+                values = judge(images)
+                if not isinstance(values, Tensor) or values.shape != (len(images),):
+                    got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+                    raise ValueError(
+                        f"the judge '{name}' must return one value per image, ({len(images)},), got {got}."
+                    )
+                told[name] = values.view(shape).mean(1).tolist()
+        return told

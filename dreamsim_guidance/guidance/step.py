@@ -75,7 +75,8 @@ class Step:
     def pull_back(self, gradient: Tensor) -> Tensor:
         """J^T g, J the Jacobian of the clean estimate in the noisy state: one backward through the denoiser."""
         scale = rms(gradient).clamp_min(1e-30)  # half precision: what is pulled back has entries of about 1
-        return self.pull(self.x0, gradient / scale).to(gradient.dtype) * scale
+        pulled = self.pull(self.x0, gradient / scale).to(gradient.dtype) * scale
+        return pulled.nan_to_num()  # too large is as large as can be; a trust region bounds it
 
     def noise(self) -> Tensor:
         """eps, the noise that `x_t` has beside the clean estimate."""
@@ -125,7 +126,9 @@ class Step:
 
 def rms(x: Tensor) -> Tensor:
     """Root mean square over all but the batch, with the batch's shape for broadcasting."""
-    return dot(x, x).div(x[0].numel()).sqrt()
+    largest = x.abs().flatten(1).amax(1).clamp_min(1e-30).view(-1, *[1] * (x.ndim - 1))
+    scaled = x / largest  # squares of what is very large or very small are no numbers
+    return largest * dot(scaled, scaled).div(x[0].numel()).sqrt()
 
 
 def dot(x: Tensor, y: Tensor) -> Tensor:

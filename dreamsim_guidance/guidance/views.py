@@ -63,7 +63,13 @@ class Views:
         # the sampler's random numbers are its own
         with torch.random.fork_rng(devices=[images.device] if images.is_cuda else []):
             torch.manual_seed(1_000_003 * step + view)
-            return self._augmentation(images)
+            view_of = self._augmentation(images)
+        if not isinstance(view_of, Tensor) or len(view_of) != len(images):
+            raise ValueError(
+                f"augmentation must return a batch of as many images, {len(images)}, got {getattr(view_of, 'shape', view_of)}; "
+                "for several views of each give views=."
+            )
+        return view_of
 
     def _at(self, step: int) -> Callable[[Tensor], Tensor]:
         loss: Any = self.loss
