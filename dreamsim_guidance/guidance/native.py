@@ -53,6 +53,8 @@ class LossGuidance(BaseGuidance or object):  # type: ignore[misc]
     Raises `ImportError` before diffusers 0.35, which has no guiders, and `ValueError` for other methods.
     """
 
+    inner: Any
+
     def __init__(
         self,
         pipe: Any,
@@ -65,7 +67,7 @@ class LossGuidance(BaseGuidance or object):  # type: ignore[misc]
     ) -> None:
         if BaseGuidance is None:
             raise ImportError("guiders came with diffusers 0.35; update diffusers, or use guide(pipe, loss).")
-        inner: Any = guider or getattr(pipe, "guider", None) or ClassifierFreeGuidance()
+        inner = guider or getattr(pipe, "guider", None) or ClassifierFreeGuidance()
         while guider is None and isinstance(inner, LossGuidance):  # the one that this replaces
             inner = inner.inner
         self._input_predictions = inner._input_predictions

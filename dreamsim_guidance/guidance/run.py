@@ -68,6 +68,7 @@ class Run:
         self.total, self._index, self._reached, self._generator = total, 0, None, None
         interception = self.interception
         self.decoder = Decoder(self.pipe, interception.geometry, self.vae, self.decode)
+        self.loss.images_per_reference = self.images_per_reference or interception.images_per_prompt
 
     def step(self, call: StepCall, index: int, progress: float) -> Tensor:
         """Let the method make this step, or the scheduler alone."""
@@ -158,7 +159,7 @@ class Run:
         leaf = x0.detach().requires_grad_()  # the caller's graph ends here
         with torch.set_grad_enabled(not self.checkpointing):
             images = decoder(leaf)
-        frames = self._frames(decoder)
+        frames = decoder.frames
         distance, slope = self.loss.gradient(images.detach(), self._index)
         if self._images is None or self._distance is None:
             self._images, self._distance = images.detach(), distance.view(len(x0), frames).mean(1)
@@ -173,12 +174,6 @@ class Run:
         else:
             (gradient,) = torch.autograd.grad(images, leaf, unit)
         return distance, gradient * scale.view(-1, *[1] * (x0.ndim - 1)).to(gradient.dtype)
-
-    def _frames(self, decoder: Decoder) -> int:
-        """Frames of each sample; all of them have the sample's reference."""
-        per_sample = self.images_per_reference or self.interception.images_per_prompt
-        self.loss.images_per_reference = per_sample * decoder.frames
-        return decoder.frames
 
     def _one(self, x0: Tensor, unit: Tensor, decoder: Decoder) -> Tensor:
         """The gradient of one image, its decoder's activations alone in memory."""
@@ -198,7 +193,6 @@ class Run:
         assert self.decoder is not None  # begin() has made it
         with torch.no_grad():
             self._images = self.decoder.shown(self.decoder(x0))
-            self._frames(self.decoder)
             self._distance = self.loss(self._images, self._index).view(len(x0), -1).mean(1)
 
     # Which steps.
@@ -252,7 +246,7 @@ class Run:
         with torch.no_grad():
             assert self.decoder is not None  # the caller has looked
             images = self.decoder.shown(images)
-            shape = (-1, self._frames(self.decoder))
+            shape = (-1, self.decoder.frames)
             self.log.final["distance"] = self.loss(images, self._index).view(shape).mean(1).tolist()
             self.log.final.update(self._judged(images))
 
