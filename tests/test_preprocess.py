@@ -3,6 +3,7 @@ import pytest
 import skimage.data
 import torch
 from PIL import Image as PILImage
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dreamsim_guidance.preprocess import (
     check_candidate,
@@ -37,6 +38,15 @@ def test_resize_in_inference_mode_leaves_the_gradient_of_later_ones_alive() -> N
     image = torch.rand(1, 3, 71, 53, requires_grad=True)
     resize(image, (32, 32)).sum().backward()
     assert image.grad is not None and image.grad.isfinite().all()
+
+
+def test_images_without_values_pass_the_checks_of_values_and_leave_no_weights_behind() -> None:
+    with FakeTensorMode():
+        images = torch.rand(1, 3, 73, 57) + 5
+        check_range(images)
+        check_candidate(images, overshoot=True)
+        assert resize(images, (32, 32)).shape == (1, 3, 32, 32)
+    assert resize(torch.ones(1, 3, 73, 57), (32, 32)).mean() == pytest.approx(1)
 
 
 def test_resize_of_the_right_size_returns_the_image() -> None:

@@ -10,8 +10,9 @@ its decoder, so each way of guiding is set beside others that cost less.
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -120,6 +121,7 @@ def plan(
     decode: Callable[[Tensor], Tensor] | None = None,
     views: int = 1,
     checkpointing: bool = False,
+    images_per_reference: int | None = None,
     machine: Machine = ARITHMETIC,
     progress: bool = True,
     **call: Any,
@@ -127,8 +129,8 @@ def plan(
     """Predict time and memory of `guide(pipe, loss, method, ...)` around `pipe(**call)`, and what would make them less.
 
     pipe: its networks may be on any device, the meta device too, so that a model can be judged before it is downloaded.
-    loss, method, window, every, vae, decode, views, checkpointing: as for `guide`; without a loss, that of the published
-        ensemble's three networks. The cost of an augmentation itself is not in it.
+    loss, method, window, every, vae, decode, views, checkpointing, images_per_reference: as for `guide`; without a loss,
+        that of the published ensemble's three networks. The cost of an augmentation itself is not in it.
     memory: of the device, in GiB (2^30 bytes). slowdown: seconds per step over unguided that are acceptable.
     machine: what an operation takes. By default arithmetic alone is counted, the same for every device, which suits large
         models; `Machine.measured(device, dtype)` knows rates of arithmetic and memory and the latency as well.
@@ -142,12 +144,15 @@ def plan(
     Memory is what tensors take: a device's context, fragments and convolution workspaces come on top. Networks that are
     offloaded count while a step needs them.
 
-    Raises `ValueError` for a budget that is none, what `guide` raises for its arguments, what the pipeline raises for its
+    Raises `ValueError` for a budget that is none and for arguments of `guide` that are not counted (`schedule`, `until`,
+    `augmentation`, `judges`, `baseline`, `callback`), what `guide` raises for its arguments, what the pipeline raises for its
     call, and `RuntimeError` if a network or the loss cannot be run on shapes.
     """
     if loss is None:
         loss = PublishedLoss()
+    _check_call(pipe, call)
     options: dict[str, Any] = {"window": window, "decode": decode, "views": views}
+    options["images_per_reference"] = images_per_reference
     guide(pipe, loss, method, every=every, vae=vae, checkpointing=checkpointing, **options)  # for its errors
     _check_budget(memory, slowdown)
     found: list[Option] = []
@@ -160,6 +165,17 @@ def plan(
             if not any(option.slowdown <= time and option.peak_bytes <= peak for option in found):
                 found.append(Option(switches, time, peak, True))
         return Plan(tuple(found), prices.unguided_peak(), prices.weights()).within(memory, slowdown)
+
+
+def _check_call(pipe: Any, call: Mapping[str, Any]) -> None:
+    """Many pipelines would swallow what is meant for `guide`."""
+    own = inspect.signature(type(pipe).__call__).parameters if callable(pipe) else {}
+    meant = [name for name in call if name in inspect.signature(guide).parameters and name not in own]
+    if meant:
+        raise ValueError(
+            f"plan counts every step in the window as guided at full cost and has no argument {', '.join(meant)}; leave it out "
+            "here and give it to guide alone."
+        )
 
 
 def _check_budget(memory: float | None, slowdown: float | None) -> None:

@@ -76,6 +76,20 @@ class Rehearsal:
             raise ValueError(f"{type(pipe).__name__} made no step in this call; at least one is needed.")
         finally:
             self.interception.close()
+        if hasattr(self.pipe, "_unpack_latents_with_ids") and self.interception.geometry.extras:
+            self._know_the_grid(self.interception.geometry.extras[0])
+
+    def _know_the_grid(self, positions: Tensor) -> None:
+        """FLUX.2 reads height and width of its latents from the tokens' positions, which shapes alone do not have."""
+        grid = self.pipe._unpack_latents_with_ids(torch.zeros(self.x0.shape), positions)
+        shape = (grid if isinstance(grid, Tensor) else torch.stack(grid)).shape
+
+        def unpack(x: Tensor, _: Tensor) -> Tensor:
+            places = torch.zeros(1, 1, x.shape[1], dtype=torch.int64).expand(len(x), shape[1], -1)
+            flat = x.new_zeros(len(x), shape[1], shape[2] * shape[3])
+            return flat.scatter(2, places, x.transpose(1, 2)).unflatten(2, shape[2:])
+
+        self.pipe.__dict__["_unpack_latents_with_ids"] = unpack
 
     # What the interception asks and tells.
 

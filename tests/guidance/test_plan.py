@@ -8,12 +8,13 @@ import pytest
 import torch
 from real_pipelines import build as build_real
 from tiny_networks import tiny_autoencoder
-from tiny_pipeline import TinyPipeline
+from tiny_pipeline import TinyPipeline, picture
 from tiny_pipelines import build
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
+from dreamsim_guidance import DreamSim
 from dreamsim_guidance.guidance import (
     DPS,
     LGD,
@@ -258,6 +259,54 @@ def test_loss_is_counted_once_for_each_view(sd: TinyPipeline, prices: Prices) ->
 )
 def test_demand_is_found_by_asking(method: Method, expected: Demand) -> None:
     assert demand_of(method, 0.5) == expected
+
+
+@pytest.mark.parametrize("kind", ["one", "mask", "weights", "nearest", "one for each prompt", "a sum"])
+def test_a_distance_to_references_can_be_planned(sd: TinyPipeline, kind: str) -> None:
+    metric, call = DreamSim("pocket"), call_of(sd)
+    mask = torch.zeros(1, 1, 32, 32)
+    mask[..., :16] = 1
+    two = picture(1, 2)
+    losses = {
+        "one": lambda: metric.target(two[:1]),
+        "mask": lambda: metric.target(two[:1], mask),
+        "weights": lambda: metric.target([two[:1], two[1:]], reduction="mean", weights=[1.0, 3.0]),
+        "nearest": lambda: metric.target(two, reduction="min"),
+        "one for each prompt": lambda: metric.target(two),
+        "a sum": lambda: 0.5 * metric.target(two[:1]) + metric.target(two[1:]),
+    }
+    if kind == "one for each prompt":
+        call = {**call_of(sd, batch=2), "num_images_per_prompt": 2}
+    loss = losses[kind]()
+    before = loss(picture(3, 2))
+    found = plan(sd.pipe, loss, progress=False, **call)
+    assert found.asked.slowdown > 2 and found.asked.peak_bytes > found.unguided_bytes
+    assert torch.equal(loss(picture(3, 2)), before)  # and what was asked without values has kept none of it
+    assert not torch.compiler.is_compiling()
+
+
+def test_images_of_a_reference_are_those_of_its_prompt_or_as_many_as_told(sd: TinyPipeline) -> None:
+    loss = DreamSim("pocket").target(picture(1, 2))
+    four = plan(sd.pipe, loss, progress=False, images_per_reference=2, **call_of(sd, batch=4))
+    assert four.asked.slowdown > 2
+    with pytest.raises(ValueError, match="got 2 references and 4 images"):
+        plan(sd.pipe, loss, progress=False, **call_of(sd, batch=4))
+
+
+def test_latents_whose_grid_is_read_from_positions_can_be_planned() -> None:
+    tiny = build("flux2")
+    real = arithmetic(tiny, method=MPGD()) / arithmetic(tiny)
+    prices = priced(tiny)
+    assert prices.slowdown(way(MPGD())) == pytest.approx(real, rel=1e-3)
+    with prices.rehearsal.mode:
+        run = prices._run(way(MPGD()))
+        assert run.decoder is not None and run.decoder(prices.rehearsal.x0).shape == (1, 3, 32, 32)
+
+
+@pytest.mark.parametrize("name", ["schedule", "until", "judges", "callback", "augmentation"])
+def test_an_argument_that_is_not_counted_is_refused(sd: TinyPipeline, name: str) -> None:
+    with pytest.raises(ValueError, match=f"has no argument {name}; leave it out here and give it to guide alone"):
+        plan(sd.pipe, brightness, progress=False, **{name: 0.5}, **call_of(sd))
 
 
 def test_a_machine_has_finite_rates(sd: TinyPipeline) -> None:
