@@ -11,6 +11,7 @@ imports nothing heavy, since the command line shows its fields.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -116,7 +117,8 @@ class GuidedSheet:
     eta: float | None = None
     """Noise of DDIM: 0 is deterministic, and 1 what dsg takes by default."""
     scheduler: str | None = None
-    """A class of diffusers to sample with, e.g. EulerAncestralDiscreteScheduler."""
+    """A class of diffusers to sample with, e.g. EulerAncestralDiscreteScheduler; models without a prompt take few,
+    DDPMScheduler among them."""
     window: tuple[float, float] = (0.0, 1.0)
     """Shares of the run between which to guide."""
     every: int = 1
@@ -154,8 +156,14 @@ class GuidedSheet:
             raise ValueError(f"window must be two shares of the run in order, such as 0 0.8, got {self.window}.")
         if not 0 < self.init_strength <= 1:
             raise ValueError(f"init_strength must lie in (0, 1], got {self.init_strength}.")
-        if self.strength is not None and not 0 <= self.strength < float("inf"):
-            raise ValueError(f"strength must be a number of at least 0, got {self.strength}.")
+        for name in ("strength", "eta"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise ValueError(f"{name} must be a number of at least 0, got {value}.")
+        for name in ("until", "cfg"):
+            value = getattr(self, name)
+            if value is not None and not math.isfinite(value):
+                raise ValueError(f"{name} must be a finite number, got {value}.")
 
     def run(self, folder: Path) -> dict[str, Any]:
         """Write the sheet, the distances, the log and the images; return the mean distances."""

@@ -8,6 +8,7 @@ Bohan, Tiny AutoEncoder for Stable Diffusion, github.com/madebyollin/taesd, 2023
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -121,7 +122,8 @@ def load(
     """The pipeline on its device, or moved there part by part with `offload`.
 
     scheduler: name of a class of diffusers that replaces the pipeline's own, with its configuration.
-    Raises OSError if the model cannot be had, `ValueError` for what is no pipeline.
+    Raises OSError if the model cannot be had, `ValueError` for what is no pipeline, and for a scheduler that the pipeline
+    would misuse.
     """
     import torch
 
@@ -149,7 +151,8 @@ def load(
         kind, config = _scheduler(scheduler), pipe.scheduler.config
         clips = "clip_sample" in inspect.signature(kind).parameters and "clip_sample" not in config
         # a default that is meant for pixels
-        pipe.scheduler = kind.from_config(config, **({"clip_sample": False} if clips and hasattr(pipe, "vae") else {}))
+        new = kind.from_config(config, **({"clip_sample": False} if clips and hasattr(pipe, "vae") else {}))
+        pipe = _pixels_with(pipe, new) if type(pipe).__name__ in _PIXELS else _with(pipe, new)
     if not offload:
         return pipe.to(device)
     if device == "cpu":
@@ -181,6 +184,44 @@ def _scheduler(name: str) -> Any:
 
         raise ValueError(f"diffusers has no scheduler '{name}'{suggestion(name, known)}; it has: {', '.join(known)}.")
     return kind
+
+
+_PIXELS = ("DDIMPipeline", "DDPMPipeline")
+"""Pipelines without a condition, which know one kind of scheduler only."""
+
+
+def _with(pipe: Any, scheduler: Any) -> Any:
+    pipe.scheduler = scheduler
+    return pipe
+
+
+def _pixels_with(pipe: Any, scheduler: Any) -> Any:
+    """A pipeline of the same network that treats this scheduler rightly; `ValueError` where diffusers has none.
+
+    DDIMPipeline hands `eta` to every step, DDPMPipeline only a generator; neither scales the first noise or the network's
+    input, as schedulers that count in sigmas (Euler, Heun, LMS, ...) need it, and without which they would draw nonsense.
+    """
+    import diffusers
+    import torch
+
+    takes = set(inspect.signature(scheduler.step).parameters)
+    if type(pipe).__name__ == "DDIMPipeline" and {"eta", "use_clipped_model_output", "generator"} <= takes:
+        return _with(pipe, scheduler)
+    reason = "takes no generator"
+    if "generator" in takes:
+        probe, state = copy.deepcopy(scheduler), torch.ones(1, 1, 1, 1)
+        probe.set_timesteps(2)
+        if not hasattr(probe, "scale_model_input"):
+            reason = "is made for networks of another kind"
+        elif probe.init_noise_sigma == 1 and torch.equal(probe.scale_model_input(state, probe.timesteps[0]), state):
+            return diffusers.DDPMPipeline(unet=pipe.unet, scheduler=scheduler)
+        else:
+            reason = "needs scaled inputs"
+    raise ValueError(
+        f"{type(scheduler).__name__} {reason}, for which {type(pipe).__name__}, a pipeline without a prompt, has no place; "
+        "choose DDIMScheduler, DDPMScheduler or DPMSolverMultistepScheduler, or a model that reads a prompt, such as pocket "
+        "with --prompt, which takes Euler, Heun and others as well."
+    )
 
 
 def _choices() -> str:

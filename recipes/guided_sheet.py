@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,13 +16,13 @@ from torch import Tensor
 
 from dreamsim_guidance.atomic import write_json, writing
 from dreamsim_guidance.evaluation.contact_sheet import contact_sheet, some
-from dreamsim_guidance.guidance import Log, Method
+from dreamsim_guidance.guidance import Log, Method, guide
 from dreamsim_guidance.loss import Loss
 from dreamsim_guidance.metric import DreamSim
 from dreamsim_guidance.preprocess import load_image, resize, save_image
 from dreamsim_guidance.recipes import guided_models
 from dreamsim_guidance.recipes.guided_judges import Judge, judges
-from dreamsim_guidance.recipes.guided_sampling import Sampler, log_of, merged, method_of
+from dreamsim_guidance.recipes.guided_sampling import Sampler, check_noise, log_of, merged, method_of
 from dreamsim_guidance.types import Image
 
 if TYPE_CHECKING:
@@ -51,7 +53,7 @@ def make(config: GuidedSheet, folder: Path) -> dict[str, Any]:
         save_image(reference, folder / "reference" / f"{number:04}.png")
     batch = config.batch or model.batch
     log.info("%s, %s, %d images on %s, %d at once", type(pipe).__name__, method, config.n, device, batch)
-    options = {
+    options: dict[str, Any] = {
         "judges": judged,
         "window": config.window,
         "every": config.every,
@@ -60,6 +62,8 @@ def make(config: GuidedSheet, folder: Path) -> dict[str, Any]:
         "vae": vae,
         "checkpointing": config.checkpointing,
     }
+    guide(sampler.pipe, loss, method, **options)  # for its errors: a mistake is told before anything is sampled
+    check_noise(sampler, method)
     logs, seconds = {}, {}
     for row, how in (("unguided", None), ("guided", method)):
         parts = [
@@ -111,6 +115,7 @@ def _sampler(config: GuidedSheet, pipe: Any, model: guided_models.Model, init: T
             pipe = AutoPipelineForImage2Image.from_pipe(pipe)
         except ValueError as error:
             raise ValueError(f"no image-to-image pipeline goes with {type(pipe).__name__}; leave init out.") from error
+        _check_init(pipe, config.steps or model.steps, config.init_strength)
     sides = config.size or (() if model.size is None else (model.size,))
     eta = config.eta
     if eta is None and config.method == "dsg" and type(pipe.scheduler).__name__ == "DDIMScheduler":
@@ -126,6 +131,15 @@ def _sampler(config: GuidedSheet, pipe: Any, model: guided_models.Model, init: T
         init=init,
         init_strength=config.init_strength,
     )
+
+
+def _check_init(pipe: Any, steps: int | None, strength: float) -> None:
+    """The share of the way from the picture to noise is made in whole steps."""
+    default = inspect.signature(pipe.__call__).parameters.get("num_inference_steps")
+    steps = steps or (default.default if default is not None else None)
+    if isinstance(steps, int) and int(steps * strength) < 1:
+        least = math.ceil(1000 / steps) / 1000
+        raise ValueError(f"init_strength {strength:g} of {steps} steps is no step; at least {least:g} is needed.")
 
 
 def _batch(

@@ -191,6 +191,8 @@ def test_the_tiny_autoencoder_may_come_from_a_folder(model: str, here: Path) -> 
         (("--model", "pocket", "--window", "0.8", "0.2"), "window must be two shares of the run in order"),
         (("--model", "pocket", "--n", "0"), "n must be at least 1, got 0"),
         (("--model", "pocket", "--strength", "-1"), "strength must be a number of at least 0"),
+        (("--model", "pocket", "--until", "nan"), "until must be a finite number, got nan"),
+        (("--model", "pocket", "--eta", "-1"), "eta must be a number of at least 0, got -1"),
         (("--model", ".", "--reference", "red.png"), "has no model_index.json"),
         (("--model", "./red.png", "--reference", "red.png"), "is a file; give the folder of a pipeline"),
     ],
@@ -210,13 +212,23 @@ def test_a_mistake_is_one_line_and_leaves_no_folder(
         (("--option", "capp=1"), "'capp=1' is no option of mpgd (did you mean 'cap'?); it has: cap, rule, strength"),
         (("--scheduler", "DDIMSheduler"), "diffusers has no scheduler 'DDIMSheduler' (did you mean"),
         (("--method", "dsg"), "DSG turns the noise that a sampler adds, and this one adds none"),
+        (
+            ("--method", "dsg", "--scheduler", "DDIMScheduler", "--eta", "0"),
+            "DSG turns the noise that a sampler adds, and this one adds none",
+        ),
+        (("--option", "cap=abc"), "mpgd cannot have cap=abc: MPGD: cap must be a number, got 'abc'"),
+        (
+            ("--init", "cyan.png", "--init-strength", "0.05", "--steps", "10"),
+            "init_strength 0.05 of 10 steps is no step; at least 0.1 is needed",
+        ),
     ],
 )
-def test_what_a_model_cannot_do_is_told(
-    model: str, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], message: str
+def test_what_a_model_cannot_do_is_told_before_anything_is_sampled(
+    model: str, here: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], message: str, unchecked: None
 ) -> None:
     guided(model, *words, code=2)
     assert message in capsys.readouterr().err.splitlines()[-1]
+    assert not (here / "guided" / "unguided").exists()
 
 
 @pytest.mark.parametrize("words", [("--model", "sd15"), ("--model", "owner/name")])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from numbers import Real
+from typing import Any
 
 from torch import Tensor
 
@@ -26,13 +28,20 @@ class Method:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value = getattr(self, field.name)
-            if (
-                isinstance(value, float | int)
-                and not isinstance(value, bool)
-                and not (math.isfinite(value) and value >= 0)
-            ):
+            value, kind = getattr(self, field.name), str(field.type)
+            numeric = isinstance(field.default, float | int) and not isinstance(field.default, bool)
+            optional = value is None and ("None" in kind or "Optional" in kind)
+            if numeric and not optional and not _is_number(value):
+                raise TypeError(f"{type(self).__name__}: {field.name} must be a number, got {value!r}.")
+            if _is_number(value) and not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{type(self).__name__}: {field.name} must be a finite number >= 0, got {value}.")
+            if isinstance(field.default, tuple) and not (
+                isinstance(value, tuple | list) and len(value) == len(field.default) and all(map(_is_number, value))
+            ):
+                raise TypeError(
+                    f"{type(self).__name__}: {field.name} must be {len(field.default)} numbers such as {field.default}, "
+                    f"got {value!r}."
+                )
 
     @property
     def through_denoiser(self) -> bool:
@@ -50,3 +59,7 @@ class Method:
     def _check(self, right: bool, needed: str) -> None:
         if not right:
             raise ValueError(f"{type(self).__name__} needs {needed}, got {self}.")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)

@@ -13,14 +13,14 @@ import torch
 
 from dreamsim_guidance.cli import main
 from dreamsim_guidance.data.pocket_scenes import pocket_scene
-from dreamsim_guidance.guidance import MPGD, TFG, Entry, Log
+from dreamsim_guidance.guidance import MPGD, TFG, Entry, FreeDoM, Log
 from dreamsim_guidance.preprocess import load_image
 from dreamsim_guidance.recipes import guide_methods, guided_models, guided_sheet, strength_sweep
 from dreamsim_guidance.recipes.fields import override
 from dreamsim_guidance.recipes.guide import METHODS, GuidedSheet
 from dreamsim_guidance.recipes.guided_cells import Cell, diversity, held_out_scenes
 from dreamsim_guidance.recipes.guided_judges import judges
-from dreamsim_guidance.recipes.guided_sampling import log_of, merged, method_of
+from dreamsim_guidance.recipes.guided_sampling import Sampler, log_of, merged, method_of
 from dreamsim_guidance.recipes.registry import load, recipes
 
 HUB = {"guide-sd15": "sd15", "guide-sdxl": "sdxl", "guide-sdxl-turbo": "sdxl-turbo", "guide-sd35": "sd35"}
@@ -180,9 +180,68 @@ def test_logs_of_batches_are_merged_and_read_back() -> None:
     assert whole.final["distance"] == [0.1, 0.2, 0.3] and whole.skipped == 2
 
 
+@pytest.mark.parametrize(
+    ("kind", "values", "message"),
+    [
+        (MPGD, {"strength": "5"}, "MPGD: strength must be a number, got '5'"),
+        (MPGD, {"strength": None}, "MPGD: strength must be a number, got None"),
+        (MPGD, {"cap": "abc"}, "MPGD: cap must be a number, got 'abc'"),
+        (TFG, {"iterations": True}, "TFG: iterations must be a number, got True"),
+        (FreeDoM, {"recurrence_window": 5}, "recurrence_window must be 2 numbers such as"),
+    ],
+)
+def test_a_field_of_a_method_that_is_no_number_is_told_at_once(
+    kind: type, values: dict[str, object], message: str, unchecked: None
+) -> None:
+    with pytest.raises(TypeError, match=message):
+        kind(**values)
+
+
+def test_a_bound_may_be_none_where_a_method_says_so() -> None:
+    assert TFG(cap=None).cap is None
+
+
+def test_a_log_with_a_number_that_json_lacks_is_read_back(tmp_path: Path) -> None:
+    bad = [float("nan"), 0.5]
+    before = Log([Entry(0, 9.0, 0.5, True, bad, bad, bad, 1, 0.25, {"l2": bad})], final={"distance": bad, "l2": bad})
+    before.save(tmp_path / "log.json")
+    after = log_of(json.loads((tmp_path / "log.json").read_text()))
+    assert repr(after) == repr(before)  # nan is not equal to itself
+    assert after.summary() == "distance nan; l2 nan; 1 gradients were not finite and were left out"
+
+
+SAMPLED = [("DDIMScheduler", "DDIMPipeline"), ("DDPMScheduler", "DDPMPipeline")]
+SAMPLED += [("DPMSolverMultistepScheduler", "DDPMPipeline"), ("LCMScheduler", "DDPMPipeline")]
+
+
+@pytest.mark.parametrize(("scheduler", "kind"), SAMPLED)
+def test_the_pixel_model_samples_with_schedulers_that_scale_nothing(scheduler: str, kind: str) -> None:
+    pipe = guided_models.load(guided_models.find("pocket"), "cpu", scheduler=scheduler)
+    assert (type(pipe).__name__, type(pipe.scheduler).__name__) == (kind, scheduler)
+    sampler = Sampler(pipe, steps=20)
+    images, _ = sampler.sample([0, 1, 2, 3], lambda x: x.mean((1, 2, 3)), None)
+    steps = (images.diff(dim=-1).abs().mean() + images.diff(dim=-2).abs().mean()) / 2
+    assert float(steps) < 0.08  # areas of one colour: noise has 0.33 between neighbours
+    assert float(images.std()) > 0.1
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "reason"),
+    [
+        ("EulerAncestralDiscreteScheduler", "needs scaled inputs"),
+        ("HeunDiscreteScheduler", "takes no generator"),
+        ("EulerDiscreteScheduler", "needs scaled inputs"),
+        ("FlowMatchEulerDiscreteScheduler", "is made for networks of another kind"),
+    ],
+)
+def test_the_pixel_model_refuses_schedulers_that_its_pipeline_would_misuse(scheduler: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=f"{scheduler} {reason}, for which DDIMPipeline.*choose DDIMScheduler"):
+        guided_models.load(guided_models.find("pocket"), "cpu", scheduler=scheduler)
+    assert guided_models.load(guided_models.find("pocket", "a star"), "cpu", scheduler=scheduler) is not None
+
+
 def test_a_cell_that_is_there_is_not_sampled(tmp_path: Path) -> None:
     from dreamsim_guidance.recipes.guided_cells import cell
-    from dreamsim_guidance.recipes.guided_sampling import Sampler
 
     class Never:
         def __getattr__(self, name: str) -> object:
