@@ -131,7 +131,8 @@ def load(
         from dreamsim_guidance.pocket import load_pocket
 
         pipe: Any = load_pocket("pixels" if model.source == "pocket-pixels" else "latents")
-        pipe.to(dtype=getattr(torch, dtype or "float32"))
+        if dtype not in (None, "float32"):
+            pipe.to(dtype=getattr(torch, dtype))
     else:
         check_reachable(model.source)
         import diffusers
