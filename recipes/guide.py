@@ -47,7 +47,9 @@ def guide_pocket() -> GuidedSheet:
 @recipe
 def guide_sd15() -> GuidedSheet:
     """Guide Stable Diffusion 1.5 to a photograph of a cat; needs downloads and a GPU, and was not run here."""
-    return GuidedSheet(model="sd15", prompt="a photo of a cat on a sofa", judges=("dinov2_vitb14",), taesd=True)
+    return GuidedSheet(
+        model="sd15", prompt="a photo of a cat on a sofa", strength=0.03, judges=("dinov2_vitb14",), taesd=True
+    )
 
 
 @recipe

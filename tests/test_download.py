@@ -171,7 +171,8 @@ def test_only_web_addresses_are_downloaded(url: str, tmp_path: Path) -> None:
 
 
 KILLED = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and so would we
 from dreamsim_guidance.download import download
 download(sys.argv[1], sys.argv[2], progress=False)
 """

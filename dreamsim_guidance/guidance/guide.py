@@ -1,6 +1,6 @@
 """Guidance of an unmodified pipeline: one line around the call.
 
-    with guide(pipe, DreamSim().target(reference), MPGD(strength=0.005)) as log:
+    with guide(pipe, DreamSim().target(reference), MPGD(strength=0.03)) as log:
         image = pipe("a photo of a cat on a sofa").images[0]
 
 The loss is any function from images in [0, 1] to one value per image; the method decides how its gradient enters the
