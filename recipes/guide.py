@@ -47,9 +47,7 @@ def guide_pocket() -> GuidedSheet:
 @recipe
 def guide_sd15() -> GuidedSheet:
     """Guide Stable Diffusion 1.5 to a photograph of a cat; needs downloads and a GPU, and was not run here."""
-    return GuidedSheet(
-        model="sd15", prompt="a photo of a cat on a sofa", strength=0.03, judges=("dinov2_vitb14",), taesd=True
-    )
+    return GuidedSheet(model="sd15", prompt="a photo of a cat on a sofa", judges=("dinov2_vitb14",), taesd=True)
 
 
 @recipe
@@ -91,7 +89,7 @@ class GuidedSheet:
     method: str = "mpgd"
     """mpgd, dps, lgd, freedom, universal, dsg, tfg, flowchef, mmps."""
     strength: float | None = None
-    """How much the reference counts; by default the method's own. 0 guides nothing."""
+    """How much the reference counts; by default the method's own, and for mpgd on latents 0.03. 0 guides nothing."""
     option: tuple[str, ...] = ()
     """Further fields of the method, as cap=0.2 or recurrence=3."""
     n: int = 4

@@ -8,6 +8,7 @@ import logging
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,9 @@ log = logging.getLogger(__name__)
 _COLUMNS = 8
 """Images of each row on the sheet; all are in the folders."""
 
+LATENT_STRENGTH = 0.03
+"""Of MPGD by default where there is an autoencoder: measured on the pocket latent model (`strength-sweep`)."""
+
 
 def make(config: GuidedSheet, folder: Path) -> dict[str, Any]:
     """Write the sheet, the distances, the log and the images into `folder`; return the distances."""
@@ -47,6 +51,8 @@ def make(config: GuidedSheet, folder: Path) -> dict[str, Any]:
     init = None if config.init is None else load_image(config.init)
     loss, judged = _measures(config, references, mask, model, device)
     pipe = guided_models.load(model, device, config.dtype, config.offload, config.scheduler)
+    if config.strength is None and config.method == "mpgd" and getattr(pipe, "vae", None) is not None:
+        method = replace(method, strength=LATENT_STRENGTH)
     vae = guided_models.tiny_autoencoder(model, pipe, config.vae, device) if config.taesd or config.vae else None
     sampler = _sampler(config, pipe, model, init)
     for number, reference in enumerate(references):

@@ -148,7 +148,7 @@ def test_everything_at_once(model: str, here: Path) -> None:
     words += ["--every", "2", "--until", "0.01", "--views", "2", "--checkpointing", "--option", "cap=0.2", "rule=raw"]
     guided(model, *words, "--scheduler", "DDIMScheduler", "--steps", "8")
     told = json.loads((here / "guided" / "distances.json").read_text())
-    assert told["method"] == "MPGD(strength=0.005, rule='raw', cap=0.2)"
+    assert told["method"] == "MPGD(strength=0.03, rule='raw', cap=0.2)"
     steps = json.loads((here / "guided" / "log.json").read_text())["steps"]
     assert [step["index"] for step in steps] == [0, 2, 4]
 
