@@ -22,6 +22,15 @@ def test_every_package_on_disk_is_installed() -> None:
     assert inside | outside == set(PROJECT["tool"]["setuptools"]["packages"])
 
 
+def test_every_file_beside_the_code_is_installed() -> None:
+    folders, data = PROJECT["tool"]["setuptools"]["package-dir"], PROJECT["tool"]["setuptools"]["package-data"]
+    home = {package: ROOT / folders.get(package, package.replace(".", "/")) for package in data}
+    listed = {file for package, globs in data.items() for glob in globs for file in home[package].glob(glob)}
+    on_disk = {file for folder in ("dreamsim_guidance", *folders.values()) for file in (ROOT / folder).rglob("*")}
+    beside = {file for file in on_disk if file.is_file() and file.suffix not in {".py", ".pyc"}}
+    assert beside == {file for file in listed if file.is_file() and file.suffix not in {".py", ".pyc"}}
+
+
 @pytest.mark.parametrize("folder", ["losses", "recipes", "training"])
 def test_root_folders_refuse_their_bare_name(folder: str) -> None:
     run = subprocess.run(
