@@ -2,8 +2,6 @@
 
 What stands beside the guide's distance: the root mean square difference, 1 - SSIM, and whatever other metrics are asked
 for; for pictures of the pocket scenes also the share of the reference's factors that a small classifier does not find.
-
-Wang et al., Image quality assessment: from error visibility to structural similarity, IEEE TIP 2004.
 """
 
 from __future__ import annotations
@@ -16,6 +14,7 @@ from torch import Tensor
 
 from dreamsim_guidance.evaluation.factor_agreement import factor_agreement
 from dreamsim_guidance.evaluation.scene_judge import SceneJudge
+from dreamsim_guidance.guidance.judges import dissimilarity, l2
 from dreamsim_guidance.preprocess import resize
 from dreamsim_guidance.types import AnyImage, Mask
 
@@ -32,8 +31,8 @@ def judges(
     names: further judges: variants or files of DreamSim, "lpips", "dists". scenes: whether the pictures are pocket scenes.
     """
     found: dict[str, Judge] = {
-        "l2": partial(_towards, references, reduction, partial(_l2, mask)),
-        "1 - ssim": partial(_towards, references, reduction, partial(_dissimilarity, mask)),
+        "l2": partial(_towards, references, reduction, partial(l2, mask=mask)),
+        "1 - ssim": partial(_towards, references, reduction, partial(dissimilarity, mask=mask)),
     }
     if scenes:
         from dreamsim_guidance.pocket import load_judge
@@ -54,26 +53,8 @@ def _towards(references: Sequence[Tensor], reduction: str, pair: Pair, images: T
     return distances.amin(0) if reduction == "min" else distances.mean(0)
 
 
-def _l2(mask: Tensor | None, x: Tensor, y: Tensor) -> Tensor:
-    return _mean((x - y).square(), mask).sqrt()
-
-
-def _dissimilarity(mask: Tensor | None, x: Tensor, y: Tensor) -> Tensor:
-    from kornia.metrics import ssim
-
-    window = min(11, *x.shape[-2:])
-    return 1 - _mean(ssim(x, y, window - 1 + window % 2), mask)
-
-
 def _missed(judge: SceneJudge, x: Tensor, y: Tensor) -> Tensor:
     return 1 - factor_agreement(x, y, judge)
-
-
-def _mean(values: Tensor, mask: Tensor | None) -> Tensor:
-    if mask is None:
-        return values.flatten(1).mean(1)
-    share = torch.nn.functional.interpolate(mask.to(values), values.shape[-2:], mode="bilinear", antialias=True)
-    return (values * share).flatten(1).sum(1) / (share.expand_as(values).flatten(1).sum(1)).clamp_min(1e-12)
 
 
 def _metric(name: str, mask: Tensor | None, device: str) -> Pair:

@@ -13,13 +13,28 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from dreamsim_guidance.preprocess import resize
+from dreamsim_guidance.types import Distance, Image, Mask
 
-__all__ = ["judges_of"]
+__all__ = ["dissimilarity", "judges_of", "l2"]
 
-Judge = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""From images, as many references, and a mask `(1 or b, 1, h, w)` to one value for each."""
+Judge = Callable[[Tensor, Tensor, Mask | None], Tensor]
+"""From images, as many references, and a mask to one value for each."""
+
+
+def l2(x: Image, y: Image, mask: Mask | None = None) -> Distance:
+    """Root mean square difference of pixels in [0, 1], each weighted by the mask."""
+    return _mean((x - y).square(), mask).sqrt()
+
+
+def dissimilarity(x: Image, y: Image, mask: Mask | None = None) -> Distance:
+    """1 - SSIM, the mean over the pixels weighted by the mask; the window is 11 pixels wide, or what the images hold."""
+    from kornia.metrics import ssim
+
+    window = min(11, *x.shape[-2:])
+    return 1 - _mean(ssim(x, y, window - 1 + window % 2), mask)
 
 
 def judges_of(loss: Any) -> dict[str, Callable[[Tensor], Tensor]]:
@@ -32,7 +47,7 @@ def judges_of(loss: Any) -> dict[str, Callable[[Tensor], Tensor]]:
     def of(judge: Judge) -> Callable[[Tensor], Tensor]:
         return lambda images: torch.stack([_towards(target, judge, images) for target in found]).mean(0)
 
-    return {"l2": of(_l2), "1 - ssim": of(_dissimilarity)}
+    return {"l2": of(l2), "1 - ssim": of(dissimilarity)}
 
 
 def _towards(target: Any, judge: Judge, images: Tensor) -> Tensor:
@@ -40,34 +55,21 @@ def _towards(target: Any, judge: Judge, images: Tensor) -> Tensor:
     own = target.references.to(images.device, images.dtype)
     images = resize(images, (own.shape[-2], own.shape[-1])).clamp(0, 1)
     mask, reduction = getattr(target, "mask", None), getattr(target, "reduction", None)
-    where = torch.ones_like(images[:1, :1])
     if mask is not None:
-        mask = mask[:, None] if mask.ndim == 3 else mask
-        where = resize(mask.expand(-1, 3, -1, -1).to(images), (own.shape[-2], own.shape[-1])).clamp(0, 1)[:, :1]
-    where = where.repeat_interleave(max(1, len(images) // len(where)), dim=0)
+        mask = mask.to(images).repeat_interleave(max(1, len(images) // len(mask)), dim=0)
     if reduction is None:
-        return judge(images, own.repeat_interleave(max(1, len(images) // len(own)), dim=0), where)
-    values = torch.stack(
-        [judge(images, one.expand_as(images), where) for one in own]
-    )  # every image meets every reference
+        return judge(images, own.repeat_interleave(max(1, len(images) // len(own)), dim=0), mask)
+    # every image meets every reference
+    values = torch.stack([judge(images, one.expand_as(images), mask) for one in own])
     if reduction == "min":
         return values.amin(0)
     weights = getattr(target, "weights_of_references", None)
     return values.mean(0) if weights is None else (values * weights.to(values)[:, None]).sum(0)
 
 
-def _l2(x: Tensor, y: Tensor, where: Tensor) -> Tensor:
-    return _mean((x - y).square(), where).sqrt()
-
-
-def _dissimilarity(x: Tensor, y: Tensor, where: Tensor) -> Tensor:
-    from kornia.metrics import ssim
-
-    window = min(11, *x.shape[-2:])
-    return 1 - _mean(ssim(x, y, window - 1 + window % 2), where)
-
-
-def _mean(values: Tensor, where: Tensor) -> Tensor:
-    """Over the pixels of the mask, `(b,)`."""
-    weights = where.expand_as(values)
-    return (values * weights).flatten(1).sum(1) / weights.flatten(1).sum(1).clamp_min(1e-12)
+def _mean(values: Tensor, mask: Tensor | None) -> Tensor:
+    """Over channels and pixels, `(b,)`; a mask of another size is brought to the values'."""
+    if mask is None:
+        return values.flatten(1).mean(1)
+    share = F.interpolate(mask.float(), values.shape[-2:], mode="bilinear", antialias=True).expand_as(values)
+    return (values * share).flatten(1).sum(1) / share.flatten(1).sum(1).clamp_min(1e-12)
