@@ -30,7 +30,7 @@ from dreamsim_guidance import adapters
 from dreamsim_guidance.backbones import Branch, BranchConfig
 from dreamsim_guidance.ensemble import Ensemble
 from dreamsim_guidance.loss import Loss
-from dreamsim_guidance.preprocess import check_candidate, check_images, check_range
+from dreamsim_guidance.preprocess import check_candidate, check_images, check_range, values_unknown
 from dreamsim_guidance.types import AnyImage, Distance, Embedding, Image, Mask
 from dreamsim_guidance.variants import variant
 
@@ -360,7 +360,7 @@ class DreamSim(nn.Module):
         check_candidate(images, name, overshoot)
 
     def _embed(self, images: Tensor) -> Tensor:
-        if not torch.compiler.is_compiling():
+        if not values_unknown():
             _fold_first(self)
         return self.normalize(self.ensemble(images, squash=self.resize))
 
@@ -514,7 +514,7 @@ def _mask_out(images: Tensor, mask: Tensor | None) -> Tensor:
             f"mask and images must be on one device, got {mask.device} and {images.device}; move the mask."
         )
     mask = mask.to(images.dtype)
-    if mask.device.type == "cpu" and not torch.compiler.is_compiling():
+    if mask.device.type == "cpu" and not values_unknown():
         check_range(mask, "the mask")
         if not bool(mask.flatten(1).any(1).all()):
             raise ValueError("the mask leaves out every pixel of an image; 1 counts, 0 is left out.")

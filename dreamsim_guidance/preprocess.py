@@ -26,12 +26,21 @@ from jaxtyping import Float
 from PIL import Image as PILImage
 from PIL import ImageOps, UnidentifiedImageError
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
+from torch._guards import active_fake_mode
 
 from dreamsim_guidance.atomic import writing
 from dreamsim_guidance.types import Image
 
-__all__ = ["check_candidate", "check_images", "check_range", "load_image", "resize", "save_image", "to_image"]
+__all__ = [
+    "check_candidate",
+    "check_images",
+    "check_range",
+    "load_image",
+    "resize",
+    "save_image",
+    "to_image",
+    "values_unknown",
+]
 
 _SLACK = 1e-3
 """Overshoot that a reference image may have: rounding of a resize, not another range."""
@@ -70,13 +79,9 @@ def check_images(images: object, name: str = "images") -> None:
 def check_range(images: Tensor, name: str = "images") -> None:
     """Raise ValueError unless all values lie in [0, 1].
 
-    Reads two numbers back from the tensor's device: for references, once, not for every step of a loop. Tensors that
-    have a shape and no values (PyTorch's fake tensors, with which `guidance.plan` counts) pass.
+    Reads two numbers back from the tensor's device: for references, once, not for every step of a loop.
     """
-    limits = images.detach().aminmax()
-    if isinstance(limits.min, FakeTensor):
-        return
-    low, high = (float(v) for v in limits)
+    low, high = (float(v) for v in images.detach().aminmax())
     if low >= -_SLACK and high <= 1 + _SLACK:
         return
     if math.isnan(low) or math.isnan(high):
@@ -91,10 +96,9 @@ def check_candidate(images: Tensor, name: str = "images", overshoot: bool | None
 
     With `overshoot` only a wrong scale is refused, a tenth of all values more than 0.25 outside [0, 1]: the predictions
     of a generator and images on their way overshoot a little. Without, it is `check_range`; by default an image that a
-    gradient flows to may overshoot. Checked on the CPU only, and neither inside `torch.compile` nor for fake tensors,
-    since it needs the values.
+    gradient flows to may overshoot. Checked on the CPU only, and where there are values (`values_unknown`).
     """
-    if _without_values(images) or images.device.type != "cpu":
+    if values_unknown() or images.device.type != "cpu":
         return
     if not (images.requires_grad if overshoot is None else overshoot):
         check_range(images, name)
@@ -108,8 +112,9 @@ def check_candidate(images: Tensor, name: str = "images", overshoot: bool | None
         check_range(images, name)
 
 
-def _without_values(images: Tensor) -> bool:
-    return torch.compiler.is_compiling() or isinstance(images, FakeTensor)
+def values_unknown() -> bool:
+    """Whether what runs now is followed by shapes alone: inside `torch.compile`, or with fake tensors, as `guidance.plan`."""
+    return torch.compiler.is_compiling() or active_fake_mode() is not None
 
 
 def _range_advice(low: float, high: float) -> str:
@@ -140,9 +145,9 @@ def resize(images: Image, size: tuple[int, int]) -> Float[Tensor, "b 3 height wi
         vertical_first = _PIL_CHOOSES and less_height > max(0, 2 * less_width)
         for vertical in (vertical_first, not vertical_first):
             if vertical and less_height:
-                x = _clamp(_bicubic_weights(x.shape[-2], height, x) @ x)
+                x = _clamp(_bicubic_weights(x.shape[-2], height, x.dtype, x.device) @ x)
             elif not vertical and less_width:
-                x = _clamp(x @ _bicubic_weights(x.shape[-1], width, x).T)
+                x = _clamp(x @ _bicubic_weights(x.shape[-1], width, x.dtype, x.device).T)
     return x
 
 
@@ -150,12 +155,12 @@ def _clamp(x: Tensor) -> Tensor:
     return x.clamp(-_ROUNDING, 1 + _ROUNDING)
 
 
-def _bicubic_weights(length: int, size: int, like: Tensor) -> Float[Tensor, "size length"]:
+def _bicubic_weights(length: int, size: int, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "size length"]:
     # a compiler traces through a cache, with a warning: let it trace the function and keep the result as a constant;
     # and weights without values must not be kept for images that have some
-    if _without_values(like):
-        return _bicubic_table(length, size).to(like)
-    return _kept_weights(length, size, like.dtype, like.device)
+    if values_unknown():
+        return _bicubic_table(length, size).to(device=device, dtype=dtype)
+    return _kept_weights(length, size, dtype, device)
 
 
 @lru_cache(maxsize=64)

@@ -6,8 +6,8 @@ memory = weights + max(denoiser, its kept graph + decoder's and loss's, the way 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -171,7 +171,7 @@ class Prices:
         views = Views(self._loss)
         per_sample = self._options.get("images_per_reference") or self.rehearsal.interception.images_per_prompt
         views.images_per_reference = per_sample * max(1, len(images) // len(self.rehearsal.x0))  # frames of a video
-        with self.rehearsal.mode, _values_unread(), Meter(self._machine) as meter:
+        with self.rehearsal.mode, Meter(self._machine) as meter:
             try:
                 views.gradient(images, 0)
             except (ValueError, TypeError):
@@ -232,17 +232,6 @@ class Prices:
             if key[0] != "demand":
                 self._bar.update()
         return self._counted[key]
-
-
-@contextmanager
-def _values_unread() -> Iterator[None]:
-    """What is asked here finds itself being traced, as by `torch.export`: checks of values and caches step aside."""
-    before = torch.compiler._is_compiling_flag
-    torch.compiler._is_compiling_flag = True
-    try:
-        yield
-    finally:
-        torch.compiler._is_compiling_flag = before
 
 
 def _on_shapes(loss: Callable[[Tensor], Tensor], mode: FakeTensorMode) -> Callable[[Tensor], Tensor]:
