@@ -98,6 +98,13 @@ class StepCall:
         noise = sigma * known if abs(sigma) > 1e-6 else torch.zeros_like(known)
         return results[0] - noise, noise
 
+    def noised_back(self, x_prev: Tensor) -> Tensor:
+        """Time travel: x_t = r x_prev + sqrt(s^2 - (r s_prev)^2) z, r = a / a_prev, for every kind of noise schedule."""
+        before = level_after(self.scheduler, self._next_timestep)
+        ratio = self.level.a / before.signal
+        spread = max(0.0, self.level.s**2 - (ratio * before.s) ** 2) ** 0.5
+        return ratio * x_prev + spread * draw_noise(x_prev, self.generator)
+
     def _call(self, x0: Tensor | None, x_t: Tensor | None) -> Any:
         state, output = self.x_t, self.model_output
         if x0 is not None:

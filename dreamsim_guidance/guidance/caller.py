@@ -26,12 +26,15 @@ def _of_diffusers(frame: FrameType) -> bool:
     return str(frame.f_globals.get("__name__")).startswith("diffusers")
 
 
+def _works_for(pipe: Any, frame: FrameType) -> bool:
+    """Whether a function is the pipeline's own, or a block of a modular pipeline, which is handed the pipeline."""
+    known = frame.f_locals
+    return known.get("self") is pipe or (_of_diffusers(frame) and any(value is pipe for value in known.values()))
+
+
 def calls_itself(pipe: Any) -> bool:
-    """Whether the function that called this package is the pipeline's own, or a block of a modular pipeline."""
-    frame = next(_frames())
-    if frame.f_locals.get("self") is pipe:
-        return True
-    return _of_diffusers(frame) and any(value is pipe for value in frame.f_locals.values())
+    """Whether the function that called this package works for the pipeline."""
+    return _works_for(pipe, next(_frames()))
 
 
 def is_of_another_pipeline(pipe: Any, scheduler: Any) -> bool:
@@ -48,9 +51,9 @@ def is_of_another_pipeline(pipe: Any, scheduler: Any) -> bool:
 def argument_of_call(pipe: Any, *names: str) -> Any:
     """The value of the first of these names that the pipeline's running call knows; None if it knows none."""
     for frame in _frames():
-        known = frame.f_locals
-        if not (known.get("self") is pipe or (_of_diffusers(frame) and any(value is pipe for value in known.values()))):
+        if not _works_for(pipe, frame):
             continue
+        known = frame.f_locals
         for name in names:
             if known.get(name) is not None:
                 return known[name]

@@ -85,9 +85,12 @@ def guide(
     method = MPGD() if method is None else method
     if not isinstance(method, Method):
         raise TypeError(f"method must be a guidance method such as MPGD(strength=0.005), got {method!r}.")
-    shares = tuple(window) if isinstance(window, tuple | list) else ()
-    numbers = [share for share in shares if isinstance(share, int | float)]
-    if not (len(shares) == len(numbers) == 2 and 0 <= numbers[0] <= numbers[1] <= 1):
+    try:
+        first, last = window
+        in_order = 0 <= first <= last <= 1
+    except (TypeError, ValueError):
+        in_order = False
+    if not in_order:
         raise ValueError(f"window must be two shares of the run in order, such as (0.0, 0.8), got {window}.")
     for name, function in (("schedule", schedule), ("augmentation", augmentation), ("callback", callback)):
         if function is not None and not callable(function):

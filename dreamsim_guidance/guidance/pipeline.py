@@ -16,10 +16,8 @@ The classes of diffusers are imported nowhere here: what counts is what a pipeli
 from __future__ import annotations
 
 import inspect
-import threading
-import weakref
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,51 +27,13 @@ from dreamsim_guidance.guidance.call import StepCall, first_of, others_of, with_
 from dreamsim_guidance.guidance.decoder import Geometry
 from dreamsim_guidance.guidance.frozen import denoiser_of
 from dreamsim_guidance.guidance.levels import wide
-from dreamsim_guidance.guidance.noise import Generators, draw_noise
+from dreamsim_guidance.guidance.lock import lock_of
+from dreamsim_guidance.guidance.noise import Generators
 from dreamsim_guidance.guidance.patches import Patches
-from dreamsim_guidance.guidance.scheduler import level_after, restore, snapshot
+from dreamsim_guidance.guidance.scheduler import restore, snapshot
+from dreamsim_guidance.guidance.visitor import Visitor
 
-__all__ = ["Interception", "Visitor", "refuse_inference_mode", "scheduler_of"]
-
-_locks: weakref.WeakKeyDictionary[Any, _Lock] = weakref.WeakKeyDictionary()
-_guarding_locks = threading.Lock()
-
-
-class _Lock:
-    """Like `threading.RLock`, but any thread may release it: a generator can go on in another one."""
-
-    def __init__(self) -> None:
-        self._free, self._owner, self._count = threading.Condition(), 0, 0
-
-    def acquire(self) -> None:
-        with self._free:
-            self._free.wait_for(lambda: self._count == 0 or self._owner == threading.get_ident())
-            self._owner, self._count = threading.get_ident(), self._count + 1
-
-    def release(self) -> None:
-        with self._free:
-            self._count -= 1
-            self._free.notify_all()
-
-
-@runtime_checkable
-class Visitor(Protocol):
-    """What an interception tells and asks; `index` and `progress` say where in the plan of steps."""
-
-    def wants_graph(self, index: int, progress: float) -> bool:
-        """Whether the denoiser's graph is needed in this step."""
-
-    def repeats(self, index: int, progress: float) -> int:
-        """How often this step is made."""
-
-    def begin(self, total: int) -> None:
-        """A run of `total` steps begins."""
-
-    def step(self, call: StepCall, index: int, progress: float) -> Tensor:
-        """The next state of one step."""
-
-    def images(self, decoded: Tensor, images: Tensor, results: list[Tensor], offset: int) -> None:
-        """The pipeline has decoded, from `decoded`, images in [0, 1]; `results` are those of the last step."""
+__all__ = ["Interception", "refuse_inference_mode", "scheduler_of"]
 
 
 class Interception:
@@ -97,8 +57,7 @@ class Interception:
 
     def open(self) -> None:
         """Replace; waits while another thread works with the same scheduler."""
-        with _guarding_locks:
-            self._lock = _locks.setdefault(self.scheduler, _Lock())
+        self._lock = lock_of(self.scheduler)
         self._lock.acquire()
         self._mode_outside = torch.is_grad_enabled()
         try:
@@ -258,7 +217,7 @@ class Interception:
         if call.result is None:
             raise RuntimeError("a guidance method must call step.sample(), or one of its forms, once in each step.")
         if self._repetition + 1 < self._copies[self._index]:
-            x_prev = _noised_back(x_prev, call, level_after(self.scheduler, following))
+            x_prev = call.noised_back(x_prev)
             restore(self.scheduler, self._kept)
             self._repetition += 1
         else:
@@ -319,13 +278,6 @@ def scheduler_of(pipe: Any) -> Any:
             "`scheduler` is needed."
         )
     return scheduler
-
-
-def _noised_back(x_prev: Tensor, call: StepCall, after: Any) -> Tensor:
-    """Time travel: x_t = r x_prev + sqrt(s^2 - (r s_prev)^2) z, r = a / a_prev, for every kind of noise schedule."""
-    ratio = call.level.a / after.signal
-    spread = max(0.0, call.level.s**2 - (ratio * after.s) ** 2) ** 0.5
-    return ratio * x_prev + spread * draw_noise(x_prev, call.generator)
 
 
 def _loops_of(block: Any) -> list[Any]:
