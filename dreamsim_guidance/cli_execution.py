@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ __all__ = ["execute", "print_table"]
 
 
 def execute(recipe: registry.Recipe, folder: Path, replace: bool = False) -> tuple[int, dict[str, Any]]:
-    """Run in the folder; an interrupt is told with the way to go on."""
+    """Run in the folder; an interrupt and a full disk are told with the way to go on."""
     from dreamsim_guidance.recipes import runner
 
     try:
@@ -23,6 +24,12 @@ def execute(recipe: registry.Recipe, folder: Path, replace: bool = False) -> tup
             raise
         print(f"interrupted; go on with: dreamsim-guidance run {folder} --resume", file=sys.stderr)
         return 130, {}
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) and (folder / "recipe.json").is_file():
+            print(
+                f"the disk is full; make room, and go on with: dreamsim-guidance run {folder} --resume", file=sys.stderr
+            )
+        raise
     if done.before:
         print(f"'{folder}' was finished before; these are its results. Another folder runs it again.", file=sys.stderr)
     return 0, done.results

@@ -7,7 +7,6 @@ one number begin alike and what is cut into batches does not depend on their siz
 from __future__ import annotations
 
 import ast
-import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -16,15 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dreamsim_guidance.guidance import DSG, Entry, Log, Method, guide
-from dreamsim_guidance.guidance.call import StepCall
-from dreamsim_guidance.guidance.step import Step
+from dreamsim_guidance.guidance import Entry, Log, Method, guide
 from dreamsim_guidance.preprocess import resize
 from dreamsim_guidance.recipes.guide import METHODS
 from dreamsim_guidance.recipes.registry import suggestion
 from dreamsim_guidance.types import Image
 
-__all__ = ["Sampler", "check_noise", "log_of", "merged", "method_of"]
+__all__ = ["Sampler", "log_of", "merged", "method_of"]
 
 
 @dataclass(frozen=True)
@@ -123,50 +120,6 @@ def method_of(name: str, strength: float | None = None, options: Sequence[str] =
         return kind(**chosen)
     except TypeError as error:
         raise ValueError(f"{name} cannot have {', '.join(options)}: {error}") from error
-
-
-def check_noise(sampler: Sampler, method: Method) -> None:
-    """Raise DSG's own `ValueError` if this sampler adds no noise, before anything is sampled.
-
-    The method makes one step with a copy of the scheduler and a handful of numbers. A scheduler that cannot be asked alone
-    is not judged.
-    """
-    if not isinstance(method, DSG) or method.strength == 0:
-        return
-    scheduler = copy.deepcopy(sampler.pipe.scheduler)
-    shifted = getattr(
-        scheduler.config, "use_dynamic_shifting", False
-    )  # by a number that a pipeline takes from its size
-    try:
-        scheduler.set_timesteps(4, **({"mu": 1.0} if shifted else {}))
-    except (ValueError, TypeError):
-        return
-    takes = inspect.signature(scheduler.step).parameters
-    own = inspect.signature(sampler.pipe.__call__).parameters.get("eta")
-    eta = sampler.eta if sampler.eta is not None or own is None else own.default
-    generator = torch.Generator().manual_seed(0)
-    given = {"eta": eta, "generator": generator}
-    keywords = {name: value for name, value in given.items() if value is not None and name in takes}
-    x_t = torch.randn(1, 4, 8, 8, generator=generator)
-    learned = str(getattr(scheduler.config, "variance_type", "")).startswith("learned")
-    output = torch.cat([x_t / 2, torch.zeros_like(x_t)], 1) if learned else x_t / 2
-    first, second = scheduler.timesteps[:2]
-    if hasattr(scheduler, "scale_model_input"):
-        scheduler.scale_model_input(x_t, first)  # some warn where it was not called
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        call = StepCall(scheduler, scheduler.step, output, first, x_t, ((), keywords), second, generator)
-        step = Step(
-            x_t=x_t,
-            x0=call.clean(),
-            level=call.level,
-            progress=0.0,
-            generator=generator,
-            evaluate=lambda x0: (x0.square().mean((1, 2, 3)), x0),
-            advance=call.advance,
-            pull=lambda x0, gradient: gradient,
-            separate=call.separate,
-        )
-        method(step)
 
 
 def merged(logs: Sequence[Log]) -> Log:

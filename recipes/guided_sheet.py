@@ -17,13 +17,13 @@ from torch import Tensor
 
 from dreamsim_guidance.atomic import write_json, writing
 from dreamsim_guidance.evaluation.contact_sheet import contact_sheet, some
-from dreamsim_guidance.guidance import Log, Method, guide
+from dreamsim_guidance.guidance import Log, Method
 from dreamsim_guidance.loss import Loss
 from dreamsim_guidance.metric import DreamSim
 from dreamsim_guidance.preprocess import load_image, resize, save_image
 from dreamsim_guidance.recipes import guided_models
 from dreamsim_guidance.recipes.guided_judges import Judge, judges
-from dreamsim_guidance.recipes.guided_sampling import Sampler, check_noise, log_of, merged, method_of
+from dreamsim_guidance.recipes.guided_sampling import Sampler, log_of, merged, method_of
 from dreamsim_guidance.types import Image
 
 if TYPE_CHECKING:
@@ -68,10 +68,8 @@ def make(config: GuidedSheet, folder: Path) -> dict[str, Any]:
         "vae": vae,
         "checkpointing": config.checkpointing,
     }
-    guide(sampler.pipe, loss, method, **options)  # for its errors: a mistake is told before anything is sampled
-    check_noise(sampler, method)
     logs, seconds = {}, {}
-    for row, how in (("unguided", None), ("guided", method)):
+    for row, how in (("guided", method), ("unguided", None)):  # where an option is wrong, nothing is sampled in vain
         parts = [
             _batch(folder / row, sampler, range(first, min(first + batch, config.n)), config.seed, loss, how, options)
             for first in range(0, config.n, batch)

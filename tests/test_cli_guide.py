@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import os
@@ -105,23 +106,31 @@ def test_strength_zero_changes_nothing(model: str, here: Path) -> None:
         assert one.read_bytes() == other.read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("stop", "code"), [(KeyboardInterrupt(), 130), (OSError(errno.ENOSPC, "No space left on device"), 2)]
+)
 def test_an_interrupted_run_goes_on_with_what_is_missing(
-    model: str, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    model: str,
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    stop: BaseException,
+    code: int,
 ) -> None:
     sample = guided_sheet.Sampler.sample
 
     def interrupted(*arguments: Any, **options: Any) -> Any:
-        if arguments[3] is not None:  # the method
-            raise KeyboardInterrupt
+        if arguments[3] is None:  # the method: what is guided comes first
+            raise stop
         return sample(*arguments, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(guided_sheet.Sampler, "sample", interrupted)
-        guided(model, code=130)
+        guided(model, code=code)
     assert "go on with: dreamsim-guidance run guided --resume" in capsys.readouterr().err
-    before = (here / "guided" / "unguided" / "0000.png").stat().st_mtime_ns
+    before = (here / "guided" / "guided" / "0000.png").stat().st_mtime_ns
     assert main(["run", "guided", "--resume"]) == 0
-    assert (here / "guided" / "unguided" / "0000.png").stat().st_mtime_ns == before
+    assert (here / "guided" / "guided" / "0000.png").stat().st_mtime_ns == before
     assert (here / "guided" / "sheet.png").is_file()
 
 
