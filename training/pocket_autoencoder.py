@@ -24,7 +24,7 @@ from dreamsim_guidance.types import Image
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
-__all__ = ["Autoencoder", "AutoencoderLearner", "autoencoder", "encode", "reconstruction_error", "standardise"]
+__all__ = ["Autoencoder", "AutoencoderLearner", "autoencoder", "encode", "reconstruct", "rms", "standardise"]
 
 
 @dataclass(frozen=True)
@@ -122,10 +122,15 @@ def standardise(network: AutoencoderKL, pictures: UInt8[Tensor, "n 3 h w"]) -> N
 
 
 @torch.no_grad()
-def reconstruction_error(network: AutoencoderKL, images: Image) -> float:
-    """Root mean square over pixels in [0, 1], through the mean of the latents."""
+def reconstruct(network: AutoencoderKL, images: Image) -> Image:
+    """Pictures in [0, 1] through the mean of their latents and back."""
     coded = network.decode(network.encode(2 * images - 1).latent_dist.mean).sample
-    return float(((coded / 2 + 0.5).clamp(0, 1) - images).square().mean().sqrt())
+    return (coded / 2 + 0.5).clamp(0, 1)
+
+
+def rms(x: Tensor, y: Tensor) -> float:
+    """Root mean square difference over all elements."""
+    return float((x - y).square().mean().sqrt())
 
 
 @torch.no_grad()

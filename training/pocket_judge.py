@@ -21,8 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dreamsim_guidance.atomic import writing
-from dreamsim_guidance.data.drawing import draw
-from dreamsim_guidance.data.pocket_scenes import draw_pocket_scenes
+from dreamsim_guidance.data.pocket_scenes import draw_pocket_scenes, drawn
 from dreamsim_guidance.data.scenes import Scene, sample_scene, scene_generator
 from dreamsim_guidance.evaluation.scene_judge import JUDGED, SceneJudge, factor_classes
 from dreamsim_guidance.training.checkpoint import Schedule, fit
@@ -95,8 +94,7 @@ def judged_scenes(count: int, split: str, easy: float = 2 / 3) -> tuple[list[Sce
     simple = round(count * easy)
     scenes, pictures = draw_pocket_scenes(simple, 32, split, _FIRST)
     full = [sample_scene(scene_generator(_FIRST + simple + i, split)) for i in range(count - simple)]
-    drawn = [(draw(scene, 32)[0] * 255).round().byte() for scene in full]
-    return scenes + full, torch.cat([pictures, torch.stack(drawn)]) if drawn else pictures
+    return scenes + full, torch.cat([pictures, drawn(full, 32)])
 
 
 @torch.no_grad()

@@ -32,7 +32,8 @@ from dreamsim_guidance.training.pocket_autoencoder import (
     AutoencoderLearner,
     autoencoder,
     encode,
-    reconstruction_error,
+    reconstruct,
+    rms,
     standardise,
 )
 from dreamsim_guidance.training.pocket_diffusion import (
@@ -113,10 +114,10 @@ class TrainPocketLatents:
         write = line_writer(folder / "training.txt")
         fit(learner, self.schedule, self.seed, folder / "latents.pt", "latents", write, watch, str(self))
         asked = [pocket_caption(scene, i) for i, scene in enumerate(draw_pocket_scenes(self.samples, 8, "test")[0])]
-        images = sample_latents(save(), asked, self.seed)
+        images, pixels = sample_latents(save(), asked, self.seed), drawn.float() / 255
         return {
             "loss": learner.held_out_loss(held_out, vae.config.scaling_factor * encode(vae, drawn)),
-            "reconstruction_rms": reconstruction_error(vae, drawn.float() / 255),
+            "reconstruction_rms": rms(reconstruct(vae, pixels), pixels),
             "parameters": sum(p.numel() for p in learner.towers.parameters()),
             "autoencoder_parameters": sum(p.numel() for p in vae.parameters()),
             **distance_to_scenes(images),
@@ -131,11 +132,9 @@ class TrainPocketLatents:
         images = held_out.float() / 255
 
         def watch(step: int) -> None:
-            with torch.no_grad():
-                coded = network.decode(network.encode(2 * images - 1).latent_dist.mean).sample
-            both = torch.cat([images, (coded / 2 + 0.5).clamp(0, 1)])
-            save_image(contact_sheet(both, 12), folder / "autoencoder.png")
-            write(f"autoencoder step {step} rms {reconstruction_error(network, images):.4f}")
+            again = reconstruct(network, images)
+            save_image(contact_sheet(torch.cat([images, again]), 12), folder / "autoencoder.png")
+            write(f"autoencoder step {step} rms {rms(again, images):.4f}")
 
         path, made_of = folder / "autoencoder.pt", str(self.autoencoder)
         fit(learner, self.autoencoder.schedule, self.seed, path, "autoencoder", write, watch, made_of)

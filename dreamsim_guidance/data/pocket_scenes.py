@@ -20,7 +20,7 @@ from tqdm import tqdm
 from dreamsim_guidance.data.drawing import draw
 from dreamsim_guidance.data.scenes import Scene, sample_scene, scene_generator
 
-__all__ = ["POCKET_KINDS", "POCKET_SCALES", "draw_pocket_scenes", "pocket_scene"]
+__all__ = ["POCKET_KINDS", "POCKET_SCALES", "draw_pocket_scenes", "drawn", "pocket_scene"]
 
 POCKET_KINDS: Mapping[str, tuple[str, ...] | tuple[int, ...]] = MappingProxyType(
     {
@@ -52,10 +52,15 @@ def draw_pocket_scenes(
 ) -> tuple[list[Scene], UInt8[Tensor, "n 3 h w"]]:
     """Scenes `first` to `first + count` of a split and their pictures in 8 bits: about 1.5 ms each."""
     scenes = [pocket_scene(number, split) for number in range(first, first + count)]
-    pictures = torch.empty(count, 3, size, size, dtype=torch.uint8)
+    return scenes, drawn(scenes, size)
+
+
+def drawn(scenes: Sequence[Scene], size: int) -> UInt8[Tensor, "n 3 h w"]:
+    """Pictures of scenes in 8 bits."""
+    pictures = torch.empty(len(scenes), 3, size, size, dtype=torch.uint8)
     for i, scene in enumerate(tqdm(scenes, desc="drawing scenes", mininterval=1.0)):
         pictures[i] = (draw(scene, size)[0] * 255).round().byte()
-    return scenes, pictures
+    return pictures
 
 
 def _pick(kinds: Sequence[str] | Sequence[int], u: float) -> str | int:

@@ -16,11 +16,6 @@ from dreamsim_guidance.evaluation.exact import (
 from dreamsim_guidance.evaluation.exact_pipelines import SAMPLERS, ExactDenoiser, exact_pipeline, final_state
 from dreamsim_guidance.evaluation.gaussian_mixture import GaussianMixture, gaussian, random_mixture
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:__array__ implementation:DeprecationWarning",  # diffusers' schedulers hand tensors to numpy 2
-    "ignore:__array_wrap__ must accept:DeprecationWarning",
-)
-
 ENERGIES = [
     LinearEnergy(torch.tensor([0.8, -0.5], dtype=torch.float64)),
     QuadraticEnergy(torch.tensor([[1.0, 0.5]], dtype=torch.float64), torch.tensor([0.7], dtype=torch.float64), 0.4),
