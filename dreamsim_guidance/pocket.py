@@ -40,7 +40,7 @@ def load_pocket(name: str) -> DDIMPipeline | StableDiffusionPipeline:
     """A pocket diffusion pipeline, "pixels" or "latents", frozen, in float32 on the CPU. Raises ValueError for another name.
 
     "pixels" is a `DDIMPipeline` without a condition at 32 x 32; "latents" a `StableDiffusionPipeline` at 64 x 64 that
-    knows the words of `data.captions` ("two large red striped stars in a row, on a blue checked background, neon").
+    knows the words of `data.captions` ("two large red stars in a row, on a blue background").
     """
     if name not in _MODELS:
         raise ValueError(f"unknown pocket model '{name}'; known: {', '.join(_MODELS)}.")

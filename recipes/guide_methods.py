@@ -49,7 +49,7 @@ log = logging.getLogger(__name__)
 def guide_methods() -> GuideMethods:
     """Compare all guidance methods on the pocket pixel model: 64 seeds for each of 8 held-out scenes.
 
-    Hours on a CPU; with n=8, about half an hour on one core (README).
+    Hours on a CPU; with n=8, about an hour on one core that has other work (README).
     """
     return GuideMethods()
 

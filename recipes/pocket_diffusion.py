@@ -37,7 +37,7 @@ def train_pocket_pixels() -> TrainPocketPixels:
 def train_pocket_latents() -> TrainPocketLatents:
     """Train the text-conditioned latent diffusion model of easy scenes at 64 px and write it as a StableDiffusionPipeline.
 
-    The model that ships: about 100 minutes on one core of an AMD EPYC that had other work, the autoencoder included;
+    The model that ships: about two and a half hours on one core of an AMD EPYC that had other work, the autoencoder included;
     loss 0.254 on held-out scenes; Frechet distance of 512 samples (50 steps, guidance scale 4) to 512 held-out scenes 113.5,
     that of other held-out scenes 29.5; root mean square error of the autoencoder 0.042. The run was lengthened twice: its
     learning rate followed the cosine of 4000 steps up to step 4000, of 14,000 up to step 5000, from there that of 10,000.
