@@ -70,6 +70,18 @@ def through() -> Plan:
     return plan(tiny.pipe, brightness, DPS(), progress=False, **call_of(tiny))
 
 
+@pytest.fixture(autouse=True)
+def older_versions_of_pytorch_count_attention_on_the_cpu_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    aten = torch.ops.aten
+    flash, backward = aten._scaled_dot_product_flash_attention, aten._scaled_dot_product_flash_attention_backward
+    for operation, like in (
+        (aten._scaled_dot_product_flash_attention_for_cpu, flash),
+        (aten._scaled_dot_product_flash_attention_for_cpu_backward, backward),
+    ):
+        if operation not in flop_registry:
+            monkeypatch.setitem(flop_registry, operation, flop_registry[like])
+
+
 class Counter(TorchDispatchMode):
     """FLOP of what really runs; PyTorch's own counter follows modules too, and cannot follow them through autograd.grad."""
 
