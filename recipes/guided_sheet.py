@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dreamsim_guidance.atomic import write_json, writing
 from dreamsim_guidance.evaluation.contact_sheet import contact_sheet, some
-from dreamsim_guidance.guidance import Log, Method
+from dreamsim_guidance.guidance import Log, Method, default_method
 from dreamsim_guidance.loss import Loss
 from dreamsim_guidance.metric import DreamSim
 from dreamsim_guidance.preprocess import load_image, resize, save_image
@@ -36,9 +36,6 @@ log = logging.getLogger(__name__)
 _COLUMNS = 8
 """Images of each row on the sheet; all are in the folders."""
 
-LATENT_STRENGTH = 0.03
-"""Of MPGD by default where there is an autoencoder: measured on the pocket latent model (`strength-sweep`)."""
-
 
 def make(config: GuidedSheet, folder: Path) -> dict[str, Any]:
     """Write the sheet, the distances, the log and the images into `folder`; return the distances."""
@@ -51,8 +48,8 @@ def make(config: GuidedSheet, folder: Path) -> dict[str, Any]:
     init = None if config.init is None else load_image(config.init)
     loss, judged = _measures(config, references, mask, model, device)
     pipe = guided_models.load(model, device, config.dtype, config.offload, config.scheduler)
-    if config.strength is None and config.method == "mpgd" and getattr(pipe, "vae", None) is not None:
-        method = replace(method, strength=LATENT_STRENGTH)
+    if config.strength is None and config.method == "mpgd":
+        method = replace(method, strength=default_method(pipe).strength)
     vae = guided_models.tiny_autoencoder(model, pipe, config.vae, device) if config.taesd or config.vae else None
     sampler = _sampler(config, pipe, model, init)
     for number, reference in enumerate(references):

@@ -11,7 +11,7 @@ from dreamsim_guidance.guidance.dps import DPS
 from dreamsim_guidance.guidance.dsg import DSG
 from dreamsim_guidance.guidance.flowchef import FlowChef
 from dreamsim_guidance.guidance.freedom import FreeDoM
-from dreamsim_guidance.guidance.guide import Guide, guide
+from dreamsim_guidance.guidance.guide import Guide, default_method, guide
 from dreamsim_guidance.guidance.lgd import LGD
 from dreamsim_guidance.guidance.log import Entry, Log
 from dreamsim_guidance.guidance.method import Method
@@ -43,6 +43,7 @@ __all__ = [
     "Option",
     "Plan",
     "UniversalGuidance",
+    "default_method",
     "differentiable",
     "guide",
     "plan",

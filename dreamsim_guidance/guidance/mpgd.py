@@ -33,7 +33,7 @@ class MPGD(Method):
         square of the move in units of the clean estimate. Moves add up: twice the steps push about twice as much. The default
         is the largest of 0.005, 0.01, 0.03 that left the pocket model's samples whole under DreamSim in 50 steps (Frechet
         distance to scenes at most 20 % above the unguided one's). Latents take more: the pocket latent model 0.03 to 0.1, and
-        its words counted no less. A loss in nats, as a classifier's, wants about 1.
+        its words counted no less (`default_method` takes 0.03). A loss in nats, as a classifier's, wants about 1.
     rule: "trust" (bounded by the noise level), "raw" (unbounded), "rms" (the paper's code: constant length, divided by
         the share of signal).
     cap: the trust region's radius in units of the noise level.

@@ -12,7 +12,7 @@ from tiny_pipelines import build
 from torch import Tensor
 
 from dreamsim_guidance import DreamSim, Loss
-from dreamsim_guidance.guidance import DPS, MPGD, TFG, guide
+from dreamsim_guidance.guidance import DPS, MPGD, TFG, default_method, guide
 from dreamsim_guidance.guidance.decoder import Decoder, Geometry
 from dreamsim_guidance.guidance.judges import judges_of
 from dreamsim_guidance.guidance.views import Views, cutouts
@@ -30,6 +30,16 @@ def guided_steps(**options) -> list[int]:
     with guide(TINY.pipe, loss, MPGD(3.0), **options) as log:
         TINY.call(0, 8)
     return [entry.index for entry in log.entries if entry.guided]
+
+
+@pytest.mark.parametrize(("family", "strength"), [("ddim", 0.005), ("sd", 0.03), ("flux-dev", 0.03)])
+def test_where_no_method_is_chosen_latents_get_more_strength_than_pixels(family: str, strength: float) -> None:
+    tiny = build(family)
+    assert default_method(tiny.pipe) == MPGD(strength)
+    with guide(tiny.pipe, tiny.loss()):
+        images = tiny.call()
+    with guide(tiny.pipe, tiny.loss(), MPGD(strength)):
+        assert torch.equal(tiny.call(), images)
 
 
 def test_a_window_and_every_say_which_steps_are_guided() -> None:
