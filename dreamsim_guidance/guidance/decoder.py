@@ -75,9 +75,14 @@ class Decoder:
     def __call__(self, x0: Tensor) -> Tensor:
         if self.decode is not None:
             images = self.decode(x0)
-            if not isinstance(images, Tensor) or images.ndim != 4:
+            if not isinstance(images, Tensor) or images.ndim != 4 or not _one_for_each(images, x0):
                 raise ValueError(
-                    f"decode must return images (b, 3, h, w), got {getattr(images, 'shape', type(images).__name__)}."
+                    f"decode must return images (b, 3, h, w), one for each clean estimate or the frames of a video, got "
+                    f"{tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__} of {tuple(x0.shape)}."
+                )
+            if torch.is_grad_enabled() and x0.requires_grad and not images.requires_grad:
+                raise ValueError(
+                    "decode must be differentiable, and its images have no gradient; leave out detach() and no_grad."
                 )
         elif self.pixels:
             images = x0 / 2 + 0.5
@@ -167,6 +172,11 @@ class Decoder:
                 "are scaled or packed in another way. Pass decode=, a function from the sampler's clean estimate to images "
                 "(b, 3, h, w) in [0, 1]."
             )
+
+
+def _one_for_each(images: Tensor, x0: Tensor) -> bool:
+    """Or as many frames for each, which latents on a plane do not hold."""
+    return len(images) == len(x0) or (x0.ndim != 4 and len(images) > 0 and len(images) % len(x0) == 0)
 
 
 def _bounded(images: Tensor) -> Tensor:

@@ -44,6 +44,8 @@ class FreeDoM(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check(isinstance(self.recurrence, int) and self.recurrence >= 1, "a whole recurrence, at least 1")
+        first, last = self.recurrence_window
+        self._check(first <= last <= 1, "a recurrence_window of two shares of the run in order, such as (0.3, 0.7)")
 
     def __call__(self, step: Step) -> Tensor:
         g = step.pull_back(step.gradient())

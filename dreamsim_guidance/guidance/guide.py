@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from dreamsim_guidance.guidance.frozen import checkpointed, frozen, refuse_inference_tensors
@@ -24,7 +25,7 @@ from dreamsim_guidance.guidance.log import Entry, Log
 from dreamsim_guidance.guidance.method import Method
 from dreamsim_guidance.guidance.mpgd import MPGD
 from dreamsim_guidance.guidance.pipeline import Interception, scheduler_of
-from dreamsim_guidance.guidance.run import Run
+from dreamsim_guidance.guidance.run import SAVINGS, Run
 from dreamsim_guidance.guidance.views import Views
 
 __all__ = ["Guide", "default_method", "guide"]
@@ -80,7 +81,7 @@ def guide(
     baseline: the log of the same call without guidance, to tell whether guide and judges part.
     checkpointing: save memory for time: activations of denoiser and decoder are recomputed, images decoded one by one.
     images_per_reference: how many images in a row belong to one reference, if the loss has one for each prompt; by default the
-        pipeline's `num_images_per_prompt`.
+        pipeline's `num_images_per_prompt`, or 1 if the loss takes no less than all images.
     callback: called after each guided step with its `Entry` and the clean estimates' images in [0, 1], for previews. (In the
         pipeline's own `callback_on_step_end`, latents carry a gradient under methods that go through the denoiser; detach
         them before they become numbers or change in place.)
@@ -147,7 +148,7 @@ class Guide:
 
     def __init__(self, pipe: Any, run: Callable[[Log], Run], baseline: Log | None, checkpointing: bool) -> None:
         self._pipe, self.run, self._baseline, self._checkpointing = pipe, run, baseline, checkpointing
-        self._stacks: list[ExitStack] = []
+        self._stacks: list[tuple[ExitStack, bool]] = []
 
     def __enter__(self) -> Log:
         refuse_inference_tensors(self._pipe)
@@ -159,7 +160,7 @@ class Guide:
             stack.callback(interception.close)
             run.interception = interception
             around = _active.setdefault(id(self._pipe.scheduler), [])
-            if around and any(one.method.through_denoiser or one.method.repeats(0.5) > 1 for one in [*around, run]):
+            if around and any(_is_alone(one.method) for one in [*around, run]):
                 raise ValueError(
                     "guides can be nested only if none goes through the denoiser or repeats steps; guide once, by the sum of "
                     "the losses."
@@ -170,13 +171,23 @@ class Guide:
                 stack.enter_context(frozen(self._pipe))
             if self._checkpointing:
                 stack.enter_context(checkpointed(self._pipe))
-            self._stacks.append(stack.pop_all())
+            self._stacks.append((stack.pop_all(), run.method.through_denoiser and run.method.strength > 0))
         return log
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._stacks.pop().close()
+        stack, through = self._stacks.pop()
+        stack.close()
+        if through and isinstance(error, torch.OutOfMemoryError) and SAVINGS not in str(error):
+            raise torch.OutOfMemoryError(
+                f"{error} The guidance keeps the denoiser's activations for its gradient. {SAVINGS}"
+            ) from error
+
+
+def _is_alone(method: Method) -> bool:
+    """Whether other guides find nothing to stand on beside it."""
+    return method.strength > 0 and (method.through_denoiser or method.repeats(0.5) > 1)
 
 
 def _forget(scheduler: Any, run: Run) -> None:

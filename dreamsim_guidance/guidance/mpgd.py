@@ -36,13 +36,13 @@ class MPGD(Method):
         its words counted no less (`default_method` takes 0.03). A loss in nats, as a classifier's, wants about 1.
     rule: "trust" (bounded by the noise level), "raw" (unbounded), "rms" (the paper's code: constant length, divided by
         the share of signal).
-    cap: the trust region's radius in units of the noise level.
+    cap: the trust region's radius in units of the noise level; None for none, as with "raw".
     One decoder forward and backward for each step.
     """
 
     strength: int | float = 0.005
     rule: Literal["trust", "raw", "rms"] = "trust"
-    cap: int | float = 1.0
+    cap: int | float | None = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()

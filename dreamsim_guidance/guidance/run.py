@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dreamsim_guidance.guidance import caller
 from dreamsim_guidance.guidance.call import StepCall
 from dreamsim_guidance.guidance.decoder import Decoder
 from dreamsim_guidance.guidance.frozen import without_gradients
@@ -20,7 +22,13 @@ from dreamsim_guidance.guidance.noise import Generators, beside
 from dreamsim_guidance.guidance.step import Step, rms
 from dreamsim_guidance.guidance.views import Views
 
-__all__ = ["Run"]
+__all__ = ["SAVINGS", "Run"]
+
+SAVINGS = (
+    "What helps, cheapest first: vae=AutoencoderTiny.from_pretrained('madebyollin/taesd') (taesdxl, taesd3, taef1), "
+    "checkpointing=True, fewer images at once, MPGD() instead of a method through the denoiser; plan(pipe, ...) tells what "
+    "each would need."
+)
 
 
 @dataclass
@@ -120,7 +128,14 @@ class Run:
         """The pipeline's own images: check the decoder against them, and judge them."""
         if self.decoder is None:
             return
-        self.decoder.check(decoded, results, offset)
+        try:
+            self.decoder.check(decoded, results, offset)
+        except RuntimeError as error:
+            if caller.argument_of_call(self.pipe, "callback_on_step_end", "callback") is None:
+                raise
+            warnings.warn(
+                f"unless the pipeline's own callback has changed the last latents, {error}", UserWarning, stacklevel=2
+            )
         if images.ndim == 5:
             images = images.transpose(1, 2).flatten(0, 1)
         if len(images) == self.decoder.frames * len(results[0]):  # decoded in one piece
@@ -135,11 +150,7 @@ class Run:
             with without_gradients(self.decoder.networks):
                 distance, gradient = self._with_gradient(x0, self.decoder)
         except torch.OutOfMemoryError as error:
-            raise torch.OutOfMemoryError(
-                f"{error} This happened in the guidance's gradient. What helps, cheapest first: vae=AutoencoderTiny."
-                "from_pretrained('madebyollin/taesd') (taesdxl, taesd3, taef1), checkpointing=True, fewer images at once, "
-                "MPGD() instead of a method through the denoiser; plan(pipe, ...) tells what each would need."
-            ) from error
+            raise torch.OutOfMemoryError(f"{error} This happened in the guidance's gradient. {SAVINGS}") from error
         finite = distance.isfinite() & gradient.flatten(1).isfinite().all(1)
         self._skipped += int((~finite).sum())
         if self.until is not None:
@@ -206,10 +217,14 @@ class Run:
 
     def _factor(self, progress: float) -> float:
         """The method's strength at this share of the run."""
-        factor = 1.0 if self.schedule is None else float(self.schedule(progress))
-        if not (math.isfinite(factor) and factor >= 0):
+        factor = 1.0 if self.schedule is None else self.schedule(progress)
+        try:
+            right = math.isfinite(factor) and factor >= 0
+        except TypeError:
+            right = False
+        if not right:
             raise ValueError(f"schedule must return finite factors >= 0, got {factor} at {progress:.2f} of the run.")
-        return self.method.strength * factor
+        return self.method.strength * float(factor)
 
     def _guided(self, index: int, progress: float) -> bool:
         return self._in_window(index, progress) and self._factor(progress) > 0

@@ -31,13 +31,29 @@ class Views:
         self.images_per_reference = 1
 
     def __call__(self, images: Tensor, step: int) -> Tensor:
-        """One value per image `(b,)`, without augmentation."""
+        """One value per image `(b,)`, without augmentation.
+
+        Where prompts have several images, a loss sees one image of each prompt at a time, or all if it cannot take that.
+        """
         loss = self._at(step)
         k = self.images_per_reference
         if k == 1 or len(images) % k:
             return self._checked(loss(images), images)
-        values = [self._checked(loss(images[j::k]), images[j::k]) for j in range(k)]
-        return torch.stack(values, dim=1).flatten()
+        try:
+            values = [self._checked(loss(images[j::k]), images[j::k]) for j in range(k)]
+            return torch.stack(values, dim=1).flatten()
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError) as error:
+            try:
+                alone = self._checked(loss(images), images)
+            except (RuntimeError, ValueError):
+                raise ValueError(
+                    f"{error} (The loss was called with {len(images) // k} images, one of each prompt's {k}, and with all "
+                    f"{len(images)}; it has to take one or the other.)"
+                ) from error
+            self.images_per_reference = 1  # it has a reference for each image
+            return alone
 
     def gradient(self, images: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """The mean over the views, `(b,)`, and its gradient in the images."""

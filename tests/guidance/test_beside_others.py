@@ -41,6 +41,30 @@ def test_a_preview_in_the_pipelines_own_callback_changes_nothing(method: Method)
     assert len(seen) > 2 and log.final["distance"] == distance
 
 
+@pytest.mark.parametrize("strength", [0, 1.0])
+def test_latents_may_be_changed_in_the_pipelines_own_callback(strength: float) -> None:
+    def darker(pipe: Any, index: int, timestep: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+        return {"latents": 0.99 * kwargs["latents"]}
+
+    tiny = build("sd-v")
+    unguided = tiny.call(callback_on_step_end=darker)
+    with (
+        pytest.warns(UserWarning, match="callback has changed the last latents"),
+        guide(tiny.pipe, brightness, MPGD(strength)) as log,
+    ):
+        images = tiny.call(callback_on_step_end=darker)
+    assert torch.equal(images, unguided) == (strength == 0)
+    assert log.final["distance"] == pytest.approx(brightness(images).tolist(), rel=1e-4)
+
+
+def test_guides_that_do_nothing_stand_beside_others() -> None:
+    tiny = build("sd-v")
+    with guide(tiny.pipe, brightness, MPGD(1.0)):
+        alone = tiny.call()
+        with guide(tiny.pipe, brightness, DPS(0)):
+            assert torch.equal(tiny.call(), alone)
+
+
 def test_other_decodes_pass_untouched() -> None:
     tiny, z = build("sd"), torch.randn(1, 4, 8, 8)
     expected = decoded(tiny, z)

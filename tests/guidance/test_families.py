@@ -109,3 +109,18 @@ def test_own_decode_serves_packed_latents() -> None:
     with guide(tiny.pipe, loss, decode=decode):
         by_function = tiny.call()
     assert torch.allclose(by_adapter, by_function, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("decode", "message"),
+    [
+        (lambda x0: x0.detach()[:, :3], "decode must be differentiable"),
+        (lambda x0: x0[:1, :3], r"got \(1, 3, 8, 8\) of \(2, 4, 8, 8\)"),
+        (lambda x0: torch.cat([x0, x0])[:, :3], r"got \(4, 3, 8, 8\) of \(2, 4, 8, 8\)"),
+        (lambda x0: x0[0], r"got \(4, 8, 8\)"),
+    ],
+)
+def test_an_own_decode_that_does_not_fit_is_told(decode: Any, message: str) -> None:
+    tiny = build("sd")
+    with pytest.raises(ValueError, match=message), guide(tiny.pipe, tiny.loss(), decode=decode):
+        tiny.call(batch=2)

@@ -117,6 +117,7 @@ def test_dsg_refuses_samplers_without_noise() -> None:
         lambda: TFG(recurrence=0),
         lambda: TFG(rho_course="other"),  # type: ignore[arg-type]
         lambda: FreeDoM(recurrence=0),
+        lambda: FreeDoM(recurrence_window=(0.7, 0.3)),
         lambda: FlowChef(iterations=0),
         lambda: UniversalGuidance(recurrence=0),
     ],

@@ -61,6 +61,18 @@ def test_several_images_for_each_prompt_share_its_reference() -> None:
     assert log.final["distance"] == pytest.approx(expected.tolist(), rel=1e-4)
 
 
+def test_a_loss_may_have_a_reference_for_each_of_a_prompts_images() -> None:
+    tiny = build("sd")
+    references = torch.cat([tiny.target(5), tiny.target(6), tiny.target(7), tiny.target(8)])
+    with guide(tiny.pipe, squared_distance(references), MPGD(strength=20.0)) as log:
+        images = tiny.call(batch=2, num_images_per_prompt=2)
+    expected = (images - references).square().flatten(1).mean(1)
+    assert log.final["distance"] == pytest.approx(expected.tolist(), rel=1e-4)
+    unfit = squared_distance(references[:3])
+    with pytest.raises(ValueError, match=r"2 images, one of each prompt's 2, and with all 4"), guide(tiny.pipe, unfit):
+        tiny.call(batch=2, num_images_per_prompt=2)
+
+
 def test_one_reference_serves_all_prompts() -> None:
     tiny = build("sd")
     reference = tiny.target(5)
@@ -277,6 +289,22 @@ def test_lack_of_memory_says_what_helps() -> None:
     helpful = r"CUDA out of memory.*AutoencoderTiny.*checkpointing=True"
     with pytest.raises(torch.OutOfMemoryError, match=helpful), guide(tiny.pipe, hungry):
         tiny.call()
+
+
+@pytest.mark.parametrize("method", [DPS(), MPGD()], ids=lambda method: type(method).__name__)
+def test_lack_of_memory_in_the_denoiser_says_what_helps_where_its_graph_is_kept(method: Method) -> None:
+    tiny = build("sd-v")
+    loss = tiny.loss()
+
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    hook = tiny.denoiser.register_forward_hook(full)
+    with pytest.raises(torch.OutOfMemoryError) as caught, guide(tiny.pipe, loss, method):
+        tiny.call()
+    hook.remove()
+    assert ("checkpointing=True" in str(caught.value)) == isinstance(method, DPS)
+    tiny.call()
 
 
 class BrokenBackward(torch.autograd.Function):
