@@ -97,7 +97,6 @@ def test_the_recipes_are_those_of_the_shipped_files() -> None:
 
 SHIPPED = """
 import sys
-from importlib.resources import files
 from dreamsim_guidance.pocket import load_judge
 print(load_judge().width, "diffusers" in sys.modules)
 """

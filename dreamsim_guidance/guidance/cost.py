@@ -24,10 +24,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-__all__ = ["ARITHMETIC", "Cost", "Machine", "Meter"]
+__all__ = ["ARITHMETIC", "SAME_SHAPES", "Cost", "Machine", "Meter"]
 
 _ATEN = torch.ops.aten
-_SAME_SHAPES = {
+SAME_SHAPES = {
     _ATEN._scaled_dot_product_flash_attention_for_cpu: _ATEN._scaled_dot_product_flash_attention,
     _ATEN._scaled_dot_product_flash_attention_for_cpu_backward: _ATEN._scaled_dot_product_flash_attention_backward,
 }
@@ -122,7 +122,7 @@ class Meter(TorchDispatchMode):
         made = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
         fresh = [self._watch(tensor, own=True) for tensor in made]
         packet = func._overloadpacket
-        formula = flop_registry.get(packet) or flop_registry.get(_SAME_SHAPES.get(packet))
+        formula = flop_registry.get(packet) or flop_registry.get(SAME_SHAPES.get(packet))
         flops = formula(*args, **kwargs, out_val=out) if formula is not None else 0
         self.flops += flops
         if any(fresh) or func._schema.is_mutable:  # a view moves nothing

@@ -148,7 +148,7 @@ class Guide:
 
     def __init__(self, pipe: Any, run: Callable[[Log], Run], baseline: Log | None, checkpointing: bool) -> None:
         self._pipe, self.run, self._baseline, self._checkpointing = pipe, run, baseline, checkpointing
-        self._stacks: list[tuple[ExitStack, bool]] = []
+        self._stacks: list[ExitStack] = []
 
     def __enter__(self) -> Log:
         refuse_inference_tensors(self._pipe)
@@ -168,21 +168,27 @@ class Guide:
             around.append(run)
             stack.callback(_forget, self._pipe.scheduler, run)
             if run.method.through_denoiser and run.method.strength > 0:
+                stack.push(_tell_what_saves_memory)
                 stack.enter_context(frozen(self._pipe))
             if self._checkpointing:
                 stack.enter_context(checkpointed(self._pipe))
-            self._stacks.append((stack.pop_all(), run.method.through_denoiser and run.method.strength > 0))
+            self._stacks.append(stack.pop_all())
         return log
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        stack, through = self._stacks.pop()
-        stack.close()
-        if through and isinstance(error, torch.OutOfMemoryError) and SAVINGS not in str(error):
-            raise torch.OutOfMemoryError(
-                f"{error} The guidance keeps the denoiser's activations for its gradient. {SAVINGS}"
-            ) from error
+        self._stacks.pop().__exit__(kind, error, traceback)
+
+
+def _tell_what_saves_memory(
+    kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+) -> None:
+    """Where the denoiser's graph is kept, its own forward and backward may be what does not fit."""
+    if isinstance(error, torch.OutOfMemoryError) and SAVINGS not in str(error):
+        raise torch.OutOfMemoryError(
+            f"{error} The guidance keeps the denoiser's activations for its gradient. {SAVINGS}"
+        ) from error
 
 
 def _is_alone(method: Method) -> bool:

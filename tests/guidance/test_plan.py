@@ -28,7 +28,7 @@ from dreamsim_guidance.guidance import (
     guide,
     plan,
 )
-from dreamsim_guidance.guidance.cost import ARITHMETIC, Meter
+from dreamsim_guidance.guidance.cost import ARITHMETIC, SAME_SHAPES, Meter
 from dreamsim_guidance.guidance.demand import Demand, demand_of
 from dreamsim_guidance.guidance.plan import Option
 from dreamsim_guidance.guidance.prices import Prices, Way
@@ -72,12 +72,7 @@ def through() -> Plan:
 
 @pytest.fixture(autouse=True)
 def older_versions_of_pytorch_count_attention_on_the_cpu_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    aten = torch.ops.aten
-    flash, backward = aten._scaled_dot_product_flash_attention, aten._scaled_dot_product_flash_attention_backward
-    for operation, like in (
-        (aten._scaled_dot_product_flash_attention_for_cpu, flash),
-        (aten._scaled_dot_product_flash_attention_for_cpu_backward, backward),
-    ):
+    for operation, like in SAME_SHAPES.items():
         if operation not in flop_registry:
             monkeypatch.setitem(flop_registry, operation, flop_registry[like])
 
