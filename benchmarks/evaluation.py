@@ -32,7 +32,7 @@ from official_format import write_official
 from turns import SIDES, describe_machine, take_turns, tell
 
 from dreamsim_guidance import DreamSim
-from dreamsim_guidance.evaluation.embedding_metric import EmbeddingMetric
+from dreamsim_guidance.evaluation.metrics.embedding_metric import EmbeddingMetric
 
 TOLERANCE = 1e-6
 """Largest difference of distances."""

@@ -34,7 +34,6 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "guidance"))
 import real_pipelines
 import tiny_pipelines
 
-from dreamsim_guidance.ensemble import Ensemble
 from dreamsim_guidance.guidance import (
     DPS,
     DSG,
@@ -48,9 +47,10 @@ from dreamsim_guidance.guidance import (
     UniversalGuidance,
     guide,
 )
-from dreamsim_guidance.guidance.cost import ARITHMETIC
-from dreamsim_guidance.guidance.prices import Prices, Way
-from dreamsim_guidance.variants import variant
+from dreamsim_guidance.guidance.planning.cost import ARITHMETIC
+from dreamsim_guidance.guidance.planning.prices import Prices, Way
+from dreamsim_guidance.metric.ensemble import Ensemble
+from dreamsim_guidance.metric.variants import variant
 
 TINY = ("ddim", "sd-v", "sdxl", "sd3", "flux-dev", "flux2", "qwen-image", "sana", "pixart-sigma", "lcm")
 METHODS: dict[str, Callable[[], Method]] = {

@@ -10,20 +10,17 @@ and train-pocket-judge made them.
 
 from __future__ import annotations
 
-import json
 from importlib.resources import as_file, files
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
 
-from safetensors import safe_open
 from torch import nn
+
+from dreamsim_guidance.evaluation.samples.scene_judge import load_judge
 
 if TYPE_CHECKING:
     from diffusers import DDIMPipeline, StableDiffusionPipeline
 
-    from dreamsim_guidance.evaluation.scene_judge import SceneJudge
-
-__all__ = ["load_judge", "load_pocket", "read_judge"]
+__all__ = ["load_judge", "load_pocket"]
 
 _MODELS = ("pixels", "latents")
 
@@ -54,22 +51,3 @@ def load_pocket(name: str) -> DDIMPipeline | StableDiffusionPipeline:
         if isinstance(part, nn.Module):
             nn.Module.float(part.requires_grad_(False).eval())
     return pipeline
-
-
-def load_judge() -> SceneJudge:
-    """The independent judge of scenes, frozen, in float32 on the CPU."""
-    with as_file(files("dreamsim_guidance.weights") / "pocket_judge.safetensors") as file:
-        return read_judge(file)
-
-
-def read_judge(path: Path) -> SceneJudge:
-    """The judge in a file that the recipe train-pocket-judge wrote."""
-    from dreamsim_guidance.evaluation.scene_judge import SceneJudge
-
-    with safe_open(path, framework="pt", device="cpu") as file:
-        card = json.loads(file.metadata()["card"])
-        names = list(file.keys())
-        weights = {name: file.get_tensor(name).float() for name in names}
-    judge = SceneJudge(card["width"], card["features"], card["readable"])
-    judge.load_state_dict(weights)
-    return judge.requires_grad_(False).eval()

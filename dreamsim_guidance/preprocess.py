@@ -28,7 +28,7 @@ from PIL import ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch._guards import active_fake_mode
 
-from dreamsim_guidance.atomic import writing
+from dreamsim_guidance.files.atomic import writing
 from dreamsim_guidance.types import Image
 
 __all__ = [

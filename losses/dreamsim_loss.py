@@ -14,11 +14,11 @@ from typing import cast
 import torch
 from jaxtyping import Float
 
-from dreamsim_guidance.backbones import Branch, BranchConfig
-from dreamsim_guidance.ensemble import Ensemble
 from dreamsim_guidance.loss import Loss
 from dreamsim_guidance.losses.frozen_network import FrozenPairLoss
-from dreamsim_guidance.metric import DreamSim
+from dreamsim_guidance.metric.backbones import Branch, BranchConfig
+from dreamsim_guidance.metric.dreamsim import DreamSim
+from dreamsim_guidance.metric.ensemble import Ensemble
 from dreamsim_guidance.types import Distance, Image, Mask
 
 __all__ = ["DreamSimLoss"]

@@ -11,14 +11,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import overload
 
-from dreamsim_guidance.backbones import Branch, BranchConfig
-from dreamsim_guidance.ensemble import Ensemble
 from dreamsim_guidance.loss import Loss, PairLoss
 from dreamsim_guidance.losses.dreamsim_loss import DreamSimLoss
 from dreamsim_guidance.losses.pair import bind
-from dreamsim_guidance.metric import DreamSim
+from dreamsim_guidance.metric.backbones import Branch, BranchConfig
+from dreamsim_guidance.metric.dreamsim import DreamSim
+from dreamsim_guidance.metric.ensemble import Ensemble
+from dreamsim_guidance.metric.variants import BRANCHES
 from dreamsim_guidance.types import Image
-from dreamsim_guidance.variants import BRANCHES
 
 __all__ = ["CLIPCosine", "DINOCosine"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from dreamsim_guidance.recipes.registry import recipe
+from dreamsim_guidance.experiment.registry import recipe
 from dreamsim_guidance.training.augmentation import Augmentation
 from dreamsim_guidance.training.base_models import Scratch
 from dreamsim_guidance.training.loop import Loop

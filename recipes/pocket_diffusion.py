@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from dreamsim_guidance.recipes.registry import recipe
+from dreamsim_guidance.experiment.registry import recipe
 from dreamsim_guidance.training.checkpoint import Schedule
-from dreamsim_guidance.training.pocket_autoencoder import Autoencoder
-from dreamsim_guidance.training.pocket_judge import TrainPocketJudge
-from dreamsim_guidance.training.pocket_latents import TextEncoder, TrainPocketLatents
-from dreamsim_guidance.training.pocket_pixels import TrainPocketPixels
+from dreamsim_guidance.training.pocket.autoencoder import Autoencoder
+from dreamsim_guidance.training.pocket.judge import TrainPocketJudge
+from dreamsim_guidance.training.pocket.latents import TextEncoder, TrainPocketLatents
+from dreamsim_guidance.training.pocket.pixels import TrainPocketPixels
 
 
 @recipe

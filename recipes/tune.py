@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from dreamsim_guidance.recipes.registry import recipe
+from dreamsim_guidance.experiment.registry import recipe
 from dreamsim_guidance.training.loop import Loop
 from dreamsim_guidance.training.optimiser import Optimiser
 from dreamsim_guidance.training.tuning import LoRA, Tuning

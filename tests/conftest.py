@@ -13,9 +13,9 @@ from jaxtyping import install_import_hook
 
 install_import_hook("dreamsim_guidance", "beartype.beartype")
 
-from dreamsim_guidance.backbones import CLIP_MEAN, CLIP_STD, BranchConfig  # noqa: E402  # after the hook
-from dreamsim_guidance.ensemble import Ensemble  # noqa: E402
-from dreamsim_guidance.metric import DreamSim  # noqa: E402
+from dreamsim_guidance.metric.backbones import CLIP_MEAN, CLIP_STD, BranchConfig  # noqa: E402  # after the hook
+from dreamsim_guidance.metric.dreamsim import DreamSim  # noqa: E402
+from dreamsim_guidance.metric.ensemble import Ensemble  # noqa: E402
 from dreamsim_guidance.preprocess import to_image  # noqa: E402
 
 torch.set_num_threads(1)  # tiny models gain nothing from more, and several test processes share the cores

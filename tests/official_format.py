@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from dreamsim_guidance.variants import VARIANTS, Variant
+from dreamsim_guidance.metric.variants import VARIANTS, Variant
 
 RANK = 16
 ALPHA = {"ensemble": 1.0}

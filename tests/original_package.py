@@ -9,7 +9,7 @@ from official_format import small, write_official
 from torch import nn
 
 from dreamsim_guidance import DreamSim
-from dreamsim_guidance.checkpoints import load_official
+from dreamsim_guidance.checkpoints.official import load_official
 
 original = pytest.importorskip("dreamsim", reason="the original package is needed as the oracle")
 

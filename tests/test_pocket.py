@@ -7,13 +7,13 @@ import pytest
 import torch
 
 import dreamsim_guidance
-from dreamsim_guidance.data.captions import caption
-from dreamsim_guidance.data.pocket_scenes import draw_pocket_scenes, pocket_scene
-from dreamsim_guidance.evaluation.factor_agreement import factor_agreement
-from dreamsim_guidance.evaluation.frechet import frechet_distance
+from dreamsim_guidance.data.scenes.captions import caption
+from dreamsim_guidance.data.scenes.pocket_scenes import draw_pocket_scenes, pocket_scene
+from dreamsim_guidance.evaluation.samples.factor_agreement import factor_agreement
+from dreamsim_guidance.evaluation.samples.frechet import frechet_distance
 from dreamsim_guidance.pocket import load_judge, load_pocket
 from dreamsim_guidance.recipes.pocket_diffusion import train_pocket_judge, train_pocket_latents, train_pocket_pixels
-from dreamsim_guidance.training.pocket_latents import MENTIONED, sample_latents
+from dreamsim_guidance.training.pocket.latents import MENTIONED, sample_latents
 
 WEIGHTS = Path(dreamsim_guidance.__file__).parent / "weights"
 

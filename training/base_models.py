@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from dreamsim_guidance.backbones import Branch, BranchConfig
-from dreamsim_guidance.ensemble import Ensemble
-from dreamsim_guidance.metric import DreamSim
+from dreamsim_guidance.metric.backbones import Branch, BranchConfig
+from dreamsim_guidance.metric.dreamsim import DreamSim
+from dreamsim_guidance.metric.ensemble import Ensemble
 
 __all__ = ["MODERN", "Scratch", "base_metric", "initialise"]
 

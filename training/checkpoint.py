@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from dreamsim_guidance.atomic import writing
+from dreamsim_guidance.files.atomic import writing
 from dreamsim_guidance.training.optimiser import Optimiser
 
 __all__ = ["Learner", "Schedule", "fit", "read_checkpoint", "step_generator", "write_checkpoint"]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dreamsim_guidance.atomic import writing
+from dreamsim_guidance.files.atomic import writing
 
 __all__ = ["draw_curves"]
 

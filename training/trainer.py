@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
-from dreamsim_guidance.atomic import write_json
 from dreamsim_guidance.data.judgments import Judgments
+from dreamsim_guidance.files.atomic import write_json
 from dreamsim_guidance.processes import process_state
 from dreamsim_guidance.training.checkpoint_folder import CheckpointFolder
 from dreamsim_guidance.training.comparison import Comparison

@@ -23,12 +23,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from dreamsim_guidance import adapters
 from dreamsim_guidance.data.judgments import Judgments
 from dreamsim_guidance.data.pictures import Pictures, check_pictures, load_pictures
 from dreamsim_guidance.data.ratings import Ratings
-from dreamsim_guidance.data.sets import read_judgments
-from dreamsim_guidance.metric import DreamSim
+from dreamsim_guidance.data.readers.sets import read_judgments
+from dreamsim_guidance.metric import adapters
+from dreamsim_guidance.metric.dreamsim import DreamSim
 from dreamsim_guidance.processes import agreed, is_main, process_state
 from dreamsim_guidance.training.augmentation import Augmentation
 from dreamsim_guidance.training.base_models import Scratch, base_metric

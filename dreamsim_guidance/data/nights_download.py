@@ -24,11 +24,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from dreamsim_guidance import archive, checksums
-from dreamsim_guidance.atomic import write_json, writing
-from dreamsim_guidance.cache import locked
-from dreamsim_guidance.data.remote_zip import read_member
-from dreamsim_guidance.download import DownloadError, download
+from dreamsim_guidance.files import archive, checksums
+from dreamsim_guidance.files.atomic import write_json, writing
+from dreamsim_guidance.files.cache import locked
+from dreamsim_guidance.files.download import DownloadError, download
+from dreamsim_guidance.files.remote_zip import read_member
 
 __all__ = ["PARTS", "SERVER", "Chunk", "NightsSet", "chunks", "download_nights"]
 

@@ -12,14 +12,14 @@ from pathlib import Path
 from PIL import Image as PILImage
 from PIL import ImageOps
 
-from dreamsim_guidance.atomic import writing
 from dreamsim_guidance.data.judgments import Judgments
 from dreamsim_guidance.data.ratings import Ratings
-from dreamsim_guidance.evaluation.evaluate import Evaluation
 from dreamsim_guidance.evaluation.hardest import hardest_disagreements
-from dreamsim_guidance.evaluation.intervals import Interval
+from dreamsim_guidance.evaluation.judging import Evaluation
 from dreamsim_guidance.evaluation.plots import agreement_plot, curves_plot, scatter_plot
 from dreamsim_guidance.evaluation.report import Part, Report
+from dreamsim_guidance.evaluation.statistics.intervals import Interval
+from dreamsim_guidance.files.atomic import writing
 
 __all__ = ["html_report", "write_html"]
 

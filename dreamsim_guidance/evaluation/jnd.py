@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dreamsim_guidance.data.same_pairs import SamePairs
-from dreamsim_guidance.evaluation.intervals import Resampled, draws
 from dreamsim_guidance.evaluation.report import Part, Report
 from dreamsim_guidance.evaluation.score import labelled, report_of
+from dreamsim_guidance.evaluation.statistics.intervals import Resampled, draws
 
 __all__ = ["average_precision", "judge_same_pairs", "resample_average_precision"]
 

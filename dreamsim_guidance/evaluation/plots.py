@@ -12,9 +12,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from dreamsim_guidance.evaluation.psychometric import Curve
-from dreamsim_guidance.evaluation.rank_correlation import fit_logistic
 from dreamsim_guidance.evaluation.report import Report
+from dreamsim_guidance.evaluation.statistics.psychometric import Curve
+from dreamsim_guidance.evaluation.statistics.rank_correlation import fit_logistic
 
 __all__ = ["agreement_plot", "curves_plot", "scatter_plot", "short"]
 

@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dreamsim_guidance.data.judgments import Judgments
-from dreamsim_guidance.data.nights import read_nights
-from dreamsim_guidance.data.table import read_table
-from dreamsim_guidance.evaluation.bradley_terry import bradley_terry
-from dreamsim_guidance.evaluation.intervals import Interval, Resampled, draws
+from dreamsim_guidance.data.readers.nights import read_nights
+from dreamsim_guidance.data.readers.table import read_table
+from dreamsim_guidance.evaluation.statistics.bradley_terry import bradley_terry
+from dreamsim_guidance.evaluation.statistics.intervals import Interval, Resampled, draws
 
 __all__ = ["Preferences", "Standing", "read_preferences", "standings"]
 

@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 from scipy.stats import kendalltau, spearmanr
 
 from dreamsim_guidance.data.ratings import Ratings
-from dreamsim_guidance.evaluation.intervals import Resampled, draws
-from dreamsim_guidance.evaluation.rank_correlation import (
+from dreamsim_guidance.evaluation.report import Part, Report
+from dreamsim_guidance.evaluation.score import labelled, report_of
+from dreamsim_guidance.evaluation.statistics.intervals import Resampled, draws
+from dreamsim_guidance.evaluation.statistics.rank_correlation import (
     Replicates,
     fit_logistic,
     resample_kendall,
     resample_pearson,
     resample_spearman,
 )
-from dreamsim_guidance.evaluation.report import Part, Report
-from dreamsim_guidance.evaluation.score import labelled, report_of
 
 __all__ = ["judge_ratings"]
 

@@ -19,12 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dreamsim_guidance.data.reconstructions import Reconstructions
-from dreamsim_guidance.evaluation.evaluate import pairs_of
-from dreamsim_guidance.evaluation.intervals import Interval, cluster_bootstrap, paired_difference
-from dreamsim_guidance.evaluation.metrics import FileMetric
+from dreamsim_guidance.evaluation.judging import pairs_of
+from dreamsim_guidance.evaluation.metrics.named_metrics import FileMetric
 from dreamsim_guidance.evaluation.preferences import Preferences, Standing, standings
 from dreamsim_guidance.evaluation.report import Report
 from dreamsim_guidance.evaluation.score import judge
+from dreamsim_guidance.evaluation.statistics.intervals import Interval, cluster_bootstrap, paired_difference
 
 __all__ = ["NO_VOTES", "Cell", "Comparison", "People", "compare_reconstructions"]
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from PIL import Image as PILImage
 
-from dreamsim_guidance.evaluation.intervals import Interval
 from dreamsim_guidance.evaluation.reconstructions import Comparison
+from dreamsim_guidance.evaluation.statistics.intervals import Interval
 
 __all__ = ["legend", "matrix", "people_table", "render"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from dreamsim_guidance.evaluation.intervals import Interval
-from dreamsim_guidance.evaluation.psychometric import Curve
-from dreamsim_guidance.evaluation.work import Work
+from dreamsim_guidance.evaluation.metrics.work import Work
+from dreamsim_guidance.evaluation.statistics.intervals import Interval
+from dreamsim_guidance.evaluation.statistics.psychometric import Curve
 
 __all__ = ["MEASURES", "Part", "Report"]
 

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from dreamsim_guidance.data.judgments import Judgments
 from dreamsim_guidance.data.ratings import Ratings
+from dreamsim_guidance.data.readers.things import odd_one_out
 from dreamsim_guidance.data.same_pairs import SamePairs
-from dreamsim_guidance.data.things import odd_one_out
-from dreamsim_guidance.evaluation.agreement import RULES, ceiling, credits, likenesses
-from dreamsim_guidance.evaluation.intervals import Interval, Resampled, cluster_bootstrap, resample_means
-from dreamsim_guidance.evaluation.psychometric import psychometric_curve
 from dreamsim_guidance.evaluation.report import MEASURES, Part, Report
+from dreamsim_guidance.evaluation.statistics.agreement import RULES, ceiling, credits, likenesses
+from dreamsim_guidance.evaluation.statistics.intervals import Interval, Resampled, cluster_bootstrap, resample_means
+from dreamsim_guidance.evaluation.statistics.psychometric import psychometric_curve
 
 __all__ = ["ODD_ONE_OUT", "Distances", "check_rules", "judge", "labelled", "report_of"]
 

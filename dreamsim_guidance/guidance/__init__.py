@@ -5,21 +5,21 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from dreamsim_guidance.guidance.cost import Machine
-from dreamsim_guidance.guidance.differentiable import differentiable
-from dreamsim_guidance.guidance.dps import DPS
-from dreamsim_guidance.guidance.dsg import DSG
-from dreamsim_guidance.guidance.flowchef import FlowChef
-from dreamsim_guidance.guidance.freedom import FreeDoM
 from dreamsim_guidance.guidance.guide import Guide, default_method, guide
-from dreamsim_guidance.guidance.lgd import LGD
 from dreamsim_guidance.guidance.log import Entry, Log
 from dreamsim_guidance.guidance.method import Method
-from dreamsim_guidance.guidance.mmps import MMPS
-from dreamsim_guidance.guidance.mpgd import MPGD
-from dreamsim_guidance.guidance.plan import Option, Plan, plan
-from dreamsim_guidance.guidance.tfg import TFG
-from dreamsim_guidance.guidance.universal import UniversalGuidance
+from dreamsim_guidance.guidance.methods.dps import DPS
+from dreamsim_guidance.guidance.methods.dsg import DSG
+from dreamsim_guidance.guidance.methods.flowchef import FlowChef
+from dreamsim_guidance.guidance.methods.freedom import FreeDoM
+from dreamsim_guidance.guidance.methods.lgd import LGD
+from dreamsim_guidance.guidance.methods.mmps import MMPS
+from dreamsim_guidance.guidance.methods.mpgd import MPGD
+from dreamsim_guidance.guidance.methods.tfg import TFG
+from dreamsim_guidance.guidance.methods.universal import UniversalGuidance
+from dreamsim_guidance.guidance.planning.cost import Machine
+from dreamsim_guidance.guidance.planning.plan import Option, Plan, plan
+from dreamsim_guidance.pipelines.differentiable import differentiable
 
 if TYPE_CHECKING:
     from dreamsim_guidance.guidance.native import GuidanceCallback, LossGuidance

@@ -19,14 +19,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dreamsim_guidance.guidance.frozen import checkpointed, frozen, refuse_inference_tensors
 from dreamsim_guidance.guidance.judges import judges_of
 from dreamsim_guidance.guidance.log import Entry, Log
 from dreamsim_guidance.guidance.method import Method
-from dreamsim_guidance.guidance.mpgd import MPGD
-from dreamsim_guidance.guidance.pipeline import Interception, scheduler_of
+from dreamsim_guidance.guidance.methods.mpgd import MPGD
 from dreamsim_guidance.guidance.run import SAVINGS, Run
 from dreamsim_guidance.guidance.views import Views
+from dreamsim_guidance.pipelines.frozen import checkpointed, frozen, refuse_inference_tensors
+from dreamsim_guidance.pipelines.interception import Interception, scheduler_of
 
 __all__ = ["Guide", "default_method", "guide"]
 

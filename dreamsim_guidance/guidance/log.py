@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dreamsim_guidance.atomic import write_json, writing
+from dreamsim_guidance.files.atomic import write_json, writing
 
 __all__ = ["Entry", "Log"]
 

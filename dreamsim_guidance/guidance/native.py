@@ -20,17 +20,17 @@ import torch
 from diffusers.callbacks import PipelineCallback
 from torch import Tensor, nn
 
-from dreamsim_guidance.guidance.call import StepCall
-from dreamsim_guidance.guidance.caller import argument_of_call, images_per_prompt
-from dreamsim_guidance.guidance.decoder import Geometry
-from dreamsim_guidance.guidance.frozen import without_gradients
 from dreamsim_guidance.guidance.guide import guide
-from dreamsim_guidance.guidance.levels import Level
 from dreamsim_guidance.guidance.log import Log
 from dreamsim_guidance.guidance.method import Method
-from dreamsim_guidance.guidance.pipeline import refuse_inference_mode
 from dreamsim_guidance.guidance.run import Run
-from dreamsim_guidance.guidance.scheduler import level_after
+from dreamsim_guidance.pipelines.caller import argument_of_call, images_per_prompt
+from dreamsim_guidance.pipelines.decoder import Geometry
+from dreamsim_guidance.pipelines.frozen import without_gradients
+from dreamsim_guidance.pipelines.interception import refuse_inference_mode
+from dreamsim_guidance.pipelines.levels import Level
+from dreamsim_guidance.pipelines.scheduler import level_after
+from dreamsim_guidance.pipelines.step_call import StepCall
 
 try:
     from diffusers.guiders import BaseGuidance, ClassifierFreeGuidance

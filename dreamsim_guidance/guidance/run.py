@@ -12,15 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dreamsim_guidance.guidance import caller
-from dreamsim_guidance.guidance.call import StepCall
-from dreamsim_guidance.guidance.decoder import Decoder
-from dreamsim_guidance.guidance.frozen import without_gradients
 from dreamsim_guidance.guidance.log import Entry, Log
 from dreamsim_guidance.guidance.method import Method
-from dreamsim_guidance.guidance.noise import Generators, beside
 from dreamsim_guidance.guidance.step import Step, rms
 from dreamsim_guidance.guidance.views import Views
+from dreamsim_guidance.pipelines import caller
+from dreamsim_guidance.pipelines.decoder import Decoder
+from dreamsim_guidance.pipelines.frozen import without_gradients
+from dreamsim_guidance.pipelines.noise import Generators, beside
+from dreamsim_guidance.pipelines.step_call import StepCall
 
 __all__ = ["SAVINGS", "Run"]
 

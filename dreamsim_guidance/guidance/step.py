@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from dreamsim_guidance.guidance.levels import Level
-from dreamsim_guidance.guidance.noise import Generators, draw_noise
+from dreamsim_guidance.pipelines.levels import Level
+from dreamsim_guidance.pipelines.noise import Generators, draw_noise
 
 __all__ = ["Step", "dot", "rms"]
 

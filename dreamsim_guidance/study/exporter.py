@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from dreamsim_guidance.atomic import new_folder
 from dreamsim_guidance.data.reconstructions import Reconstructions, find_reconstructions
+from dreamsim_guidance.files.atomic import new_folder
 from dreamsim_guidance.preprocess import load_image, resize, save_image
 from dreamsim_guidance.study.design import DEGRADED, TARGET, Mode, Trial, design, units
 from dreamsim_guidance.study.folder import check_free

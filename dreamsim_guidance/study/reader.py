@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dreamsim_guidance.atomic import new_folder, write_json
+from dreamsim_guidance.files.atomic import new_folder, write_json
 from dreamsim_guidance.study.design import TARGET, Unit
 from dreamsim_guidance.study.folder import check_free
 from dreamsim_guidance.study.record import Study, read_record

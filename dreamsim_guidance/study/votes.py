@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dreamsim_guidance.data.table import number, read_table
+from dreamsim_guidance.data.readers.table import number, read_table
 from dreamsim_guidance.study.record import Study
 
 __all__ = ["Session", "Vote", "read_votes"]

@@ -19,12 +19,12 @@ import pytest
 from file_server import FileServer, serve
 from PIL import Image as PILImage
 
-from dreamsim_guidance.archive import ArchiveError
 from dreamsim_guidance.data import nights_download as module
-from dreamsim_guidance.data.nights import read_nights, read_nights_jnd
 from dreamsim_guidance.data.nights_download import chunks, download_nights
-from dreamsim_guidance.data.remote_zip import read_member
-from dreamsim_guidance.download import DownloadError
+from dreamsim_guidance.data.readers.nights import read_nights, read_nights_jnd
+from dreamsim_guidance.files.archive import ArchiveError
+from dreamsim_guidance.files.download import DownloadError
+from dreamsim_guidance.files.remote_zip import read_member
 
 HEADER = "id,left_vote,right_vote,votes,ref_path,left_path,right_path,split,is_imagenet,prompt"
 

@@ -7,8 +7,8 @@ from PIL import Image as PILImage
 from torchvision import transforms
 from torchvision.transforms.functional import pil_to_tensor
 
-from dreamsim_guidance.compat import preprocess
 from dreamsim_guidance.data.pictures import Pictures, check_pictures, load_pictures
+from dreamsim_guidance.metric.compat import preprocess
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ from scipy import stats
 
 from dreamsim_guidance.data.ratings import Ratings
 from dreamsim_guidance.data.same_pairs import SamePairs
-from dreamsim_guidance.evaluation import rank_correlation
-from dreamsim_guidance.evaluation.intervals import draws
 from dreamsim_guidance.evaluation.jnd import average_precision, judge_same_pairs, resample_average_precision
 from dreamsim_guidance.evaluation.quality import judge_ratings
-from dreamsim_guidance.evaluation.rank_correlation import (
+from dreamsim_guidance.evaluation.statistics import rank_correlation
+from dreamsim_guidance.evaluation.statistics.intervals import draws
+from dreamsim_guidance.evaluation.statistics.rank_correlation import (
     fit_logistic,
     resample_kendall,
     resample_pearson,

@@ -11,11 +11,11 @@ from dreamsim_guidance import DreamSim, load_image, save_image
 from dreamsim_guidance.cli import main
 from dreamsim_guidance.data.judgments import Judgments
 from dreamsim_guidance.data.reconstructions import find_reconstructions
-from dreamsim_guidance.evaluation.contact_sheet import some
-from dreamsim_guidance.evaluation.identification import two_way_identification
-from dreamsim_guidance.evaluation.metrics import file_metric
+from dreamsim_guidance.evaluation.metrics.named_metrics import file_metric
 from dreamsim_guidance.evaluation.preferences import Preferences, read_preferences, standings
 from dreamsim_guidance.evaluation.reconstructions import NO_VOTES, compare_reconstructions
+from dreamsim_guidance.evaluation.samples.contact_sheet import some
+from dreamsim_guidance.evaluation.statistics.identification import two_way_identification
 from dreamsim_guidance.study import make_study, read_study
 
 

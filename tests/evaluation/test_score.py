@@ -11,8 +11,8 @@ import pytest
 from dreamsim_guidance.data.judgments import Judgments
 from dreamsim_guidance.evaluation import ceiling, credits
 from dreamsim_guidance.evaluation.hardest import hardest_disagreements
-from dreamsim_guidance.evaluation.psychometric import psychometric_curve
 from dreamsim_guidance.evaluation.score import judge
+from dreamsim_guidance.evaluation.statistics.psychometric import psychometric_curve
 
 
 def drawn(rows: int = 400, seed: int = 0) -> tuple[Judgments, dict[str, tuple[np.ndarray, np.ndarray]]]:

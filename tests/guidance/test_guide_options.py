@@ -13,9 +13,9 @@ from torch import Tensor
 
 from dreamsim_guidance import DreamSim, Loss
 from dreamsim_guidance.guidance import DPS, MPGD, TFG, default_method, guide
-from dreamsim_guidance.guidance.decoder import Decoder, Geometry
 from dreamsim_guidance.guidance.judges import judges_of
 from dreamsim_guidance.guidance.views import Views, cutouts
+from dreamsim_guidance.pipelines.decoder import Decoder, Geometry
 from dreamsim_guidance.schedule import Linear
 
 TINY = build("ddim")

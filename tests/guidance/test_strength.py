@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from dreamsim_guidance.evaluation.exact_pipelines import exact_pipeline, final_state
-from dreamsim_guidance.evaluation.gaussian_mixture import gaussian
 from dreamsim_guidance.guidance import DPS, MPGD, FlowChef, Method, guide
+from dreamsim_guidance.known_answers.exact_pipelines import exact_pipeline, final_state
+from dreamsim_guidance.known_answers.gaussian_mixture import gaussian
 
 TARGET = 0.9
 

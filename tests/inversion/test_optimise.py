@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from dreamsim_guidance.inversion import Optimised, Pixels, optimise
 from dreamsim_guidance.loss import Loss
-from dreamsim_guidance.metric import DreamSim
+from dreamsim_guidance.metric.dreamsim import DreamSim
 from dreamsim_guidance.schedule import Linear
 
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from dreamsim_guidance import Branch, DreamSim, Ensemble, Loss, PairLoss
-from dreamsim_guidance.backbones import BranchConfig
 from dreamsim_guidance.losses import DISTS, LPIPS, CLIPCosine, DINOCosine
 from dreamsim_guidance.losses.feature_loss import FeatureLoss
+from dreamsim_guidance.metric.backbones import BranchConfig
 
 
 def lpips_network(net: str = "squeeze") -> nn.Module:

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from dreamsim_guidance import DreamSim, cli
-from dreamsim_guidance.data.nights import read_nights
-from dreamsim_guidance.evaluation.embedding_metric import EmbeddingMetric
-from dreamsim_guidance.evaluation.evaluate import evaluate
+from dreamsim_guidance.data.readers.nights import read_nights
+from dreamsim_guidance.evaluation.judging import evaluate
+from dreamsim_guidance.evaluation.metrics.embedding_metric import EmbeddingMetric
+from dreamsim_guidance.experiment.fields import override
+from dreamsim_guidance.experiment.registry import load
 from dreamsim_guidance.preprocess import save_image
-from dreamsim_guidance.recipes.fields import override
-from dreamsim_guidance.recipes.registry import load
 from dreamsim_guidance.training.augmentation import Augmentation
 from dreamsim_guidance.training.tuning import LoRA
 

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from study.reconstructions import METHODS, write_folders
 
-from dreamsim_guidance.data.nights import read_nights
+from dreamsim_guidance.data.readers.nights import read_nights
 from dreamsim_guidance.study import Page, Study, make_study, read_study
 from dreamsim_guidance.study.design import TARGET
 

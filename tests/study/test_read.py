@@ -9,7 +9,7 @@ from study.reconstructions import METHODS, answer, votes, write_csv, write_folde
 
 from dreamsim_guidance import load_image
 from dreamsim_guidance.cli import main
-from dreamsim_guidance.data.nights import read_nights, read_nights_jnd
+from dreamsim_guidance.data.readers.nights import read_nights, read_nights_jnd
 from dreamsim_guidance.study import Study, make_study, read_study
 from dreamsim_guidance.study.design import Trial
 

@@ -16,9 +16,9 @@ import torch
 from judged_pictures import write_judged_pictures
 
 from dreamsim_guidance import DreamSim
-from dreamsim_guidance.data.nights import read_nights
-from dreamsim_guidance.evaluation.embedding_metric import EmbeddingMetric
-from dreamsim_guidance.evaluation.evaluate import evaluate
+from dreamsim_guidance.data.readers.nights import read_nights
+from dreamsim_guidance.evaluation.judging import evaluate
+from dreamsim_guidance.evaluation.metrics.embedding_metric import EmbeddingMetric
 from dreamsim_guidance.training.augmentation import Augmentation
 from dreamsim_guidance.training.base_models import Scratch
 from dreamsim_guidance.training.loop import Loop
@@ -104,7 +104,7 @@ def test_only_the_adapter_is_trained_and_saved_in_peft_format(data: Path, tmp_pa
 def test_a_head_is_trained_on_features_that_are_computed_once(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dreamsim_guidance.ensemble import Ensemble
+    from dreamsim_guidance.metric.ensemble import Ensemble
 
     passes: list[int] = []
     forward = Ensemble.forward
@@ -375,7 +375,7 @@ def test_twenty_steps_give_the_losses_of_a_loop_around_the_original(
     from official_format import small, write_official
     from original_package import load_original
 
-    from dreamsim_guidance.checkpoints import load_official
+    from dreamsim_guidance.checkpoints.official import load_official
     from dreamsim_guidance.data.pictures import Pictures
     from dreamsim_guidance.training import tuning as home
     from dreamsim_guidance.training.triplet_batches import TripletBatches

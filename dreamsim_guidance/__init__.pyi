@@ -1,0 +1,19 @@
+from .guidance import MPGD as MPGD
+from .guidance import guide as guide
+from .guidance import plan as plan
+from .loss import Loss as Loss
+from .loss import PairLoss as PairLoss
+from .metric.backbones import Branch as Branch
+from .metric.backbones import BranchConfig as BranchConfig
+from .metric.compat import dreamsim as dreamsim
+from .metric.dreamsim import DreamSim as DreamSim
+from .metric.dreamsim import Target as Target
+from .metric.ensemble import Ensemble as Ensemble
+from .metric.variants import BRANCHES as BRANCHES
+from .metric.variants import VARIANTS as VARIANTS
+from .pipelines import differentiable as differentiable
+from .preprocess import load_image as load_image
+from .preprocess import save_image as save_image
+from .preprocess import to_image as to_image
+
+__version__: str

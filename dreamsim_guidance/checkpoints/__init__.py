@@ -1,0 +1,1 @@
+"""Weights: the official releases, files of one model, and the Hugging Face Hub."""

@@ -1,0 +1,228 @@
+"""One model in one safetensors file, with its card in the file's header.
+
+safetensors holds named tensors and a flat table of strings, and cannot run code. The table has
+
+    format      "dreamsim_guidance"
+    version     "1"
+    card        JSON: name, branches, head, normalize_embeds, source, licence, reference, and whatever else is known
+
+and the tensors have the names of `Ensemble.state_dict()`. The card describes the architecture completely, so that
+a file is read without asking anybody; it can be read alone, without the weights.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from dreamsim_guidance.metric.assembly import difference, fill, skeleton
+from dreamsim_guidance.metric.backbones import BranchConfig
+from dreamsim_guidance.metric.ensemble import Ensemble
+
+__all__ = ["read_card", "read_model", "write_model"]
+
+_FORMAT, _VERSION = "dreamsim_guidance", "1"
+
+_CARD: dict[str, tuple[type, ...]] = {
+    "name": (str,),
+    "branches": (list,),
+    "head": (dict, type(None)),
+    "normalize_embeds": (bool,),
+    "source": (str,),
+    "licence": (str,),
+    "reference": (dict,),
+}
+"""The entries that every card has. `reference` holds numbers by name: what this file reached, or should reach."""
+
+_FETCHING = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "pretrained_hf"}
+"""Arguments of timm and open_clip that read further files: a card has no business with them."""
+
+
+def write_model(
+    ensemble: Ensemble,
+    path: str | os.PathLike[str],
+    card: Mapping[str, Any],
+    dtype: torch.dtype | None = None,
+) -> Path:
+    """Write `ensemble` to `path`: whole, or not at all.
+
+    `card` needs name, source, licence, and may hold anything that JSON can; branches and head are taken from the
+    ensemble, `normalize_embeds` is True and `reference` empty unless given. `dtype` is None for the ensemble's
+    own; float16 halves the file. Adapters must have been folded.
+
+    Raises ValueError for a card that lacks an entry, an unfolded adapter, and values that `dtype` cannot hold.
+    """
+    path = Path(path)
+    head = None if ensemble.head is None else {"hidden": ensemble.head.fc1.out_features}
+    described = {"branches": [asdict(config) for config in ensemble.configs], "head": head}
+    whole = {"normalize_embeds": True, "reference": {}, **card, **described}
+    try:
+        text = json.dumps(whole, sort_keys=True, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the card of '{path}' cannot be written as JSON ({error}); use plain values.") from error
+    _check_card(whole, path)
+    tensors = {}
+    for key, value in ensemble.state_dict().items():
+        if ".lora_" in key:
+            raise ValueError(
+                f"an adapter is attached ({key}); a model file holds one set of weights: fold the adapter first, or "
+                "save it on its own with save_adapter."
+            )
+        stored = value.detach().cpu()
+        if dtype is not None and stored.is_floating_point():
+            stored = stored.to(dtype)
+            if stored.isfinite().logical_not().any() and value.isfinite().all():
+                raise ValueError(f"{key} has values that {dtype} cannot hold; use another dtype.")
+        tensors[key] = stored.contiguous()
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # what the user's umask allows; safetensors makes files private
+        save_file(tensors, temporary, {"format": _FORMAT, "version": _VERSION, "card": text})
+        _order_header(temporary)
+        temporary.chmod(mode)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def _order_header(path: Path) -> None:
+    """safetensors shuffles the table of strings: sorted, equal models are equal files, byte by byte."""
+    with open(path, "r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) <= length:  # the tensors' places count from the end of the header, which is padded with blanks
+            file.seek(8)
+            file.write(text.ljust(length))
+
+
+def read_model(path: str | os.PathLike[str]) -> tuple[Ensemble, dict[str, Any]]:
+    """The ensemble in a model file, on the CPU, in the precision it was saved in but at least float32, and its card.
+
+    Raises FileNotFoundError, or ValueError for a file that is damaged, of another kind, of a later version of this
+    library, or whose tensors are not those that its card describes.
+    """
+    path = Path(path)
+    with _Opened(path) as file:
+        card = _card(file.metadata(), path)
+        hidden = None if card["head"] is None else card["head"]["hidden"]
+        configs = [_config(branch, path) for branch in card["branches"]]
+        try:
+            ensemble = skeleton(configs, hidden)
+        except Exception as error:  # whatever a constructor makes of a stranger's numbers
+            raise ValueError(f"'{path}': its card describes branches that cannot be built ({error}).") from error
+        expected = {key: tensor.shape for key, tensor in ensemble.state_dict().items()}
+        # before any memory is taken: the header has the shapes
+        stored = list(file.keys())
+        if problem := difference(expected, {key: file.get_slice(key).get_shape() for key in stored}):
+            raise ValueError(
+                f"'{path}' does not hold the tensors that its card describes ({problem}); write it again with "
+                "write_model, or get it again."
+            )
+        tensors = {}
+        for key in expected:
+            tensor = file.get_tensor(key)
+            # a copy: the file is mapped into memory and may be replaced while the model lives
+            half = tensor.is_floating_point() and tensor.element_size() < 4
+            tensors[key] = tensor.to(torch.float32 if half else tensor.dtype, copy=True)
+    return fill(ensemble, tensors), card
+
+
+def read_card(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The card of a model file, without reading its weights. Errors as `read_model`."""
+    path = Path(path)
+    with _Opened(path) as file:
+        return _card(file.metadata(), path)
+
+
+class _Opened:
+    """`safe_open`, with its errors as ours."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> Any:
+        if not self.path.is_file():
+            raise FileNotFoundError(f"there is no model file '{self.path}'; write one with DreamSim.save.")
+        try:
+            self.file = safe_open(self.path, framework="pt", device="cpu")
+            return self.file.__enter__()
+        except (SafetensorError, OSError) as error:
+            raise ValueError(
+                f"'{self.path}' is truncated or no safetensors file ({error}); get it again. A folder or zip of "
+                "official weights is given as DreamSim(name, weights=...)."
+            ) from error
+
+    def __exit__(self, *error: Any) -> None:
+        self.file.__exit__(*error)
+
+
+def _card(metadata: Mapping[str, str] | None, path: Path) -> dict[str, Any]:
+    metadata = metadata or {}
+    if metadata.get("format") != _FORMAT or "card" not in metadata:
+        raise ValueError(
+            f"'{path}' is a safetensors file without a card of this library (format {metadata.get('format')!r}, needed "
+            f"{_FORMAT!r}); an adapter is loaded with load_adapter from its folder."
+        )
+    if metadata.get("version") != _VERSION:
+        raise ValueError(
+            f"'{path}' has version {metadata.get('version')!r} of the format, this library reads {_VERSION!r}; "
+            "pip install --upgrade dreamsim-guidance."
+        )
+    try:
+        card = json.loads(metadata["card"])
+    except ValueError as error:
+        raise ValueError(f"'{path}': its card is not JSON ({error}); get the file again.") from error
+    _check_card(card, path)
+    return card
+
+
+def _check_card(card: Any, path: Path) -> None:
+    if not isinstance(card, dict):
+        raise ValueError(f"'{path}': a card is a dictionary, got {type(card).__name__}.")
+    for key, kinds in _CARD.items():
+        if key not in card:
+            raise ValueError(f"'{path}': the card lacks '{key}'; it needs {', '.join(_CARD)}.")
+        if not isinstance(card[key], kinds):
+            wanted = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
+            raise ValueError(f"'{path}': the card's '{key}' must be {wanted}, got {card[key]!r:.60}.")
+    if card["head"] is not None and not (isinstance(card["head"].get("hidden"), int) and card["head"]["hidden"] > 0):
+        raise ValueError(f"'{path}': the card's 'head' must be null or {{'hidden': width}}, got {card['head']!r:.60}.")
+
+
+def _config(branch: Any, path: Path) -> BranchConfig:
+    """A branch from its description, which may come from a stranger: nothing in it may fetch or open a file."""
+    known = {field.name for field in fields(BranchConfig)}
+    if not isinstance(branch, dict) or not {"name", "architecture"} <= branch.keys():
+        raise ValueError(f"'{path}': a branch in the card needs a name and an architecture, got {branch!r:.60}.")
+    if unknown := sorted(branch.keys() - known):
+        raise ValueError(
+            f"'{path}': a branch in the card has {', '.join(unknown)}, which this version does not know; "
+            "pip install --upgrade dreamsim-guidance."
+        )
+    overrides = branch.get("overrides") or {}
+    fetching = sorted(_FETCHING & overrides.keys()) if isinstance(overrides, dict) else ["overrides"]
+    if fetching or any(letter in str(branch["architecture"]) for letter in ":/\\"):
+        what = ", ".join(fetching) or f"architecture '{branch['architecture']}'"
+        raise ValueError(f"'{path}' is refused: its card would make other files be read ({what}).")
+    options = {**branch, "overrides": overrides}
+    for key in ("mean", "std"):
+        if key in options:
+            options[key] = tuple(options[key])
+    try:
+        return BranchConfig(**options)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"'{path}': its card has a branch that cannot be built ({error}).") from error

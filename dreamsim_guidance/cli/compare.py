@@ -1,0 +1,130 @@
+"""Which images `dreamsim-guidance compare` compares, and their distances: every image is read and embedded once.
+
+two files               one pair
+reference, several      the first file against every other
+two folders             pictures of the same file name
+a CSV file              its rows
+"""
+
+from __future__ import annotations
+
+import csv
+import glob
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from dreamsim_guidance.evaluation.metrics.embedding import directions
+from dreamsim_guidance.metric.dreamsim import DreamSim, half_chord
+
+__all__ = ["Pairs", "distances", "find_pairs", "load_metric", "read_pairs"]
+
+_PICTURES = {".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """What is compared, how each pair is called in the table, and the files of two folders that have no partner."""
+
+    pairs: list[tuple[Path, Path]]
+    labels: list[str]
+    unmatched: dict[str, list[str]] = field(default_factory=dict)
+
+
+def find_pairs(arguments: Sequence[str]) -> Pairs:
+    """Pairs from files, folders and patterns. Raises FileNotFoundError or ValueError."""
+    paths = [path for argument in arguments for path in _expand(argument)]
+    if len(paths) == 2 and all(path.is_dir() for path in paths):
+        return _match(*paths)
+    if paths[0].is_dir():
+        raise ValueError(f"the first of several must be the reference, a file; '{paths[0]}' is a folder.")
+    files = [file for path in paths for file in (_pictures(path) if path.is_dir() else [path])]
+    if len(files) < 2:
+        raise ValueError(f"at least two images are needed, got {len(files)}: '{files[0]}'.")
+    return Pairs([(files[0], file) for file in files[1:]], [str(file) for file in files[1:]])
+
+
+def read_pairs(file: Path) -> Pairs:
+    """Pairs from the first two columns of a CSV file, relative to its folder; the same errors."""
+    if not file.is_file():
+        raise FileNotFoundError(f"pairs not found: '{file}'; give a CSV file with two columns of paths.")
+    pairs: list[tuple[Path, Path]] = []
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"'{file}' is not a text file; give a CSV file with two columns of paths.") from error
+    for number, row in enumerate(csv.reader(lines), 1):
+        cells = [cell.strip() for cell in row]
+        if not any(cells):
+            continue
+        if len(cells) < 2 or not all(cells[:2]):
+            raise ValueError(f"'{file}', line {number}: two paths are needed, got {','.join(row)!r}.")
+        a, b = (file.parent / cell for cell in cells[:2])
+        if number == 1 and not (a.suffix or b.suffix or a.is_file() or b.is_file()):
+            continue  # the header
+        pairs.append((a, b))
+    if not pairs:
+        raise ValueError(f"'{file}' holds no pairs; write two paths a line, separated by a comma.")
+    for path in (path for pair in pairs for path in pair):
+        _check_exists(path)
+    return Pairs(pairs, [f"{a}  {b}" for a, b in pairs])
+
+
+def distances(pairs: Sequence[tuple[Path, Path]], model: str, device: str | None = None) -> list[float]:
+    """The metric's distance for every pair, in order."""
+    files = list(dict.fromkeys(path for pair in pairs for path in pair))
+    found = dict(zip(files, directions(load_metric(model, device), files), strict=True))
+    return [float(half_chord(found[a], found[b])) for a, b in pairs]
+
+
+def load_metric(model: str, device: str | None = None) -> DreamSim:
+    """The metric by name, on an accelerator if there is one; an error about weights names the way without."""
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return DreamSim(model, device=device)
+    except OSError as error:
+        if model == "pocket":
+            raise
+        raise OSError(f"{error} Or use --metric pocket, the small models that ship with the package.") from error
+
+
+def _expand(argument: str) -> list[Path]:
+    path = Path(argument)
+    if path.exists():
+        return [path]
+    if glob.has_magic(argument):
+        found = sorted(Path(match) for match in glob.glob(argument, recursive=True))
+        if found:
+            return found
+        raise FileNotFoundError(f"no file matches '{argument}'.")
+    _check_exists(path)
+    return [path]
+
+
+def _check_exists(path: Path) -> None:
+    if not path.exists():
+        raise FileNotFoundError(f"image not found: '{path}'.")
+
+
+def _match(a: Path, b: Path) -> Pairs:
+    left = {path.name: path for path in _pictures(a)}
+    right = {path.name: path for path in _pictures(b)}
+    names = sorted(left.keys() & right.keys())
+    if not names:
+        raise ValueError(
+            f"'{a}' ({len(left)} pictures) and '{b}' ({len(right)}) have no file name in common; "
+            "use --pairs FILE.csv to say which belong together."
+        )
+    unmatched = {str(a): sorted(left.keys() - right.keys()), str(b): sorted(right.keys() - left.keys())}
+    return Pairs(
+        [(left[n], right[n]) for n in names], names, {where: rest for where, rest in unmatched.items() if rest}
+    )
+
+
+def _pictures(folder: Path) -> list[Path]:
+    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in _PICTURES and path.is_file())
+    if not found:
+        raise ValueError(f"no pictures in '{folder}' ({', '.join(sorted(_PICTURES))}).")
+    return found

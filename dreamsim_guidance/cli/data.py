@@ -1,0 +1,180 @@
+"""`dreamsim-guidance data ...`: fetch NIGHTS, draw scenes, look at a set of judgments before a run depends on it.
+
+A subcommand is a dataclass that is called, as in `cli`; further ones are added to `Data.command`.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from tyro.conf import Positional, arg, subcommand
+
+if TYPE_CHECKING:
+    from dreamsim_guidance.data.judgments import Judgments
+    from dreamsim_guidance.data.ratings import Ratings
+    from dreamsim_guidance.data.same_pairs import SamePairs
+
+__all__ = ["Data"]
+
+
+@dataclass(frozen=True)
+class Nights:
+    """Fetch NIGHTS from its authors' server, chunk by chunk; the same command goes on with an interrupted download.
+
+    filtered: the 20,019 triplets of the paper, 58 GB. unfiltered: all 100,000, 289 GB. jnd: votes on just noticeable
+    differences between pictures of NIGHTS, 0.2 MB.
+    """
+
+    to: Path
+    """Folder of the set."""
+    set: Literal["filtered", "unfiltered", "jnd"] = "filtered"
+    """Which of the three."""
+    parts: str | None = None
+    """Only these of the parts 0 to 99, such as 0-4,17; an unfiltered zip holds 25 of them. data.csv is cut to match."""
+    base_url: str | None = None
+    """Another server with the same files."""
+
+    def __call__(self) -> int:
+        from dreamsim_guidance.data.nights_download import SERVER, download_nights
+
+        parts = None if self.parts is None else _numbers(self.parts)
+        table = download_nights(self.to, self.set, parts, self.base_url or SERVER)
+        print(table)
+        if table.with_stem(f"{table.stem}_all").is_file():
+            print(
+                f"{table.name} lists the triplets whose pictures are here; run again for further parts.",
+                file=sys.stderr,
+            )
+        return 0
+
+
+@dataclass(frozen=True)
+class Check:
+    """Read a set of judgments, decode every picture of it, and say what it holds."""
+
+    path: Positional[Path]
+    """The folder of a set, or its csv file."""
+    kind: str | None = None
+    """nights, nights-unfiltered, nights-jnd, bapps, bapps-jnd, things, pieapp, tid2013, kadid10k, pipal, clic, folder."""
+    split: str | None = None
+    """Only this split, such as train, val, test; by default all rows."""
+    least_votes: int | None = None
+    """Leave out triplets with fewer votes; by default as the reader of the kind does."""
+    workers: int | None = None
+    """Threads that decode; by default one for each of up to 8 processors."""
+
+    def __call__(self) -> int:
+        from dreamsim_guidance.data.pictures import check_pictures
+        from dreamsim_guidance.data.readers.sets import read_judgments, recognise
+
+        if self.workers is not None and self.workers < 1:
+            raise ValueError(f"--workers must be at least 1, got {self.workers}.")
+        kind = self.kind or recognise(self.path)
+        found = read_judgments(self.path, kind, self.split, self.least_votes)
+        check_pictures(found.images, self.workers)
+        print(f"kind        {kind}")
+        for name, text in _summary(found):
+            print(f"{name:10}  {text}")
+        return 0
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """Draw triplets of scenes with simulated votes, in NIGHTS' layout; the same command goes on with an interrupted set.
+
+    Splits: train, val, test (other scenes) and test_held_out (other scenes, which differ in a factor that never varies
+    in the others). The same seed gives the same files.
+    """
+
+    to: Path
+    """Folder of the set."""
+    triplets: int = 20_000
+    """Of all splits together: seven tenths for training, one tenth for each other split."""
+    seed: int = 0
+    size: int = 64
+    """Side of the pictures in pixels."""
+    held_out: tuple[str, ...] = ("layout", "style")
+    """Of shape, colour, count, layout, rotation, scale, perspective, background, texture, style."""
+    shares: bool = False
+    """Keep all triplets, with shares of votes; without, those on which everyone agrees, with winners, as in NIGHTS."""
+    temperature: float = 0.05
+    """Noise of the votes: distances that differ by this much are told apart by 73 of 100 people."""
+    workers: int | None = None
+    """Processes that draw; by default one for each processor."""
+
+    def __call__(self) -> int:
+        import os
+
+        from dreamsim_guidance.data.scenes.scene_set import write_scene_set
+
+        workers = (os.cpu_count() or 1) if self.workers is None else self.workers
+        drawing = (self.triplets, self.seed, self.size, workers)
+        print(write_scene_set(self.to, *drawing, self.held_out, self.shares, self.temperature) / "data.csv")
+        return 0
+
+
+@dataclass(frozen=True)
+class Data:
+    """Sets of human judgments: fetch NIGHTS, draw scenes with simulated votes, check what is on the disk."""
+
+    command: Annotated[
+        Annotated[Nights, subcommand("nights")]
+        | Annotated[Scenes, subcommand("scenes")]
+        | Annotated[Check, subcommand("check")],
+        arg(name=""),
+    ]
+
+    def __call__(self) -> int:
+        return self.command()
+
+
+def _numbers(text: str) -> set[int]:
+    """0-4,17 as numbers."""
+    found: set[int] = set()
+    for piece in text.split(","):
+        first, _, last = (word.strip() for word in piece.partition("-"))
+        if not first.isdecimal() or not (last or first).isdecimal() or int(last or first) < int(first):
+            raise ValueError(f"--parts needs numbers and ranges such as 0-4,17, got '{text}'.")
+        found.update(range(int(first), int(last or first) + 1))
+    return found
+
+
+def _summary(found: Judgments | SamePairs | Ratings) -> list[tuple[str, str]]:
+    """What a set holds, as names and words."""
+    from collections import Counter
+
+    import numpy as np
+
+    from dreamsim_guidance.data.judgments import Judgments
+    from dreamsim_guidance.data.ratings import Ratings
+    from dreamsim_guidance.data.same_pairs import SamePairs
+
+    rows: list[tuple[str, str]] = []
+    if isinstance(found, Judgments):
+        votes = found.votes_a + found.votes_b
+        rows.append(
+            ("triplets", f"{len(found)}, {int((found.votes_a == found.votes_b).sum())} of them with equal votes")
+        )
+    elif isinstance(found, SamePairs):
+        votes = found.votes
+        rows.append(
+            ("pairs", f"{len(found)}, taken for the same by {found.share_same.mean():.1%} of people on average")
+        )
+    else:
+        votes = np.ones(0)
+        rows.append(("scores", f"{len(found)}, from {found.score.min():g} to {found.score.max():g}, higher is better"))
+        rows.append(("triplets", f"{len(found.judgments())}, the pairs of distorted pictures of one reference"))
+    if isinstance(found, Judgments | Ratings):
+        rows.append(("references", str(len(np.unique(found.reference)))))
+    rows.append(("pictures", str(len(found.images))))
+    if len(votes):
+        rows.append(
+            ("votes", f"{votes.sum():g}; for each {votes.min():g} to {votes.max():g}, {votes.mean():.2f} on average")
+        )
+    for name, words in (("groups", found.group), ("splits", found.split)):
+        counts = sorted(Counter(words).items())
+        rows.append((name, ", ".join(f"{word or 'none'} {count}" for word, count in counts)))
+    return rows

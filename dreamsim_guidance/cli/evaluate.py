@@ -1,0 +1,198 @@
+"""`dreamsim-guidance evaluate`: how well metrics agree with people."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tyro.conf import Positional
+
+if TYPE_CHECKING:
+    from dreamsim_guidance.evaluation.report import Part, Report
+    from dreamsim_guidance.evaluation.statistics.intervals import Interval
+
+__all__ = ["Evaluate", "report_lines"]
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """How well metrics agree with people, on triplets, pairs taken for the same, or mean scores, with 95 % intervals.
+
+    Triplets are scored by rule: fraction (share of the votes, as the original counts), majority (equal votes left out),
+    unanimous. Intervals are bootstrapped by reference; with several metrics each one's lead over the first is given too.
+    Embeddings are kept on disk, so that another set over the same pictures costs nothing and an interrupted run goes on.
+    On several processes: `accelerate launch -m dreamsim_guidance evaluate ...`, or `torchrun`.
+    """
+
+    data: Positional[Path]
+    """The folder of a set of judgments (NIGHTS, BAPPS, PieAPP, TID2013, a study of your own, ...), or its csv file."""
+    metric: tuple[str, ...] = ()
+    """ensemble (the default), dino_vitb16, ... (published weights), pocket (shipped), a model file (.safetensors) or the
+    folder of a training run, l2, a baseline, or file.py:function of your own, (images, images) -> (b,)."""
+    baselines: bool = False
+    """Judge the baselines of the paper too: psnr, ssim, ms-ssim, lpips, dists, dino, clip, open_clip, mae, resnet50."""
+    split: str | None = None
+    """train, val, test, test_imagenet, test_no_imagenet, ...; by default all rows."""
+    kind: str | None = None
+    """Which set it is: nights, nights-jnd, bapps, pieapp, tid2013, ..., by default what it looks like."""
+    rule: tuple[str, ...] = ()
+    """fraction, majority, unanimous (all three by default), odd-one-out (for THINGS, where it is one of the default)."""
+    least_votes: int | None = None
+    """Leave out triplets with fewer votes; by default 6 where votes are winners, as in NIGHTS, else 1."""
+    json: bool = False
+    """Print JSON instead of a table."""
+    html: Path | None = None
+    """Write a report with plots and the hardest disagreements to this file, which needs no other."""
+    cache: Path | None = None
+    """Folder of the embeddings; by default ~/.cache/dreamsim_guidance/embeddings."""
+    no_cache: bool = False
+    """Keep no embeddings and read none."""
+    device: str | None = None
+    """cpu, cuda, mps, ...; by default an accelerator if there is one."""
+    workers: int | None = None
+    """Processes that read pictures ahead; by default 4 with an accelerator, else none."""
+    batch: int | None = None
+    """Images that go through a network at once; by default 32, and 8 pairs."""
+    resamples: int = 2000
+    """Of the bootstrap."""
+    seed: int = 0
+    """Of the bootstrap."""
+
+    def __call__(self) -> int:
+        from dreamsim_guidance.files.atomic import plain
+        from dreamsim_guidance.processes import is_main
+
+        self._check()
+        evaluation = self._evaluate()
+        report = evaluation.report
+        if is_main():
+            if self.html is not None:
+                from dreamsim_guidance.evaluation.html_report import write_html
+
+                write_html(evaluation, self.html)
+                print(f"report: {self.html}", file=sys.stderr)
+            text = jsonlib.dumps(plain(asdict(report)), indent=2) if self.json else "\n".join(report_lines(report))
+            print(text)
+        return 2 if set(self.metric) & set(report.failed) else 0
+
+    def _check(self) -> None:
+        if self.cache is not None and self.no_cache:
+            raise ValueError("--cache and --no-cache exclude each other; give one of them.")
+        if self.resamples < 100:
+            raise ValueError(f"an interval needs at least 100 resamples, got {self.resamples}.")
+        for name in ("workers", "batch"):
+            least, value = (0 if name == "workers" else 1), getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"--{name} must be at least {least}, got {value}.")
+        if self.html is not None:
+            if self.html.is_dir():
+                raise ValueError(f"'{self.html}' is a folder; give the file to write, as --html report.html.")
+            self.html.parent.mkdir(parents=True, exist_ok=True)
+            if not os.access(self.html.parent, os.W_OK):  # said now, not after an hour
+                raise PermissionError(f"'{self.html.parent}' cannot be written; give another place for --html.")
+
+    def _evaluate(self):  # type: ignore[no-untyped-def]
+        from dataclasses import replace
+
+        from dreamsim_guidance.data.pictures import check_pictures
+        from dreamsim_guidance.data.readers.sets import read_judgments, recognise
+        from dreamsim_guidance.evaluation.judging import evaluate
+        from dreamsim_guidance.evaluation.metrics.embedding_cache import EmbeddingCache
+        from dreamsim_guidance.evaluation.metrics.named_metrics import BASELINES, load_metrics
+        from dreamsim_guidance.evaluation.score import ODD_ONE_OUT, RULES
+        from dreamsim_guidance.processes import is_main, process_device
+
+        kind = self.kind or recognise(self.data)
+        data = read_judgments(self.data, kind, self.split, self.least_votes)
+        if ODD_ONE_OUT in self.rule and kind != "things":
+            raise ValueError(f"the rule {ODD_ONE_OUT} is for sets of kind things, and this is {kind}; leave it out.")
+        rules = self.rule or ((ODD_ONE_OUT, *RULES[:1]) if kind == "things" else ())
+        cache = False if self.no_cache else self.cache or True
+        on = process_device(self.device)
+        workers = self.workers if self.workers is not None else (0 if on == "cpu" else 4)
+        names = dict.fromkeys([*(self.metric or ("ensemble",)), *(BASELINES if self.baselines else ())])
+        metrics = load_metrics(list(names), on, cache, workers, self.batch)
+        main = is_main()
+        if cache is False:  # at the start, not after an hour
+            check_pictures(data.images, workers or None, main)
+        else:
+            EmbeddingCache(None if cache is True else cache).digests(data.images, workers, main)
+        evaluation = evaluate(
+            data,
+            metrics,
+            rules,
+            self.resamples,
+            self.seed,
+            progress=main,
+            tell=lambda line: print(line, file=sys.stderr) if main else None,
+        )
+        source = f"{self.data}" + (f", split {self.split}" if self.split else "")
+        return replace(evaluation, report=replace(evaluation.report, source=source))
+
+
+def report_lines(report: Report) -> list[str]:
+    """The report as tables for a terminal."""
+    rows = {"triplets": "triplets", "same pairs": "pairs", "ratings": "rated pictures"}[report.kind]
+    lines = [
+        f"{report.source}: {report.triplets} {rows}, {report.references} references, {report.images} images",
+        "",
+        *_table(["", *report.measures], [[name, *_cells(found, report)] for name, found in report.agreement.items()]),
+    ]
+    if report.lead:
+        first = next(iter(report.agreement))
+        leads = [[name, *_cells(found, report, "+.4f")] for name, found in report.lead.items()]
+        lines += ["", *_table([f"lead over {first}", *report.measures], leads)]
+    for title, parts in (("split", report.splits), ("group", report.groups)):
+        if parts:
+            lines += ["", *_parts(title, parts, report)]
+    lines += ["", *_people(report)]
+    return lines
+
+
+def _people(report: Report) -> list[str]:
+    lines = []
+    if report.ceiling is not None and report.limit is not None:
+        found = report.ceiling_interval
+        interval = "" if found is None else f" [{found.low:.4f}, {found.high:.4f}]"
+        lines.append(
+            f"one person agrees with another (fraction): {report.ceiling:.4f}{interval}; the most that any metric can "
+            f"reach on these votes: {report.limit:.4f}"
+        )
+        if report.ceiling == 1:
+            lines.append("(only triplets on which all agreed are in this set, so this says nothing about people)")
+    lines += [f"{name}: {text}" for name, text in report.measures.items()]
+    lines.append(
+        f"[{100 * report.level:g} % intervals: bootstrap over references, {report.resamples} resamples, seed {report.seed}]"
+    )
+    return lines
+
+
+def _parts(title: str, parts: dict[str, Part], report: Report) -> list[str]:
+    measure = next(iter(report.measures))
+    metrics = list(report.agreement)
+    rows = [
+        [name, str(part.triplets), *(_value(part.agreement[metric].get(measure)) for metric in metrics)]
+        for name, part in parts.items()
+    ]
+    return _table([f"{title} ({measure})", "n", *metrics], rows)
+
+
+def _cells(found: dict[str, Interval], report: Report, form: str = ".4f") -> list[str]:
+    return [_value(found.get(measure), form, True) for measure in report.measures]
+
+
+def _value(found: Interval | None, form: str = ".4f", bounds: bool = False) -> str:
+    if found is None:
+        return "-"
+    return f"{found.value:{form}}" + (f" [{found.low:{form}}, {found.high:{form}}]" if bounds else "")
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    cells = [list(head), *map(list, rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(head))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]

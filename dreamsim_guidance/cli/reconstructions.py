@@ -1,0 +1,193 @@
+"""`dreamsim-guidance evaluate reconstructions`: methods side by side, by metrics, and by people where they were asked."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tyro
+from tyro.conf import Positional
+
+if TYPE_CHECKING:
+    from PIL import Image as PILImage
+
+    from dreamsim_guidance.data.reconstructions import Reconstructions
+    from dreamsim_guidance.evaluation.preferences import Preferences
+    from dreamsim_guidance.evaluation.reconstructions import Comparison
+
+__all__ = ["EvaluateReconstructions", "main"]
+
+
+@dataclass(frozen=True)
+class EvaluateReconstructions:
+    """Compare methods that have reconstructed the same references: distances with intervals, identification, a sheet.
+
+    Without votes this says nothing about what people prefer. With --votes (a folder that `study read` has written) it
+    tells each method's win rate and Bradley-Terry strength among those people, and how far each metric agrees with them.
+    (A set of judgments in a folder of the name "reconstructions" is evaluated as ./reconstructions.)
+    """
+
+    targets: Positional[Path]
+    """Folder of the reference pictures."""
+    methods: Positional[tuple[str, ...]]
+    """A folder for each method, or NAME=FOLDER; pictures are matched by file name, endings may differ."""
+    metric: tuple[str, ...] = ("ensemble",)
+    """ensemble, dino_vitb16, ... (published weights), pocket (shipped), a model file, l2, psnr, ssim, file.py:function."""
+    baselines: bool = False
+    """Add the metrics of the paper's table; those that need weights that cannot be had are told, the others run."""
+    votes: Path | None = None
+    """Folder that `study read` has written, of a study in mode 2afc."""
+    json: bool = False
+    """Print JSON instead of tables."""
+    html: Path | None = None
+    """Write the tables and the contact sheet to one HTML file."""
+    to: Path | None = None
+    """Folder for reconstructions.json, reconstructions.html and contact_sheet.png."""
+    columns: int = 8
+    """References on the contact sheet, evenly spread over the list of names."""
+    cache: Path | None = None
+    """Folder in which embeddings are kept; by default the user's cache folder."""
+    device: str | None = None
+    """cpu, cuda, mps, ...; by default an accelerator if there is one."""
+    seed: int = 0
+    """Of the bootstrap."""
+
+    def __call__(self) -> int:
+        from dreamsim_guidance.data.reconstructions import find_reconstructions
+        from dreamsim_guidance.evaluation import reconstructions_page as page
+        from dreamsim_guidance.evaluation.metrics.baselines import BASELINES, COMPARES
+        from dreamsim_guidance.evaluation.metrics.named_metrics import load_metrics
+        from dreamsim_guidance.evaluation.preferences import read_preferences
+        from dreamsim_guidance.evaluation.reconstructions import compare_reconstructions
+        from dreamsim_guidance.files.atomic import plain, write_json, writing
+        from dreamsim_guidance.processes import is_main
+
+        if self.columns < 1:
+            raise ValueError(f"columns must be at least 1, got {self.columns}.")
+        names = list(dict.fromkeys([*self.metric, *(BASELINES if self.baselines else ())]))
+        metrics = load_metrics(names, self.device, True if self.cache is None else self.cache)
+        found = find_reconstructions(self.targets, self.methods, least=1)
+        preferences = None if self.votes is None else read_preferences(self.votes)
+        if preferences is not None:
+            _check_methods(found, preferences)
+        found.check(progress=is_main())
+        embeddings = [name for name in names if name not in COMPARES and ":" not in name]
+        comparison = compare_reconstructions(
+            found, metrics, preferences, two_way=embeddings, seed=self.seed, progress=is_main()
+        )
+        if not is_main():
+            return 0
+        for name, stems in found.missing.items():
+            print(f"missing in {name}: {', '.join(stems)}", file=sys.stderr)
+        for name, why in comparison.failed.items():
+            print(f"{name} did not run: {why}", file=sys.stderr)
+        content = plain(_content(comparison, found))
+        if self.html is not None or self.to is not None:
+            sheet, caption = _sheet(comparison, found, self.columns)
+            text = page.render(comparison, sheet, caption)
+            for file in [self.html, None if self.to is None else self.to / "reconstructions.html"]:
+                if file is not None:
+                    with writing(file) as temporary:
+                        temporary.write_text(text, encoding="utf-8")
+            if self.to is not None:
+                write_json(self.to / "reconstructions.json", content)
+                with writing(self.to / "contact_sheet.png") as temporary:
+                    sheet.save(temporary)
+        if self.json:
+            print(jsonlib.dumps(content, indent=2))
+            return 0
+        _print(page.matrix(comparison))
+        print(page.legend(comparison))
+        for table in page.people_table(comparison) or ():
+            print()
+            _print(table)
+        print(comparison.note)
+        return 0
+
+
+def main(words: Sequence[str]) -> int:
+    """Run the command with the words after `evaluate reconstructions`."""
+    command, unknown = tyro.cli(
+        EvaluateReconstructions,
+        args=list(words),
+        prog="dreamsim-guidance evaluate reconstructions",
+        return_unknown_args=True,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    if unknown:
+        raise ValueError(
+            f"unknown options: {' '.join(unknown)}; see `dreamsim-guidance evaluate reconstructions --help`."
+        )
+    return command()
+
+
+def _check_methods(found: Reconstructions, preferences: Preferences) -> None:
+    asked = set(preferences.methods)
+    if not asked & found.methods.keys():
+        raise ValueError(
+            f"the votes are on {', '.join(preferences.methods)}, not on {', '.join(found.methods)}; "
+            "name the folders as in the study: NAME=FOLDER."
+        )
+    for name in [*found.methods.keys() - asked]:
+        print(f"people were not asked about {name}", file=sys.stderr)
+    for name in [*asked - found.methods.keys()]:
+        print(f"people were also asked about {name}, which is not among the folders", file=sys.stderr)
+
+
+def _content(comparison: Comparison, found: Reconstructions) -> dict[str, Any]:
+    """What the JSON holds."""
+    people = comparison.people
+    return {
+        "references": comparison.references,
+        "incomplete": comparison.incomplete,
+        "methods": comparison.methods,
+        "missing": found.missing,
+        "metrics": {
+            name: {
+                method: {
+                    "distance": asdict(cell.distance),
+                    "difference_to_first": None if cell.difference is None else asdict(cell.difference),
+                    "two_way_identification": None if cell.two_way is None else asdict(cell.two_way),
+                    "distances": cell.distances,
+                }
+                for method, cell in cells.items()
+            }
+            for name, cells in comparison.cells.items()
+        },
+        "failed": comparison.failed,
+        "note": comparison.note,
+        "people": None
+        if people is None
+        else {
+            "methods": {name: asdict(standing) for name, standing in people.standings.items()},
+            "agreement": asdict(people.agreement),
+        },
+    }
+
+
+def _sheet(comparison: Comparison, found: Reconstructions, columns: int) -> tuple[PILImage.Image, str]:
+    from dreamsim_guidance.evaluation.samples.contact_sheet import contact_sheet, some
+
+    metric, cells = next(iter(comparison.cells.items()))
+    places = some(len(comparison.references), columns)
+    stems = [comparison.references[i] for i in places]
+    rows = {"target": [found.targets[stem] for stem in stems]}
+    notes = {}
+    for name, files in found.methods.items():
+        row = name if name not in rows else f"{name} "
+        rows[row] = [files[stem] for stem in stems]
+        notes[row] = [f"{cells[name].distances[i]:.4f}" for i in places]
+    caption = (
+        f"{len(stems)} of {len(comparison.references)} references, evenly spread by name; below each picture: {metric}."
+    )
+    return contact_sheet(rows, notes), caption
+
+
+def _print(table: list[list[str]]) -> None:
+    widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
+    for line in table:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())

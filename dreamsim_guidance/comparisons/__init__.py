@@ -1,0 +1,1 @@
+"""Comparisons of guided sampling: sheets, methods side by side, and sweeps of the strength."""

@@ -1,0 +1,158 @@
+"""Samples of a pipeline, guided and unguided from the same noise: what the command, the recipes and the studies share.
+
+Image i of a run starts from the seed `seed + i`, whatever is sampled beside it, so that an unguided and a guided image of
+one number begin alike and what is cut into batches does not depend on their size.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dreamsim_guidance.comparisons.guided_sheet import METHODS
+from dreamsim_guidance.experiment.registry import suggestion
+from dreamsim_guidance.guidance import Entry, Log, Method, guide
+from dreamsim_guidance.preprocess import resize
+from dreamsim_guidance.types import Image
+
+__all__ = ["Sampler", "log_of", "merged", "method_of"]
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A pipeline and what its call is given, but for the noise.
+
+    cfg: classifier-free guidance; with a negative prompt it goes to `true_cfg_scale` where a pipeline has that.
+    eta: noise of DDIM, 0 is deterministic. size: height and width. init: picture to start from, `init_strength` how far.
+    """
+
+    pipe: Any
+    prompt: str = ""
+    negative_prompt: str = ""
+    steps: int | None = None
+    cfg: float | None = None
+    size: tuple[int, int] | None = None
+    eta: float | None = None
+    init: Image | None = field(default=None, repr=False)
+    init_strength: float = 0.6
+
+    def sample(
+        self,
+        seeds: Sequence[int],
+        loss: Callable[[Tensor], Tensor],
+        method: Method | None,
+        label: str = "",
+        **options: Any,
+    ) -> tuple[Image, Log]:
+        """Images of these seeds, `(b, 3, h, w)` in [0, 1] on the CPU, and the log with their distances.
+
+        Without a method nothing is guided and nothing but the result is decoded. `options` are `guide`'s.
+        """
+        arguments = self.arguments(seeds)
+        if method is None:
+            options = {"judges": options.get("judges"), "window": (1.0, 1.0)}
+        self.pipe.set_progress_bar_config(desc=label, disable=False, leave=False, mininterval=0.5)
+        with guide(self.pipe, loss, method, **options) as log:
+            result = self.pipe(**arguments)
+        images = getattr(result, "images", None)
+        if images is None or len(images) != len(seeds):
+            raise ValueError(f"{type(self.pipe).__name__} does not return images; a pipeline for images is needed.")
+        return torch.as_tensor(images).movedim(-1, 1).float().clamp(0, 1), log
+
+    def arguments(self, seeds: Sequence[int]) -> dict[str, Any]:
+        """Of the pipeline's call, by what its signature takes. Raises `ValueError` for what it cannot take."""
+        takes, count = inspect.signature(self.pipe.__call__).parameters, len(seeds)
+        given: dict[str, Any] = {
+            "num_inference_steps": self.steps,
+            "eta": self.eta,
+            "height": None if self.size is None else self.size[0],
+            "width": None if self.size is None else self.size[1],
+        }
+        given["true_cfg_scale" if self.negative_prompt and "true_cfg_scale" in takes else "guidance_scale"] = self.cfg
+        if "prompt" in takes:
+            given["prompt"] = [self.prompt] * count
+            given["negative_prompt"] = [self.negative_prompt] * count if self.negative_prompt else None
+        elif self.prompt or self.negative_prompt:
+            raise ValueError(f"{type(self.pipe).__name__} takes no prompt; leave it out.")
+        elif "batch_size" in takes:
+            given["batch_size"] = count
+        if self.init is not None:
+            if not {"image", "strength"} <= set(takes):
+                raise ValueError(f"{type(self.pipe).__name__} does not start from a picture; leave init out.")
+            init = self.init if self.size is None else resize(self.init, self.size)
+            given |= {"image": init.expand(count, -1, -1, -1), "strength": self.init_strength}
+        for name, parameter in (("size", "height"), ("eta", "eta")):
+            if getattr(self, name) is not None and parameter not in takes and self.init is None:
+                raise ValueError(f"{type(self.pipe).__name__} has no {parameter} to choose; leave {name} out.")
+        known = {name: value for name, value in given.items() if value is not None and name in takes}
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        return {**known, "generator": generators, "output_type": "np"}
+
+
+def method_of(name: str, strength: float | None = None, options: Sequence[str] = ()) -> Method:
+    """A guidance method by its name, with its own defaults but for what is given; options as "cap=0.2"."""
+    from dreamsim_guidance import guidance
+
+    if name not in METHODS:
+        raise ValueError(f"unknown method '{name}'{suggestion(name, METHODS)}; known: {', '.join(METHODS)}.")
+    kind: Any = getattr(guidance, METHODS[name])
+    known, chosen = {entry.name for entry in fields(kind)}, {}
+    for option in options:
+        key, equals, text = option.partition("=")
+        if not equals or key not in known:
+            raise ValueError(
+                f"'{option}' is no option of {name}{suggestion(key, known)}; it has: {', '.join(sorted(known))}, each "
+                "given as key=value."
+            )
+        try:
+            chosen[key] = ast.literal_eval(text)
+        except (SyntaxError, ValueError):
+            chosen[key] = text
+    if strength is not None:
+        chosen["strength"] = strength
+    try:
+        return kind(**chosen)
+    except TypeError as error:
+        raise ValueError(f"{name} cannot have {', '.join(options)}: {error}") from error
+
+
+def merged(logs: Sequence[Log]) -> Log:
+    """The log of several batches as if they had been one."""
+    whole = Log()
+    for steps in zip(*(log.entries for log in logs), strict=False):
+        whole.entries.append(
+            replace(
+                steps[0],
+                guided=any(step.guided for step in steps),
+                distance=[value for step in steps for value in step.distance],
+                gradient_norm=[value for step in steps for value in step.gradient_norm],
+                move=[value for step in steps for value in step.move],
+                skipped=sum(step.skipped for step in steps),
+                seconds=sum(step.seconds for step in steps),
+                judges={name: [v for step in steps for v in step.judges[name]] for name in steps[0].judges},
+            )
+        )
+    for name in logs[0].final if logs else ():
+        whole.final[name] = [value for log in logs for value in log.final[name]]
+    return whole
+
+
+def log_of(written: Mapping[str, Any]) -> Log:
+    """The log from what `Log.to_dict` made of it, or from what `Log.save` wrote, where nan and inf are words."""
+    return Log([_entry(step) for step in written["steps"]], final=_numbers(written["final"]))
+
+
+def _entry(step: Mapping[str, Any]) -> Entry:
+    lists = _numbers({name: step[name] for name in ("distance", "gradient_norm", "move")})
+    single = {name: float(step[name]) for name in ("timestep", "noise", "seconds")}
+    return Entry(**{**step, **lists, **single, "judges": _numbers(step["judges"])})
+
+
+def _numbers(values: Mapping[str, Sequence[float | str]]) -> dict[str, list[float]]:
+    return {name: [float(value) for value in row] for name, row in values.items()}

@@ -1,0 +1,201 @@
+"""The work of `guide.GuidedSheet`: sample both rows, write the pictures and the numbers."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from dreamsim_guidance.comparisons import guided_models
+from dreamsim_guidance.comparisons.guided_judges import Judge, judges
+from dreamsim_guidance.comparisons.guided_sampling import Sampler, log_of, merged, method_of
+from dreamsim_guidance.evaluation.samples.contact_sheet import contact_sheet, some
+from dreamsim_guidance.files.atomic import write_json, writing
+from dreamsim_guidance.guidance import Log, Method, default_method
+from dreamsim_guidance.loss import Loss
+from dreamsim_guidance.metric.dreamsim import DreamSim
+from dreamsim_guidance.preprocess import load_image, resize, save_image
+from dreamsim_guidance.types import Image
+
+if TYPE_CHECKING:
+    from dreamsim_guidance.comparisons.guided_sheet import GuidedSheet
+
+__all__ = ["make", "pocket_reference"]
+
+log = logging.getLogger(__name__)
+
+_COLUMNS = 8
+"""Images of each row on the sheet; all are in the folders."""
+
+
+def make(config: GuidedSheet, folder: Path) -> dict[str, Any]:
+    """Write the sheet, the distances, the log and the images into `folder`; return the distances."""
+    model = guided_models.find(config.model, config.prompt)
+    method = method_of(config.method, config.strength, config.option)
+    device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    # what is small comes first: a mistake there is told before a large model is loaded
+    references = [load_image(path) for path in config.reference] or [_own_reference(model)]
+    mask = None if config.mask is None else load_image(config.mask).mean(1, keepdim=True)
+    init = None if config.init is None else load_image(config.init)
+    loss, judged = _measures(config, references, mask, model, device)
+    pipe = guided_models.load(model, device, config.dtype, config.offload, config.scheduler)
+    if config.strength is None and config.method == "mpgd":
+        method = replace(method, strength=default_method(pipe).strength)
+    vae = guided_models.tiny_autoencoder(model, pipe, config.vae, device) if config.taesd or config.vae else None
+    sampler = _sampler(config, pipe, model, init)
+    for number, reference in enumerate(references):
+        save_image(reference, folder / "reference" / f"{number:04}.png")
+    batch = config.batch or model.batch
+    log.info("%s, %s, %d images on %s, %d at once", type(pipe).__name__, method, config.n, device, batch)
+    options: dict[str, Any] = {
+        "judges": judged,
+        "window": config.window,
+        "every": config.every,
+        "until": config.until,
+        "views": config.views,
+        "vae": vae,
+        "checkpointing": config.checkpointing,
+    }
+    logs, seconds = {}, {}
+    for row, how in (("guided", method), ("unguided", None)):  # where an option is wrong, nothing is sampled in vain
+        parts = [
+            _batch(folder / row, sampler, range(first, min(first + batch, config.n)), config.seed, loss, how, options)
+            for first in range(0, config.n, batch)
+        ]
+        logs[row] = merged([log_of(part) for part in parts])
+        seconds[row] = sum(part["seconds"] for part in parts)
+    logs["guided"].baseline = logs["unguided"]
+    return _report(config, method, folder, logs, seconds)
+
+
+def pocket_reference(number: int = 0, size: int = 64) -> Image:
+    """A scene that no pocket model was trained on."""
+    from dreamsim_guidance.data.scenes.drawing import draw
+    from dreamsim_guidance.data.scenes.pocket_scenes import pocket_scene
+
+    return draw(pocket_scene(number, "test"), size)
+
+
+def _own_reference(model: guided_models.Model) -> Image:
+    if model.pocket:
+        return pocket_reference()
+    from dreamsim_guidance.data.photographs import photograph
+
+    return photograph("chelsea")
+
+
+def _measures(
+    config: GuidedSheet, references: Sequence[Tensor], mask: Tensor | None, model: guided_models.Model, device: str
+) -> tuple[Loss, dict[str, Judge]]:
+    """The guide, and those that judge beside it."""
+    metric = DreamSim(config.metric or ("pocket" if model.pocket else "ensemble"), device=device)
+    own = [one.to(device) for one in references]
+    mask = None if mask is None else mask.to(device)
+    if mask is not None and len(own) > 1:  # a mask goes with one batch
+        own = [torch.cat([resize(one, (own[0].shape[-2], own[0].shape[-1])) for one in own])]
+    several = len(references) > 1
+    loss = metric.target(own, mask, config.reduction if several else None)
+    judged = judges([one.to(device) for one in references], config.reduction, mask, config.judges, model.pocket, device)
+    return loss, judged
+
+
+def _sampler(config: GuidedSheet, pipe: Any, model: guided_models.Model, init: Tensor | None) -> Sampler:
+    if init is not None:
+        from diffusers import AutoPipelineForImage2Image
+
+        try:
+            pipe = AutoPipelineForImage2Image.from_pipe(pipe)
+        except ValueError as error:
+            raise ValueError(f"no image-to-image pipeline goes with {type(pipe).__name__}; leave init out.") from error
+        _check_init(pipe, config.steps or model.steps, config.init_strength)
+    sides = config.size or (() if model.size is None else (model.size,))
+    eta = config.eta
+    if eta is None and config.method == "dsg" and type(pipe.scheduler).__name__ == "DDIMScheduler":
+        eta = 1.0  # it turns the noise that the sampler adds
+    return Sampler(
+        pipe,
+        prompt=config.prompt,
+        negative_prompt=config.negative_prompt,
+        steps=config.steps or model.steps,
+        cfg=model.cfg if config.cfg is None else config.cfg,
+        size=(sides[0], sides[-1]) if sides else None,
+        eta=eta,
+        init=init,
+        init_strength=config.init_strength,
+    )
+
+
+def _check_init(pipe: Any, steps: int | None, strength: float) -> None:
+    """The share of the way from the picture to noise is made in whole steps."""
+    default = inspect.signature(pipe.__call__).parameters.get("num_inference_steps")
+    steps = steps or (default.default if default is not None else None)
+    if isinstance(steps, int) and int(steps * strength) < 1:
+        least = math.ceil(1000 / steps) / 1000
+        raise ValueError(f"init_strength {strength:g} of {steps} steps is no step; at least {least:g} is needed.")
+
+
+def _batch(
+    folder: Path,
+    sampler: Sampler,
+    numbers: range,
+    seed: int,
+    loss: Loss,
+    method: Method | None,
+    options: dict[str, Any],
+) -> dict[str, Any]:
+    """One batch of one row: its log, from the folder if it is there."""
+    written = folder / f"log-{numbers[0]:04}.json"
+    if written.is_file():
+        return json.loads(written.read_text(encoding="utf-8"))
+    began = time.perf_counter()
+    images, told = sampler.sample([seed + i for i in numbers], loss, method, folder.name, **options)
+    for number, image in zip(numbers, images, strict=True):
+        save_image(image, folder / f"{number:04}.png")
+    content = {**told.to_dict(), "seconds": round(time.perf_counter() - began, 3)}
+    write_json(written, content)  # last: where it is, the pictures are
+    return content
+
+
+def _report(
+    config: GuidedSheet, method: Method, folder: Path, logs: dict[str, Log], seconds: dict[str, float]
+) -> dict[str, Any]:
+    before, after = logs["unguided"].final, logs["guided"].final
+    means = {
+        name: {
+            "role": "guide" if name == "distance" else "held out",
+            **{row: sum(values) / len(values) for row, values in (("unguided", before[name]), ("guided", after[name]))},
+        }
+        for name in after
+    }
+    told = {"distances": means, "parted": logs["guided"].parted, "summary": logs["guided"].summary()}
+    write_json(
+        folder / "distances.json",
+        {
+            **told,
+            "each": {name: {"unguided": before[name], "guided": after[name]} for name in after},
+            "seeds": [config.seed + i for i in range(config.n)],
+            "method": repr(method),
+            "seconds": seconds,
+            "skipped": logs["guided"].skipped,
+        },
+    )
+    if logs["guided"].entries:
+        logs["guided"].plot(folder / "log.png")
+    logs["guided"].save(folder / "log.json")
+    shown = some(config.n, _COLUMNS)
+    rows = {"reference": sorted((folder / "reference").iterdir())[:_COLUMNS]}
+    rows |= {row: [folder / row / f"{i:04}.png" for i in shown] for row in ("unguided", "guided")}
+    notes = {row: [f"{logs[row].final['distance'][i]:.3f}" for i in shown] for row in ("unguided", "guided")}
+    large = max(load_image(rows["guided"][0]).shape) > 128
+    with writing(folder / "sheet.png") as temporary:
+        contact_sheet(rows, notes, side=256 if large else 128).save(temporary)
+    return told

@@ -1,0 +1,1 @@
+"""Readers of published sets of human judgments, one set per file."""

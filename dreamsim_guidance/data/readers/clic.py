@@ -1,0 +1,88 @@
+"""CLIC: pairs of decoded pictures, and which of them a person preferred, seeing the original too.
+
+A csv file without header, `original,A,B,answer`: three files of pictures, and 0 if A was preferred, 1 if B. The same
+question asked again is another vote.
+
+Where: oracle.csv and crops of 2021 from https://github.com/fab-jul/clic2021-devkit; answers and crops of 2021, 2022 and
+2024 from https://archive.compression.cc/datasets. Licence: none is stated there; most originals come from Unsplash.
+Challenge on Learned Image Compression, https://compression.cc.
+"""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from dreamsim_guidance.data.judgments import Judgments, Triplet, choose, gather
+from dreamsim_guidance.data.readers.table import inside
+
+__all__ = ["answer_files", "read_clic"]
+
+
+def read_clic(root: Path | str, split: str | None = None, least_votes: int | None = None) -> Judgments:
+    """Pairs of a csv file, or of the one csv file with answers in the folder `root`; there are no splits.
+
+    Pictures are relative to the file's folder, or anywhere below it by their name. Answers to the same question, in
+    whichever order A and B were shown, are added up. Questions that offer the original itself, or the same picture
+    twice, check the attention of raters and are left out. Raises FileNotFoundError for a missing file or picture,
+    ValueError for a line that is not three paths and 0 or 1, a path that leaves the folder, and several such files.
+    """
+    file = _file(Path(root))
+    votes: dict[tuple[str, str, str], list[float]] = {}
+    with file.open(newline="", encoding="utf-8-sig", errors="replace") as opened:
+        for line, cells in enumerate(csv.reader(opened), 1):
+            where, words = f"'{file}', line {line}", [cell.strip() for cell in cells]
+            if not any(words) or (line == 1 and _is_header(words)):
+                continue
+            if len(words) != 4 or words[3] not in ("0", "1"):
+                raise ValueError(f"{where}: original,A,B and 0 or 1 are needed, got {','.join(cells)!r}.")
+            original, a, b = (inside(where, word) for word in words[:3])
+            if len({original, a, b}) == 3:
+                turned = (original, b, a) in votes
+                key = (original, b, a) if turned else (original, a, b)
+                votes.setdefault(key, [0.0, 0.0])[int(words[3]) ^ turned] += 1
+    place = _Pictures(file.parent)
+    rows = [Triplet(place(o), place(a), place(b), for_a, for_b) for (o, a, b), (for_a, for_b) in votes.items()]
+    return gather(choose(rows, file, split, least_votes or 1), file)
+
+
+def answer_files(folder: Path) -> list[Path]:
+    """The csv files of a folder that begin with three paths and an answer."""
+    return [file for file in sorted(folder.glob("*.csv")) if _has_answers(file)]
+
+
+def _has_answers(file: Path) -> bool:
+    with file.open(newline="", encoding="utf-8-sig", errors="replace") as opened:
+        first = [[cell.strip() for cell in cells] for cells, _ in zip(csv.reader(opened), range(2), strict=False)]
+    return any(len(words) == 4 and words[3] in ("0", "1") and Path(words[0]).suffix != "" for words in first)
+
+
+def _is_header(words: list[str]) -> bool:
+    return len(words) == 4 and not any(Path(word).suffix for word in words[:3]) and words[3] not in ("0", "1")
+
+
+def _file(root: Path) -> Path:
+    if root.is_file():
+        return root
+    found = answer_files(root) if root.is_dir() else []
+    if len(found) != 1:
+        names = ", ".join(file.name for file in found) or "none"
+        raise (ValueError if found else FileNotFoundError)(
+            f"'{root}' must have one csv file of original,A,B,answer, it has {names}; give the file itself."
+        )
+    return found[0]
+
+
+class _Pictures:
+    """Where a picture lies: as it is written, or else wherever below the folder its name is found."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.by_name: dict[str, Path] | None = None
+
+    def __call__(self, name: str) -> Path:
+        if (self.folder / name).is_file():
+            return self.folder / name
+        if self.by_name is None:
+            self.by_name = {path.name: path for path in sorted(self.folder.rglob("*")) if path.is_file()}
+        return self.by_name.get(Path(name).name, self.folder / name)

@@ -1,0 +1,125 @@
+"""NIGHTS: triplets of a picture and two variations of it by a generator, and which of them people found nearer.
+
+Three sets: the 20,019 triplets on which people agreed, with which DreamSim was trained; all 100,000 before that filter;
+and votes on whether a variation can be told from its reference at a glance.
+
+Where: `dreamsim-guidance data nights --to DIR` fetches them from the authors' server, https://data.csail.mit.edu/nights.
+Licence: the repository that describes and fetches them, https://github.com/ssundaram21/dreamsim, is under MIT; the
+pictures and votes state none of their own. Fu et al., DreamSim, NeurIPS 2023.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from dreamsim_guidance.data.judgments import Judgments, Triplet, choose, gather
+from dreamsim_guidance.data.readers.table import inside, number, read_header, read_table
+from dreamsim_guidance.data.same_pairs import Pair, SamePairs, gather_pairs
+
+__all__ = ["SPLITS", "read_nights", "read_nights_jnd", "read_nights_unfiltered"]
+
+SPLITS = ("train", "val", "test", "test_imagenet", "test_no_imagenet")
+"""Of NIGHTS; the last two are parts of "test"."""
+
+_VOTES = ("id", "left_vote", "right_vote", "votes", "ref_path", "left_path", "right_path")
+_JND = ("id", "ref_path", "distort_path", "same", "votes")
+
+
+def read_nights(root: Path | str, split: str | None = None, least_votes: int | None = None) -> Judgments:
+    """Judgments in NIGHTS' layout, `data.csv` and pictures below `root`, or any csv of the same columns.
+
+    `root` is the folder, or the csv file; paths are relative to its folder. Left is a, right is b. `left_vote` and
+    `right_vote` are the winner (0 and 1, as in NIGHTS) or shares of `votes`. `split` is one of `SPLITS` or another
+    word of the column "split"; None takes all rows. `least_votes` leaves out triplets with fewer; by default 6, the
+    original's filter, where all votes are winners (in NIGHTS `votes` counts people who all said the same), and 1 where
+    they are shares, as always in a study's csv, known by its column "left_method". The group is "imagenet" or "other".
+
+    Raises FileNotFoundError for a missing csv or picture, ValueError for a missing column, odd votes, a path that
+    leaves the folder, an id that occurs twice, and a split without triplets.
+    """
+    file = _csv(root, "data.csv")
+    rows = list(_triplets(file, read_table(file, (*_VOTES, "split"), ("is_imagenet",))))
+    shares = "left_method" in read_header(file) or any(0 < row.votes_a < row.votes for row in rows)
+    least = (1 if shares else 6) if least_votes is None else least_votes
+    chosen = choose(rows, file, split, least, lambda row: _is_in(row, split))
+    return gather(chosen, file)
+
+
+def read_nights_unfiltered(root: Path | str, split: str | None = None, least_votes: int | None = None) -> Judgments:
+    """All 100,000 triplets: `nights_raw.csv` and pictures below `root`, or the csv file.
+
+    Many have few votes or split ones; `least_votes` is 1 by default, and rows without a vote are left out. The file is
+    known to hold the shares of left and right, the number of votes, and the paths; that its columns are called as in
+    `read_nights` could not be checked. Where they are not, the error names both: rename them in the file's first line.
+    A column "split" is not needed. Raises the same errors as `read_nights`.
+    """
+    file = _csv(root, "nights_raw.csv")
+    lines = read_table(file, _VOTES, ("split", "is_imagenet"))
+    rows = list(_triplets(file, lines, may_be_unseen=True))
+    least = 1 if least_votes is None else least_votes
+    chosen = choose(rows, file, split, least, lambda row: _is_in(row, split))
+    return gather(chosen, file)
+
+
+def read_nights_jnd(root: Path | str, split: str | None = None, least_votes: int | None = None) -> SamePairs:
+    """Just noticeable differences: `jnd_votes.csv` beside NIGHTS' pictures, or the csv file.
+
+    Columns: `id`, `ref_path`, `distort_path` (relative to the csv file), `same` (the share of people who saw no
+    difference, in [0, 1]), `votes` (how many were asked), and `split`, which may be missing. **These names are ours:**
+    the columns of the published file are described nowhere that could be read, only a notebook of the authors loads
+    it. Rename them in the file's first line; the error lists what the file has. Raises the same errors as `read_nights`.
+    """
+    file = _csv(root, "jnd_votes.csv")
+    seen: set[str] = set()
+    rows = []
+    for where, row in read_table(file, _JND, ("split",)):
+        _check_new(where, row["id"], seen)
+        a, b = (file.parent / inside(where, row[name]) for name in ("ref_path", "distort_path"))
+        same = number(where, "same", row["same"], 0.0, 1.0)
+        rows.append(Pair(a, b, same, number(where, "votes", row["votes"], 1.0), "nights", row["split"]))
+    return gather_pairs(choose(rows, file, split, least_votes or 1), file)
+
+
+@dataclass(frozen=True)
+class _Triplet(Triplet):
+    is_imagenet: bool = False
+
+
+def _is_in(row: _Triplet, split: str | None) -> bool:
+    if split in ("test_imagenet", "test_no_imagenet"):
+        return row.split == "test" and row.is_imagenet == (split == "test_imagenet")
+    return row.split == split
+
+
+def _csv(root: Path | str, name: str) -> Path:
+    file = Path(root)
+    file = file / name if file.is_dir() else file
+    if not file.is_file():
+        raise FileNotFoundError(f"judgments not found: '{file}'; give the folder with {name}, or a csv file.")
+    return file
+
+
+def _triplets(
+    file: Path, lines: Iterator[tuple[str, dict[str, str]]], may_be_unseen: bool = False
+) -> Iterator[_Triplet]:
+    seen: set[str] = set()
+    for where, row in lines:
+        _check_new(where, row["id"], seen)
+        paths = [file.parent / inside(where, row[name]) for name in ("ref_path", "left_path", "right_path")]
+        votes = number(where, "votes", row["votes"], 0.0 if may_be_unseen else 1.0)
+        if votes == 0:
+            continue
+        left, right = (number(where, name, row[name], 0.0, 1.0) for name in ("left_vote", "right_vote"))
+        if abs(left + right - 1) > 1e-3:
+            raise ValueError(f"{where}: left_vote and right_vote must add up to 1, got {left:g} and {right:g}.")
+        imagenet = row["is_imagenet"].lower() in ("true", "1")
+        group = "imagenet" if imagenet else "other"
+        yield _Triplet(paths[0], paths[1], paths[2], left * votes, right * votes, group, row["split"], imagenet)
+
+
+def _check_new(where: str, name: str, seen: set[str]) -> None:
+    if name in seen:
+        raise ValueError(f"{where}: the id {name} occurs twice.")
+    seen.add(name)

@@ -1,0 +1,1 @@
+"""Procedural scenes with known factors, their captions, and triplets of them."""

@@ -1,0 +1,15 @@
+from .jnd import average_precision as average_precision
+from .judging import evaluate as evaluate
+from .metrics.named_metrics import load_metrics as load_metrics
+from .samples.factor_agreement import factor_agreement as factor_agreement
+from .samples.frechet import frechet_distance as frechet_distance
+from .samples.scene_judge import load_judge as load_judge
+from .statistics.agreement import RULES as RULES
+from .statistics.agreement import Rule as Rule
+from .statistics.agreement import ceiling as ceiling
+from .statistics.agreement import credits as credits
+from .statistics.bradley_terry import bradley_terry as bradley_terry
+from .statistics.identification import two_way_identification as two_way_identification
+from .statistics.intervals import Interval as Interval
+from .statistics.intervals import cluster_bootstrap as cluster_bootstrap
+from .statistics.intervals import paired_difference as paired_difference

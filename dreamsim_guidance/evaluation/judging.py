@@ -1,0 +1,107 @@
+"""Metrics against people, from picture files to a report: of triplets, of pairs taken for the same, of mean scores."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dreamsim_guidance.data.judgments import Judgments
+from dreamsim_guidance.data.ratings import Ratings
+from dreamsim_guidance.data.same_pairs import SamePairs
+from dreamsim_guidance.evaluation.jnd import judge_same_pairs
+from dreamsim_guidance.evaluation.metrics.named_metrics import FileMetric
+from dreamsim_guidance.evaluation.metrics.work import Work
+from dreamsim_guidance.evaluation.quality import judge_ratings
+from dreamsim_guidance.evaluation.report import Report
+from dreamsim_guidance.evaluation.score import check_rules, judge
+from dreamsim_guidance.evaluation.statistics.agreement import RULES
+
+__all__ = ["Data", "Evaluation", "evaluate", "pairs_of"]
+
+log = logging.getLogger(__name__)
+
+Data = Judgments | SamePairs | Ratings
+"""What `data.sets.read_judgments` returns."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The report, what was judged, and each metric's distances in the order of `pairs_of(data)`."""
+
+    report: Report
+    data: Data
+    distances: dict[str, NDArray[np.float64]]
+
+
+def evaluate(
+    data: Data,
+    metrics: Mapping[str, FileMetric],
+    rules: Sequence[str] = (),
+    resamples: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+    progress: bool = True,
+    tell: Callable[[str], None] = log.info,
+) -> Evaluation:
+    """Judge the metrics on a set, one after the other; what could not run is in `report.failed`, with its reason.
+
+    `rules` are for triplets, by default all of `agreement.RULES`. `tell` gets a line on each metric's work or failure.
+    Raises ValueError for unknown rules, rules on a set of another kind, and if no metric could run.
+    """
+    if rules and not isinstance(data, Judgments):
+        raise ValueError(f"rules are for triplets, and this set has {_KINDS[type(data)]}; leave them out.")
+    check_rules(rules)
+    if len(data) == 0:
+        raise ValueError("the set is empty: nothing to judge.")
+    pairs = pairs_of(data)
+    distances: dict[str, NDArray[np.float64]] = {}
+    failed: dict[str, str] = {}
+    work: dict[str, Work] = {}
+    for name, metric in metrics.items():
+        try:
+            found = np.asarray(metric.distances(pairs, progress), dtype=np.float64)
+            if found.shape != (len(pairs),) or not np.isfinite(found).all():
+                raise ValueError(f"{name} gave {found.shape} distances, {int(np.isnan(found).sum())} of them NaN.")
+        except Exception as error:  # whatever someone's metric raises: the others shall still run
+            failed[name] = " ".join(str(error).split()) or type(error).__name__
+            tell(f"{name} did not run: {failed[name]}")
+            continue
+        distances[name] = found
+        done = getattr(metric, "work", None)
+        if isinstance(done, Work):
+            work[name] = done
+            tell(f"{name}: {done}")
+    if not distances:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items()) or "none was given"
+        raise ValueError(f"no metric could run ({reasons})")
+    report = _judge(data, distances, rules, resamples, seed, level)
+    return Evaluation(replace(report, failed=failed, work=work), data, distances)
+
+
+def pairs_of(data: Data) -> list[tuple[Path, Path]]:
+    """The pairs of files whose distances are needed; for triplets those of reference and a, then of reference and b."""
+    if isinstance(data, Judgments):
+        columns = (np.concatenate([data.reference] * 2), np.concatenate([data.a, data.b]))
+    else:
+        columns = (data.a, data.b) if isinstance(data, SamePairs) else (data.reference, data.distorted)
+    return [(data.images[i], data.images[j]) for i, j in zip(*(c.tolist() for c in columns), strict=True)]
+
+
+_KINDS = {SamePairs: "pairs that were taken for the same or not", Ratings: "mean scores"}
+
+
+def _judge(
+    data: Data, distances: dict[str, NDArray[np.float64]], rules: Sequence[str], resamples: int, seed: int, level: float
+) -> Report:
+    if isinstance(data, Judgments):
+        n = len(data)
+        sides = {name: (found[:n], found[n:]) for name, found in distances.items()}
+        return judge(sides, data, resamples, seed, rules or RULES, level)
+    if isinstance(data, SamePairs):
+        return judge_same_pairs(distances, data, resamples, seed, level)
+    return judge_ratings(distances, data, resamples, seed, level)

@@ -1,0 +1,133 @@
+"""Embeddings on disk, so that a picture meets a network once: for another set of triplets, or after an interruption.
+
+    <folder>/files.json           path -> size, modification time, SHA-256: pictures that did not change are not read
+    <folder>/<key>/<chunk>.npz    digests (n, 32) and rows (n, d) of some pictures
+
+The key stands for the weights and the preprocessing, the digest for the content of a picture file; names of files do
+not matter. A chunk appears whole or not at all and carries checksums (those of the zip format); one that is damaged is
+removed and its pictures are embedded again. Nothing is ever thrown away: delete the folder to make room.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import time
+import zipfile
+import zlib
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dreamsim_guidance.data.pictures import check_pictures
+from dreamsim_guidance.files.cache import cache_folder, locked
+from dreamsim_guidance.files.checksums import sha256
+
+__all__ = ["EmbeddingCache"]
+
+log = logging.getLogger(__name__)
+
+_DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+_FEW = 100
+"""Pictures that are checked without a bar."""
+_SETTLED = 2.0
+"""Seconds after which a file that is written once more also gets another modification time, on every file system."""
+
+Entry = tuple[int, int, str]
+"""Size in bytes, modification time in ns, SHA-256 of a file."""
+
+
+class EmbeddingCache:
+    """Embeddings below `folder`, by default `~/.cache/dreamsim_guidance/embeddings` (see `cache.cache_folder`)."""
+
+    def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
+        self.folder = cache_folder() / "embeddings" if folder is None else Path(folder).expanduser().absolute()
+        self._known: dict[str, Entry] | None = None
+
+    def digests(self, files: Sequence[Path], workers: int = 0, progress: bool = True) -> list[str]:
+        """SHA-256 of each file. A file that is new or changed is also decoded: ValueError names the broken ones."""
+        if self._known is None:
+            self._known = self._read_index()
+        names = [os.path.abspath(file) for file in files]
+        status = [_status(file) for file in files]
+        new = [i for i, name in enumerate(names) if status[i] is None or self._known.get(name, (0,))[:2] != status[i]]
+        check_pictures([files[i] for i in new], workers or None, progress and len(new) > _FEW)
+        with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
+            for i, digest in zip(new, pool.map(sha256, [files[i] for i in new]), strict=True):
+                self._known[names[i]] = (*(status[i] or (-1, -1)), digest)
+        if new:
+            self._write_index({names[i]: self._known[names[i]] for i in new})
+        return [self._known[name][2] for name in names]
+
+    def read(self, key: str, digests: Iterable[str]) -> dict[str, NDArray[np.float32]]:
+        """Rows of those pictures that are there. Damaged chunks are removed."""
+        wanted = set(digests)
+        found: dict[str, NDArray[np.float32]] = {}
+        for chunk in sorted((self.folder / key).glob("*.npz")):
+            try:
+                with chunk.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+                    names = [bytes(name).hex() for name in stored["digests"]]
+                    if wanted.isdisjoint(names):
+                        continue
+                    rows = stored["rows"]
+                if rows.ndim != 2 or len(rows) != len(names) or rows.dtype != np.float32:
+                    raise ValueError(f"rows of shape {rows.shape}, type {rows.dtype}, for {len(names)} pictures")
+            except _DAMAGED as error:
+                log.warning("%s is damaged (%s); its pictures are embedded again.", chunk, error)
+                chunk.unlink(missing_ok=True)
+                continue
+            found.update((name, row) for name, row in zip(names, rows, strict=True) if name in wanted)
+        return found
+
+    def write(self, key: str, digests: Sequence[str], rows: NDArray[np.float32]) -> None:
+        """Keep rows `(n, d)` as one chunk. Where the folder cannot be written, a warning says so and the work goes on."""
+        names = np.frombuffer(bytes.fromhex("".join(digests)), np.uint8).reshape(len(digests), 32)
+        chunk = self.folder / key / f"{hashlib.sha256(names.tobytes()).hexdigest()[:24]}.npz"
+        temporary = chunk.with_name(f".{chunk.stem}.{os.getpid()}.tmp")
+        try:
+            chunk.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                np.savez(file, digests=names, rows=np.ascontiguousarray(rows, dtype=np.float32))
+            os.replace(temporary, chunk)
+        except OSError as error:
+            log.warning("the embeddings are not kept: %s; give another folder with --cache.", error)
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+
+    def _read_index(self) -> dict[str, Entry]:
+        try:
+            stored = json.loads((self.folder / "files.json").read_text(encoding="utf-8"))
+            entries = {name: (int(size), int(time), str(digest)) for name, (size, time, digest) in stored.items()}
+            return {name: entry for name, entry in entries.items() if len(bytes.fromhex(entry[2])) == 32}
+        except (OSError, ValueError, TypeError, AttributeError):
+            return {}
+
+    def _write_index(self, new: dict[str, Entry]) -> None:
+        limit = time.time_ns() - int(_SETTLED * 1e9)
+        settled = {name: entry for name, entry in new.items() if entry[1] < limit}
+        temporary = self.folder / f".files.{os.getpid()}.tmp"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with locked(self.folder / "files.json"):  # what other processes add meanwhile is kept
+                temporary.write_text(json.dumps({**self._read_index(), **settled}), encoding="utf-8")
+                os.replace(temporary, self.folder / "files.json")
+        except OSError as error:
+            log.warning("the list of known pictures is not kept: %s; give another folder with --cache.", error)
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+
+
+def _status(file: Path) -> tuple[int, int] | None:
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns

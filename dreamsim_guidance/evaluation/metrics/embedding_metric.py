@@ -1,0 +1,168 @@
+"""A network as a metric of files: every distinct picture is read and embedded once, or found in the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import PIL
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from dreamsim_guidance.data.pictures import check_pictures
+from dreamsim_guidance.evaluation.metrics.embedding_cache import EmbeddingCache
+from dreamsim_guidance.evaluation.metrics.picture_files import read_batches
+from dreamsim_guidance.evaluation.metrics.work import Work
+from dreamsim_guidance.metric.dreamsim import DreamSim
+from dreamsim_guidance.processes import divided, everywhere, is_main
+
+__all__ = ["EmbeddingMetric"]
+
+Rows = NDArray[np.float32]
+
+_BATCH = 32
+_CHUNK = 4096
+"""Pairs at a time, to bound the memory."""
+_KEPT_IMAGES, _KEPT_SECONDS = 512, 30.0
+"""Embeddings reach the disk after so many images, or so long: what an interruption may cost."""
+
+
+class EmbeddingMetric:
+    """Distances of a `DreamSim` (any ensemble of branches), from embeddings that are kept in `cache` unless None.
+
+    `workers` processes read and squash pictures ahead. After `distances`, `work` says how much was done.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        metric: DreamSim,
+        cache: EmbeddingCache | None = None,
+        workers: int = 0,
+        batch: int = _BATCH,
+    ) -> None:
+        self.name = name
+        self.metric = metric
+        self.cache = cache
+        self.workers = workers
+        self.batch = batch
+        self.work: Work | None = None
+
+    def distances(self, pairs: Sequence[tuple[Path, Path]], progress: bool = True) -> NDArray[np.float64]:
+        """Half the squared chord of the two directions, in [0, 2]. ValueError names pictures that cannot be read."""
+        files = list(dict.fromkeys(file for pair in pairs for file in pair))
+        place = {file: i for i, file in enumerate(files)}
+        rows = self.directions(files, progress)
+        left, right = (np.array([place[pair[side]] for pair in pairs], dtype=np.int64) for side in (0, 1))
+        found = np.empty(len(pairs))
+        for first in range(0, len(pairs), _CHUNK):
+            part = slice(first, first + _CHUNK)
+            difference = rows[left[part]].astype(np.float64) - rows[right[part]]
+            found[part] = 0.5 * np.square(difference).sum(1)
+        if not np.isfinite(found).all():
+            a, b = pairs[int((~np.isfinite(found)).argmax())]
+            raise ValueError(f"{self.name} is not finite, first between '{a}' and '{b}'; look at its weights.")
+        return found
+
+    def directions(self, files: Sequence[Path], progress: bool = True) -> Rows:
+        """Unit vectors of the pictures, `(n, d)` in order, on any number of processes."""
+        progress = progress and is_main()
+        key, names, first = "", [str(file) for file in files], list(range(len(files)))
+        known: dict[str, Rows] = {}
+        if self.cache is None:
+            divided(len(files), lambda share: self._checked([files[i] for i in share], progress))
+        else:
+            names = self._digests(files, progress)
+            _, places = np.unique(np.array(names), return_index=True)  # equal content is embedded once
+            first, key = [int(i) for i in np.sort(places)], self.key
+            known = self.cache.read(key, names)
+
+        def keep(done: Sequence[int], rows: Rows) -> None:
+            if self.cache is not None:
+                self.cache.write(key, [names[i] for i in done], rows)
+
+        # processes may have different caches, and must agree on what is to be done
+        found = everywhere(np.array([names[i] in known for i in first]))
+        missing = [i for i, there in zip(first, found, strict=True) if not there]
+        start = time.perf_counter()
+        if missing:
+            rows = divided(len(missing), lambda share: self._embed([missing[j] for j in share], files, keep, progress))
+            known.update((names[i], row) for i, row in zip(missing, rows, strict=True))
+        self.work = Work(len(first), len(missing), time.perf_counter() - start)
+        return np.stack([known[name] for name in names])
+
+    @property
+    def key(self) -> str:
+        """Of the cache: the same weights and preprocessing have the same."""
+        metric = self.metric
+        described = {
+            "version": 1,
+            "branches": [asdict(config) for config in metric.ensemble.configs],
+            "normalize_embeds": metric.normalize_embeds,
+            "size": self._size,
+            "pillow": PIL.__version__,
+        }
+        digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
+        for name, tensor in sorted(metric.state_dict().items()):
+            stored = tensor.detach().cpu().contiguous()
+            digest.update(f"{name} {stored.dtype} {tuple(stored.shape)}".encode())
+            digest.update(stored.flatten().view(torch.uint8).numpy().data)
+        return digest.hexdigest()[:32]
+
+    @property
+    def _size(self) -> tuple[int, int] | None:
+        """The branches' square, if they share one; else each squashes the whole picture for itself."""
+        sizes = {config.image_size for config in self.metric.ensemble.configs}
+        return (min(sizes), min(sizes)) if len(sizes) == 1 else None
+
+    def _digests(self, files: Sequence[Path], progress: bool) -> list[str]:
+        cache = self.cache
+        assert cache is not None
+        found = divided(
+            len(files), lambda share: np.array(cache.digests([files[i] for i in share], self.workers, progress), "S64")
+        )
+        return [name.decode() for name in found]
+
+    def _checked(self, files: Sequence[Path], progress: bool) -> NDArray[np.bool_]:
+        check_pictures(files, self.workers or None, progress)
+        return np.ones(len(files), dtype=bool)
+
+    def _embed(
+        self, missing: Sequence[int], files: Sequence[Path], keep: Callable[[Sequence[int], Rows], None], progress: bool
+    ) -> Rows:
+        """Rows of the missing pictures, handed to `keep` on the way and also when something stops the work."""
+        found: list[Rows] = []
+        kept, last = 0, time.monotonic()
+        with tqdm(total=len(missing), desc=self.name, unit="image", disable=not progress) as bar:
+            try:
+                for batch in self._batches([files[i] for i in missing]):
+                    found.extend(self._rows(batch))
+                    bar.update(len(batch))
+                    if len(found) - kept >= _KEPT_IMAGES or time.monotonic() - last >= _KEPT_SECONDS:
+                        keep(missing[kept : len(found)], np.stack(found[kept:]))
+                        kept, last = len(found), time.monotonic()
+            finally:
+                if len(found) > kept:
+                    keep(missing[kept : len(found)], np.stack(found[kept:]))
+        return np.stack(found) if found else np.empty((0, 0), np.float32)
+
+    def _rows(self, batch: Tensor) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            images = batch.to(self.metric.device).to(torch.promote_types(self.metric.dtype, torch.float32)) / 255
+            return self.metric.directions(images).float().cpu().numpy()
+
+    def _batches(self, files: Sequence[Path]) -> Iterator[Tensor]:
+        """Pictures of one shape, in order."""
+        for pictures in read_batches(files, self._size, self.batch, self.workers):
+            start = 0
+            for i in range(1, len(pictures) + 1):
+                if i == len(pictures) or pictures[i].shape != pictures[start].shape:
+                    yield torch.stack(pictures[start:i])
+                    start = i

@@ -1,0 +1,180 @@
+"""Metrics of picture files by name: what can be judged against people, and compared over reconstructions.
+
+ensemble, dino_vitb16, ...                  published variants of DreamSim; "pocket", which ships with the package
+model.safetensors, a run's folder           models of one's own
+l2, psnr, ssim, ms-ssim                     pixels
+lpips, dists, dino, clip, open_clip, mae, resnet50
+my_metric.py:distance, package.module:name  any callable (images, images) -> (b,), lower is more alike
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dreamsim_guidance.evaluation.metrics.baselines import BASELINES, COMPARES, TOWERS, build_compare, build_tower
+from dreamsim_guidance.evaluation.metrics.embedding_cache import EmbeddingCache
+from dreamsim_guidance.evaluation.metrics.embedding_metric import EmbeddingMetric
+from dreamsim_guidance.evaluation.metrics.pair_metric import Compare, PairMetric
+from dreamsim_guidance.evaluation.metrics.weights_access import MetricUnavailableError
+from dreamsim_guidance.evaluation.metrics.work import Work
+from dreamsim_guidance.metric.dreamsim import DreamSim
+from dreamsim_guidance.metric.variants import VARIANTS
+from dreamsim_guidance.processes import agreed, process_device
+
+__all__ = ["BASELINES", "FileMetric", "MetricUnavailableError", "file_metric", "load_metrics"]
+
+_MODEL_FILE = "model.safetensors"
+
+
+@runtime_checkable
+class FileMetric(Protocol):
+    """A distance of picture files; lower is more alike."""
+
+    name: str
+
+    def distances(self, pairs: Sequence[tuple[Path, Path]], progress: bool = True) -> NDArray[np.float64]:
+        """One finite number for each pair, `(n,)`; `progress` shows a bar on stderr.
+
+        Raises MetricUnavailableError (an OSError) where weights or a package are missing, ValueError for pictures that
+        cannot be read or compared.
+        """
+
+
+def load_metrics(
+    names: Sequence[str],
+    device: str | None = None,
+    cache: bool | str | os.PathLike[str] = True,
+    workers: int = 0,
+    batch: int | None = None,
+) -> dict[str, FileMetric]:
+    """Metrics by name, in order. Names are checked here; weights are read (or downloaded) at a metric's first use.
+
+    `device` is the accelerator by default, if there is one. `cache` keeps embeddings on disk: True in the user's cache
+    folder, a path in that folder, False not at all. `workers` processes read pictures ahead; `batch` images go through a
+    network at once.
+
+    Raises ValueError for a name that is not known, FileNotFoundError for a file or folder that is not there.
+    """
+    return {name: file_metric(name, None, device, cache, workers, batch) for name in names}
+
+
+def file_metric(
+    metric: str | os.PathLike[str] | DreamSim | Compare,
+    name: str | None = None,
+    device: str | None = None,
+    cache: bool | str | os.PathLike[str] = True,
+    workers: int = 0,
+    batch: int | None = None,
+) -> FileMetric:
+    """One metric: by name as in `load_metrics`, a `DreamSim`, or a callable (images, images) -> (b,)."""
+    store = None if cache is False else EmbeddingCache(None if cache is True else cache)
+    size: dict[str, Any] = {} if batch is None else {"batch": batch}
+
+    def embedding(build: Callable[[str], DreamSim], called: str) -> FileMetric:
+        return _Deferred(called, lambda: EmbeddingMetric(called, build(process_device(device)), store, workers, **size))
+
+    def pairwise(build: Callable[[str], tuple[Compare, int | None]], called: str, symmetric: bool) -> FileMetric:
+        def make() -> FileMetric:
+            on = process_device(device)
+            compare, side = build(on)
+            return PairMetric(called, compare, side, on, workers, symmetric=symmetric, **size)
+
+        return _Deferred(called, make)
+
+    if isinstance(metric, DreamSim):
+        given = metric
+        return EmbeddingMetric(name or given.variant or "dreamsim", given, store, workers, **size)
+    if callable(metric):
+        compare: Compare = metric
+        return pairwise(
+            lambda on: (compare, None), name or str(getattr(metric, "__name__", type(metric).__name__)), False
+        )
+    text = os.fspath(metric)
+    called = name or text
+    if text in COMPARES:
+        return pairwise(lambda on: build_compare(text, on), called, True)
+    if text in TOWERS:
+        return embedding(lambda on: build_tower(text, on), called)
+    if text == "pocket" or text in VARIANTS:
+        return embedding(lambda on: _published(text, on), called)
+    path = Path(text)
+    if path.is_dir():
+        if not (path / _MODEL_FILE).is_file():
+            raise FileNotFoundError(
+                f"the folder '{text}' holds no {_MODEL_FILE}; give the folder of a finished training."
+            )
+        path = path / _MODEL_FILE
+    if path.suffix == ".safetensors":
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no model file '{text}'; write one with DreamSim.save, or train one.")
+        file = path
+        return embedding(lambda on: DreamSim(file, device=on), called)
+    if ":" in text:
+        found = _callable(text)
+        return pairwise(lambda on: (found, None), called, False)
+    known = ", ".join([*sorted(VARIANTS), "pocket", *COMPARES, *TOWERS])
+    raise ValueError(
+        f"unknown metric '{text}'; known: {known}, a model file (.safetensors), a run's folder, or file.py:function."
+    )
+
+
+class _Deferred:
+    """A metric that is built at its first use."""
+
+    def __init__(self, name: str, build: Callable[[], FileMetric]) -> None:
+        self.name = name
+        self._build = build
+        self._built: FileMetric | None = None
+
+    @property
+    def work(self) -> Work | None:
+        """As that of the metric, None before its first use."""
+        return getattr(self._built, "work", None)
+
+    def distances(self, pairs: Sequence[tuple[Path, Path]], progress: bool = True) -> NDArray[np.float64]:
+        if self._built is None:
+            self._built = agreed(self._build)
+        return self._built.distances(pairs, progress)
+
+
+def _published(name: str, device: str) -> DreamSim:
+    try:
+        return DreamSim(name, device=device)
+    except OSError as error:
+        raise MetricUnavailableError(
+            f"{name}: {error} Or use pocket, the small models that ship with the package."
+        ) from error
+
+
+def _callable(text: str) -> Compare:
+    """The function that `file.py:name` or `module:name` names."""
+    where, _, name = text.rpartition(":")
+    if where.endswith(".py"):
+        path = Path(where)
+        if not path.is_file():
+            raise FileNotFoundError(f"the metric '{text}' names the file '{where}', which is not there.")
+        spec = importlib.util.spec_from_file_location(f"_metric_{path.stem}", path)
+        assert spec is not None and spec.loader is not None  # the name ends in .py
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module
+        spec.loader.exec_module(module)
+    else:
+        try:
+            module = importlib.import_module(where)
+        except ImportError as error:
+            raise ValueError(
+                f"the metric '{text}' names the module '{where}', which cannot be imported ({error})."
+            ) from error
+    found = getattr(module, name, None)
+    if not callable(found):
+        raise ValueError(f"'{where}' has no function '{name}'; give file.py:function, (images, images) -> (b,).")
+    return found

@@ -1,0 +1,121 @@
+"""A function of two batches of images as a metric of files: pixel differences, LPIPS, or one's own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from dreamsim_guidance.evaluation.metrics.picture_files import in_order, read_picture
+from dreamsim_guidance.evaluation.metrics.work import Work
+from dreamsim_guidance.processes import divided, is_main
+
+__all__ = ["Compare", "PairMetric"]
+
+Compare = Callable[[Tensor, Tensor], Tensor]
+"""Two batches of images in [0, 1], `(b, 3, h, w)`, to `(b,)`; lower is more alike."""
+
+_BATCH = 8
+_MEMORY = 256 << 20
+"""Bytes of decoded pictures that each worker keeps, since pairs come sorted by their first picture."""
+
+
+class PairMetric:
+    """Distances from `compare`, computed once for each distinct pair, in either order if it is `symmetric`.
+
+    Pictures come squashed to `size` x `size`, or with None as they are; two of different size then both to the smaller
+    height and width. `workers` and `work` as for `EmbeddingMetric`; the work is counted in pairs.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        compare: Compare,
+        size: int | None = None,
+        device: str = "cpu",
+        workers: int = 0,
+        batch: int = _BATCH,
+        symmetric: bool = False,
+    ) -> None:
+        self.name = name
+        self.compare = compare
+        self.size = size
+        self.symmetric = symmetric
+        self.device = device
+        self.workers = workers
+        self.batch = batch
+        self.work: Work | None = None
+
+    def distances(self, pairs: Sequence[tuple[Path, Path]], progress: bool = True) -> NDArray[np.float64]:
+        """One number for each pair. ValueError for what is not finite, of another shape, or cannot be read."""
+        asked = [(b, a) if self.symmetric and b < a else (a, b) for a, b in pairs]
+        distinct = sorted(dict.fromkeys(asked))
+        start = time.perf_counter()
+        values = divided(len(distinct), partial(self._share, distinct, progress and is_main()))
+        self.work = Work(len(distinct), len(distinct), time.perf_counter() - start, "pairs")
+        place = {pair: i for i, pair in enumerate(distinct)}
+        return values[[place[pair] for pair in asked]]
+
+    def _share(self, distinct: Sequence[tuple[Path, Path]], progress: bool, share: range) -> NDArray[np.float64]:
+        mine = [distinct[i] for i in share]
+        found = np.empty(len(mine))
+        with tqdm(total=len(mine), desc=self.name, unit="pair", disable=not progress) as bar:
+            done = 0
+            for items in in_order(_Pairs(mine, self.size), self.batch, self.workers):
+                for shape in dict.fromkeys(a.shape for a, _ in items):
+                    chosen = [i for i, (a, _) in enumerate(items) if a.shape == shape]
+                    a, b = (torch.stack([items[i][side] for i in chosen]) for side in (0, 1))
+                    found[[done + i for i in chosen]] = self._values(a, b, mine[done + chosen[0]])
+                done += len(items)
+                bar.update(len(items))
+        return found
+
+    def _values(self, a: Tensor, b: Tensor, first: tuple[Path, Path]) -> NDArray[np.float64]:
+        with torch.inference_mode():
+            values = self.compare(*(x.to(self.device).float() / 255 for x in (a, b)))
+        if not isinstance(values, Tensor) or values.shape != (len(a),):
+            got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+            raise ValueError(f"{self.name} must return a tensor of one distance per image, ({len(a)},), got {got}.")
+        if not bool(values.isfinite().all()):
+            raise ValueError(f"{self.name} is not finite for '{first[0]}' and '{first[1]}', or a pair beside it.")
+        return values.double().cpu().numpy()
+
+
+class _Pairs(Dataset[Any]):
+    def __init__(self, pairs: Sequence[tuple[Path, Path]], size: int | None) -> None:
+        self.pairs, self.size = pairs, size
+        self.kept: dict[tuple[Path, tuple[int, int] | None], Tensor] = {}
+        self.bytes = 0
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor] | Exception:
+        square = None if self.size is None else (self.size, self.size)
+        try:
+            a, b = (self._read(file, square) for file in self.pairs[i])
+            if a.shape != b.shape:
+                smaller = (min(a.shape[1], b.shape[1]), min(a.shape[2], b.shape[2]))
+                a, b = (self._read(file, smaller) for file in self.pairs[i])
+        except ValueError as error:
+            return error
+        return a, b
+
+    def _read(self, file: Path, size: tuple[int, int] | None) -> Tensor:
+        found = self.kept.pop((file, size), None)
+        if found is None:
+            found = read_picture(file, size)
+            self.bytes += found.nbytes
+        self.kept[file, size] = found  # at the end: the oldest goes first
+        while self.bytes > _MEMORY and len(self.kept) > 2:
+            self.bytes -= self.kept.pop(next(iter(self.kept))).nbytes
+        return found

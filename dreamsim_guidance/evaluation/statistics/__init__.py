@@ -1,0 +1,1 @@
+"""Statistics of judgments: agreement, intervals, psychometric fits, Bradley-Terry, rank correlation."""

@@ -1,0 +1,1 @@
+"""Files: atomic writing, archives, the cache folder, checksums, and resumable downloads."""

@@ -1,0 +1,1 @@
+"""What guidance will cost, predicted from shapes before anything is run."""

@@ -1,0 +1,1 @@
+"""Guidance where the answer is known: closed-form posteriors, mixtures, and digits."""

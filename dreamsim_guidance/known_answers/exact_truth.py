@@ -1,0 +1,178 @@
+"""Guidance against the exact posterior: every method, sampler and number of steps in a table of errors.
+
+    truth   p(x0) exp(-strength E(x0)),  p a Gaussian or a mixture, E linear or quadratic: closed form
+    error   mean, covariance and Wasserstein distance of the guided samples, beside those of as many exact samples
+
+A method that injects the exact score for a case can only err by its sampler's steps: its error must fall to the floor of
+exact samples as the steps become many. What stays of the other methods' errors is their bias.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from dreamsim_guidance.experiment.registry import suggestion
+from dreamsim_guidance.files.atomic import write_json
+
+__all__ = ["CASES", "METHODS", "SAMPLERS", "STOCHASTIC", "Cell", "ExactTruth"]
+
+log = logging.getLogger("dreamsim_guidance.known_answers.exact_truth")
+
+CASES = (
+    "gaussian-linear",
+    "gaussian-quadratic",
+    "isotropic-linear",
+    "isotropic-quadratic",
+    "mixture-linear",
+    "mixture-quadratic",
+)
+"""The prior (isotropic: white, of unit variance) and the energy."""
+
+SAMPLERS = ("ddim", "ddim-eta1", "ddpm", "dpm++2m", "euler", "euler-ancestral", "unipc", "flow")
+STOCHASTIC = ("ddim-eta1", "ddpm", "euler-ancestral")
+
+METHODS = ("none", "dps", "lgd", "mmps", "mpgd", "mpgd-raw", "tfg", "freedom", "universal", "dsg", "flowchef")
+"""`none` samples the prior without guidance and is held against it: what the sampler alone errs by. dps, lgd and mmps go
+without their trust region here, which would be a bias; mpgd has its own, mpgd-raw has none."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row of the table."""
+
+    case: str
+    method: str
+    sampler: str
+    strength: float
+    steps: int
+
+    @property
+    def exact(self) -> bool:
+        """Whether the method injects the exact score of this case, so that only the sampler's steps are left to err."""
+        prior, energy = self.case.split("-")
+        if self.method == "none":
+            return True
+        if prior == "mixture":
+            return False
+        return {"dps": energy == "linear", "lgd": energy == "linear" or prior == "isotropic", "mmps": True}.get(
+            self.method, False
+        )
+
+    @property
+    def name(self) -> str:
+        return f"{self.case} {self.method} {self.sampler} strength {self.strength:g} steps {self.steps}"
+
+
+@dataclass(frozen=True)
+class ExactTruth:
+    """Everything that was decided about the comparison."""
+
+    cases: tuple[str, ...] = (
+        "gaussian-linear",
+        "gaussian-quadratic",
+        "isotropic-quadratic",
+        "mixture-quadratic",
+    )
+    """Prior and energy: gaussian, isotropic or mixture, then -linear or -quadratic."""
+    methods: tuple[str, ...] = METHODS
+    """Guidance methods, and none for the sampler alone."""
+    samplers: tuple[str, ...] = ("ddim-eta1", "dpm++2m")
+    """Out of ddim, ddim-eta1, ddpm, dpm++2m, euler, euler-ancestral, unipc, flow."""
+    steps: tuple[int, ...] = (20, 100)
+    """Numbers of steps; for ddim and ddim-eta1 they must divide 1000, or diffusers leaves its own schedule."""
+    strengths: tuple[float, ...] = (1.0,)
+    """Factors on the energy of both truth and method. freedom and dsg, whose strengths are no energies, keep their own."""
+    shape: tuple[int, int, int] = (3, 2, 2)
+    """Channels, height and width of a state; their product is the dimension."""
+    weights: tuple[float, ...] = (0.3, 0.7)
+    """Of the mixture's components."""
+    apart: float = 0.5
+    """Standard deviation of the entries of the components' means."""
+    correlation: float = 0.9
+    """Variances along the priors' random axes lie between 1 - correlation and 1 + correlation; isotropic ones have 1."""
+    observed: tuple[int, ...] = (0, 1, 2)
+    """Entries of the state that the quadratic energy sees."""
+    sigma: float = 0.5
+    """Standard deviation of the observation's noise."""
+    tilt: float = 0.5
+    """Standard deviation of the entries of the linear energy's gradient."""
+    samples: int = 1000
+    """Samples of a cell. The floor falls with their root."""
+    draws: int = 24
+    """Noisy copies that lgd averages over; few are a bias of their own."""
+    seed: int = 0
+    """Of prior, observation and sampling."""
+
+    def __post_init__(self) -> None:
+        for name, known in (("cases", CASES), ("methods", METHODS), ("samplers", SAMPLERS)):
+            chosen = getattr(self, name)
+            for one in chosen:
+                if one not in known:
+                    raise ValueError(f"unknown {name[:-1]} '{one}'{suggestion(one, known)}; known: {', '.join(known)}.")
+            if not chosen:
+                raise ValueError(f"{name} must not be empty; known: {', '.join(known)}.")
+        if not self.steps or min(self.steps) < 2 or max(self.steps) > 1000:
+            raise ValueError(f"steps must be whole numbers of 2 to 1000, got {self.steps}.")
+        uneven = [n for n in self.steps if 1000 % n] if any(one.startswith("ddim") for one in self.samplers) else []
+        if uneven:
+            raise ValueError(
+                f"steps must divide 1000 for ddim, got {uneven[0]}; 20, 25, 40, 50, 100, 125, 200, 250, 500 do."
+            )
+        if not self.strengths or not all(0 < one < math.inf for one in self.strengths):
+            raise ValueError(f"strengths must be numbers above 0, got {self.strengths}.")
+        if len(self.shape) != 3 or min(self.shape) < 1:
+            raise ValueError(f"shape must be channels, height and width, got {self.shape}.")
+        if not self.weights or min(self.weights) <= 0:
+            raise ValueError(f"weights must be one or more numbers above 0, got {self.weights}.")
+        dimension = math.prod(self.shape)
+        distinct = len(set(self.observed)) == len(self.observed) > 0
+        if not distinct or not 0 <= min(self.observed) <= max(self.observed) < dimension:
+            raise ValueError(f"observed must be different entries of 0 to {dimension - 1}, got {self.observed}.")
+        if self.samples < 2 or self.draws < 1:
+            raise ValueError(f"samples must be at least 2 and draws at least 1, got {self.samples} and {self.draws}.")
+        if not (0 < self.sigma < math.inf and 0 <= self.tilt < math.inf and 0 <= self.apart < math.inf):
+            raise ValueError(
+                f"sigma must be above 0, tilt and apart at least 0, got {self.sigma}, {self.tilt}, {self.apart}."
+            )
+        if not 0 <= self.correlation < 1:
+            raise ValueError(f"correlation must lie in [0, 1), got {self.correlation}.")
+
+    def cells(self) -> Iterator[Cell]:
+        """The rows of the table. dsg has none for deterministic samplers: they have no noise that it could turn."""
+        for case in self.cases:
+            for method in self.methods:
+                for sampler in self.samplers:
+                    if method == "dsg" and sampler not in STOCHASTIC:
+                        continue
+                    own = method in ("none", "freedom", "dsg")
+                    for strength in (1.0,) if own else self.strengths:
+                        for steps in sorted(set(self.steps)):
+                            yield Cell(case, method, sampler, strength, steps)
+
+    def run(self, folder: Path) -> dict[str, Any]:
+        """Write cells/*.json, table.json, table.csv, table.md and errors.png; return what is left at the most steps."""
+        from tqdm import tqdm
+
+        from dreamsim_guidance.known_answers.exact_cell import measure
+        from dreamsim_guidance.known_answers.exact_table import draw, remainders, write_csv, write_markdown
+
+        rows = []
+        for cell in tqdm(list(self.cells()), desc="exact truth"):
+            file = folder / "cells" / f"{cell.name.replace(' ', '_')}.json"
+            if not file.is_file():
+                write_json(file, {**asdict(cell), "exact": cell.exact, **measure(self, cell)})
+            rows.append(json.loads(file.read_text(encoding="utf-8"), parse_constant=float))
+        for row in rows:  # JSON has no infinity
+            row.update({name: float(value) for name, value in row.items() if value == "inf"})
+        left = remainders(rows)
+        write_json(folder / "table.json", rows)
+        write_csv(folder / "table.csv", rows)
+        write_markdown(folder / "table.md", rows, left)
+        draw(folder / "errors.png", rows)
+        return {"cells": len(rows), "left": left}

@@ -1,0 +1,66 @@
+"""An ensemble from its description and named tensors, without drawing random weights first.
+
+Initialising a ViT-B that is overwritten a moment later costs seconds and half a gigabyte. Here the modules are built on
+PyTorch's `meta` device (shapes, no memory), the tensors are compared with those shapes, and then put in their places.
+Towers that cannot be built that way are built as usual.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from dreamsim_guidance.metric.backbones import Branch, BranchConfig
+from dreamsim_guidance.metric.ensemble import Ensemble
+
+__all__ = ["difference", "fill", "skeleton"]
+
+
+def skeleton(configs: Sequence[BranchConfig], hidden: int | None = None) -> Ensemble:
+    """The ensemble with nothing in it: parameters on the meta device. For `fill` only."""
+    try:
+        with torch.device("meta"):
+            return Ensemble(list(configs), hidden)
+    except (RuntimeError, NotImplementedError):  # a constructor that looks at its numbers
+        return Ensemble(list(configs), hidden)
+
+
+def fill(ensemble: Ensemble, tensors: Mapping[str, Tensor]) -> Ensemble:
+    """`ensemble` (from `skeleton`) with `tensors` as its parameters. They are used as they are, not copied.
+
+    Raises RuntimeError, as `load_state_dict` does, if names or shapes differ; ask `difference` first.
+    """
+    ensemble.load_state_dict(dict(tensors), strict=True, assign=True)
+    for branch in cast("list[Branch]", list(ensemble.branches)):  # not in a state_dict: constants of the config
+        branch.mean, branch.std = torch.tensor(branch.config.mean), torch.tensor(branch.config.std)
+    if any(tensor.is_meta for tensor in chain(ensemble.parameters(), ensemble.buffers())):
+        # a tower with constants of its own that no file holds (tables of rotary positions, masks of windows)
+        hidden = None if ensemble.head is None else ensemble.head.fc1.out_features
+        ensemble = Ensemble(list(ensemble.configs), hidden)
+        ensemble.load_state_dict(dict(tensors), strict=True)
+    return ensemble
+
+
+def difference(expected: Mapping[str, Sequence[int]], found: Mapping[str, Sequence[int]]) -> str | None:
+    """In words, how the shapes `found` under their names differ from the `expected` ones; None if they do not."""
+    parts = []
+    if missing := sorted(expected.keys() - found.keys()):
+        parts.append(f"missing: {_some(missing)}")
+    if unknown := sorted(found.keys() - expected.keys()):
+        parts.append(f"unexpected: {_some(unknown)}")
+    shapes = [
+        f"{key} is {tuple(found[key])} instead of {tuple(expected[key])}"
+        for key in sorted(expected.keys() & found.keys())
+        if tuple(found[key]) != tuple(expected[key])
+    ]
+    if shapes:
+        parts.append(f"wrong shape: {_some(shapes)}")
+    return "; ".join(parts) or None
+
+
+def _some(items: list[str], limit: int = 4) -> str:
+    return ", ".join(items[:limit]) + (f" and {len(items) - limit} more" if len(items) > limit else "")

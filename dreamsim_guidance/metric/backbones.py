@@ -1,0 +1,207 @@
+"""One branch of the metric: a vision tower, the token that is read from it, and its normalisation of colours.
+
+A branch is described by a `BranchConfig`, plain data that can be written to a file, and built from timm or open_clip.
+Any tower of theirs will do; the ones of the published metric are listed in `variants.py`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast, get_args
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from dreamsim_guidance.metric import vit
+from dreamsim_guidance.types import Image
+
+__all__ = ["CLIP_MEAN", "CLIP_STD", "IMAGENET_MEAN", "IMAGENET_STD", "Branch", "BranchConfig", "Feature"]
+
+Feature = Literal["cls", "embedding", "last_layer", "cls_patch", "pooled"]
+"""What is read from a tower.
+
+cls: the class token before the final norm. last_layer: after it. embedding: that, times the output projection (CLIP).
+cls_patch: class and patch tokens before the final norm. pooled: whatever the tower itself returns as its image feature.
+"""
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True)
+class BranchConfig:
+    """A vision tower and how its feature is read.
+
+    `architecture` names a model of timm or open_clip and `overrides` are further keyword arguments of its constructor;
+    `image_size` is the side of the square that the tower sees; `projection` the width of the output projection that
+    `feature="embedding"` needs; `tag` the published base weights, used by `Branch(config, pretrained=True)` only.
+    """
+
+    name: str
+    architecture: str
+    source: Literal["timm", "open_clip"] = "timm"
+    feature: Feature = "cls"
+    image_size: int = 224
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    projection: int | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    tag: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.feature not in get_args(Feature):
+            raise ValueError(f"unknown feature '{self.feature}'; known: {', '.join(get_args(Feature))}.")
+        if self.source not in ("timm", "open_clip"):
+            raise ValueError(f"unknown source '{self.source}'; known: open_clip, timm.")
+        if self.source == "timm" and (self.feature == "embedding") != (self.projection is not None):
+            raise ValueError(
+                f"branch '{self.name}': feature='embedding' and projection go together, got feature='{self.feature}', "
+                f"projection={self.projection}; give both or neither."
+            )
+        if self.source == "open_clip" and self.feature != "pooled":
+            raise ValueError(
+                f"branch '{self.name}': an open_clip tower has feature='pooled' only, got '{self.feature}'."
+            )
+        for name in ("mean", "std"):  # lists, as they come from JSON
+            value = tuple(float(v) for v in getattr(self, name))
+            if len(value) != 3:
+                raise ValueError(f"branch '{self.name}': {name} needs three numbers (R, G, B), got {value}.")
+            object.__setattr__(self, name, value)
+
+    @property
+    def has_patches(self) -> bool:
+        """Whether the feature keeps its tokens: `(b, 1 + n, d)` instead of `(b, d)`."""
+        return self.feature == "cls_patch"
+
+
+class Branch(nn.Module):
+    """A tower as a function from RGB images in [0, 1], at the tower's own size, to `(b, d)` or `(b, 1 + n, d)`.
+
+    Random weights, or with `pretrained=True` those that `config.tag` names, downloaded by timm or open_clip.
+    Plain Vision Transformers take images of any size, with resampled positions; others only their own size.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: BranchConfig, pretrained: bool = False) -> None:
+        super().__init__()
+        self.config = config
+        if pretrained and config.tag is None:
+            raise ValueError(
+                f"branch '{config.name}' names no base weights; give tag='...' (timm.list_pretrained("
+                f"'{config.architecture}*') or open_clip.list_pretrained() list them), or use pretrained=False."
+            )
+        self.backbone: Any
+        self.projection: nn.Parameter | None = None
+        if config.source == "timm":
+            self.backbone, self.projection = _build_timm(config, pretrained)
+        else:
+            self.backbone = _build_open_clip(config, pretrained)
+        self.plain = config.source == "timm" and vit.is_plain(self.backbone)
+        if self.plain and self.backbone.patch_embed.proj.bias is None:
+            # CLIP's has none; the folded normalisation needs one, and the original's files hold zeros
+            conv = self.backbone.patch_embed.proj
+            conv.bias = nn.Parameter(torch.zeros_like(conv.weight[:, 0, 0, 0]))
+        self.register_buffer("mean", torch.tensor(config.mean), persistent=False)
+        self.register_buffer("std", torch.tensor(config.std), persistent=False)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Branch:
+        super()._apply(fn, recurse)
+        # from the digits of the config, not from a rounded copy: .float().double() keeps float64 exact
+        self.mean = torch.tensor(self.config.mean, dtype=self.mean.dtype, device=self.mean.device)
+        self.std = torch.tensor(self.config.std, dtype=self.std.dtype, device=self.std.device)
+        return self
+
+    def forward(self, images: Image) -> Tensor:
+        feature = self.config.feature
+        images = images.to(self.dtype)
+        if self.plain and feature != "pooled":
+            x = vit.tokens(self.backbone, images, self.mean, self.std, class_only=feature != "cls_patch")
+            if feature == "cls_patch":
+                return x
+            x = x[:, 0]
+            if feature != "cls":
+                x = self.backbone.norm(x)
+        else:
+            images = (images - self.mean.view(1, 3, 1, 1)) / self.std.view(1, 3, 1, 1)
+            if feature == "pooled":
+                x = self.backbone(images)
+                x = x[0] if isinstance(x, tuple) else x  # CoCa's tower gives its tokens too
+            elif feature in ("cls", "cls_patch"):
+                (features,) = self.backbone.forward_intermediates(
+                    images, indices=1, norm=False, output_fmt="NLC", return_prefix_tokens=True, intermediates_only=True
+                )
+                patches, prefix = features
+                if feature == "cls_patch":
+                    return torch.cat([prefix[:, :1], patches], dim=1)
+                x = prefix[:, 0]
+            else:
+                x = self.backbone.forward_features(images)[:, 0]
+        return x if self.projection is None else x @ self.projection.to(x.dtype)
+
+
+def _build_timm(config: BranchConfig, pretrained: bool) -> tuple[nn.Module, nn.Parameter | None]:
+    name = config.architecture if not pretrained else f"{config.architecture}.{config.tag}"
+    options: dict[str, Any] = {"num_classes": config.projection or 0, **config.overrides}
+    try:
+        model: Any = _create_timm(name, pretrained, {"img_size": config.image_size, **options})
+    except RuntimeError as error:
+        if "Unknown model" not in str(error):
+            raise
+        raise ValueError(
+            f"branch '{config.name}': timm has no model '{config.architecture}'; "
+            f"timm.list_models('*{config.architecture.split('_')[0]}*') lists its names."
+        ) from error
+    if config.feature in ("cls", "cls_patch", "last_layer", "embedding") and not getattr(model, "num_prefix_tokens", 0):
+        raise ValueError(
+            f"branch '{config.name}': '{config.architecture}' has no class token, so feature='{config.feature}' cannot be "
+            "read; use feature='pooled'."
+        )
+    if config.feature in ("cls", "cls_patch") and not vit.is_plain(model):
+        method = getattr(model, "forward_intermediates", None)
+        if method is None or "return_prefix_tokens" not in inspect.signature(method).parameters:
+            raise ValueError(
+                f"branch '{config.name}': timm does not give out the tokens of '{config.architecture}', so "
+                f"feature='{config.feature}' cannot be read; use feature='last_layer' or feature='pooled'."
+            )
+    projection = None
+    if config.projection is not None:
+        # timm keeps CLIP's output projection as a classifier; here it is a matrix (d, p), as in the original's files
+        projection = nn.Parameter(model.head.weight.detach().T.contiguous())
+        model.reset_classifier(0)
+    return model, projection
+
+
+def _create_timm(name: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
+    """The model at the wanted size, if its constructor can be told one: convolutional networks take any."""
+    try:
+        return timm.create_model(name, pretrained=pretrained, **options)
+    except TypeError as error:
+        if "img_size" not in str(error):
+            raise
+    del options["img_size"]
+    return timm.create_model(name, pretrained=pretrained, **options)
+
+
+def _build_open_clip(config: BranchConfig, pretrained: bool) -> nn.Module:
+    import open_clip  # imports transformers: only for those who ask for it
+
+    if config.architecture not in open_clip.list_models():
+        raise ValueError(
+            f"branch '{config.name}': open_clip has no model '{config.architecture}'; open_clip.list_models() lists its names."
+        )
+    model = open_clip.create_model(
+        config.architecture,
+        pretrained=config.tag if pretrained else None,
+        force_image_size=config.image_size,
+        **config.overrides,
+    )
+    return cast(nn.Module, model.visual)

@@ -1,0 +1,103 @@
+"""Several branches side by side: their features, concatenated.
+
+A branch's weight in the metric is the length of its feature, since nothing is normalised before the concatenation.
+The optional head is the original's other way of tuning: one residual MLP on the concatenated, frozen features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dreamsim_guidance.metric.backbones import Branch, BranchConfig
+from dreamsim_guidance.preprocess import resize
+from dreamsim_guidance.types import Embedding, Image
+
+__all__ = ["Ensemble", "MLPHead"]
+
+
+class MLPHead(nn.Module):
+    """`W2 relu(W1 x) + x` on `(b, d)` features; `hidden` is 512 in the paper's configurations."""
+
+    def __init__(self, features: int, hidden: int = 512) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(features, hidden)
+        self.fc2 = nn.Linear(hidden, features)
+
+    def forward(self, x: Embedding) -> Embedding:
+        return self.fc2(F.relu(self.fc1(x))) + x
+
+
+class Ensemble(nn.Module):
+    """Branches, by config or ready made, and a head: RGB images in [0, 1] -> `(b, d)`, or `(b, 1 + n, d)` with patches.
+
+    `hidden` adds an `MLPHead` of that width. Branches with patch tokens go with others of the same grid only.
+    """
+
+    def __init__(self, branches: Iterable[Branch | BranchConfig], hidden: int | None = None) -> None:
+        super().__init__()
+        if isinstance(branches, (str, Branch, BranchConfig)) or not isinstance(branches, Iterable):
+            raise TypeError(f"an ensemble needs a list of branches, got {branches!r:.80}; put the branch in a list.")
+        branches = list(branches)
+        if not branches:
+            raise ValueError("an ensemble needs a list of at least one branch, got an empty one.")
+        for branch in branches:
+            if not isinstance(branch, (Branch, BranchConfig)):
+                raise TypeError(
+                    f"a branch is a Branch or a BranchConfig, got {type(branch).__name__}; build one from a timm name."
+                )
+        modules = [branch if isinstance(branch, Branch) else Branch(branch) for branch in branches]
+        if len({branch.config.has_patches for branch in modules}) > 1:
+            raise ValueError(
+                "feature='cls_patch' must be set for all branches or for none; mixed features cannot be joined."
+            )
+        self.branches = nn.ModuleList(modules)
+        self.head: MLPHead | None = None
+        if hidden is not None:
+            self.attach_head(hidden)
+
+    def attach_head(self, hidden: int = 512) -> MLPHead:
+        """A fresh, trainable head behind the features, in place of one that may be there."""
+        self.head = None
+        head = MLPHead(self._width(), hidden).to(device=self.device, dtype=self.dtype)
+        self.head = head
+        return head
+
+    @property
+    def configs(self) -> tuple[BranchConfig, ...]:
+        return tuple(branch.config for branch in self.branches)  # type: ignore[misc]
+
+    @property
+    def has_patches(self) -> bool:
+        """Whether the output keeps patch tokens."""
+        return self.configs[0].has_patches
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def forward(self, images: Image, squash: bool = True) -> Tensor:
+        """Concatenated features. With `squash` each branch sees its own square size, else all see `images` as they are."""
+        sizes = [config.image_size for config in self.configs]
+        seen = {size: resize(images, (size, size)) if squash else images for size in set(sizes)}
+        features = [branch(seen[size]) for branch, size in zip(self.branches, sizes, strict=True)]
+        if len({f.shape[1] for f in features}) > 1 and self.has_patches:
+            raise ValueError(
+                f"patch branches must have one grid, got {[f.shape[1] - 1 for f in features]} patches; "
+                "choose image sizes that give the same grid."
+            )
+        x = torch.cat(features, dim=-1)
+        return x if self.head is None else self.head(x)
+
+    @torch.no_grad()
+    def _width(self) -> int:
+        side = [config.image_size for config in self.configs]
+        probes = [torch.zeros(1, 3, s, s, dtype=self.dtype, device=self.device) for s in side]
+        return sum(branch.eval()(probe).shape[-1] for branch, probe in zip(self.branches, probes, strict=True))

@@ -1,0 +1,73 @@
+"""A whole unmodified pipeline as a differentiable function of its initial latents.
+
+    with differentiable(pipe):
+        images = pipe(prompt, latents=z, output_type="pt").images
+        loss(images).sum().backward()          # z.grad
+
+Autograd is switched on inside the pipeline's `no_grad` before its latents are prepared, and every call of the denoiser (and
+the decoder) is checkpointed: of each only inputs and outputs are kept, so that the memory of activations does not grow with the
+number of steps. The backward pass runs every call once more.
+
+Chen et al., Training Deep Nets with Sublinear Memory Cost, 2016; Wallace et al., End-to-End Diffusion Latent Optimization
+Improves Classifier Guidance (DOODL), ICCV 2023 (what it is good for).
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from dreamsim_guidance.pipelines.caller import argument_of_call
+from dreamsim_guidance.pipelines.frozen import denoiser_of, frozen
+from dreamsim_guidance.pipelines.interception import refuse_inference_mode, scheduler_of
+from dreamsim_guidance.pipelines.patches import Patches
+
+__all__ = ["differentiable"]
+
+
+@contextmanager
+def differentiable(pipe: Any, checkpointing: bool = True) -> Iterator[None]:
+    """Gradients through the pipeline's calls in the block, from `output_type="pt"` images to `latents=`.
+
+    The backward pass must run inside the block, where the networks are frozen and their calls can be repeated.
+    checkpointing: recompute each call of the denoiser in the backward pass; without, all activations of all steps stay.
+    Raises `ValueError` for a pipeline that takes no `latents` or has no scheduler, `RuntimeError` under inference_mode.
+    """
+    scheduler_of(pipe)
+    if "latents" not in inspect.signature(type(pipe).__call__).parameters or not hasattr(pipe, "prepare_latents"):
+        raise ValueError(
+            f"{type(pipe).__name__} takes no `latents`, so there is nothing to differentiate in; a pipeline with `latents=` is "
+            "needed."
+        )
+    denoiser = denoiser_of(pipe)
+    mode = torch.is_grad_enabled()
+
+    def switch_on(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        refuse_inference_mode()
+        if (kind := argument_of_call(pipe, "output_type")) in ("pil", "np"):
+            raise ValueError(
+                f'pictures of output_type="{kind}" have no gradient; call the pipeline with output_type="pt".'
+            )
+        torch.set_grad_enabled(True)  # for the frame of the pipeline's call, whose decorator puts it back
+        return original(*args, **kwargs)
+
+    def again(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if not (checkpointing and torch.is_grad_enabled()):
+            return original(*args, **kwargs)
+        return checkpoint(functools.partial(original, **kwargs), *args, use_reentrant=False)
+
+    with Patches() as patches, frozen(pipe):
+        patches.replace(pipe, "prepare_latents", switch_on)
+        patches.replace(pipe, "progress_bar", switch_on)
+        patches.replace(denoiser, "forward", again)
+        patches.replace(getattr(pipe, "vae", None), "decode", again)
+        try:
+            yield
+        finally:
+            torch.set_grad_enabled(mode)

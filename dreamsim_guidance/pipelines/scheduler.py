@@ -1,0 +1,107 @@
+"""The noise level at which a scheduler stands, for all schedulers of diffusers.
+
+Schedulers keep their levels in five ways, told apart by their attributes; the numbers are read at run time, nothing is
+assumed about training. What a step leaves behind in a scheduler can be kept and put back, so that a step can be repeated.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+from dreamsim_guidance.pipelines.levels import CLEAN, Level, level_from
+
+__all__ = ["level_after", "level_of", "restore", "second_stage", "snapshot"]
+
+
+def level_of(scheduler: Any, timestep: Any) -> Level:
+    """The level of the state that `scheduler.step(model_output, timestep, state)` is about to take.
+
+    Raises `ValueError` if the scheduler shows neither sigmas nor cumulated alphas.
+    """
+    if hasattr(scheduler, "sigmas") and hasattr(scheduler, "step_index"):
+        if scheduler.step_index is None and hasattr(scheduler, "_init_step_index"):
+            scheduler._init_step_index(timestep)
+        return _of_sigma(scheduler, _sigma(scheduler))
+    if hasattr(scheduler, "alphas_cumprod"):
+        cumulated = float(scheduler.alphas_cumprod[int(timestep)])
+        return level_from(math.sqrt(cumulated), math.sqrt(1 - cumulated), _prediction(scheduler, "epsilon"))
+    if type(scheduler).__name__ == "SCMScheduler":  # an angle on the circle, data of standard deviation sigma_data
+        angle = float(timestep)
+        a, s = math.cos(angle), math.sin(angle)
+        return Level(a, s, a, -s)
+    raise ValueError(
+        f"{type(scheduler).__name__} shows neither `sigmas` with a `step_index` nor `alphas_cumprod`, so its noise levels are "
+        "unknown; choose another scheduler, e.g. DDIMScheduler.from_config(pipe.scheduler.config)."
+    )
+
+
+def level_after(scheduler: Any, next_timestep: Any | None) -> Level:
+    """The level of the state that a step has just returned; `next_timestep` is None after the last one."""
+    if hasattr(scheduler, "sigmas") and hasattr(scheduler, "step_index"):
+        if scheduler.step_index is None or scheduler.step_index >= len(scheduler.sigmas):
+            return CLEAN
+        return _of_sigma(scheduler, _sigma(scheduler))
+    if next_timestep is not None:
+        return level_of(scheduler, next_timestep)
+    final = getattr(scheduler, "final_alpha_cumprod", None)
+    if final is None:
+        return CLEAN
+    return level_from(math.sqrt(float(final)), math.sqrt(1 - float(final)), _prediction(scheduler, "epsilon"))
+
+
+def second_stage(scheduler: Any) -> bool:
+    """Whether the next step is the second half of a second-order one, which begins at a state of its own."""
+    return getattr(scheduler, "state_in_first_order", True) is False
+
+
+def snapshot(scheduler: Any) -> dict[str, Any]:
+    """All that a step may change: counters, history, stored states."""
+    return {
+        name: copy.copy(value) if isinstance(value, list | dict) else value for name, value in vars(scheduler).items()
+    }
+
+
+def restore(scheduler: Any, kept: dict[str, Any]) -> None:
+    """Put a snapshot back; it may be put back again."""
+    for name in set(vars(scheduler)) - set(kept):
+        delattr(scheduler, name)
+    for name, value in kept.items():
+        scheduler.__dict__[name] = copy.copy(value) if isinstance(value, list | dict) else value
+
+
+def _sigma(scheduler: Any) -> float:
+    index = min(scheduler.step_index, len(scheduler.sigmas) - 1)
+    if second_stage(scheduler) and hasattr(scheduler, "mid_point_sigma"):
+        return float(scheduler.mid_point_sigma)
+    if second_stage(scheduler) and hasattr(scheduler, "sigmas_interpol"):  # DPM-Solver-2's midpoint
+        ancestral = hasattr(scheduler, "sigmas_down")
+        return float(scheduler.sigmas_interpol[index - 1 if ancestral else index])
+    return float(scheduler.sigmas[index])
+
+
+def _of_sigma(scheduler: Any, sigma: float) -> Level:
+    if hasattr(scheduler, "precondition_outputs"):  # Karras et al. 2022: x0 = c_skip x + c_out F
+        data = float(scheduler.config.sigma_data)
+        variance = sigma**2 + data**2
+        scale = sigma * data / math.sqrt(variance)
+        return Level(1.0, sigma, data**2 / variance, -scale if _prediction(scheduler, "") == "v_prediction" else scale)
+    if hasattr(scheduler, "_sigma_to_alpha_sigma_t"):
+        import torch
+
+        a, s = (float(value) for value in scheduler._sigma_to_alpha_sigma_t(torch.tensor(sigma, dtype=torch.float64)))
+        return level_from(a, s, _prediction(scheduler, "epsilon"))
+    prediction = _prediction(scheduler, "")
+    if type(scheduler).__name__.startswith(("FlowM", "LTXEuler")) or prediction == "flow_prediction":
+        return level_from(1 - sigma, sigma, "flow_prediction")
+    if not prediction:
+        raise ValueError(
+            f"{type(scheduler).__name__} does not say what its model predicts (`prediction_type`), so no clean estimate can be "
+            "made; choose a scheduler that does, e.g. EulerDiscreteScheduler.from_config(pipe.scheduler.config)."
+        )
+    return level_from(1.0, sigma, prediction)
+
+
+def _prediction(scheduler: Any, default: str) -> str:
+    return getattr(scheduler.config, "prediction_type", default) or default

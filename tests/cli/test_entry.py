@@ -1,0 +1,245 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dreamsim_guidance.cli import main
+from dreamsim_guidance.experiment import runner
+from dreamsim_guidance.metric.dreamsim import DreamSim
+from dreamsim_guidance.preprocess import load_image
+
+MINE = '''
+from dataclasses import dataclass
+from pathlib import Path
+
+from dreamsim_guidance.experiment.registry import recipe
+
+
+@dataclass(frozen=True)
+class Wait:
+    steps: int = 2
+    seed: int = 0
+
+    def run(self, folder: Path) -> dict[str, int]:
+        if self.seed == 13:
+            raise ValueError("13 brings\\nno luck")
+        if not (folder / "second").exists():
+            (folder / "second").touch()
+            if self.seed == 1:
+                raise KeyboardInterrupt
+        return {"steps": self.steps}
+
+
+@recipe
+def wait() -> Wait:
+    """Wait."""
+    return Wait()
+'''
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(MINE)
+    return tmp_path
+
+
+def read(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> tuple[str, str]:
+    """stdout and stderr of a command that must end with `code`."""
+    assert main(words) == code
+    out, err = capsys.readouterr()
+    return out, err
+
+
+def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    out, _ = read(capsys, "--help")
+    for command in ("demo", "compare", "recipes", "show", "copy", "run", "version"):
+        assert f"• {command}" in out
+
+
+def test_version_names_what_it_stands_on(capsys: pytest.CaptureFixture[str]) -> None:
+    out, _ = read(capsys, "version")
+    assert "torch 2" in out and "dreamsim-guidance" in out
+    assert read(capsys, "--version")[0] == out
+
+
+def test_recipes_are_listed_with_one_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+    out, _ = read(capsys, "recipes")
+    line = next(line for line in out.splitlines() if line.startswith("reconstruct-photo"))
+    assert line.split(maxsplit=1)[1].startswith("Reconstruct a photograph")
+
+
+def test_show_prints_the_function_and_every_field(capsys: pytest.CaptureFixture[str]) -> None:
+    out, _ = read(capsys, "show", "mine.py")
+    assert '@recipe\ndef wait() -> Wait:\n    """Wait."""' in out
+    assert "steps  int  2\n" in out and "seed   int  0\n" in out
+
+
+def test_a_copy_runs(capsys: pytest.CaptureFixture[str], here: Path) -> None:
+    read(capsys, "copy", "reconstruct-photo")
+    assert "def reconstruct_photo" in (here / "reconstruct_photo.py").read_text()
+    out, _ = read(capsys, "copy", "mine.py", "--to", "folder/edited.py")
+    assert "dreamsim-guidance run folder/edited.py:wait" in out
+    assert json.loads(read(capsys, "run", "folder/edited.py:wait")[0]) == {"steps": 2}
+
+
+def test_a_copy_overwrites_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    read(capsys, "copy", "mine.py")
+    _, err = read(capsys, "copy", "mine.py", code=2)
+    assert err.startswith("error:") and "wait.py" in err and err.count("\n") == 1
+    assert "must end in .py" in read(capsys, "copy", "mine.py", "--to", "x.txt", code=2)[1]
+
+
+def test_run_makes_a_folder_of_its_own(capsys: pytest.CaptureFixture[str], here: Path) -> None:
+    out, err = read(capsys, "run", "mine.py", "steps=5", "--seed", "7")
+    assert json.loads(out) == {"steps": 5}
+    (folder,) = (here / "runs").iterdir()
+    assert folder.name.startswith("wait-") and f"run folder: runs/{folder.name}" in err
+    assert json.loads((folder / "recipe.json").read_text())["seed"] == 7
+
+
+def test_a_run_folder_is_run_again_into_a_new_one(capsys: pytest.CaptureFixture[str], here: Path) -> None:
+    read(capsys, "run", "mine.py", "steps=5", "--folder", "first")
+    (here / "mine.py").unlink()
+    assert json.loads(read(capsys, "run", "first", "--folder", "second")[0]) == {"steps": 5}
+    assert json.loads(read(capsys, "run", "first", "steps=6", "--folder", "third")[0]) == {"steps": 6}
+
+
+def test_an_interrupt_tells_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
+    _, err = read(capsys, "run", "mine.py", "seed=1", "--folder", "cut", code=130)
+    assert err.splitlines()[-1] == "interrupted; go on with: dreamsim-guidance run cut --resume"
+    assert json.loads(read(capsys, "run", "cut", "--resume")[0]) == {"steps": 2}
+    _, err = read(capsys, "run", "cut", "--resume")
+    assert "was finished before" in err
+
+
+def test_resume_takes_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--resume needs the folder" in read(capsys, "run", "mine.py", "--resume", code=2)[1]
+    read(capsys, "run", "mine.py", "--folder", "done")
+    assert "leave the others out" in read(capsys, "run", "done", "steps=3", "--resume", code=2)[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("run", "nothing"), "unknown recipe 'nothing'"),
+        (("run", "none.py"), "recipe file not found"),
+        (("run", "mine.py", "step=3"), "unknown field 'step' (did you mean 'steps'?); known fields: steps, seed."),
+        (("run", "mine.py", "steps=many"), "field steps must be int, got 'many'"),
+        (("run", "mine.py", "--folder", "mine.py"), "is a file; give a folder"),
+        (("run", "mine.py", "seed=13"), "13 brings no luck"),
+        (("show", "nothing"), "unknown recipe 'nothing'"),
+        (("version", "--loud"), "unknown options: --loud"),
+        (("demo", "--stepps", "3"), "unknown field 'stepps'"),
+        (("demo", "image=none.png", "metric=none.safetensors"), "none.png"),
+    ],
+)
+def test_a_mistake_is_one_line(capsys: pytest.CaptureFixture[str], words: tuple[str, ...], message: str) -> None:
+    out, err = read(capsys, *words, code=2)
+    *_, last = err.splitlines()
+    assert last.startswith("error: ") and message in last
+    assert "Traceback" not in err and out == ""
+
+
+def test_debug_shows_where(capsys: pytest.CaptureFixture[str]) -> None:
+    _, err = read(capsys, "run", "mine.py", "seed=13", "--debug", code=2)
+    assert "Traceback" in err and err.splitlines()[-1].startswith("error: 13 brings")
+
+
+def test_help_of_a_recipe_lists_its_fields(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--steps INT" in read(capsys, "run", "mine.py", "--help")[0]
+    out, _ = read(capsys, "demo", "--help")
+    assert "--image" in out and "--to PATH" in out
+
+
+def test_an_interrupt_before_the_run_is_130(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "run", stop)
+    assert "interrupted." in read(capsys, "run", "mine.py", code=130)[1]
+
+
+def test_the_module_is_the_console_script(here: Path) -> None:
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-m", "dreamsim_guidance", "run", "mine.py", "stepps=1"],
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(root), "PATH": "/usr/bin:/bin"},
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: unknown field 'stepps'")
+
+
+@pytest.fixture
+def model(metric: DreamSim, here: Path) -> str:
+    """A model file with three tiny random branches."""
+    metric.save(here / "tiny.safetensors", source="random weights of a test", licence="none")
+    return "tiny.safetensors"
+
+
+SMALL = ("--only", "reconstruction", "--size", "24", "--grids", "1", "2")
+
+
+def test_the_demo_writes_a_picture_and_the_numbers(capsys: pytest.CaptureFixture[str], here: Path, model: str) -> None:
+    out, err = read(capsys, "demo", "--metric", model, "--steps", "3", *SMALL)
+    assert out.splitlines()[-1] == "demo/reconstruction.png"
+    assert "reconstructing" in err
+    for name in ("reconstruction.png", "target.png", "result.png"):
+        assert (here / "demo" / name).read_bytes().startswith(b"\x89PNG")
+    numbers = json.loads((here / "demo" / "reconstruction.json").read_text())
+    assert {row["role"] for row in numbers["distances"].values()} == {"optimised", "optimised in part", "held out"}
+    assert len(numbers["history"]["loss"]) == 4
+    for row in numbers["distances"].values():
+        assert row["before"] >= 0 and row["after"] >= 0
+
+
+def test_the_demo_lowers_what_it_optimises(capsys: pytest.CaptureFixture[str], here: Path, model: str) -> None:
+    read(capsys, "demo", "--metric", model, "--steps", "15", *SMALL)
+    distances = json.loads((here / "demo" / "results.json").read_text())["distances"]
+    assert distances["dreamsim of the parts"]["after"] < 0.8 * distances["dreamsim of the parts"]["before"]
+
+
+def test_the_demo_replaces_its_earlier_picture(capsys: pytest.CaptureFixture[str], here: Path, model: str) -> None:
+    read(capsys, "demo", "--metric", model, "--steps", "1", *SMALL)
+    first = (here / "demo" / "result.png").read_bytes()
+    read(capsys, "demo", "--metric", model, "--steps", "2", "--seed", "3", *SMALL)
+    assert (here / "demo" / "result.png").read_bytes() != first
+    assert json.loads((here / "demo" / "recipe.json").read_text())["seed"] == 3
+
+
+def test_the_demo_is_the_recipe_and_runs_again_alike(
+    capsys: pytest.CaptureFixture[str], here: Path, model: str
+) -> None:
+    read(capsys, "demo", "--metric", model, "--steps", "3", *SMALL)
+    out, _ = read(capsys, "run", "demo", "--folder", "again")
+    assert json.loads(out) == json.loads((here / "demo" / "results.json").read_text())
+    assert (here / "again" / "result.png").read_bytes() == (here / "demo" / "result.png").read_bytes()
+
+
+def test_the_demo_takes_any_picture_and_any_aspect(capsys: pytest.CaptureFixture[str], here: Path, model: str) -> None:
+    from PIL import Image
+
+    Image.new("L", (90, 30), 128).save(here / "grey.png")
+    read(
+        capsys,
+        "demo",
+        "--image",
+        "grey.png",
+        "--metric",
+        model,
+        "--steps",
+        "1",
+        "--held-out",
+        "False",
+        "--to",
+        "x",
+        *SMALL,
+    )
+    assert load_image(here / "x" / "result.png").shape == (1, 3, 24, 72)

@@ -1,0 +1,299 @@
+import csv
+import dataclasses
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dreamsim_guidance.cli.data import Scenes
+from dreamsim_guidance.cli.entry import main
+from dreamsim_guidance.data.readers.nights import read_nights
+from dreamsim_guidance.data.scenes.drawing import draw
+from dreamsim_guidance.data.scenes.scene import FACTORS, WEIGHTS, factor_distances
+from dreamsim_guidance.data.scenes.scene_questions import HELD_OUT, SPLITS, Question, SceneSet, changed_factors
+from dreamsim_guidance.data.scenes.scene_set import COLUMNS, write_scene_set
+from dreamsim_guidance.preprocess import load_image
+
+COUNT = 40
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_scene_set(tmp_path_factory.mktemp("sets") / "scenes", COUNT, seed=3, size=16)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def table(folder: Path, name: str = "data.csv") -> list[dict[str, str]]:
+    with (folder / name).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def questions(split: str, count: int, **settings: Any) -> list[Question]:
+    made = SceneSet(**settings)
+    return [made.question(split, number) for number in range(count)]
+
+
+def program(folder: Path, workers: int, before: str = "") -> list[str]:
+    """Another process that writes the set of the fixture."""
+    call = f"write_scene_set({str(folder)!r}, {COUNT}, seed=3, size=16, workers={workers})"
+    return [
+        sys.executable,
+        "-c",
+        f"import time\nfrom dreamsim_guidance.data.scenes.scene_set import *\n{before}\n{call}",
+    ]
+
+
+def test_the_reader_of_nights_reads_every_split(folder: Path) -> None:
+    found = {split: read_nights(folder, split) for split in SPLITS}
+    assert {split: len(judgments) for split, judgments in found.items()} == SceneSet(COUNT).counts()
+    assert {split: len(judgments) for split, judgments in found.items()} == {
+        "train": 28,
+        "val": 4,
+        "test": 4,
+        "test_held_out": 4,
+    }
+    everything = read_nights(folder)
+    assert len(everything) == COUNT and len(everything.images) == 3 * COUNT
+    assert load_image(everything.images[0]).shape == (1, 3, 16, 16)
+    assert not [name for name in content(folder) if name.endswith((".part", ".lock"))]
+
+
+def test_the_table_is_nights_own_by_place_and_by_name(folder: Path) -> None:
+    """The original takes columns 0, 2, 4, 5 and 6 by place and keeps rows with at least six votes."""
+    with (folder / "data.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == list(COLUMNS) == [
+        "id", "left_vote", "right_vote", "votes", "ref_path", "left_path", "right_path", "split", "is_imagenet", "prompt"
+    ]  # fmt: skip
+    for i, row in enumerate(rows):
+        left, right = (f"distort/000/{i:03d}_{which}.png" for which in (0, 1))
+        assert row[0] == str(i) and row[4] == f"ref/000/{i:03d}.png" and {row[5], row[6]} == {left, right}
+        assert {row[1], row[2]} == {"0", "1"} and 6 <= int(row[3]) <= 11 and row[8] == "False" and row[9]
+
+
+def test_the_tables_say_what_the_pictures_show(folder: Path) -> None:
+    settings, rows, known = SceneSet(COUNT, 3, 16), table(folder), table(folder, "factors.csv")
+    places = [(split, number) for split, count in settings.counts().items() for number in range(count)]
+    for (split, number), row, truth in zip(places, rows, known, strict=True):
+        made = settings.question(split, number)
+        sides = [(made.triplet.a, made.triplet.distance_a), (made.triplet.b, made.triplet.distance_b)]
+        (left, left_distance), (right, right_distance) = sides if made.a_is_left else sides[::-1]
+        for scene, name in ((made.triplet.reference, "ref_path"), (left, "left_path"), (right, "right_path")):
+            assert (load_image(folder / row[name]) - draw(scene, 16)).abs().max() <= 0.5 / 255 + 1e-6
+        a_won = made.votes_a == made.people
+        assert row["left_vote"] == str(int(a_won == made.a_is_left)) and row["votes"] == str(made.people)
+        assert (row["split"], row["prompt"]) == (split, made.prompt) and truth["id"] == row["id"]
+        assert (float(truth["left_distance"]), float(truth["right_distance"])) == (left_distance, right_distance)
+        assert truth["left_changed"].split() == list(changed_factors(made.triplet.reference, left))
+        assert truth["held_out"] == (made.held_out or "")
+
+
+def test_shares_are_read_as_votes_of_people(tmp_path: Path) -> None:
+    found = read_nights(write_scene_set(tmp_path, 30, size=16, shares=True))
+    known = questions("train", 21, shares=True)
+    votes = [(q.votes_a, q.people - q.votes_a) if q.a_is_left else (q.people - q.votes_a, q.votes_a) for q in known]
+    np.testing.assert_allclose(np.stack([found.votes_a, found.votes_b], 1)[:21], votes, atol=1e-9)
+    assert any(0 < q.votes_a < q.people for q in known)
+
+
+def test_the_number_of_processes_changes_no_byte(folder: Path, tmp_path: Path) -> None:
+    subprocess.run(program(tmp_path / "two", workers=2), check=True, capture_output=True, timeout=60)
+    assert content(tmp_path / "two") == content(folder)
+
+
+def test_a_triplet_depends_on_its_seed_split_and_number_only() -> None:
+    for split in SPLITS:
+        assert SceneSet(50).question(split, 4) == SceneSet(20_000, size=32).question(split, 4)
+        assert SceneSet(50).question(split, 4) != SceneSet(50, seed=1).question(split, 4)
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_files(folder: Path, tmp_path: Path) -> None:
+    killed = tmp_path / "killed"
+    module = "import time\nimport dreamsim_guidance.data.scenes.scene_set as s\n"
+    slowly = module + "draw = s.draw\ns.draw = lambda *x: (time.sleep(0.05), draw(*x))[1]"
+    process = subprocess.Popen(program(killed, workers=1, before=slowly), stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while len(list(killed.rglob("*_1.png"))) < 5 and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait(10) == -signal.SIGKILL
+    drawn = {path: path.stat().st_mtime_ns for path in killed.rglob("*.png")}
+    assert 15 <= len(drawn) < 3 * COUNT and not (killed / "data.csv").exists()
+    write_scene_set(killed, COUNT, seed=3, size=16)
+    assert content(killed) == content(folder)
+    assert {path: path.stat().st_mtime_ns for path in drawn} == drawn  # kept, not drawn again
+
+
+def test_a_complete_set_is_left_alone_and_a_lost_picture_is_drawn_again(tmp_path: Path) -> None:
+    write_scene_set(tmp_path, 20, size=16)
+    before, stamp = content(tmp_path), (tmp_path / "data.csv").stat().st_mtime_ns
+    write_scene_set(tmp_path, 20, size=16)
+    assert (tmp_path / "data.csv").stat().st_mtime_ns == stamp
+    os.unlink(tmp_path / "distort" / "000" / "007_1.png")
+    write_scene_set(tmp_path, 20, size=16)
+    assert content(tmp_path) == before
+
+
+def test_no_two_triplets_share_their_random_numbers_or_their_reference() -> None:
+    settings = SceneSet(seed=5)
+    seeds = [settings._generator(split, number).initial_seed() for split in SPLITS for number in range(250)]
+    assert len({seed % 2**32 for seed in seeds}) == len(seeds)  # torch uses 32 bits
+    references = [q.triplet.reference for split in SPLITS for q in questions(split, 20)]
+    assert len(set(references)) == len(references)
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_held_out_factors_are_constant_in_all_other_splits(split: str) -> None:
+    seen: set[str] = set()
+    for question in questions(split, 80):
+        triplet = question.triplet
+        changes = [changed_factors(triplet.reference, scene) for scene in (triplet.a, triplet.b)]
+        assert all(1 <= len(change) <= 4 for change in changes) and question.held_out is None
+        seen |= {name for change in changes for name in change}
+    assert seen == set(FACTORS) - set(HELD_OUT)
+
+
+@pytest.mark.parametrize("held_out", [HELD_OUT, ("shape",), ("scale", "background", "count")])
+def test_the_answer_in_the_held_out_split_rests_on_one_held_out_factor(held_out: tuple[str, ...]) -> None:
+    for number, question in enumerate(questions("test_held_out", 60, held_out=held_out)):
+        reference, a, b = question.triplet.reference, question.triplet.a, question.triplet.b
+        assert question.held_out == held_out[number % len(held_out)]
+        assert changed_factors(a, b) == (question.held_out,)
+        changes = [changed_factors(reference, scene) for scene in (a, b)]
+        kept = [change for change in changes if question.held_out not in change]
+        assert len(kept) == 1 and not set(kept[0]) & set(held_out)
+        blind = [_distance_without(question.held_out, reference, scene) for scene in (a, b)]
+        assert blind[0] == blind[1]  # who does not see the factor can only guess
+        assert question.triplet.b_is_nearer == (question.held_out in changes[0])
+
+
+def _distance_without(factor: str, reference: Any, scene: Any) -> float:
+    without = {factor, "rotation"} if factor == "shape" else {factor}  # another shape has no angle in common
+    return sum(WEIGHTS[name] * d for name, d in factor_distances(reference, scene).items() if name not in without)
+
+
+def deviation(wins: list[float], expected: list[float], variance: list[float]) -> float:
+    """Of the sum from its expectation, in standard deviations."""
+    return (sum(wins) - sum(expected)) / math.sqrt(sum(variance))
+
+
+def logistic(x: float) -> float:
+    return 1 / (1 + math.exp(-x))
+
+
+@pytest.mark.parametrize("split", ["train", "test_held_out"])
+def test_shares_of_votes_follow_bradley_and_terry_on_the_known_distances(split: str) -> None:
+    """Counted for the nearer candidate, so that a wrong temperature does not cancel between the sides."""
+    found = questions(split, 400, shares=True, seed=11)
+    gaps = [abs(q.triplet.distance_a - q.triplet.distance_b) for q in found]
+    nearer = [q.people - q.votes_a if q.triplet.b_is_nearer else q.votes_a for q in found]
+
+    def off(temperature: float, chosen: list[int]) -> float:
+        p = [logistic(gaps[i] / temperature) for i in chosen]
+        n = [found[i].people for i in chosen]
+        expected = [m * q for m, q in zip(n, p, strict=True)]
+        variance = [m * q * (1 - q) for m, q in zip(n, p, strict=True)]
+        return deviation([nearer[i] for i in chosen], expected, variance)
+
+    order = sorted(range(len(found)), key=gaps.__getitem__)
+    for part in (order, order[:200], order[200:]):  # close calls and clear ones
+        assert abs(off(0.05, part)) < 3
+    assert abs(off(0.04, order)) > 3 and abs(off(0.0625, order)) > 3  # the test would notice another temperature
+    assert {q.people for q in found} == set(range(6, 12))
+
+
+def test_winners_are_those_of_people_who_all_agree() -> None:
+    """With so much noise that the wrong one wins at times: P(nearer | all n agree) = logistic(n gap / temperature)."""
+    found = questions("train", 80, temperature=0.2, seed=12)
+    assert all(q.votes_a in (0, q.people) for q in found)
+    wins = [float((q.votes_a == 0) == q.triplet.b_is_nearer) for q in found]
+
+    def off(temperature: float) -> float:
+        gaps = [q.people * abs(q.triplet.distance_a - q.triplet.distance_b) for q in found]
+        p = [logistic(gap / temperature) for gap in gaps]
+        return deviation(wins, p, [x * (1 - x) for x in p])
+
+    assert abs(off(0.2)) < 3
+    assert abs(off(0.8)) > 3 and abs(off(8 * 0.2)) > 3  # the latter is about that of one person
+    assert 0.8 < sum(wins) / len(wins) < 1
+
+
+def test_neither_side_wins_by_its_place() -> None:
+    found = questions("train", 200)
+    left_wins = sum((q.votes_a > 0) == q.a_is_left for q in found)
+    first_is_left = sum(q.a_is_left for q in found)
+    for count in (left_wins, first_is_left, sum(q.votes_a > 0 for q in found)):
+        assert abs(count - 100) < 3 * math.sqrt(200 / 4)
+
+
+def test_a_folder_with_something_else_is_refused_and_left_alone(tmp_path: Path, folder: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("words")
+    with pytest.raises(
+        ValueError, match=r"holds something else than a scene set \('thesis.txt'\); give an empty folder"
+    ):
+        write_scene_set(tmp_path, 20)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+    with pytest.raises(ValueError, match="is a file; give a folder"):
+        write_scene_set(tmp_path / "thesis.txt", 20)
+    before = content(folder)
+    for change, message in (
+        ({"seed": 4}, "holds a set with seed 3, not 4; give another folder"),
+        ({"size": 32}, "size 16, not 32"),
+        ({"shares": True}, "shares False, not True"),
+        ({"held_out": ("texture",)}, r"held_out \['layout', 'style'\], not \['texture'\]"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            write_scene_set(folder, **{"triplets": COUNT, "seed": 3, "size": 16, **change})
+    assert content(folder) == before
+
+
+def test_settings_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "scene_set.json").write_text("{")
+    with pytest.raises(ValueError, match="does not hold the settings of a scene set"):
+        write_scene_set(tmp_path, 20)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"triplets": 9}, "triplets must lie between 10 and 1000000, got 9"),
+        ({"seed": -1}, "seed must be at least 0, .* got -1"),
+        ({"size": 8}, "size at least 16"),
+        ({"temperature": 0.0}, "temperature greater than 0"),
+        ({"held_out": ("hue",)}, "unknown factor 'hue' to hold out; known: shape, colour"),
+        ({"held_out": ()}, "between 1 and 9 different factors can be held out, got none"),
+        ({"held_out": ("style", "style")}, "different factors can be held out, got style, style"),
+        ({"workers": 0}, "workers must be at least 1, got 0"),
+    ],
+)
+def test_settings_of_which_no_set_can_be_made_leave_no_folder(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        write_scene_set(tmp_path / "set", **{"triplets": 20, **change})
+    assert not (tmp_path / "set").exists()
+
+
+def test_the_command_has_the_same_defaults() -> None:
+    defaults = {f.name: f.default for f in dataclasses.fields(Scenes)}
+    assert dataclasses.asdict(SceneSet()).items() <= defaults.items()
+
+
+def test_the_command_writes_the_same_set(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    to = tmp_path / "set"
+    options = ["--triplets", str(COUNT), "--seed", "3", "--size", "16", "--workers", "1"]
+    assert main(["data", "scenes", "--to", str(to), *options]) == 0
+    assert capsys.readouterr().out == f"{to / 'data.csv'}\n"
+    assert content(to) == content(folder)
+    assert main(["data", "scenes", "--to", str(to), "--triplets", str(COUNT)]) == 2
+    assert "holds a set with seed 3, not 0; give another folder" in capsys.readouterr().err

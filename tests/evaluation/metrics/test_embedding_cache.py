@@ -1,0 +1,311 @@
+"""Embeddings on disk: what is never computed twice, what is computed again, what survives a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dreamsim_guidance import DreamSim, save_image
+from dreamsim_guidance.cli.entry import main
+from dreamsim_guidance.evaluation.metrics import embedding_metric
+from dreamsim_guidance.evaluation.metrics.embedding_cache import EmbeddingCache
+from dreamsim_guidance.evaluation.metrics.embedding_metric import EmbeddingMetric
+from dreamsim_guidance.processes import alone
+
+Pairs = list[tuple[Path, Path]]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[Path]:
+    found = [tmp_path / "images" / f"{i}.png" for i in range(8)]
+    for file in found:
+        save_image(torch.rand(1, 3, 12, 12), file)
+        os.utime(file, (1e9, 1e9))  # written long ago, so that size and time stand for the content
+    return found
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> EmbeddingCache:
+    return EmbeddingCache(tmp_path / "cache")
+
+
+@pytest.fixture
+def forwards(metric: DreamSim) -> Callable[[], int]:
+    """How many images went through the metric since the last call."""
+    seen: list[int] = []
+    metric.ensemble.register_forward_pre_hook(lambda module, arguments: seen.append(len(arguments[0])))
+
+    def count() -> int:
+        total = sum(seen)
+        seen.clear()
+        return total
+
+    return count
+
+
+def chunks(cache: EmbeddingCache) -> list[Path]:
+    return sorted(cache.folder.glob("*/*.npz"))
+
+
+def test_a_second_set_over_the_same_pictures_costs_no_forward_pass(
+    metric: DreamSim, files: list[Path], cache: EmbeddingCache, forwards: Callable[[], int]
+) -> None:
+    first = EmbeddingMetric("m", metric, cache)
+    found = first.distances([(files[0], file) for file in files[1:]], progress=False)
+    assert forwards() == 8 and first.work is not None and first.work.computed == 8
+    again = EmbeddingMetric("m", metric, EmbeddingCache(cache.folder))
+    other = again.distances([(files[i], files[7]) for i in range(7)], progress=False)
+    assert forwards() == 0 and again.work is not None and (again.work.computed, again.work.needed) == (0, 8)
+    assert again.work.per_second is None and str(again.work) == "8 images, all from the cache"
+    assert other[0] == found[6]
+
+
+def test_without_a_cache_each_picture_is_embedded_once(
+    metric: DreamSim, files: list[Path], forwards: Callable[[], int]
+) -> None:
+    EmbeddingMetric("m", metric).distances([(a, b) for a in files for b in files], progress=False)
+    assert forwards() == 8
+
+
+def test_content_counts_not_names(
+    metric: DreamSim, files: list[Path], cache: EmbeddingCache, forwards: Callable[[], int], tmp_path: Path
+) -> None:
+    files[1].write_bytes(files[0].read_bytes())
+    EmbeddingMetric("m", metric, cache).distances([(files[0], files[1])], progress=False)
+    assert forwards() == 1
+    copy = tmp_path / "bläue 青 $x$.png"
+    copy.write_bytes(files[0].read_bytes())
+    EmbeddingMetric("m", metric, EmbeddingCache(cache.folder)).distances([(copy, files[0])], progress=False)
+    assert forwards() == 0
+    save_image(torch.rand(1, 3, 12, 12), files[0])
+    found = EmbeddingMetric("m", metric, EmbeddingCache(cache.folder)).distances([(copy, files[0])], progress=False)
+    assert forwards() == 1 and found[0] > 0
+
+
+def test_files_that_did_not_change_are_not_read_again(
+    files: list[Path], cache: EmbeddingCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = cache.digests(files, progress=False)
+    monkeypatch.setattr("dreamsim_guidance.evaluation.metrics.embedding_cache.sha256", lambda file: 1 / 0)
+    assert EmbeddingCache(cache.folder).digests(files, progress=False) == before
+    os.utime(files[3], (2e9, 2e9))
+    with pytest.raises(ZeroDivisionError):
+        EmbeddingCache(cache.folder).digests(files, progress=False)
+
+
+def test_other_weights_and_other_treatment_have_another_key(metric: DreamSim, cache: EmbeddingCache) -> None:
+    key = EmbeddingMetric("m", metric, cache).key
+    assert EmbeddingMetric("other name", metric, cache).key == key
+    metric.normalize_embeds = False
+    assert EmbeddingMetric("m", metric, cache).key != key
+    metric.normalize_embeds = True
+    next(metric.parameters()).data[0] += 1e-3
+    assert EmbeddingMetric("m", metric, cache).key != key
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "emptied", "of another kind"])
+def test_a_damaged_chunk_is_noticed_and_its_pictures_embedded_again(
+    damage: str,
+    metric: DreamSim,
+    files: list[Path],
+    cache: EmbeddingCache,
+    forwards: Callable[[], int],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    pairs = [(files[0], file) for file in files[1:]]
+    before = EmbeddingMetric("m", metric, cache).distances(pairs, progress=False)
+    forwards()
+    (chunk,) = chunks(cache)
+    content = bytearray(chunk.read_bytes())
+    with np.load(chunk) as stored:
+        digests, rows = stored["digests"], stored["rows"]
+    if damage == "cut":
+        content = content[: len(content) // 2]
+    elif damage == "changed":
+        content[content.index(rows[5, 7].tobytes()) + 2] ^= 0x40
+    elif damage == "emptied":
+        content = bytearray()
+    else:
+        np.savez(chunk, digests=digests, rows=rows[:3])
+        content = bytearray(chunk.read_bytes())
+    chunk.write_bytes(content)
+    found = EmbeddingMetric("m", metric, EmbeddingCache(cache.folder)).distances(pairs, progress=False)
+    np.testing.assert_array_equal(found, before)
+    assert forwards() == 8 and "is damaged" in caplog.text
+    EmbeddingMetric("m", metric, EmbeddingCache(cache.folder)).distances(pairs, progress=False)
+    assert forwards() == 0
+
+
+def test_a_damaged_list_of_files_costs_reading_them(files: list[Path], cache: EmbeddingCache) -> None:
+    before = cache.digests(files, progress=False)
+    for text in ("{", "[]", '{"x": 3}', json.dumps({str(files[0]): [1, 2, "zz"]})):
+        (cache.folder / "files.json").write_text(text)
+        assert EmbeddingCache(cache.folder).digests(files, progress=False) == before
+
+
+def test_a_folder_that_cannot_be_written_is_a_warning(
+    metric: DreamSim, files: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    found = EmbeddingMetric("m", metric, EmbeddingCache(tmp_path / "file")).distances([(files[0], files[1])], False)
+    assert found[0] > 0 and "the embeddings are not kept" in caplog.text
+
+
+def test_an_interrupted_run_keeps_what_it_had(
+    metric: DreamSim,
+    files: list[Path],
+    cache: EmbeddingCache,
+    forwards: Callable[[], int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pairs = [(files[0], file) for file in files[1:]]
+    rows = EmbeddingMetric._rows
+    calls: list[int] = []
+
+    def stop(self: EmbeddingMetric, batch: torch.Tensor) -> object:
+        calls.append(len(batch))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return rows(self, batch)
+
+    monkeypatch.setattr(EmbeddingMetric, "_rows", stop)
+    with pytest.raises(KeyboardInterrupt):
+        EmbeddingMetric("m", metric, cache, batch=2).distances(pairs, progress=False)
+    assert forwards() == 4
+    EmbeddingMetric("m", metric, EmbeddingCache(cache.folder), batch=2).distances(pairs, progress=False)
+    assert forwards() == 4
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from dreamsim_guidance import DreamSim
+from dreamsim_guidance.evaluation.metrics import embedding_metric
+from dreamsim_guidance.evaluation.metrics.embedding_cache import EmbeddingCache
+from dreamsim_guidance.evaluation.metrics.embedding_metric import EmbeddingMetric
+
+embedding_metric._KEPT_IMAGES = 2
+rows, calls = EmbeddingMetric._rows, []
+
+def die(self, batch):
+    calls.append(batch)
+    if len(calls) == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return rows(self, batch)
+
+EmbeddingMetric._rows = die
+model, cache, *files = map(Path, sys.argv[1:])
+EmbeddingMetric("m", DreamSim(model), EmbeddingCache(cache), batch=2).directions(files, progress=False)
+"""
+
+
+def test_a_killed_run_goes_on_where_it_was(
+    metric: DreamSim, files: list[Path], cache: EmbeddingCache, forwards: Callable[[], int], tmp_path: Path
+) -> None:
+    model = tmp_path / "m.safetensors"
+    metric.save(model, source="test", licence="none")
+    command = [sys.executable, "-c", KILLED, str(model), str(cache.folder), *map(str, files)]
+    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert len(chunks(cache)) == 3
+    resumed = EmbeddingMetric("m", metric, cache)
+    found = resumed.directions(files, progress=False)
+    assert forwards() == 2
+    np.testing.assert_allclose(found, EmbeddingMetric("m", metric).directions(files, progress=False), atol=1e-6)
+
+
+def write_set(folder: Path, files: list[Path]) -> None:
+    lines = ["id,left_vote,right_vote,votes,ref_path,left_path,right_path,split"]
+    for i in range(12):
+        a, b, c = (f"images/{files[j % 8].name}" for j in (i, i + 1 + i % 3, i + 5))
+        lines.append(f"{i},{i % 5 / 4},{1 - i % 5 / 4},4,{a},{b},{c},test")
+    (folder / "data.csv").write_text("\n".join(lines) + "\n")
+
+
+def launch(processes: int, *words: str) -> list[tuple[int, str, str]]:
+    """Exit code, stdout and stderr of each of several processes that run one command together, on the CPU."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", "dreamsim_guidance", *words],
+            env={**os.environ, **shared, "RANK": str(i), "LOCAL_RANK": str(i), "OMP_NUM_THREADS": "1"}
+            | {"ACCELERATE_USE_CPU": "true", "LOCAL_WORLD_SIZE": str(processes)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(processes)
+    ]
+    try:
+        said = [process.communicate(timeout=120) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    return [(process.returncode, out, err) for process, (out, err) in zip(started, said, strict=True)]
+
+
+def test_two_processes_find_what_one_finds(
+    metric: DreamSim, files: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_set(tmp_path, files)
+    metric.save(tmp_path / "m.safetensors", source="test", licence="none")
+    (tmp_path / "mine.py").write_text(
+        "import os\ndef fails(x, y):\n    if os.environ.get('RANK', '1') == '1':\n        raise ValueError('not today')\n"
+        "    return (x - y).flatten(1).mean(1)\n"
+    )
+    words = ["evaluate", str(tmp_path), "--metric", str(tmp_path / "m.safetensors"), "l2", f"{tmp_path}/mine.py:fails"]
+    (first, out, err), (second, nothing, _) = launch(2, *words, "--json", "--cache", str(tmp_path / "cache"))
+    assert (first, second, nothing) == (2, 2, ""), err  # one metric failed, in one of the processes
+    assert main([*words, "--json", "--no-cache"]) == 2
+    alone, together = json.loads(capsys.readouterr().out), json.loads(out)
+    assert len(list((tmp_path / "cache").glob("*/*.npz"))) == 2  # each has embedded its share
+    for measure in ("agreement", "lead", "curves"):
+        found, expected = json.dumps(together[measure]), json.dumps(alone[measure])
+        np.testing.assert_allclose(numbers(found), numbers(expected), atol=1e-6)
+    assert "not today" in together["failed"][words[-1]]
+
+
+def numbers(text: str) -> list[float]:
+    found: list[float] = []
+
+    def walk(value: object) -> None:
+        if isinstance(value, dict):
+            [walk(item) for item in value.values()]
+        elif isinstance(value, list):
+            [walk(item) for item in value]
+        elif isinstance(value, int | float):
+            found.append(float(value))
+
+    walk(json.loads(text))
+    return found
+
+
+def test_embeddings_reach_the_disk_now_and_then(
+    metric: DreamSim, files: list[Path], cache: EmbeddingCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedding_metric, "_KEPT_IMAGES", 3)
+    EmbeddingMetric("m", metric, cache, batch=2).directions(files, progress=False)
+    assert len(chunks(cache)) == 2  # after 4 of 8, and at the end
+
+
+def test_one_of_several_processes_can_work_alone(
+    metric: DreamSim, files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = EmbeddingMetric("m", metric).directions(files, progress=False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    with alone():  # else it would wait for the other
+        np.testing.assert_array_equal(EmbeddingMetric("m", metric).directions(files, progress=False), expected)

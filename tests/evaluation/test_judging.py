@@ -1,0 +1,237 @@
+"""The command, from files to table, JSON and page; and what it says when something is wrong."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import torch
+
+from dreamsim_guidance import save_image
+from dreamsim_guidance.cli import main
+from dreamsim_guidance.data.judgments import Judgments
+from dreamsim_guidance.evaluation.html_report import html_report, write_html
+from dreamsim_guidance.evaluation.judging import evaluate, pairs_of
+from dreamsim_guidance.evaluation.metrics import weights_access
+from dreamsim_guidance.evaluation.metrics.named_metrics import file_metric, load_metrics
+
+COLUMNS = "id,left_vote,right_vote,votes,ref_path,left_path,right_path,split,is_imagenet"
+ODD = "b<&>\"' 青 $x$.png"
+"""A name that HTML, matplotlib and a table could stumble over."""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A set in NIGHTS' layout with shares of votes, in two splits and two groups; the cache is the test's own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DREAMSIM_GUIDANCE_CACHE", str(tmp_path / "cache"))
+    names = [*(f"{i}.png" for i in range(7)), ODD]
+    for name in names:
+        save_image(torch.rand(1, 3, 16, 16), tmp_path / "set" / name)
+    lines = [COLUMNS]
+    for i in range(40):
+        a, b, c = (names[j % 8] for j in (i, i + 1 + i % 3, i + 5))
+        quoted = ",".join('"' + name.replace('"', '""') + '"' for name in (a, b, c))
+        lines.append(f"{i},{i % 5 / 4},{1 - i % 5 / 4},4,{quoted},{'val' if i % 4 else 'test'},{i % 2 == 0}")
+    (tmp_path / "set" / "data.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return tmp_path
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> tuple[str, str]:
+    found = main(["evaluate", *words])
+    out, err = capsys.readouterr()
+    assert found == code, err
+    return out, err
+
+
+def test_a_table_has_rules_parts_and_what_people_reach(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, err = run(capsys, "set", "--metric", "pocket", "l2", "psnr")
+    assert "set: 40 triplets, 8 references, 8 images" in out
+    assert re.search(r"^ +fraction +majority +unanimous$", out, re.MULTILINE)
+    assert re.search(r"^l2 +0\.\d{4} \[0\.\d{4}, 0\.\d{4}\]", out, re.MULTILINE)
+    assert "lead over pocket" in out and "split (fraction)" in out and "group (fraction)" in out
+    assert "one person agrees with another (fraction): 0." in out
+    assert re.search(r"pocket: 8 images in \d+\.\d s \(\d+\.\d images/s\)", err)
+    assert "pocket: 8 images, all from the cache" in run(capsys, "set", "--metric", "pocket")[1]
+    assert "pocket: 8 images in" in run(capsys, "set", "--metric", "pocket", "--no-cache")[1]
+
+
+def test_json_has_everything(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, _ = run(capsys, "set", "--metric", "pocket", "l2", "--json", "--rule", "majority", "--split", "val")
+    found = json.loads(out)
+    assert list(found["agreement"]["l2"]) == ["majority"] and found["source"] == "set, split val"
+    assert found["agreement"]["pocket"]["majority"]["count"] == sum(1 for i in range(40) if i % 4 and i % 5 != 2)
+    assert found["work"]["pocket"]["per_second"] > 0 and found["failed"] == {}
+    assert {"imagenet", "other"} == set(found["groups"]) and found["splits"] == {}
+    assert len(found["curves"]["l2"]["bins"]) > 2 and "equal votes are left out" in found["measures"]["majority"]
+    assert run(capsys, "set", "--metric", "pocket", "l2", "--json", "--rule", "majority", "--split", "val")[0]
+
+
+def test_intervals_come_from_the_seed(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("set", "--metric", "l2", "--json", "--resamples", "200", "--seed")
+    one, same, other = (json.loads(run(capsys, *words, seed)[0])["agreement"] for seed in ("1", "1", "2"))
+    assert one == same != other
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("set", "--metric", "ensemble_v2"), "unknown metric 'ensemble_v2'; known:"),
+        (("set", "--split", "nowhere"), "its splits: test, val"),
+        (("set", "--kind", "nihgts"), "unknown kind 'nihgts'; known: nights"),
+        (("set", "--metric", "l2", "--rule", "round"), "unknown rule 'round'; known: fraction"),
+        (("set", "--metric", "l2", "--rule", "odd-one-out"), "the rule odd-one-out is for sets of kind things"),
+        (("none",), "judgments not found: 'none'"),
+        (("set", "--cache", "x", "--no-cache"), "--cache and --no-cache exclude each other"),
+        (("set", "--metric", "l2", "--html", "."), "'.' is a folder"),
+        (("set", "--metric", "l2", "--workers", "-1"), "--workers must be at least 0, got -1"),
+        (("set", "--metric", "l2", "--batch", "0"), "--batch must be at least 1, got 0"),
+        (("set", "--metric", "l2", "--resamples", "3"), "at least 100 resamples, got 3"),
+        (("set", "--metrik", "l2"), "unknown options: --metrik"),
+    ],
+)
+def test_a_mistake_is_one_line_before_any_work(
+    here: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], message: str
+) -> None:
+    out, err = run(capsys, *words, code=2)
+    assert out == "" and message in err and err.count("\n") == 1
+
+
+def test_a_broken_picture_ends_it_at_the_start(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "set" / "3.png").write_bytes(b"no picture")
+    for cache in ((), ("--no-cache",)):
+        out, err = run(capsys, "set", "--metric", "l2", *cache, code=2)
+        assert out == "" and "1 of 8 pictures cannot be read: 'set/3.png'" in err
+
+
+def test_one_metric_that_fails_leaves_the_others(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "mine.py").write_text(
+        "def fails(x, y):\n    raise KeyError('weights')\ndef nan(x, y):\n    return x.flatten(1)[:, 0] / 0\n"
+    )
+    out, err = run(capsys, "set", "--metric", "mine.py:fails", "l2", "mine.py:nan", "--html", "r.html", code=2)
+    assert "mine.py:fails did not run: 'weights'" in err and "mine.py:nan did not run: mine.py:nan is not finite" in err
+    assert re.search(r"^l2 +0\.", out, re.MULTILINE) and "mine.py:fails" in (here / "r.html").read_text()
+    out, err = run(capsys, "set", "--metric", "mine.py:fails", code=2)
+    assert out == "" and "no metric could run (mine.py:fails: 'weights')" in err
+
+
+def test_baselines_that_cannot_run_say_so_and_the_others_run(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import timm
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(weights_access, "answers", lambda url: False)
+    monkeypatch.setenv("TORCH_HOME", str(here / "torch"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(here / "hub"))
+    create = timm.create_model
+
+    def shallow(name: str, pretrained: bool = False, **options: Any) -> Any:
+        less: dict[str, Any] = {"layers": (1, 1, 1, 1)} if "resnet" in name else {"depth": 1}
+        return create(name, pretrained=pretrained, **{**options, **(less if pretrained else {})})
+
+    monkeypatch.setattr(timm, "create_model", shallow)
+    out, err = run(capsys, "set", "--metric", "pocket", "--baselines", "--json")
+    found = json.loads(out)
+    assert list(found["agreement"]) == ["pocket", "psnr", "ssim"]
+    assert set(found["failed"]) == {"ms-ssim", "lpips", "dists", "dino", "clip", "open_clip", "mae", "resnet50"}
+    for name, reason in found["failed"].items():
+        assert f"{name} did not run: {reason}" in err and "\n" not in reason
+    assert "run it once where there is a connection" in found["failed"]["dino"]
+    assert "at least 176 x 176" in found["failed"]["ms-ssim"]
+
+
+def test_distances_are_checked_whoever_made_them(here: Path) -> None:
+    class Odd:
+        name = "odd"
+
+        def distances(self, pairs: Any, progress: bool = True) -> np.ndarray:
+            return np.full(len(pairs), np.nan)
+
+    images = tuple((here / "set" / f"{i}.png") for i in range(3))
+    data = Judgments(images, *(np.array([i, i]) for i in range(3)), np.ones(2), np.zeros(2), ("",) * 2, ("",) * 2)
+    told: list[str] = []
+    found = evaluate(data, {"odd": Odd(), "l2": load_metrics(["l2"])["l2"]}, resamples=200, tell=told.append)
+    assert list(found.report.agreement) == ["l2"] and "2 of them NaN" not in told[0] and "4 of them NaN" in told[0]
+    assert pairs_of(data) == [(images[0], images[1])] * 2 + [(images[0], images[2])] * 2
+    with pytest.raises(ValueError, match="the set is empty"):
+        evaluate(data.select(np.zeros(2, dtype=bool)), {"l2": file_metric("l2")})
+
+
+def test_mean_scores_and_same_pairs_go_through_the_command(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "jnd").mkdir()
+    lines = ["id,ref_path,distort_path,same,votes"]
+    for i in range(6):
+        save_image(torch.rand(1, 3, 16, 16), here / "jnd" / f"{i}.png")
+        lines.append(f"{i},{i}.png,{(i + 1) % 6}.png,{i % 4 / 3},3")
+    (here / "jnd" / "jnd_votes.csv").write_text("\n".join(lines) + "\n")
+    out, _ = run(capsys, "jnd", "--metric", "l2", "psnr", "--html", "jnd.html")
+    assert "6 pairs" in out and "average precision" in out and "<img" in (here / "jnd.html").read_text()
+    assert "rules are for triplets" in run(capsys, "jnd", "--metric", "l2", "--rule", "majority", code=2)[1]
+    (here / "kadid" / "images").mkdir(parents=True)
+    lines = ["dist_img,ref_img,dmos,var"]
+    for i in range(3):
+        save_image(torch.rand(1, 3, 16, 16), here / "kadid" / "images" / f"I0{i}.png")
+        for j in range(1, 6):
+            name = f"I0{i}_01_0{j}.png"
+            save_image(torch.rand(1, 3, 16, 16), here / "kadid" / "images" / name)
+            lines.append(f"{name},I0{i}.png,{1 + j * 0.7},0.5")
+    (here / "kadid" / "dmos.csv").write_text("\n".join(lines) + "\n")
+    out, _ = run(capsys, "kadid", "--metric", "l2", "pocket", "--html", "kadid.html")
+    assert "15 rated pictures, 3 references" in out and "spearman within" in out and "pairs within" in out
+    assert "Scores against distances" in (here / "kadid.html").read_text()
+
+
+@pytest.fixture
+def page(here: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    run(capsys, "set", "--metric", "pocket", "l2", "--html", "out/report.html")
+    assert [file.name for file in (here / "out").iterdir()] == ["report.html"]
+    return (here / "out" / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_page_needs_no_other_file_and_no_network(page: str) -> None:
+    sources = re.findall(r'(?:src|href|data|action)="([^"]*)"', page)
+    assert len(sources) > 8 and all(source.startswith("data:image/") for source in sources)
+    assert "<script" not in page and "http" not in re.sub(r'"data:[^"]*"', "", page) and "url(" not in page
+    for kind, data in re.findall(r'"data:image/([a-z+]+);base64,([^"]*)"', page):
+        content = base64.b64decode(data, validate=True)
+        if kind == "jpeg":
+            assert content.startswith(b"\xff\xd8") and len(content) < 20_000
+        else:
+            ElementTree.fromstring(content)
+
+
+def test_names_are_escaped(page: str) -> None:
+    assert "b&lt;&amp;&gt;&quot;&#x27; 青 $x$.png" in page and "b<&>" not in page
+
+
+def test_the_page_shows_what_the_report_has(page: str) -> None:
+    assert re.search(r"<dt>triplets</dt><dd>40</dd>", page)
+    for heading in ("Metrics", "Lead over pocket", "How sure a metric is", "Splits", "Groups", "Hardest disagreements"):
+        assert heading in page
+    votes = re.findall(r"<span>(\d) votes?</span><span>distance ([\d.e-]+)</span>", page)
+    assert len(votes) >= 4 and all(0 <= int(n) <= 4 for n, _ in votes)
+    assert page.count("picture people") == page.count("picture machine") == len(votes) // 2
+
+
+def test_a_page_that_fails_leaves_the_old_one(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (here / "r.html").write_text("old")
+    images = tuple((here / "set" / f"{i}.png") for i in range(3))
+    data = Judgments(images, *(np.array([i, i]) for i in range(3)), np.ones(2), np.zeros(2), ("",) * 2, ("",) * 2)
+    found = evaluate(data, load_metrics(["l2"]), resamples=200)
+    assert "<h1>" in html_report(found)
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Path, "write_text", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_html(found, here / "r.html")
+    monkeypatch.undo()
+    assert (here / "r.html").read_text() == "old" and not list(here.glob(".r*"))

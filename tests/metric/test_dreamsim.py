@@ -1,0 +1,382 @@
+import copy
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TOLERANCE, lively, tiny_branches
+from torch import Tensor
+
+from dreamsim_guidance import DreamSim, Ensemble
+
+
+def pair(batch: int = 2, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    return torch.rand(batch, 3, 40, 52, dtype=dtype), torch.rand(batch, 3, 30, 30, dtype=dtype)
+
+
+def test_distance_is_one_minus_cosine(metric: DreamSim) -> None:
+    x, y = pair()
+    expected = 1 - torch.cosine_similarity(metric.embed(x), metric.embed(y))
+    assert torch.allclose(metric(x, y), expected, atol=1e-6)
+    assert (metric(x, y) > 1e-3).all()
+
+
+def test_distance_is_symmetric(metric: DreamSim) -> None:
+    x, y = pair()
+    assert torch.equal(metric(x, y), metric(y, x))
+
+
+def test_distance_of_an_image_to_itself_is_exactly_zero(metric: DreamSim, patch_metric: DreamSim) -> None:
+    x, _ = pair()
+    assert torch.equal(metric(x, x), torch.zeros(2))
+    assert torch.equal(patch_metric(x, x), torch.zeros(2))
+
+
+def test_distance_is_never_negative_near_zero(metric: DreamSim) -> None:
+    x, _ = pair(8)
+    assert (metric(x, (x + 1e-6 * torch.randn_like(x)).clamp(0, 1)) >= 0).all()
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_gradient_is_finite_for_identical_and_for_constant_images(metric: DreamSim, autocast: bool) -> None:
+    for image in (torch.rand(1, 3, 32, 32), torch.zeros(1, 3, 32, 32), torch.ones(1, 3, 50, 40)):
+        x = image.clone().requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            distance = metric(x, image)
+        distance.sum().backward()
+        assert distance.dtype == torch.float32
+        assert x.grad is not None and torch.isfinite(x.grad).all()
+
+
+def test_gradient_is_finite_where_the_centred_embedding_vanishes(tiny_ensemble: Ensemble) -> None:
+    for parameter in tiny_ensemble.parameters():
+        parameter.data.zero_()
+    x = torch.rand(1, 3, 32, 32, requires_grad=True)
+    distance = DreamSim(tiny_ensemble)(x, torch.rand(1, 3, 32, 32))
+    distance.sum().backward()
+    assert torch.isfinite(distance).all()
+    assert x.grad is not None and torch.isfinite(x.grad).all()
+
+
+@pytest.mark.parametrize("patches", [False, True])
+def test_gradient_is_that_of_finite_differences(metric: DreamSim, patch_metric: DreamSim, patches: bool) -> None:
+    model = (patch_metric if patches else metric).double()
+    x = torch.rand(1, 3, 20, 24, dtype=torch.float64, requires_grad=True)
+    y = torch.rand(1, 3, 32, 32, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda x: model(x, y), x, fast_mode=True)
+
+
+def test_gradient_can_be_differentiated_again(metric: DreamSim) -> None:
+    metric.double()
+    x = torch.rand(1, 3, 32, 32, dtype=torch.float64, requires_grad=True)
+    y = torch.rand(1, 3, 32, 32, dtype=torch.float64)
+    assert torch.autograd.gradgradcheck(lambda x: metric(x, y), x, fast_mode=True)
+
+
+def test_an_image_does_not_see_the_rest_of_its_batch(metric: DreamSim) -> None:
+    x, y = pair(3)
+    alone = torch.cat([metric(x[i : i + 1], y[i : i + 1]) for i in range(3)])
+    assert torch.allclose(metric(x, y), alone, atol=TOLERANCE[torch.float32])
+
+
+def test_one_reference_serves_a_batch_on_either_side(metric: DreamSim) -> None:
+    x, y = pair(3)
+    each = metric(x, y[:1].expand(3, -1, -1, -1))
+    assert torch.allclose(metric(x, y[:1]), each, atol=TOLERANCE[torch.float32])
+    assert torch.allclose(metric(y[:1], x), each, atol=TOLERANCE[torch.float32])
+
+
+def test_order_of_branches_does_not_matter(tiny_ensemble: Ensemble) -> None:
+    x, y = pair()
+    turned = Ensemble(list(tiny_ensemble.branches)[::-1])  # type: ignore[arg-type]
+    assert torch.allclose(DreamSim(tiny_ensemble)(x, y), DreamSim(turned)(x, y), atol=TOLERANCE[torch.float32])
+
+
+def test_a_cached_target_is_the_recomputed_one(metric: DreamSim, patch_metric: DreamSim) -> None:
+    for model in (metric, patch_metric):
+        x, y = pair()
+        x.requires_grad_()
+        (direct,) = torch.autograd.grad(model(x, y).sum(), x)
+        (cached,) = torch.autograd.grad(model.target(y)(x).sum(), x)
+        assert torch.equal(model.target(y)(x), model(x, y))
+        assert torch.equal(direct, cached)
+
+
+def test_a_target_keeps_no_graph(metric: DreamSim) -> None:
+    _, y = pair()
+    assert not metric.target(y.requires_grad_()).directions.requires_grad
+
+
+def test_a_target_adds_nothing_to_the_model_that_holds_it(metric: DreamSim) -> None:
+    target = metric.target(torch.rand(1, 3, 32, 32))
+    assert not list(target.parameters()) and not target.state_dict()
+    assert target.double().metric.dtype == torch.float64
+
+
+def test_many_references_reduce_to_mean_minimum_and_weighted_mean(metric: DreamSim) -> None:
+    x, _ = pair(2)
+    references = torch.rand(3, 3, 32, 32)
+    table = torch.stack([metric(x, references[i : i + 1]) for i in range(3)], dim=1)
+    close = {"atol": TOLERANCE[torch.float32]}
+    assert torch.allclose(metric.target(references, reduction="mean")(x), table.mean(1), **close)
+    assert torch.allclose(metric.target(references, reduction="min")(x), table.amin(1), **close)
+    weighted = metric.target(references, reduction="mean", weights=[1.0, 0.0, 3.0])(x)
+    assert torch.allclose(weighted, 0.25 * table[:, 0] + 0.75 * table[:, 2], **close)
+    with pytest.raises(ValueError, match="got 3 references and 2 images; to compare with all"):
+        metric.target(references)(x)
+    with pytest.raises(ValueError, match="weights need reduction='mean'"):
+        metric.target(references, weights=[1.0, 1.0, 1.0])
+    with pytest.raises(ValueError, match="3 finite weights"):
+        metric.target(references, reduction="mean", weights=[1.0, 1.0])
+
+
+def test_a_mask_of_ones_changes_nothing(metric: DreamSim, patch_metric: DreamSim) -> None:
+    x, y = pair()
+    for model in (metric, patch_metric):
+        assert torch.allclose(model(x, y, torch.ones(1, 1, 16, 16)), model(x, y), atol=TOLERANCE[torch.float32])
+        masked = model.target(y, mask=torch.ones(1, 1, 30, 30))(x)
+        assert torch.allclose(masked, model(x, y), atol=TOLERANCE[torch.float32])
+
+
+def test_what_the_mask_leaves_out_has_no_influence(metric: DreamSim, patch_metric: DreamSim) -> None:
+    x, y = torch.rand(2, 3, 32, 32), torch.rand(2, 3, 32, 32)
+    mask = torch.zeros(1, 1, 32, 32)
+    mask[..., 4:20, 8:24] = 1
+    other = torch.where(mask.bool(), x, torch.rand_like(x))
+    for model in (metric, patch_metric):
+        assert torch.equal(model(x, y, mask), model(other, y, mask))
+        assert not torch.allclose(model(x, y), model(other, y), atol=1e-4)
+        x.requires_grad_()
+        (gradient,) = torch.autograd.grad(model(x, y, mask).sum(), x)
+        assert (gradient * (1 - mask)).abs().max() == 0
+        assert (gradient * mask).abs().max() > 0
+        x.requires_grad_(False)
+
+
+def test_bad_masks_are_refused(metric: DreamSim, unchecked: None) -> None:
+    x, y = pair()
+    for mask, message in (
+        (torch.ones(2, 32, 32), r"a mask must have shape \(1 or 2, 1, h, w\)"),
+        (torch.ones(3, 1, 32, 32), r"a mask must have shape \(1 or 2, 1, h, w\)"),
+        (torch.full((1, 1, 32, 32), 255.0), r"the mask must lie in \[0, 1\]"),
+        (torch.zeros(1, 1, 32, 32), "leaves out every pixel"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            metric(x, y, mask)
+
+
+def test_masks_of_another_size_work_in_half_precision(metric: DreamSim) -> None:
+    x, y, mask = torch.rand(1, 3, 40, 30), torch.rand(1, 3, 40, 30), torch.ones(1, 1, 20, 10)
+    for dtype in (torch.bfloat16, torch.float16):
+        found = copy.deepcopy(metric).to(dtype)(x.to(dtype), y.to(dtype), mask)
+        assert abs(found - metric(x, y)).item() < 0.05
+
+
+def test_many_references_share_one_mask(metric: DreamSim) -> None:
+    references, masks = torch.rand(2, 3, 32, 32), torch.ones(2, 1, 32, 32)
+    with pytest.raises(ValueError, match="every image meets every reference under one mask, got 2 masks"):
+        metric.target(references, mask=masks, reduction="mean")
+    assert metric.target(references, mask=masks[:1], reduction="min")(torch.rand(3, 3, 32, 32)).shape == (3,)
+
+
+def test_references_of_different_sizes_come_as_a_list(metric: DreamSim) -> None:
+    references, x = [torch.rand(1, 3, 40, 30), torch.rand(1, 3, 32, 64)], torch.rand(2, 3, 32, 32)
+    expected = torch.stack([metric.target(reference)(x) for reference in references])
+    torch.testing.assert_close(metric.target(references, reduction="mean")(x), expected.mean(0))
+    torch.testing.assert_close(metric.target(references, reduction="min")(x), expected.amin(0))
+
+
+def test_weighted_targets_stay_in_float32_under_autocast(metric: DreamSim) -> None:
+    target = metric.target(torch.rand(2, 3, 32, 32), reduction="mean", weights=[1.0, 2.0])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert target(torch.rand(1, 3, 32, 32)).dtype == torch.float32
+
+
+def test_the_distance_map_is_the_distance_of_patches(patch_metric: DreamSim) -> None:
+    x, y = torch.rand(2, 3, 32, 32), torch.rand(2, 3, 32, 32)
+    found = patch_metric.distance_map(x, y)
+    a, b = patch_metric.embed(x)[:, 1:], patch_metric.embed(y)[:, 1:]
+    assert found.shape == (2, 4, 4)
+    assert torch.allclose(found.flatten(1), 1 - torch.cosine_similarity(a, b, dim=-1), atol=1e-6)
+    assert torch.equal(patch_metric.distance_map(x, x), torch.zeros(2, 4, 4))
+
+
+def test_the_distance_map_follows_the_grid_of_the_image(patch_metric: DreamSim) -> None:
+    patch_metric.resize = False
+    x, y = torch.rand(1, 3, 32, 56), torch.rand(1, 3, 32, 56)
+    assert patch_metric.distance_map(x, y).shape == (1, 4, 7)
+    with pytest.raises(ValueError, match="one patch grid"):
+        patch_metric.distance_map(x, torch.rand(1, 3, 32, 32))
+
+
+def test_class_token_metrics_have_no_map(metric: DreamSim) -> None:
+    with pytest.raises(ValueError, match="a distance map needs patch tokens"):
+        metric.distance_map(*pair())
+
+
+def test_patch_distance_pools_tokens_also_on_grids_that_are_not_square(patch_metric: DreamSim) -> None:
+    # the original reshapes to a square grid here and scrambles channels; the mean over all patches is meant
+    patch_metric.resize = False
+    x, y = torch.rand(1, 3, 32, 72), torch.rand(1, 3, 32, 72)
+    a, b = (patch_metric.embed(images) for images in (x, y))
+    a, b = (torch.cat([e[:, 0], e[:, 1:].mean(1)], dim=-1) for e in (a, b))
+    assert torch.allclose(patch_metric(x, y), 1 - torch.cosine_similarity(a, b), atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_the_module_works_in_other_precisions(metric: DreamSim, dtype: torch.dtype) -> None:
+    x, y = pair()
+    exact = metric(x, y)
+    distance = metric.to(dtype)(x.to(dtype), y.to(dtype))
+    assert distance.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert torch.allclose(distance.float(), exact, atol=max(TOLERANCE[dtype], 1e-5))
+
+
+def test_images_take_the_precision_of_the_weights(metric: DreamSim) -> None:
+    x, y = pair()
+    assert torch.allclose(metric(x.double(), y.double()), metric(x, y), atol=TOLERANCE[torch.float32])
+    assert torch.allclose(metric.double()(x, y).float(), metric.float()(x, y), atol=TOLERANCE[torch.float32])
+
+
+def test_the_metric_can_be_copied_and_pickled(metric: DreamSim) -> None:
+    x, y = pair()
+    for twin in (copy.deepcopy(metric), pickle.loads(pickle.dumps(metric))):
+        assert torch.equal(twin(x, y), metric(x, y))
+    target = metric.target(y)
+    assert torch.equal(pickle.loads(pickle.dumps(target))(x), target(x))
+
+
+COMPILES = """
+import sys
+import jaxtyping
+import torch
+sys.path.insert(0, {folder!r})
+jaxtyping.install_import_hook = lambda *names: None
+from conftest import lively, tiny_branches
+from dreamsim_guidance import DreamSim, Ensemble
+metric = DreamSim(lively(Ensemble(tiny_branches())))
+x, y = torch.rand(2, 3, 40, 52), torch.rand(2, 3, 30, 30)
+goal, x2 = metric.target(y), x.clone().requires_grad_()
+compiled = torch.compile(goal, fullgraph=True, backend="aot_eager")
+distance = compiled(x2)
+(gradient,) = torch.autograd.grad(distance.sum(), x2)
+x3 = x.clone().requires_grad_()
+(expected,) = torch.autograd.grad(goal(x3).sum(), x3)
+print((distance - goal(x)).abs().max().item() < 1e-5, torch.allclose(gradient, expected, atol=1e-6))
+"""
+
+
+def test_a_target_compiles_into_one_graph_with_the_same_gradient() -> None:
+    # in a process of its own, where the shape checks do not wrap every function that the compiler traces
+    code = COMPILES.format(folder=str(Path(__file__).parents[1])).replace(
+        "from conftest", "import jaxtyping\njaxtyping.install_import_hook = lambda *a: None\nfrom conftest"
+    )
+    code = code.replace("import jaxtyping\njaxtyping", "import jaxtyping\njaxtyping")
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.stdout.strip() == "True True", run.stderr
+
+
+def test_weights_are_frozen_and_get_no_gradient(metric: DreamSim) -> None:
+    x, y = pair()
+    x.requires_grad_()
+    metric(x, y).sum().backward()
+    assert all(not p.requires_grad and p.grad is None for p in metric.parameters())
+    assert not metric.training
+
+
+def test_bad_images_are_refused_with_a_cure(metric: DreamSim, unchecked: None) -> None:
+    x, y = pair()
+    for bad, error, message in (
+        (x * 2 - 1, ValueError, r"x must lie in \[0, 1\], got \[-1.00, 1.00\]; use \(x \+ 1\) / 2 for images in"),
+        (x * 255, ValueError, "use x / 255"),
+        (x[0], ValueError, r"use x.unsqueeze\(0\)"),
+        (x[:, :1], ValueError, "grey"),
+        (torch.cat([x, x[:, :1]], 1), ValueError, "alpha"),
+        ((x * 255).byte(), TypeError, r"use x.float\(\) / 255"),
+        (x * torch.nan, ValueError, "NaN"),
+        (x[:0], ValueError, "at least one image"),
+        (torch.rand(3, 3, 8, 8), ValueError, "x and y must have one batch size, got 3 and 2"),
+        (x.to("meta"), ValueError, "must be on one device, got meta and cpu"),
+    ):
+        with pytest.raises(error, match=message):
+            metric(bad, y)
+    with pytest.raises(ValueError, match=r"the reference must lie in \[0, 1\]"):
+        metric.target(y * 2 - 1)
+    with pytest.raises(ValueError, match="unknown variant 'ensemble_v2'; known: clip_vitb32, dino_vitb16, "):
+        DreamSim("ensemble_v2")
+
+
+def test_the_number_of_images_smaller_than_a_patch_is_refused(metric: DreamSim) -> None:
+    metric.resize = False
+    with pytest.raises(ValueError, match="at least one patch"):
+        metric(torch.rand(1, 3, 5, 5), torch.rand(1, 3, 32, 32))
+
+
+def test_a_published_variant_builds_with_random_weights() -> None:
+    model = DreamSim("clip_vitb32", pretrained=False)
+    assert model.embed(torch.rand(1, 3, 30, 30)).shape == (1, 512)
+    assert model.card["reference"] == {} and model.card["source"] == "random weights"
+
+
+def test_an_ensemble_of_other_towers_is_a_metric() -> None:
+    small = {"embed_dim": 32, "depth": 1, "num_heads": 2}
+    mixed = tiny_branches()[:1] + [
+        type(tiny_branches()[0])("dinov3", "vit_base_patch16_dinov3", image_size=32, overrides=small),
+        type(tiny_branches()[0])(
+            "siglip", "vit_base_patch16_siglip_224", feature="pooled", image_size=48, overrides=small
+        ),
+        type(tiny_branches()[0])("convnext", "convnext_atto", feature="pooled", image_size=64),
+    ]
+    model = DreamSim(mixed, pretrained=False)
+    x, y = pair()
+    x.requires_grad_()
+    model(x, y).sum().backward()
+    assert model.embed(x).shape == (2, 32 + 32 + 32 + 320)
+    assert x.grad is not None and torch.isfinite(x.grad).all() and x.grad.abs().sum() > 0
+
+
+def test_the_head_is_a_residual_mlp() -> None:
+    ensemble = lively(Ensemble(tiny_branches(), hidden=8))
+    x, _ = pair()
+    head, ensemble.head = ensemble.head, None
+    assert head is not None
+    raw = ensemble(x)
+    ensemble.head = head
+    by_hand = torch.relu(raw @ head.fc1.weight.T + head.fc1.bias) @ head.fc2.weight.T + head.fc2.bias + raw
+    assert torch.allclose(ensemble(x), by_hand, atol=TOLERANCE[torch.float32])
+
+
+def test_a_head_is_attached_trained_and_saved(metric: DreamSim, tmp_path: Path) -> None:
+    x, y = pair()
+    metric.attach_head(hidden=8)
+    trainable = [name for name, p in metric.named_parameters() if p.requires_grad]
+    assert trainable == [f"ensemble.head.{name}" for name in ("fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias")]
+    metric(x, y).sum().backward()
+    assert metric.ensemble.head is not None and metric.ensemble.head.fc1.weight.grad is not None
+    metric.save(tmp_path / "m.safetensors")
+    torch.testing.assert_close(DreamSim(tmp_path / "m.safetensors")(x, y), metric(x, y))
+
+
+def test_a_saved_metric_is_loaded_back(metric: DreamSim, tmp_path: Path) -> None:
+    x, y = pair()
+    metric.save(tmp_path / "a" / "tiny.safetensors", name="tiny", licence="MIT", source="a test")
+    metric.save_pretrained(tmp_path / "folder", name="tiny")
+    assert "tiny" in (tmp_path / "folder" / "README.md").read_text()
+    for found in (
+        DreamSim(tmp_path / "a" / "tiny.safetensors"),
+        DreamSim(str(tmp_path / "a" / "tiny.safetensors")),
+        DreamSim.from_pretrained(tmp_path / "folder"),
+    ):
+        assert torch.equal(found(x, y), metric(x, y))
+        assert found.variant == "tiny"
+        assert found.ensemble.configs == metric.ensemble.configs
+    assert DreamSim(tmp_path / "a" / "tiny.safetensors").card["licence"] == "MIT"
+
+
+def test_a_metric_saved_without_normalisation_stays_so(tiny_ensemble: Ensemble, tmp_path: Path) -> None:
+    raw = DreamSim(tiny_ensemble, normalize_embeds=False)
+    raw.save(tmp_path / "raw.safetensors")
+    x, _ = pair()
+    assert torch.equal(DreamSim(tmp_path / "raw.safetensors").embed(x), raw.embed(x))

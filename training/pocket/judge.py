@@ -1,0 +1,124 @@
+"""The judge of what a guided sample shows: a small convolutional network that reads the factors of a scene.
+
+It shares nothing with the pocket ensemble that guides: other architecture, other task, other pictures (scenes of its
+own numbers, which neither the diffusion models nor the ensemble were trained on). Each factor is a classification over a
+shared feature, the mean over factors of the cross entropy is its loss; pictures are blurred, noised and recoloured a
+little in training, so that a sample's small flaws do not decide.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import UInt8
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from dreamsim_guidance.data.scenes.pocket_scenes import draw_pocket_scenes, drawn
+from dreamsim_guidance.data.scenes.scene import Scene, sample_scene, scene_generator
+from dreamsim_guidance.evaluation.samples.scene_judge import JUDGED, SceneJudge, factor_classes
+from dreamsim_guidance.files.atomic import writing
+from dreamsim_guidance.training.checkpoint import Schedule, fit
+from dreamsim_guidance.training.pocket.diffusion import line_writer
+
+__all__ = ["JudgeLearner", "TrainPocketJudge", "accuracies", "commonest", "judged_scenes", "readable"]
+
+_FIRST = 1_000_000
+"""Numbers of scenes from here on are the judge's."""
+
+
+@dataclass(frozen=True)
+class TrainPocketJudge:
+    """Training of the judge, from drawing its scenes to the file `pocket_judge.safetensors`."""
+
+    seed: int
+    scenes: int
+    """How many are drawn: two in three are easy scenes, one in three is a full one."""
+    width: int
+    features: int
+    batch: int
+    schedule: Schedule
+    held_out: int
+    """Scenes, of each kind, of the final accuracies."""
+
+    def run(self, folder: Path) -> dict[str, Any]:
+        """Train from the checkpoint in `folder` on; return the accuracy per factor on held-out scenes of both kinds."""
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(self.seed)
+        scenes, pictures = judged_scenes(self.scenes, "train")
+        judge = SceneJudge(self.width, self.features)
+        learner = JudgeLearner(judge, scenes, pictures, self.batch)
+        made_of = f"{self.scenes} {self.width} {self.features} {self.batch}"
+        write = line_writer(folder / "training.txt")
+        fit(learner, self.schedule, self.seed, folder / "judge.pt", "judge", write, settings=made_of)
+        judge.requires_grad_(False).eval()
+        results: dict[str, Any] = {}
+        for kind, easy in (("easy", 1.0), ("full", 0.0)):
+            held_out = judged_scenes(self.held_out, "test", easy)
+            results[kind] = {"accuracy": accuracies(judge, *held_out), "commonest": commonest(held_out[0])}
+        results["readable"] = readable(results["easy"]["accuracy"], results["easy"]["commonest"])
+        card = {"width": self.width, "features": self.features, **results, "recipe": "train-pocket-judge"}
+        with writing(folder / "pocket_judge.safetensors") as temporary:
+            half = {name: value.half().contiguous() for name, value in judge.state_dict().items()}
+            save_file(half, temporary, {"card": json.dumps(card)})
+        return results
+
+
+class JudgeLearner(nn.Module):
+    """The judge and its loss on scenes that were drawn before, a little damaged each time."""
+
+    def __init__(
+        self, judge: SceneJudge, scenes: Sequence[Scene], pictures: UInt8[Tensor, "n 3 h w"], batch: int
+    ) -> None:
+        super().__init__()
+        self.judge, self.pictures, self.batch = judge, pictures, batch
+        self.classes = factor_classes(scenes)
+
+    def loss(self, generator: torch.Generator, progress: float) -> Tensor:
+        chosen = torch.randint(len(self.pictures), (self.batch,), generator=generator)
+        answers = self.judge(damaged(self.pictures[chosen].float() / 255, generator))
+        return torch.stack([F.cross_entropy(answers[name], self.classes[name][chosen]) for name in JUDGED]).mean()
+
+    def after_step(self, progress: float) -> None:
+        pass
+
+
+def judged_scenes(count: int, split: str, easy: float = 2 / 3) -> tuple[list[Scene], UInt8[Tensor, "n 3 32 32"]]:
+    """Scenes of the judge's own numbers, the given share of them easy ones, with their pictures of 32 px in 8 bits."""
+    simple = round(count * easy)
+    scenes, pictures = draw_pocket_scenes(simple, 32, split, _FIRST)
+    full = [sample_scene(scene_generator(_FIRST + simple + i, split)) for i in range(count - simple)]
+    return scenes + full, torch.cat([pictures, drawn(full, 32)])
+
+
+@torch.no_grad()
+def accuracies(judge: SceneJudge, scenes: Sequence[Scene], pictures: UInt8[Tensor, "n 3 h w"]) -> dict[str, float]:
+    """Share of the scenes whose factor the judge reads rightly, by factor."""
+    answers = judge(pictures.float() / 255)
+    classes = factor_classes(scenes)
+    return {name: float((answers[name].argmax(1) == classes[name]).float().mean()) for name in JUDGED}
+
+
+def commonest(scenes: Sequence[Scene]) -> dict[str, float]:
+    """By factor, what always answering with the commonest class would reach."""
+    return {name: float(found.bincount().max() / len(scenes)) for name, found in factor_classes(scenes).items()}
+
+
+def readable(accuracy: Mapping[str, float], chance: Mapping[str, float]) -> list[str]:
+    """The factors in which the judge makes at most half the errors that answering without looking makes."""
+    return [name for name in JUDGED if 1 - accuracy[name] <= 0.5 * (1 - chance[name])]
+
+
+def damaged(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Each picture with its own noise, blur and exposure, each up to a little: `(b, 3, h, w)` in [0, 1]."""
+    noise, blur, exposure = torch.rand(3, len(images), 1, 1, 1, generator=generator)
+    smooth = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    images = torch.lerp(images, smooth, 0.6 * blur.square())
+    images = images * (0.9 + 0.2 * exposure) + 0.08 * noise.square() * torch.randn(images.shape, generator=generator)
+    return images.clamp(0, 1)

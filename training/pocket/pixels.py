@@ -1,0 +1,146 @@
+"""A diffusion model of easy scenes, in pixels: what guidance is tried on where no downloaded model is at hand.
+
+What is kept is the running average of the weights, saved as an ordinary `DDIMPipeline` of diffusers without a condition.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from dreamsim_guidance.data.scenes.drawing import contact_sheet
+from dreamsim_guidance.data.scenes.pocket_scenes import draw_pocket_scenes
+from dreamsim_guidance.preprocess import save_image
+from dreamsim_guidance.training.checkpoint import Schedule, fit, step_generator
+from dreamsim_guidance.training.pocket.diffusion import (
+    Average,
+    cosine_scheduler,
+    distance_to_scenes,
+    line_writer,
+    noisy,
+    prediction_loss,
+    save_pipeline,
+    spread_times,
+)
+from dreamsim_guidance.types import Image
+
+if TYPE_CHECKING:
+    from diffusers import DDIMPipeline, UNet2DModel
+
+__all__ = ["PixelLearner", "TrainPocketPixels", "pixel_network", "pixel_pipeline", "sample_pixels"]
+
+
+@dataclass(frozen=True)
+class TrainPocketPixels:
+    """Training of the unconditional pixel model, from drawing its scenes to the folder `pocket_pixels`."""
+
+    seed: int
+    scenes: int
+    """How many scenes of the split "train" are drawn."""
+    size: int
+    channels: tuple[int, ...]
+    """Of the network at each resolution, each half the one before; attention at the two lowest."""
+    batch: int
+    average: float
+    """Decay of the running average of the weights."""
+    schedule: Schedule
+    samples: int
+    """Pictures that are drawn at the end and compared with as many held-out scenes."""
+
+    def run(self, folder: Path) -> dict[str, Any]:
+        """Train from the checkpoint in `folder` on; write the pipeline and samples.png; return losses and distances."""
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(self.seed)
+        _, pictures = draw_pocket_scenes(self.scenes, self.size)
+        learner = PixelLearner(pixel_network(self.size, self.channels), pictures, self.batch, self.average)
+
+        def save() -> DDIMPipeline:
+            pipeline = pixel_pipeline(learner.average.model)
+            save_pipeline(pipeline, folder / "pocket_pixels")
+            return pipeline
+
+        def watch(step: int) -> None:
+            pipeline = save()
+            images = sample_pixels(pipeline, min(48, self.samples), self.seed, steps=25)
+            save_image(contact_sheet(images, 12), folder / "samples.png")
+
+        made_of = f"{self.scenes} {self.size} {self.channels} {self.batch} {self.average}"
+        write = line_writer(folder / "training.txt")
+        fit(learner, self.schedule, self.seed, folder / "pixels.pt", "pixels", write, watch, made_of)
+        images = sample_pixels(save(), self.samples, self.seed)
+        parameters = sum(p.numel() for p in learner.network.parameters())
+        _, held_out = draw_pocket_scenes(min(512, self.scenes), self.size, "val")
+        return {"loss": learner.held_out_loss(held_out), "parameters": parameters, **distance_to_scenes(images)}
+
+
+class PixelLearner(nn.Module):
+    """The network, its running average, and fresh noise on pictures that were drawn before."""
+
+    def __init__(self, network: UNet2DModel, pictures: UInt8[Tensor, "n 3 h w"], batch: int, average: float) -> None:
+        super().__init__()
+        self.network, self.average = network, Average(network, average)
+        self.pictures, self.batch = pictures, batch
+        self.alphas = cosine_scheduler("sample", clip=True).alphas_cumprod
+
+    def loss(self, generator: torch.Generator, progress: float) -> Tensor:
+        chosen = torch.randint(len(self.pictures), (self.batch,), generator=generator)
+        return self._loss(self.network, self.pictures[chosen], generator)
+
+    def after_step(self, progress: float) -> None:
+        self.average.follow(self.network)
+
+    @torch.no_grad()
+    def held_out_loss(self, pictures: UInt8[Tensor, "n 3 h w"]) -> float:
+        """Of the averaged weights, at times spread over the schedule."""
+        parts = pictures.split(64)
+        losses = [self._loss(self.average.model, part, step_generator(1, i)) for i, part in enumerate(parts)]
+        return float(torch.stack(losses).mean())
+
+    def _loss(self, network: nn.Module, pictures: Tensor, generator: torch.Generator) -> Float[Tensor, ""]:
+        clean = (pictures.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+        times = spread_times(len(clean), len(self.alphas), generator)
+        x_t, v = noisy(clean, self.alphas[times], generator)
+        return prediction_loss(network(x_t, times).sample, clean, v, self.alphas[times], "sample")
+
+
+def pixel_network(size: int, channels: tuple[int, ...]) -> UNet2DModel:
+    """With fresh weights."""
+    from diffusers import UNet2DModel
+
+    levels = len(channels)
+    network = UNet2DModel(
+        sample_size=size,
+        block_out_channels=channels,
+        layers_per_block=1,
+        down_block_types=("DownBlock2D",) * (levels - 2) + ("AttnDownBlock2D",) * 2,
+        up_block_types=("AttnUpBlock2D",) * 2 + ("UpBlock2D",) * (levels - 2),
+        attention_head_dim=channels[-1] // 3,
+        norm_num_groups=2,
+    )
+    return network.to(memory_format=torch.channels_last)  # a tenth faster on CPUs
+
+
+def pixel_pipeline(network: UNet2DModel) -> DDIMPipeline:
+    """A pipeline with a copy of the network."""
+    from diffusers import DDIMPipeline
+
+    frozen = copy.deepcopy(network).requires_grad_(False).eval()
+    pipeline = DDIMPipeline(unet=frozen, scheduler=cosine_scheduler("sample", clip=True))
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def sample_pixels(pipeline: DDIMPipeline, count: int, seed: int, steps: int = 50, batch: int = 64) -> Image:
+    """Pictures that the pipeline draws, in [0, 1]."""
+    generator = torch.Generator().manual_seed(seed)
+    parts = []
+    for first in range(0, count, batch):
+        made = pipeline(min(batch, count - first), generator, num_inference_steps=steps, output_type="np").images
+        parts.append(torch.from_numpy(made).permute(0, 3, 1, 2).float())
+    return torch.cat(parts)
