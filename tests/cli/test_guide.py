@@ -22,7 +22,7 @@ from dreamsim_guidance.cli import main
 from dreamsim_guidance.comparisons import guided_models
 from dreamsim_guidance.comparisons import sheet_run as guided_sheet
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SMALL = ("--metric", "pocket", "--steps", "3", "--size", "32", "--n", "2", "--prompt", "a cat", "--device", "cpu")
 
 

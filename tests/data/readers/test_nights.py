@@ -13,7 +13,7 @@ ROW = {
     "id": 0, "left_vote": 1, "right_vote": 0, "votes": 6, "ref_path": "ref/0.png", "left_path": "a/0.png",
     "right_path": "b/0.png", "split": "train", "is_imagenet": True, "prompt": "An image of a lynx",
 }  # fmt: skip
-MATERIALS = Path(__file__).parents[3] / "shared" / "data" / "materials"
+MATERIALS = Path(__file__).parents[4] / "shared" / "data" / "materials"
 
 
 def write(folder: Path, *changes: dict[str, Any]) -> Path:

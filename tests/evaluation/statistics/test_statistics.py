@@ -8,13 +8,13 @@ import torch
 
 from dreamsim_guidance.evaluation import (
     average_precision,
+    bradley_terry,
     ceiling,
     cluster_bootstrap,
     credits,
     paired_difference,
     two_way_identification,
 )
-from dreamsim_guidance.evaluation.statistics import bradley_terry
 from dreamsim_guidance.evaluation.statistics.intervals import resample_means
 
 
