@@ -5,12 +5,13 @@ from __future__ import annotations
 import json as jsonlib
 import os
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tyro.conf import Positional
+
+from dreamsim_guidance.tables import text_table
 
 if TYPE_CHECKING:
     from dreamsim_guidance.evaluation.report import Part, Report
@@ -141,15 +142,17 @@ def report_lines(report: Report) -> list[str]:
     lines = [
         f"{report.source}: {report.triplets} {rows}, {report.references} references, {report.images} images",
         "",
-        *_table(["", *report.measures], [[name, *_cells(found, report)] for name, found in report.agreement.items()]),
+        text_table(
+            ["", *report.measures], [[name, *_cells(found, report)] for name, found in report.agreement.items()]
+        ),
     ]
     if report.lead:
         first = next(iter(report.agreement))
         leads = [[name, *_cells(found, report, "+.4f")] for name, found in report.lead.items()]
-        lines += ["", *_table([f"lead over {first}", *report.measures], leads)]
+        lines += ["", text_table([f"lead over {first}", *report.measures], leads)]
     for title, parts in (("split", report.splits), ("group", report.groups)):
         if parts:
-            lines += ["", *_parts(title, parts, report)]
+            lines += ["", _parts(title, parts, report)]
     lines += ["", *_people(report)]
     return lines
 
@@ -172,14 +175,14 @@ def _people(report: Report) -> list[str]:
     return lines
 
 
-def _parts(title: str, parts: dict[str, Part], report: Report) -> list[str]:
+def _parts(title: str, parts: dict[str, Part], report: Report) -> str:
     measure = next(iter(report.measures))
     metrics = list(report.agreement)
     rows = [
         [name, str(part.triplets), *(_value(part.agreement[metric].get(measure)) for metric in metrics)]
         for name, part in parts.items()
     ]
-    return _table([f"{title} ({measure})", "n", *metrics], rows)
+    return text_table([f"{title} ({measure})", "n", *metrics], rows)
 
 
 def _cells(found: dict[str, Interval], report: Report, form: str = ".4f") -> list[str]:
@@ -190,9 +193,3 @@ def _value(found: Interval | None, form: str = ".4f", bounds: bool = False) -> s
     if found is None:
         return "-"
     return f"{found.value:{form}}" + (f" [{found.low:{form}}, {found.high:{form}}]" if bounds else "")
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    cells = [list(head), *map(list, rows)]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(head))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]

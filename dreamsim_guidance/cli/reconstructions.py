@@ -65,6 +65,7 @@ class EvaluateReconstructions:
         from dreamsim_guidance.evaluation.reconstructions import compare_reconstructions
         from dreamsim_guidance.files.atomic import plain, write_json, writing
         from dreamsim_guidance.processes import is_main
+        from dreamsim_guidance.tables import text_table
 
         if self.columns < 1:
             raise ValueError(f"columns must be at least 1, got {self.columns}.")
@@ -100,11 +101,11 @@ class EvaluateReconstructions:
         if self.json:
             print(jsonlib.dumps(content, indent=2))
             return 0
-        _print(page.matrix(comparison))
+        print(text_table(*page.matrix(comparison)))
         print(page.legend(comparison))
         for table in page.people_table(comparison) or ():
             print()
-            _print(table)
+            print(text_table(*table))
         print(comparison.note)
         return 0
 
@@ -185,9 +186,3 @@ def _sheet(comparison: Comparison, found: Reconstructions, columns: int) -> tupl
         f"{len(stems)} of {len(comparison.references)} references, evenly spread by name; below each picture: {metric}."
     )
     return contact_sheet(rows, notes), caption
-
-
-def _print(table: list[list[str]]) -> None:
-    widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
-    for line in table:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())

@@ -14,8 +14,8 @@ from dreamsim_guidance.evaluation.statistics.intervals import Interval
 
 __all__ = ["legend", "matrix", "people_table", "render"]
 
-Table = list[list[str]]
-"""Lines of cells; the first line holds the names of the columns."""
+Table = tuple[Sequence[str], Sequence[Sequence[str]]]
+"""The names of the columns, and the rows."""
 
 _STYLE = """
 :root { color-scheme: light dark; }
@@ -32,7 +32,7 @@ img { max-width: 100%; height: auto; }
 
 def matrix(found: Comparison) -> Table:
     """Metrics x methods: distance, difference to the first method, two-way identification."""
-    table = [["", *found.methods]]
+    table = []
     for name, cells in found.cells.items():
         table.append([name, *(number(cells[m].distance) for m in found.methods)])
         differences = [cells[m].difference for m in found.methods]
@@ -41,27 +41,28 @@ def matrix(found: Comparison) -> Table:
         shares = [cells[m].two_way for m in found.methods]
         if any(shares):
             table.append(["  two-way identification", *("" if share is None else number(share) for share in shares)])
-    return table
+    return ["", *found.methods], table
 
 
 def people_table(found: Comparison) -> tuple[Table, Table] | None:
     """Methods with win rate and strength; metrics with their agreement with these people. None without votes."""
     if found.people is None:
         return None
-    methods = [["", "votes", "win rate", "Bradley-Terry strength", "minus the first"]]
+    methods = []
     for name, standing in found.people.standings.items():
         lead = "" if standing.lead is None else number(standing.lead, "+")
         methods.append([name, str(standing.votes), number(standing.win_rate), number(standing.strength, "+"), lead])
     report = found.people.agreement
     rules = list(dict.fromkeys(rule for agreement in report.agreement.values() for rule in agreement))
-    metrics = [["agreement with people", *rules]]
+    metrics = []
     for name, agreement in report.agreement.items():
         metrics.append([name, *(number(agreement[rule]) if rule in agreement else "" for rule in rules)])
     if report.ceiling is not None:
         metrics.append(
             ["one person with another", *(f"{report.ceiling:.4f}" if r == "fraction" else "" for r in rules)]
         )
-    return methods, metrics
+    columns = ["", "votes", "win rate", "Bradley-Terry strength", "minus the first"]
+    return (columns, methods), (["agreement with people", *rules], metrics)
 
 
 def legend(found: Comparison) -> str:
@@ -102,11 +103,8 @@ def number(interval: Interval, sign: str = "") -> str:
     return f"{interval.value:{sign}.4f} [{interval.low:{sign}.4f}, {interval.high:{sign}.4f}]"
 
 
-def _table(table: Sequence[Sequence[str]]) -> str:
-    head, *body = ["".join(f"<t{tag}>{html.escape(c)}</t{tag}>" for c in line) for line, tag in _tagged(table)]
-    rows = "\n".join(f"<tr>{line}</tr>" for line in body)
-    return f'<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody></table></div>'
-
-
-def _tagged(table: Sequence[Sequence[str]]) -> list[tuple[Sequence[str], str]]:
-    return [(line, "h" if i == 0 else "d") for i, line in enumerate(table)]
+def _table(table: Table) -> str:
+    columns, rows = table
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in columns)
+    body = "\n".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    return f'<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'

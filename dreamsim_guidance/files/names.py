@@ -1,0 +1,26 @@
+"""Names of files as text that every output can hold: one line, valid Unicode, forward slashes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePath
+
+__all__ = ["printable"]
+
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_BYTE = 0xDC00
+"""Python reads a byte of a file name that is not UTF-8 as the character `_BYTE` + byte (PEP 383)."""
+
+
+def printable(name: str | PurePath) -> str:
+    r"""`name` for people to read, in a table, a page or a message: a path with `/` between folders, on Windows too.
+
+    Bytes that are not UTF-8 become `\xff`, line breaks and other control characters `\n`, `\x1b`, `\u2028`. The result
+    can be encoded as UTF-8, and text without such characters is returned unchanged.
+    """
+    return _UNPRINTABLE.sub(_escape, name.as_posix() if isinstance(name, PurePath) else name)
+
+
+def _escape(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return f"\\x{code - _BYTE:02x}" if _BYTE + 0x80 <= code <= _BYTE + 0xFF else repr(match[0])[1:-1]
