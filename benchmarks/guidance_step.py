@@ -49,7 +49,7 @@ def load(side: str, folder: Path, variant: str, for_training: bool = False) -> A
 
 
 TOLERANCES = {"step": 1e-4, "step, shared": 1e-4, "forward": 1e-6}
-"""Relative L2 difference of gradients, largest difference of distances."""
+"""Relative Euclidean difference of gradients, largest difference of distances."""
 
 
 def jobs(side: str, model: Any, images: Tensor, references: Tensor) -> dict[str, Callable[[], Tensor]]:

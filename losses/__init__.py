@@ -16,7 +16,7 @@ from dreamsim_guidance.losses.dists import DISTS
 from dreamsim_guidance.losses.dreamsim_loss import DreamSimLoss
 from dreamsim_guidance.losses.feature_cosine import CLIPCosine, DINOCosine
 from dreamsim_guidance.losses.lpips import LPIPS
-from dreamsim_guidance.losses.pixel import L1, L2, Charbonnier, TotalVariation
+from dreamsim_guidance.losses.pixel import L1, L2, MSE, Charbonnier, TotalVariation
 from dreamsim_guidance.losses.ssim import SSIM
 from dreamsim_guidance.schedule import Constant, Cosine, Linear, Piecewise, Schedule
 
@@ -26,6 +26,7 @@ __all__ = [
     "L1",
     "L2",
     "LPIPS",
+    "MSE",
     "SSIM",
     "Augmented",
     "CLIPCosine",

@@ -1,8 +1,8 @@
-"""Differences of pixels: L1, L2, Charbonnier, and the total variation of one image.
+"""Differences of pixels: L1, MSE, Charbonnier, and the total variation of one image.
 
 Each is a mean over the pixels and channels of an image, so that its scale does not depend on the resolution:
 
-    L1 = mean |x - y|,   L2 = mean (x - y)^2,   Charbonnier = mean sqrt((x - y)^2 + eps^2) - eps
+    L1 = mean |x - y|,   MSE = mean (x - y)^2,   Charbonnier = mean sqrt((x - y)^2 + eps^2) - eps
 
 `L1(image)` is a loss towards that image, `L1()` a loss on pairs `(pred, target)`.
 
@@ -23,7 +23,7 @@ from dreamsim_guidance.losses.pair import bind, common_pair
 from dreamsim_guidance.preprocess import check_candidate, check_images
 from dreamsim_guidance.types import Distance, Image
 
-__all__ = ["L1", "L2", "Charbonnier", "TotalVariation"]
+__all__ = ["L1", "L2", "MSE", "Charbonnier", "TotalVariation"]
 
 
 @overload
@@ -36,12 +36,16 @@ def L1(reference: Image | None = None) -> Loss | PairLoss:
 
 
 @overload
-def L2(reference: Image) -> Loss: ...
+def MSE(reference: Image) -> Loss: ...
 @overload
-def L2(reference: None = None) -> PairLoss: ...
-def L2(reference: Image | None = None) -> Loss | PairLoss:
+def MSE(reference: None = None) -> PairLoss: ...
+def MSE(reference: Image | None = None) -> Loss | PairLoss:
     """Mean squared difference (no root), in [0, 1]; the peak signal-to-noise ratio is `-10 log10` of it."""
-    return bind(_L2(), reference)
+    return bind(_MSE(), reference)
+
+
+L2 = MSE
+"""The former name of `MSE`."""
 
 
 @overload
@@ -75,8 +79,8 @@ class _L1(PairLoss):
         return (x - y).abs().flatten(1).mean(1)
 
 
-class _L2(PairLoss):
-    name = "l2"
+class _MSE(PairLoss):
+    name = "mse"
 
     def forward(self, pred: Image, target: Float[Tensor, "#b 3 h w"]) -> Distance:
         x, y = common_pair(pred, target)

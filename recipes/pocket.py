@@ -20,7 +20,7 @@ def pretrain_pocket() -> PretrainPocket:
     """Pre-train the pocket ensemble on procedural scenes and write pocket.safetensors.
 
     On 2000 held-out triplets of scenes it agrees with the known factors in 73.4 % (95 % interval 71.3 to 75.2), its
-    branches alone in 67.2 (DINO-like), 74.2 and 73.1 % (CLIP-like), L2 in 67.3 %, SSIM in 62.7 %. It took 57 minutes on
+    branches alone in 67.2 (DINO-like), 74.2 and 73.1 % (CLIP-like), MSE in 67.3 %, SSIM in 62.7 %. It took 57 minutes on
     2 cores of an AMD EPYC (Zen 3), torch 2.15, one process per branch (`train_branch`), beside other work; with the cores to
     themselves, two threads take 0.16 s for a step of a CLIP-like branch and 0.52 s for one of the DINO-like.
     """

@@ -34,7 +34,7 @@ class Evaluate:
     """The folder of a set of judgments (NIGHTS, BAPPS, PieAPP, TID2013, a study of your own, ...), or its csv file."""
     metric: tuple[str, ...] = ()
     """ensemble (the default), dino_vitb16, ... (published weights), pocket (shipped), a model file (.safetensors) or the
-    folder of a training run, l2, a baseline, or file.py:function of your own, (images, images) -> (b,)."""
+    folder of a training run, mse, a baseline, or file.py:function of your own, (images, images) -> (b,)."""
     baselines: bool = False
     """Judge the baselines of the paper too: psnr, ssim, ms-ssim, lpips, dists, dino, clip, open_clip, mae, resnet50."""
     split: str | None = None
@@ -65,6 +65,7 @@ class Evaluate:
     """Of the bootstrap."""
 
     def __call__(self) -> int:
+        from dreamsim_guidance.evaluation.metrics.named_metrics import true_name
         from dreamsim_guidance.files.atomic import plain
         from dreamsim_guidance.processes import is_main
 
@@ -79,7 +80,7 @@ class Evaluate:
                 print(f"report: {self.html}", file=sys.stderr)
             text = jsonlib.dumps(plain(asdict(report)), indent=2) if self.json else "\n".join(report_lines(report))
             print(text)
-        return 2 if set(self.metric) & set(report.failed) else 0
+        return 2 if {true_name(metric) for metric in self.metric} & set(report.failed) else 0
 
     def _check(self) -> None:
         if self.cache is not None and self.no_cache:

@@ -36,7 +36,7 @@ class EvaluateReconstructions:
     methods: Positional[tuple[str, ...]]
     """A folder for each method, or NAME=FOLDER; pictures are matched by file name, endings may differ."""
     metric: tuple[str, ...] = ("ensemble",)
-    """ensemble, dino_vitb16, ... (published weights), pocket (shipped), a model file, l2, psnr, ssim, file.py:function."""
+    """ensemble, dino_vitb16, ... (published weights), pocket (shipped), a model file, mse, psnr, ssim, file.py:function."""
     baselines: bool = False
     """Add the metrics of the paper's table; those that need weights that cannot be had are told, the others run."""
     votes: Path | None = None
@@ -76,7 +76,7 @@ class EvaluateReconstructions:
         if preferences is not None:
             _check_methods(found, preferences)
         found.check(progress=is_main())
-        embeddings = [name for name in names if name not in COMPARES and ":" not in name]
+        embeddings = [name for name in metrics if name not in COMPARES and ":" not in name]
         comparison = compare_reconstructions(
             found, metrics, preferences, two_way=embeddings, seed=self.seed, progress=is_main()
         )

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dreamsim_guidance.evaluation.samples.factor_agreement import factor_agreement
 from dreamsim_guidance.evaluation.samples.scene_judge import SceneJudge
-from dreamsim_guidance.guidance.judges import dissimilarity, l2
+from dreamsim_guidance.guidance.judges import dissimilarity, rms
 from dreamsim_guidance.preprocess import resize
 from dreamsim_guidance.types import AnyImage, Mask
 
@@ -31,7 +31,7 @@ def judges(
     names: further judges: variants or files of DreamSim, "lpips", "dists". scenes: whether the pictures are pocket scenes.
     """
     found: dict[str, Judge] = {
-        "l2": partial(_towards, references, reduction, partial(l2, mask=mask)),
+        "rms": partial(_towards, references, reduction, partial(rms, mask=mask)),
         "1 - ssim": partial(_towards, references, reduction, partial(dissimilarity, mask=mask)),
     }
     if scenes:

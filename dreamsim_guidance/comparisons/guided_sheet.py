@@ -63,7 +63,7 @@ class GuidedSheet:
     """The DreamSim that guides: ensemble, dino_vitb16, ..., pocket, or a model file; by default pocket for the pocket
     models, else ensemble."""
     judges: tuple[str, ...] = ()
-    """Metrics that judge beside L2 and SSIM and take no part: variants of DreamSim, lpips, dists."""
+    """Metrics that judge beside RMS and SSIM and take no part: variants of DreamSim, lpips, dists."""
     reduction: Literal["mean", "min"] = "mean"
     """Of several references: like all of them, or like the nearest."""
     mask: Path | None = None

@@ -76,7 +76,7 @@ def guide(
     decode: a function from the sampler's clean estimate to images, for pipelines whose latents are unknown.
     views: how often the loss is taken, each time under the `augmentation` (by default random cutouts, changes of colour, noise,
         once there is more than one view), against adversarial gradients. One backward of the decoder for all.
-    judges: functions like `loss` that take no part, shown beside the distance; by default L2 and 1 - SSIM to the
+    judges: functions like `loss` that take no part, shown beside the distance; by default RMS and 1 - SSIM to the
         references, where the loss has some (a DreamSim target does).
     baseline: the log of the same call without guidance, to tell whether guide and judges part.
     checkpointing: save memory for time: activations of denoiser and decoder are recomputed, images decoded one by one.

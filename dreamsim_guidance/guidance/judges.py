@@ -1,6 +1,6 @@
 """Held-out judges: what of the gain is seen by others than the guide.
 
-The two that need no weights stand here: L2 (root mean square difference) and 1 - SSIM to the references, under the mask,
+Two need no weights: the root mean square difference (RMS) and 1 - SSIM to the references, under the mask,
 weights and reduction of the target; where a loss has several targets, their mean.
 
 Wang et al., Image quality assessment: from error visibility to structural similarity, IEEE TIP 2004.
@@ -18,13 +18,13 @@ from torch.nn import functional as F
 from dreamsim_guidance.preprocess import resize
 from dreamsim_guidance.types import Distance, Image, Mask
 
-__all__ = ["dissimilarity", "judges_of", "l2"]
+__all__ = ["dissimilarity", "judges_of", "rms"]
 
 Judge = Callable[[Tensor, Tensor, Mask | None], Tensor]
 """From images, as many references, and a mask to one value for each."""
 
 
-def l2(x: Image, y: Image, mask: Mask | None = None) -> Distance:
+def rms(x: Image, y: Image, mask: Mask | None = None) -> Distance:
     """Root mean square difference of pixels in [0, 1], each weighted by the mask."""
     return _mean((x - y).square(), mask).sqrt()
 
@@ -47,7 +47,7 @@ def judges_of(loss: Any) -> dict[str, Callable[[Tensor], Tensor]]:
     def of(judge: Judge) -> Callable[[Tensor], Tensor]:
         return lambda images: torch.stack([_towards(target, judge, images) for target in found]).mean(0)
 
-    return {"l2": of(l2), "1 - ssim": of(dissimilarity)}
+    return {"rms": of(rms), "1 - ssim": of(dissimilarity)}
 
 
 def _towards(target: Any, judge: Judge, images: Tensor) -> Tensor:

@@ -5,7 +5,7 @@
 One embedding does not pin an image: very different pictures share it. The embeddings of the whole and of its parts do,
 so the picture and its overlapping crops are each compared with the same part of the photograph, some of them at a step.
 The distance that is minimised becomes small in any case; whether the picture came out alike is judged by what was not
-minimised: a branch of the metric that was left out, SSIM and L2.
+minimised: a branch of the metric that was left out, SSIM and MSE.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch import Tensor
 from dreamsim_guidance.data.photographs import photograph
 from dreamsim_guidance.files.atomic import write_json, writing
 from dreamsim_guidance.inversion import Optimised, Pixels, optimise
-from dreamsim_guidance.losses import L2, SSIM, Loss, TotalVariation, grid
+from dreamsim_guidance.losses import MSE, SSIM, Loss, TotalVariation, grid
 from dreamsim_guidance.metric.dreamsim import DreamSim, Target
 from dreamsim_guidance.metric.ensemble import Ensemble
 from dreamsim_guidance.preprocess import load_image, resize, save_image
@@ -179,7 +179,7 @@ def _judge(
         rows[f"dreamsim, {_names(judge)} only"] = ("held out", judge.target(target))
     if min(target.shape[-2:]) >= 11:
         rows["1 - SSIM"] = ("held out", SSIM(target))
-    rows["L2"] = ("held out", L2(target))
+    rows["MSE"] = ("held out", MSE(target))
     with torch.no_grad():
         return {
             name: {"role": role, **{which: float(loss(image)) for which, image in candidates.items()}}
@@ -202,7 +202,7 @@ def _draw(
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, 4, width_ratios=[1, 1, 1, 1.25])
-    judged = next((name for name, row in distances.items() if row["role"] == "held out"), "L2")
+    judged = next((name for name, row in distances.items() if row["role"] == "held out"), "MSE")
     pictures = {
         "photograph": target,
         f"start, held-out distance {distances[judged]['before']:.3f}": start,

@@ -62,12 +62,12 @@ def test_a_sheet_the_numbers_and_every_image_are_written(
     guided(model, "--strength", "3", "--steps", "6")
     out = capsys.readouterr().out.splitlines()
     assert out[0].split() == ["role", "unguided", "guided"] and out[-1] == "guided/sheet.png"
-    assert [line.split()[0] for line in out[1:4]] == ["distance", "l2", "1"]
+    assert [line.split()[0] for line in out[1:4]] == ["distance", "rms", "1"]
     told = json.loads((here / "guided" / "distances.json").read_text())
     assert told["seeds"] == [0, 1]
     assert {name: row["role"] for name, row in told["distances"].items()} == {
         "distance": "guide",
-        "l2": "held out",
+        "rms": "held out",
         "1 - ssim": "held out",
     }
     for before, after in zip(told["each"]["distance"]["unguided"], told["each"]["distance"]["guided"], strict=True):

@@ -56,7 +56,7 @@ def test_the_pocket_sheet_takes_a_scene_that_no_model_was_trained_on(
     assert main(["run", "guide-pocket", "n=2", "steps=6", "--folder", str(tmp_path / "run")]) == 0
     told = json.loads(capsys.readouterr().out)["distances"]
     assert told["distance"]["guided"] < told["distance"]["unguided"]
-    assert {"distance", "l2", "1 - ssim", "1 - factors"} == set(told)
+    assert {"distance", "rms", "1 - ssim", "1 - factors"} == set(told)
     shown = load_image(tmp_path / "run" / "reference" / "0000.png")
     assert float((shown - guided_sheet.pocket_reference(0)).abs().max()) <= 0.5 / 255 + 1e-6
     assert load_image(tmp_path / "run" / "guided" / "0001.png").shape == (1, 3, 32, 32)
@@ -74,7 +74,7 @@ def test_the_table_of_methods_pairs_the_noise_and_goes_on(tmp_path: Path) -> Non
     assert [row["method"] for row in rows] == ["unguided", "mpgd", "unguided, eta 1", "dsg"]
     assert rows[1]["distance"] < rows[0]["distance"] and rows[0]["frechet / unguided"] == 1
     table = (tmp_path / "table.md").read_text()
-    assert table.startswith("| method | distance | l2 | 1 - ssim | factors | frechet | diversity | seconds |")
+    assert table.startswith("| method | distance | rms | 1 - ssim | factors | frechet | diversity | seconds |")
     assert table.count("\n") == 6
     (tmp_path / "cells" / "mpgd" / "001.safetensors").unlink()
     kept = tmp_path / "cells" / "mpgd" / "000.safetensors"
@@ -158,27 +158,27 @@ def test_judges_find_equal_pictures_equal_and_see_through_the_mask_alone() -> No
     for name, judge in judges([image], "mean", None, (), False, "cpu").items():
         assert float(judge(image)) == pytest.approx(0, abs=1e-6), name
         assert float(judge(other)) > 0.01, name
-    assert float(judges([image], "mean", left, (), False, "cpu")["l2"](other)) == pytest.approx(0, abs=1e-6)
+    assert float(judges([image], "mean", left, (), False, "cpu")["rms"](other)) == pytest.approx(0, abs=1e-6)
 
 
 def test_judges_of_two_references_take_the_mean_or_the_nearest() -> None:
     images, one, other = torch.rand(2, 3, 16, 16), torch.rand(1, 3, 16, 16), torch.rand(1, 3, 20, 20)
 
-    def l2(references: list[torch.Tensor], reduction: str) -> torch.Tensor:
-        return judges(references, reduction, None, (), False, "cpu")["l2"](images)
+    def rms(references: list[torch.Tensor], reduction: str) -> torch.Tensor:
+        return judges(references, reduction, None, (), False, "cpu")["rms"](images)
 
-    alone = torch.stack([l2([one], "mean"), l2([other], "mean")])
-    assert torch.allclose(l2([one, other], "mean"), alone.mean(0))
-    assert torch.allclose(l2([one, other], "min"), alone.amin(0))
+    alone = torch.stack([rms([one], "mean"), rms([other], "mean")])
+    assert torch.allclose(rms([one, other], "mean"), alone.mean(0))
+    assert torch.allclose(rms([one, other], "min"), alone.amin(0))
 
 
 def test_logs_of_batches_are_merged_and_read_back() -> None:
     def log(distance: list[float]) -> Log:
-        entry = Entry(0, 9.0, 0.5, True, distance, distance, distance, 1, 0.25, {"l2": distance})
-        return Log([entry], final={"distance": distance, "l2": distance})
+        entry = Entry(0, 9.0, 0.5, True, distance, distance, distance, 1, 0.25, {"rms": distance})
+        return Log([entry], final={"distance": distance, "rms": distance})
 
     whole = merged([log_of(log([0.1, 0.2]).to_dict()), log([0.3])])
-    assert whole.entries[0].distance == [0.1, 0.2, 0.3] and whole.entries[0].judges == {"l2": [0.1, 0.2, 0.3]}
+    assert whole.entries[0].distance == [0.1, 0.2, 0.3] and whole.entries[0].judges == {"rms": [0.1, 0.2, 0.3]}
     assert whole.final["distance"] == [0.1, 0.2, 0.3] and whole.skipped == 2
 
 
@@ -205,11 +205,11 @@ def test_a_bound_may_be_none_where_a_method_says_so() -> None:
 
 def test_a_log_with_a_number_that_json_lacks_is_read_back(tmp_path: Path) -> None:
     bad = [float("nan"), 0.5]
-    before = Log([Entry(0, 9.0, 0.5, True, bad, bad, bad, 1, 0.25, {"l2": bad})], final={"distance": bad, "l2": bad})
+    before = Log([Entry(0, 9.0, 0.5, True, bad, bad, bad, 1, 0.25, {"rms": bad})], final={"distance": bad, "rms": bad})
     before.save(tmp_path / "log.json")
     after = log_of(json.loads((tmp_path / "log.json").read_text()))
     assert repr(after) == repr(before)  # nan is not equal to itself
-    assert after.summary() == "distance nan; l2 nan; 1 gradients were not finite and were left out"
+    assert after.summary() == "distance nan; rms nan; 1 gradients were not finite and were left out"
 
 
 SAMPLED = [("DDIMScheduler", "DDIMPipeline"), ("DDPMScheduler", "DDPMPipeline")]

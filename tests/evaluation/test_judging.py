@@ -51,10 +51,10 @@ def run(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> tuple
 
 
 def test_a_table_has_rules_parts_and_what_people_reach(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out, err = run(capsys, "set", "--metric", "pocket", "l2", "psnr")
+    out, err = run(capsys, "set", "--metric", "pocket", "mse", "psnr")
     assert "set: 40 triplets, 8 references, 8 images" in out
     assert re.search(r"^ +fraction +majority +unanimous$", out, re.MULTILINE)
-    assert re.search(r"^l2 +0\.\d{4} \[0\.\d{4}, 0\.\d{4}\]", out, re.MULTILINE)
+    assert re.search(r"^mse +0\.\d{4} \[0\.\d{4}, 0\.\d{4}\]", out, re.MULTILINE)
     assert "lead over pocket" in out and "split (fraction)" in out and "group (fraction)" in out
     assert "one person agrees with another (fraction): 0." in out
     assert re.search(r"pocket: 8 images in \d+\.\d s \(\d+\.\d images/s\)", err)
@@ -63,18 +63,25 @@ def test_a_table_has_rules_parts_and_what_people_reach(here: Path, capsys: pytes
 
 
 def test_json_has_everything(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out, _ = run(capsys, "set", "--metric", "pocket", "l2", "--json", "--rule", "majority", "--split", "val")
+    out, _ = run(capsys, "set", "--metric", "pocket", "mse", "--json", "--rule", "majority", "--split", "val")
     found = json.loads(out)
-    assert list(found["agreement"]["l2"]) == ["majority"] and found["source"] == "set, split val"
+    assert list(found["agreement"]["mse"]) == ["majority"] and found["source"] == "set, split val"
     assert found["agreement"]["pocket"]["majority"]["count"] == sum(1 for i in range(40) if i % 4 and i % 5 != 2)
     assert found["work"]["pocket"]["per_second"] > 0 and found["failed"] == {}
     assert {"imagenet", "other"} == set(found["groups"]) and found["splits"] == {}
-    assert len(found["curves"]["l2"]["bins"]) > 2 and "equal votes are left out" in found["measures"]["majority"]
-    assert run(capsys, "set", "--metric", "pocket", "l2", "--json", "--rule", "majority", "--split", "val")[0]
+    assert len(found["curves"]["mse"]["bins"]) > 2 and "equal votes are left out" in found["measures"]["majority"]
+    assert run(capsys, "set", "--metric", "pocket", "mse", "--json", "--rule", "majority", "--split", "val")[0]
+
+
+def test_the_former_name_of_mse_selects_it_under_its_true_name(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (("l2",), ("l2", "mse")):
+        out, _ = run(capsys, "set", "--metric", *words, "--json", "--resamples", "200")
+        assert list(json.loads(out)["agreement"]) == ["mse"]
+    assert list(load_metrics(["l2", "psnr", "mse"])) == ["mse", "psnr"] and file_metric("l2").name == "mse"
 
 
 def test_intervals_come_from_the_seed(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ("set", "--metric", "l2", "--json", "--resamples", "200", "--seed")
+    words = ("set", "--metric", "mse", "--json", "--resamples", "200", "--seed")
     one, same, other = (json.loads(run(capsys, *words, seed)[0])["agreement"] for seed in ("1", "1", "2"))
     assert one == same != other
 
@@ -85,15 +92,15 @@ def test_intervals_come_from_the_seed(here: Path, capsys: pytest.CaptureFixture[
         (("set", "--metric", "ensemble_v2"), "unknown metric 'ensemble_v2'; known:"),
         (("set", "--split", "nowhere"), "its splits: test, val"),
         (("set", "--kind", "nihgts"), "unknown kind 'nihgts'; known: nights"),
-        (("set", "--metric", "l2", "--rule", "round"), "unknown rule 'round'; known: fraction"),
-        (("set", "--metric", "l2", "--rule", "odd-one-out"), "the rule odd-one-out is for sets of kind things"),
+        (("set", "--metric", "mse", "--rule", "round"), "unknown rule 'round'; known: fraction"),
+        (("set", "--metric", "mse", "--rule", "odd-one-out"), "the rule odd-one-out is for sets of kind things"),
         (("none",), "judgments not found: 'none'"),
         (("set", "--cache", "x", "--no-cache"), "--cache and --no-cache exclude each other"),
-        (("set", "--metric", "l2", "--html", "."), "'.' is a folder"),
-        (("set", "--metric", "l2", "--workers", "-1"), "--workers must be at least 0, got -1"),
-        (("set", "--metric", "l2", "--batch", "0"), "--batch must be at least 1, got 0"),
-        (("set", "--metric", "l2", "--resamples", "3"), "at least 100 resamples, got 3"),
-        (("set", "--metrik", "l2"), "unknown options: --metrik"),
+        (("set", "--metric", "mse", "--html", "."), "'.' is a folder"),
+        (("set", "--metric", "mse", "--workers", "-1"), "--workers must be at least 0, got -1"),
+        (("set", "--metric", "mse", "--batch", "0"), "--batch must be at least 1, got 0"),
+        (("set", "--metric", "mse", "--resamples", "3"), "at least 100 resamples, got 3"),
+        (("set", "--metrik", "mse"), "unknown options: --metrik"),
     ],
 )
 def test_a_mistake_is_one_line_before_any_work(
@@ -106,7 +113,7 @@ def test_a_mistake_is_one_line_before_any_work(
 def test_a_broken_picture_ends_it_at_the_start(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "set" / "3.png").write_bytes(b"no picture")
     for cache in ((), ("--no-cache",)):
-        out, err = run(capsys, "set", "--metric", "l2", *cache, code=2)
+        out, err = run(capsys, "set", "--metric", "mse", *cache, code=2)
         assert out == "" and "1 of 8 pictures cannot be read: 'set/3.png'" in err
 
 
@@ -114,9 +121,9 @@ def test_one_metric_that_fails_leaves_the_others(here: Path, capsys: pytest.Capt
     (here / "mine.py").write_text(
         "def fails(x, y):\n    raise KeyError('weights')\ndef nan(x, y):\n    return x.flatten(1)[:, 0] / 0\n"
     )
-    out, err = run(capsys, "set", "--metric", "mine.py:fails", "l2", "mine.py:nan", "--html", "r.html", code=2)
+    out, err = run(capsys, "set", "--metric", "mine.py:fails", "mse", "mine.py:nan", "--html", "r.html", code=2)
     assert "mine.py:fails did not run: 'weights'" in err and "mine.py:nan did not run: mine.py:nan is not finite" in err
-    assert re.search(r"^l2 +0\.", out, re.MULTILINE) and "mine.py:fails" in (here / "r.html").read_text()
+    assert re.search(r"^mse +0\.", out, re.MULTILINE) and "mine.py:fails" in (here / "r.html").read_text()
     out, err = run(capsys, "set", "--metric", "mine.py:fails", code=2)
     assert out == "" and "no metric could run (mine.py:fails: 'weights')" in err
 
@@ -157,11 +164,11 @@ def test_distances_are_checked_whoever_made_them(here: Path) -> None:
     images = tuple((here / "set" / f"{i}.png") for i in range(3))
     data = Judgments(images, *(np.array([i, i]) for i in range(3)), np.ones(2), np.zeros(2), ("",) * 2, ("",) * 2)
     told: list[str] = []
-    found = evaluate(data, {"odd": Odd(), "l2": load_metrics(["l2"])["l2"]}, resamples=200, tell=told.append)
-    assert list(found.report.agreement) == ["l2"] and "2 of them NaN" not in told[0] and "4 of them NaN" in told[0]
+    found = evaluate(data, {"odd": Odd(), "mse": load_metrics(["mse"])["mse"]}, resamples=200, tell=told.append)
+    assert list(found.report.agreement) == ["mse"] and "2 of them NaN" not in told[0] and "4 of them NaN" in told[0]
     assert pairs_of(data) == [(images[0], images[1])] * 2 + [(images[0], images[2])] * 2
     with pytest.raises(ValueError, match="the set is empty"):
-        evaluate(data.select(np.zeros(2, dtype=bool)), {"l2": file_metric("l2")})
+        evaluate(data.select(np.zeros(2, dtype=bool)), {"mse": file_metric("mse")})
 
 
 def test_mean_scores_and_same_pairs_go_through_the_command(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -171,9 +178,9 @@ def test_mean_scores_and_same_pairs_go_through_the_command(here: Path, capsys: p
         save_image(torch.rand(1, 3, 16, 16), here / "jnd" / f"{i}.png")
         lines.append(f"{i},{i}.png,{(i + 1) % 6}.png,{i % 4 / 3},3")
     (here / "jnd" / "jnd_votes.csv").write_text("\n".join(lines) + "\n")
-    out, _ = run(capsys, "jnd", "--metric", "l2", "psnr", "--html", "jnd.html")
+    out, _ = run(capsys, "jnd", "--metric", "mse", "psnr", "--html", "jnd.html")
     assert "6 pairs" in out and "average precision" in out and "<img" in (here / "jnd.html").read_text()
-    assert "rules are for triplets" in run(capsys, "jnd", "--metric", "l2", "--rule", "majority", code=2)[1]
+    assert "rules are for triplets" in run(capsys, "jnd", "--metric", "mse", "--rule", "majority", code=2)[1]
     (here / "kadid" / "images").mkdir(parents=True)
     lines = ["dist_img,ref_img,dmos,var"]
     for i in range(3):
@@ -183,14 +190,14 @@ def test_mean_scores_and_same_pairs_go_through_the_command(here: Path, capsys: p
             save_image(torch.rand(1, 3, 16, 16), here / "kadid" / "images" / name)
             lines.append(f"{name},I0{i}.png,{1 + j * 0.7},0.5")
     (here / "kadid" / "dmos.csv").write_text("\n".join(lines) + "\n")
-    out, _ = run(capsys, "kadid", "--metric", "l2", "pocket", "--html", "kadid.html")
+    out, _ = run(capsys, "kadid", "--metric", "mse", "pocket", "--html", "kadid.html")
     assert "15 rated pictures, 3 references" in out and "spearman within" in out and "pairs within" in out
     assert "Scores against distances" in (here / "kadid.html").read_text()
 
 
 @pytest.fixture
 def page(here: Path, capsys: pytest.CaptureFixture[str]) -> str:
-    run(capsys, "set", "--metric", "pocket", "l2", "--html", "out/report.html")
+    run(capsys, "set", "--metric", "pocket", "mse", "--html", "out/report.html")
     assert [file.name for file in (here / "out").iterdir()] == ["report.html"]
     return (here / "out" / "report.html").read_text(encoding="utf-8")
 
@@ -224,7 +231,7 @@ def test_a_page_that_fails_leaves_the_old_one(here: Path, monkeypatch: pytest.Mo
     (here / "r.html").write_text("old")
     images = tuple((here / "set" / f"{i}.png") for i in range(3))
     data = Judgments(images, *(np.array([i, i]) for i in range(3)), np.ones(2), np.zeros(2), ("",) * 2, ("",) * 2)
-    found = evaluate(data, load_metrics(["l2"]), resamples=200)
+    found = evaluate(data, load_metrics(["mse"]), resamples=200)
     assert "<h1>" in html_report(found)
 
     def fail(*_: object, **__: object) -> None:

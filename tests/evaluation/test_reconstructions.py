@@ -96,7 +96,7 @@ def test_identification_is_that_of_brain_decoding(here: Path, metric: DreamSim) 
 
 
 def test_without_votes_nothing_is_said_about_people(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out, _ = run(capsys, *METHODS, "--metric", "pocket", "l2", "--html", "page.html", "--to", "results")
+    out, _ = run(capsys, *METHODS, "--metric", "pocket", "mse", "--html", "page.html", "--to", "results")
     assert out.splitlines()[-1] == NO_VOTES == "no votes given: nothing here says what people prefer."
     for text in (out, Path("page.html").read_text(), Path("results/reconstructions.json").read_text()):
         assert NO_VOTES in text
@@ -106,22 +106,22 @@ def test_without_votes_nothing_is_said_about_people(here: Path, capsys: pytest.C
 
 
 def test_the_table_has_every_metric_and_method(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out, _ = run(capsys, *METHODS, "--metric", "pocket", "l2")
+    out, _ = run(capsys, *METHODS, "--metric", "pocket", "mse")
     lines = out.splitlines()
     assert lines[0].split() == list(METHODS)
     assert [line.split("  ")[0] or line.split("  ")[1] for line in lines[1:6]] == [
-        "pocket", "minus the first", "two-way identification", "l2", "minus the first",
+        "pocket", "minus the first", "two-way identification", "mse", "minus the first",
     ]  # fmt: skip
-    found = json.loads(run(capsys, *METHODS, "--metric", "pocket", "l2", "--json")[0])
+    found = json.loads(run(capsys, *METHODS, "--metric", "pocket", "mse", "--json")[0])
     assert found["references"] == [f"scene {i}" for i in range(6)] and found["methods"] == list(METHODS)
-    cell = found["metrics"]["l2"]["grainy"]
+    cell = found["metrics"]["mse"]["grainy"]
     assert len(cell["distances"]) == 6 and cell["two_way_identification"] is None
     assert f"{cell['distance']['value']:.4f} [{cell['distance']['low']:.4f}" in lines[4]
     assert found["metrics"]["pocket"]["washed"]["two_way_identification"]["value"] >= 0.5
 
 
 def test_votes_give_standings_and_each_metrics_agreement(voted: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = (*METHODS, "--metric", "pocket", "l2", "--votes", "votes")
+    words = (*METHODS, "--metric", "pocket", "mse", "--votes", "votes")
     out, _ = run(capsys, *words, "--html", "page.html")
     assert "win rate" in out and "agreement with people" in out and NO_VOTES not in out
     assert out.splitlines()[-1] == "votes: 54 on 18 triplets of 6 references."
@@ -134,11 +134,11 @@ def test_votes_give_standings_and_each_metrics_agreement(voted: Path, capsys: py
     assert people["washed"]["lead"]["high"] < 0 and people["coarse"]["lead"] is None
     assert people["coarse"]["votes"] == 36 and people["coarse"]["win_rate"]["clusters"] == 6
     agreement = found["people"]["agreement"]
-    assert set(agreement["agreement"]) == {"pocket", "l2"} and agreement["ceiling"] == 1.0
-    alone = main(["evaluate", "votes", "--metric", "l2", "--json"])
+    assert set(agreement["agreement"]) == {"pocket", "mse"} and agreement["ceiling"] == 1.0
+    alone = main(["evaluate", "votes", "--metric", "mse", "--json"])
     assert alone == 0
-    direct = json.loads(capsys.readouterr().out)["agreement"]["l2"]["fraction"]["value"]
-    assert agreement["agreement"]["l2"]["fraction"]["value"] == pytest.approx(direct)
+    direct = json.loads(capsys.readouterr().out)["agreement"]["mse"]["fraction"]["value"]
+    assert agreement["agreement"]["mse"]["fraction"]["value"] == pytest.approx(direct)
 
 
 def simulated(strengths: list[float], references: int, people: int, spread: float, seed: int) -> Preferences:
@@ -176,8 +176,8 @@ def test_intervals_of_strengths_hold_for_votes_that_share_references() -> None:
 
 
 def test_metrics_that_cannot_run_are_told_and_the_others_run(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out, err = run(capsys, *METHODS, "--metric", "l2", "ms-ssim")
-    assert "ms-ssim did not run: ms-ssim needs pictures of at least" in err and "l2  " in out
+    out, err = run(capsys, *METHODS, "--metric", "mse", "ms-ssim")
+    assert "ms-ssim did not run: ms-ssim needs pictures of at least" in err and "mse  " in out
     _, err = run(capsys, *METHODS, "--metric", "ms-ssim", code=2)
     assert "no metric could run (ms-ssim: ms-ssim needs pictures" in err
     _, err = run(capsys, *METHODS, "--metric", "nothing", code=2)
@@ -186,16 +186,16 @@ def test_metrics_that_cannot_run_are_told_and_the_others_run(here: Path, capsys:
 
 def test_incomplete_references_are_left_out_of_every_number(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("grainy/scene 2.png").unlink()
-    out, err = run(capsys, *METHODS, "--metric", "l2")
+    out, err = run(capsys, *METHODS, "--metric", "mse")
     assert (
         "missing in grainy: scene 2" in err and "5 references that every method has (1 incomplete ones left out)" in out
     )
-    found = json.loads(run(capsys, *METHODS, "--metric", "l2", "--json")[0])
-    assert found["incomplete"] == ["scene 2"] and len(found["metrics"]["l2"]["coarse"]["distances"]) == 5
+    found = json.loads(run(capsys, *METHODS, "--metric", "mse", "--json")[0])
+    assert found["incomplete"] == ["scene 2"] and len(found["metrics"]["mse"]["coarse"]["distances"]) == 5
 
 
 def test_one_method_is_enough_without_votes(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out, _ = run(capsys, "again=coarse", "--metric", "l2")
+    out, _ = run(capsys, "again=coarse", "--metric", "mse")
     assert out.split()[0] == "again" and "minus" not in out
 
 
@@ -227,14 +227,14 @@ def test_bad_input_is_one_line(
     save_image(torch.rand(1, 3, 8, 8), "plain/a.png")
     save_image(torch.rand(1, 3, 8, 8), "few/scene 9.png")
     save_image(torch.rand(1, 3, 8, 8), "targets/scene 9.png")
-    out, err = run(capsys, *words, "--metric", "l2", code=2)
+    out, err = run(capsys, *words, "--metric", "mse", code=2)
     assert out == "" and message in err
 
 
 def test_the_contact_sheet_shows_targets_and_each_methods_distance(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run(capsys, *METHODS, "--metric", "l2", "--to", "results", "--columns", "3")
+    run(capsys, *METHODS, "--metric", "mse", "--to", "results", "--columns", "3")
     assert sorted(file.name for file in Path("results").iterdir()) == [
         "contact_sheet.png", "reconstructions.html", "reconstructions.json",
     ]  # fmt: skip
@@ -258,5 +258,5 @@ def test_columns_are_spread_evenly() -> None:
 def test_a_set_called_reconstructions_can_still_be_evaluated(voted: Path, capsys: pytest.CaptureFixture[str]) -> None:
     voted.rename("reconstructions")
     assert len(read_preferences("reconstructions").judgments) == 18
-    assert main(["evaluate", "./reconstructions", "--metric", "l2"]) == 0
+    assert main(["evaluate", "./reconstructions", "--metric", "mse"]) == 0
     assert "fraction" in capsys.readouterr().out

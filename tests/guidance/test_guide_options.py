@@ -115,7 +115,7 @@ def test_judges_of_a_target_take_no_part_and_tell_when_they_part() -> None:
     target = DreamSim("pocket").target(TARGET)
     with guide(TINY.pipe, target, MPGD(0.0)) as before:
         TINY.call(0, 4)
-    assert set(before.final) == {"distance", "l2", "1 - ssim"}
+    assert set(before.final) == {"distance", "rms", "1 - ssim"}
 
     def disagrees(images: Tensor) -> Tensor:
         return -loss(images)
@@ -255,10 +255,10 @@ def test_judges_of_several_references_follow_the_targets_reduction() -> None:
     references = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     images = references.repeat(2, 1, 1, 1)[:3]
     metric = DreamSim("pocket")
-    nearest = judges_of(metric.target(references, reduction="min"))["l2"](images)
+    nearest = judges_of(metric.target(references, reduction="min"))["rms"](images)
     torch.testing.assert_close(nearest, torch.zeros(3))
-    mean = judges_of(metric.target(references, reduction="mean"))["l2"](images)
-    each = judges_of(metric.target(references))["l2"](references)
+    mean = judges_of(metric.target(references, reduction="mean"))["rms"](images)
+    each = judges_of(metric.target(references))["rms"](references)
     assert (mean > 0.1).all()
     torch.testing.assert_close(each, torch.zeros(2))
     assert judges_of(loss) == {}

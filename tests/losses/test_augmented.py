@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dreamsim_guidance import DreamSim, Loss
-from dreamsim_guidance.losses import FULL, L1, L2, Augmented, Cosine, MultiCrop, augmentation, grid
+from dreamsim_guidance.losses import FULL, L1, MSE, Augmented, Cosine, MultiCrop, augmentation, grid
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ class Seen(nn.Module):
 
     def target(self, images: Tensor) -> Loss:
         self.references += 1
-        return L2(images)
+        return MSE(images)
 
 
 def test_image_and_reference_get_the_same_view(metric: DreamSim, y: Tensor) -> None:
@@ -67,10 +67,10 @@ def test_the_value_is_the_mean_over_the_views(metric: DreamSim, x: Tensor, y: Te
 
 
 def test_the_views_differ_and_are_drawn_at_construction(y: Tensor) -> None:
-    loss, other = Augmented(L2(), y, views=3), Augmented(L2(), y, views=3, seed=1)
+    loss, other = Augmented(MSE(), y, views=3), Augmented(MSE(), y, views=3, seed=1)
     assert not torch.allclose(loss.view(y, 0), loss.view(y, 1))
     assert not torch.allclose(loss.view(y, 0), other.view(y, 0))
-    assert torch.equal(loss.view(y, 0), Augmented(L2(), y, views=3).view(y, 0))
+    assert torch.equal(loss.view(y, 0), Augmented(MSE(), y, views=3).view(y, 0))
     assert loss.view(y, 0).shape == y.shape
 
 
@@ -83,22 +83,22 @@ def test_references_are_embedded_once_per_view(x: Tensor, y: Tensor) -> None:
 
 
 def test_the_views_of_an_image_do_not_depend_on_its_batch(x: Tensor, y: Tensor) -> None:
-    loss = Augmented(L2(), y, views=3)
+    loss = Augmented(MSE(), y, views=3)
     torch.testing.assert_close(loss(x), torch.cat([loss(x[:1]), loss(x[1:])]))
 
 
 def test_a_step_draws_its_own_views_and_repeats_them(x: Tensor, y: Tensor) -> None:
-    loss = Augmented(L2(), y, views=6, draw=2)
+    loss = Augmented(MSE(), y, views=6, draw=2)
     values = [loss.at(step)(x) for step in range(8)]
     torch.testing.assert_close(loss.at(5)(x), values[5])
     assert len({round(float(value[0]), 7) for value in values}) > 2
-    torch.testing.assert_close(Augmented(L2(), y, views=6, draw=6).at(0)(x), loss(x))
+    torch.testing.assert_close(Augmented(MSE(), y, views=6, draw=6).at(0)(x), loss(x))
 
 
 def test_a_generator_draws_at_every_call(x: Tensor, y: Tensor) -> None:
     def draws() -> list[float]:
         generator = torch.Generator().manual_seed(0)
-        loss = Augmented(L2(), y, views=6, generator=generator)
+        loss = Augmented(MSE(), y, views=6, generator=generator)
         return [float(loss(x)[0]) for _ in range(6)]
 
     first = draws()
@@ -110,7 +110,7 @@ def test_the_callers_random_numbers_are_left_alone(x: Tensor, y: Tensor) -> None
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
-    Augmented(L2(), y, views=2)(x)
+    Augmented(MSE(), y, views=2)(x)
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -123,7 +123,7 @@ def test_the_gradient_reaches_the_image_through_the_views(metric: DreamSim, y: T
 
 def test_the_views_of_the_default_augmentation_have_an_exact_gradient() -> None:
     x = (0.3 + 0.4 * torch.rand(1, 3, 12, 12, dtype=torch.float64)).requires_grad_()
-    loss = Augmented(L2(), torch.rand(1, 3, 12, 12, dtype=torch.float64), views=2)
+    loss = Augmented(MSE(), torch.rand(1, 3, 12, 12, dtype=torch.float64), views=2)
     assert torch.autograd.gradcheck(loss, (x,), fast_mode=True)
 
 
@@ -139,13 +139,13 @@ def test_an_image_may_be_smaller_than_its_reference(metric: DreamSim, y: Tensor)
 
 
 def test_a_transform_of_ones_own_is_used(x: Tensor, y: Tensor) -> None:
-    loss = Augmented(L2(), y, views=2, transform=nn.AvgPool2d(2))
+    loss = Augmented(MSE(), y, views=2, transform=nn.AvgPool2d(2))
     pool = nn.AvgPool2d(2)
-    torch.testing.assert_close(loss(x), L2()(pool(x), pool(y)))
+    torch.testing.assert_close(loss(x), MSE()(pool(x), pool(y)))
 
 
 def test_one_reference_per_image_is_possible(x: Tensor) -> None:
-    torch.testing.assert_close(Augmented(L2(), x, views=2)(x), torch.zeros(2))
+    torch.testing.assert_close(Augmented(MSE(), x, views=2)(x), torch.zeros(2))
 
 
 def test_augmented_losses_survive_pickle_and_deepcopy(metric: DreamSim, x: Tensor, y: Tensor) -> None:
@@ -162,13 +162,13 @@ def test_the_default_augmentation_treats_a_batch_alike(y: Tensor) -> None:
 @pytest.mark.usefixtures("unchecked")
 def test_impossible_augmentations_are_refused(y: Tensor) -> None:
     with pytest.raises(ValueError, match="draw must lie between 1 and views, got 9 of 8"):
-        Augmented(L2(), y, draw=9)
+        Augmented(MSE(), y, draw=9)
     with pytest.raises(TypeError, match=r"a metric with .target\(image\), or a pair loss"):
         Augmented(nn.Identity(), y)
     with pytest.raises(ValueError, match=r"use \(x \+ 1\) / 2"):
-        Augmented(L2(), 2 * y - 1)
+        Augmented(MSE(), 2 * y - 1)
     with pytest.raises(ValueError, match=r"k must lie in \[0, 2\), got 2"):
-        Augmented(L2(), y, views=2).view(y, 2)
+        Augmented(MSE(), y, views=2).view(y, 2)
 
 
 def test_crops_are_compared_with_the_same_part_of_the_reference(metric: DreamSim, x: Tensor, y: Tensor) -> None:
@@ -203,12 +203,12 @@ def test_a_grid_covers_the_picture() -> None:
 @pytest.mark.usefixtures("unchecked")
 def test_impossible_crops_are_refused(y: Tensor) -> None:
     with pytest.raises(ValueError, match=r"a crop is \(top, left, bottom, right\)"):
-        MultiCrop(L2(), y, crops=[(0.5, 0.0, 0.2, 1.0)])
+        MultiCrop(MSE(), y, crops=[(0.5, 0.0, 0.2, 1.0)])
     with pytest.raises(ValueError, match="one weight per crop are needed, got 5 and 1"):
-        MultiCrop(L2(), y, weights=[1.0])
+        MultiCrop(MSE(), y, weights=[1.0])
     with pytest.raises(ValueError, match="positive sum"):
-        MultiCrop(L2(), y, crops=[FULL], weights=[0.0])
+        MultiCrop(MSE(), y, crops=[FULL], weights=[0.0])
     with pytest.raises(ValueError, match="of 40 x 48 pixels is empty"):
-        MultiCrop(L2(), y, crops=[(0.0, 0.0, 0.001, 1.0)])
+        MultiCrop(MSE(), y, crops=[(0.0, 0.0, 0.001, 1.0)])
     with pytest.raises(ValueError, match=r"overlap in \[0, 1\), got 2, 2 and 1"):
         grid(2, overlap=1)

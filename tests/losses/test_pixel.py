@@ -1,4 +1,4 @@
-"""L1, L2, Charbonnier, total variation and SSIM: laws, parity with other libraries, and errors."""
+"""L1, MSE, Charbonnier, total variation and SSIM: laws, parity with other libraries, and errors."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import torchmetrics.functional.image as torchmetrics
 from torch import Tensor
 
 from dreamsim_guidance import Loss, PairLoss
-from dreamsim_guidance.losses import L1, L2, SSIM, Charbonnier, TotalVariation
+from dreamsim_guidance.losses import L1, MSE, SSIM, Charbonnier, TotalVariation
 
-PAIRS: dict[str, Callable[..., PairLoss]] = {"l1": L1, "l2": L2, "charbonnier": Charbonnier, "ssim": SSIM}
+PAIRS: dict[str, Callable[..., PairLoss]] = {"l1": L1, "mse": MSE, "charbonnier": Charbonnier, "ssim": SSIM}
 pairs = pytest.mark.parametrize("make", PAIRS.values(), ids=PAIRS.keys())
 
 
@@ -106,8 +106,16 @@ def test_pixel_losses_survive_pickle_and_deepcopy(make: Callable[..., PairLoss],
 def test_the_means_are_what_they_say(x: Tensor, y: Tensor) -> None:
     d = (x - y).flatten(1)
     torch.testing.assert_close(L1()(x, y), d.abs().mean(1))
-    torch.testing.assert_close(L2()(x, y), d.square().mean(1))
+    torch.testing.assert_close(MSE()(x, y), d.square().mean(1))
     torch.testing.assert_close(Charbonnier(eps=0.1)(x, y), ((d**2 + 0.01).sqrt() - 0.1).mean(1))
+
+
+def test_the_former_name_of_mse_still_works(x: Tensor, y: Tensor) -> None:
+    from dreamsim_guidance.losses import L2
+
+    total, terms = (0.5 * L2(y) + L1(y)).value_and_terms(x)
+    assert list(terms) == ["mse", "l1"]
+    torch.testing.assert_close(total, 0.5 * MSE()(x, y) + L1()(x, y))
 
 
 def test_the_scale_does_not_depend_on_the_resolution() -> None:
@@ -116,8 +124,8 @@ def test_the_scale_does_not_depend_on_the_resolution() -> None:
         torch.testing.assert_close(L1()(x, y), torch.tensor([0.5]))
 
 
-def test_l2_gives_the_peak_signal_to_noise_ratio(x: Tensor, y: Tensor) -> None:
-    for a, b, value in zip(x, y, L2()(x, y), strict=True):
+def test_mse_gives_the_peak_signal_to_noise_ratio(x: Tensor, y: Tensor) -> None:
+    for a, b, value in zip(x, y, MSE()(x, y), strict=True):
         expected = skimage.metrics.peak_signal_noise_ratio(a.numpy(), b.numpy(), data_range=1.0)
         assert -10 * math.log10(value) == pytest.approx(expected, abs=1e-5)
 

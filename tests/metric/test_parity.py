@@ -33,7 +33,7 @@ def images(batch: int, height: int = 224, width: int = 224, seed: int = 0) -> tu
 
 
 def compare(theirs: nn.Module, ours: DreamSim, x: Tensor, y: Tensor) -> tuple[float, float, float]:
-    """Largest difference of embeddings and of distances, relative L2 difference of the gradients to x."""
+    """Largest difference of embeddings and of distances, relative Euclidean difference of the gradients to x."""
     found = []
     for model in (theirs, ours):
         image = x.clone().requires_grad_()

@@ -191,12 +191,12 @@ def test_judges_look_where_and_at_what_the_target_looks() -> None:
     mask[..., :16] = 1
     half = torch.where(mask.bool(), images[:1], 1 - images[:1])
     masked = judges_of(metric.target(half, mask))
-    assert float(masked["l2"](images[:1])) < 1e-6 and float(masked["1 - ssim"](images[:1])) < 0.3
+    assert float(masked["rms"](images[:1])) < 1e-6 and float(masked["1 - ssim"](images[:1])) < 0.3
     first = judges_of(metric.target(images, reduction="mean", weights=[1.0, 0.0]))
-    assert float(first["l2"](images[:1])) < 1e-6
+    assert float(first["rms"](images[:1])) < 1e-6
     both = judges_of(metric.target(images[:1]) + metric.target(images[1:]))
-    each = [judges_of(metric.target(one[None]))["l2"](images[:1]) for one in images]
-    torch.testing.assert_close(both["l2"](images[:1]), (each[0] + each[1]) / 2)
+    each = [judges_of(metric.target(one[None]))["rms"](images[:1]) for one in images]
+    torch.testing.assert_close(both["rms"](images[:1]), (each[0] + each[1]) / 2)
 
 
 def test_each_kth_step_is_counted_from_the_first_of_the_window() -> None:

@@ -57,7 +57,7 @@ def test_one_persons_winners_are_read_as_one_vote_each(study: Study) -> None:
     assert {row["left_vote"] for row in rows(Path("out/data.csv"))} == {"1.0"}
     found = read_nights("out")  # not taken for NIGHTS' own winners, of which six votes are asked for
     assert len(found) == 9 and set(found.votes_a.tolist()) == {1.0} and set(found.votes_b.tolist()) == {0.0}
-    assert main(["evaluate", "out", "--metric", "l2"]) == 0
+    assert main(["evaluate", "out", "--metric", "mse"]) == 0
 
 
 def test_repeated_trials_are_no_votes_and_tell_consistency(study: Study) -> None:

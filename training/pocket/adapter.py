@@ -44,7 +44,7 @@ class TunePocket:
         metrics = {
             "before": EmbeddingMetric("before", before),
             "after": EmbeddingMetric("after", DreamSim(folder / "model.safetensors")),
-            **load_metrics(["l2"]),
+            **load_metrics(["mse"]),
         }
         for split in ("test", "test_held_out"):
             with alone():

@@ -89,7 +89,7 @@ class PretrainPocket:
             raise ValueError(f"family must lie between 1 and the scenes and batches, {batch}, got {self.family}.")
 
     def run(self, folder: Path) -> dict[str, Any]:
-        """Train what `folder` does not hold yet; return the held-out agreement of ensemble, branches, L2 and SSIM.
+        """Train what `folder` does not hold yet; return the held-out agreement of ensemble, branches, MSE and SSIM.
 
         Beside the model the folder gets scenes.png (what is drawn) and training.png (loss and agreement by step).
         """

@@ -1,4 +1,4 @@
-"""How well distances order held-out triplets of scenes: an ensemble, its branches alone, L2 and SSIM."""
+"""How well distances order held-out triplets of scenes: an ensemble, its branches alone, MSE and SSIM."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def report(ensemble: Ensemble, count: int) -> dict[str, Any]:
     splits = zip(*(f.split(widths, dim=1) for f in features), strict=True)
     for config, parts in zip(ensemble.configs, splits, strict=True):
         found[config.name] = _by_features(list(parts), answers)
-    for name, distance in (("l2", _l2_distance), ("ssim", ssim_distance)):
+    for name, distance in (("mse", _mse_distance), ("ssim", ssim_distance)):
         found[name] = agreement(distance(reference, a), distance(reference, b), answers)
     return {"triplets": count, "agreement": {name: dataclasses.asdict(value) for name, value in found.items()}}
 
@@ -86,7 +86,7 @@ def _validation(count: int) -> tuple[list[Triplet], tuple[Image, Image, Image]]:
     return triplets, draw_triplets(triplets)
 
 
-def _l2_distance(x: Image, y: Image) -> Distance:
+def _mse_distance(x: Image, y: Image) -> Distance:
     return (x - y).square().mean((1, 2, 3))
 
 

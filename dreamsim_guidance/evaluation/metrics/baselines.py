@@ -22,7 +22,7 @@ from typing import Any
 from torch import Tensor
 
 from dreamsim_guidance.evaluation.metrics.pair_metric import Compare
-from dreamsim_guidance.evaluation.metrics.pixel_differences import l2, ms_ssim, psnr, ssim
+from dreamsim_guidance.evaluation.metrics.pixel_differences import ms_ssim, mse, psnr, ssim
 from dreamsim_guidance.evaluation.metrics.weights_access import hub_weights, torchmetrics, torchvision_weights
 from dreamsim_guidance.metric.backbones import CLIP_MEAN, CLIP_STD, Branch, BranchConfig
 from dreamsim_guidance.metric.dreamsim import DreamSim
@@ -90,7 +90,7 @@ def _check_size(name: str, x: Tensor) -> None:
 
 
 COMPARES: dict[str, tuple[Callable[[str], Compare], int | None]] = {
-    "l2": (lambda device: l2, 64),
+    "mse": (lambda device: mse, 64),
     "psnr": (lambda device: psnr, None),
     "ssim": (lambda device: ssim, None),
     "ms-ssim": (lambda device: ms_ssim, None),

@@ -2,7 +2,7 @@
 
 ensemble, dino_vitb16, ...                  published variants of DreamSim; "pocket", which ships with the package
 model.safetensors, a run's folder           models of one's own
-l2, psnr, ssim, ms-ssim                     pixels
+mse, psnr, ssim, ms-ssim                    pixels
 lpips, dists, dino, clip, open_clip, mae, resnet50
 my_metric.py:distance, package.module:name  any callable (images, images) -> (b,), lower is more alike
 """
@@ -30,9 +30,11 @@ from dreamsim_guidance.metric.dreamsim import DreamSim
 from dreamsim_guidance.metric.variants import VARIANTS
 from dreamsim_guidance.processes import agreed, process_device
 
-__all__ = ["BASELINES", "FileMetric", "MetricUnavailableError", "file_metric", "load_metrics"]
+__all__ = ["BASELINES", "FileMetric", "MetricUnavailableError", "file_metric", "load_metrics", "true_name"]
 
 _MODEL_FILE = "model.safetensors"
+
+_FORMER_NAMES = {"l2": "mse"}
 
 
 @runtime_checkable
@@ -56,7 +58,7 @@ def load_metrics(
     workers: int = 0,
     batch: int | None = None,
 ) -> dict[str, FileMetric]:
-    """Metrics by name, in order. Names are checked here; weights are read (or downloaded) at a metric's first use.
+    """Metrics by their `true_name`, in order. Names are checked here; weights are read (or downloaded) at a metric's first use.
 
     `device` is the accelerator by default, if there is one. `cache` keeps embeddings on disk: True in the user's cache
     folder, a path in that folder, False not at all. `workers` processes read pictures ahead; `batch` images go through a
@@ -64,7 +66,12 @@ def load_metrics(
 
     Raises ValueError for a name that is not known, FileNotFoundError for a file or folder that is not there.
     """
-    return {name: file_metric(name, None, device, cache, workers, batch) for name in names}
+    return {name: file_metric(name, None, device, cache, workers, batch) for name in map(true_name, names)}
+
+
+def true_name(metric: str) -> str:
+    """The name under which a metric is shown: "mse" for "l2", which selects it still; any other name as it is."""
+    return _FORMER_NAMES.get(metric, metric)
 
 
 def file_metric(
@@ -98,7 +105,7 @@ def file_metric(
         return pairwise(
             lambda on: (compare, None), name or str(getattr(metric, "__name__", type(metric).__name__)), False
         )
-    text = os.fspath(metric)
+    text = true_name(os.fspath(metric))
     called = name or text
     if text in COMPARES:
         return pairwise(lambda on: build_compare(text, on), called, True)

@@ -1,6 +1,6 @@
 """The pixel metrics of the paper's table, as distances: lower is more alike.
 
-    l2       mean (x - y)^2 at 64 x 64
+    mse      mean (x - y)^2 at 64 x 64
     psnr     10 log10 mean (x - y)^2, the negative PSNR; equal pictures count as 100 dB
     ssim     1 - mean l cs
     ms-ssim  1 - (mean l_5 cs_5)^w_5 prod_(i < 5) (mean cs_i)^w_i, over five scales, each half of the one before
@@ -8,7 +8,7 @@
     l = (2 mu_x mu_y + c1) / (mu_x^2 + mu_y^2 + c1),   cs = (2 sigma_xy + c2) / (sigma_x^2 + sigma_y^2 + c2)
 
 with moments under an 11 x 11 Gaussian window of sigma 1.5 inside the picture, c1 = 0.01^2, c2 = 0.03^2, a mean below zero
-counting as zero. At the pictures' own size except for l2, as in the original's evaluation, whose package (torchmetrics) lets
+counting as zero. At the pictures' own size except for mse, as in the original's evaluation, whose package (torchmetrics) lets
 the window reach over the border into a mirrored picture, unlike the authors; it moves SSIM in the third digit.
 
 Wang, Bovik, Sheikh, Simoncelli, Image quality assessment, IEEE TIP 2004; Wang, Simoncelli, Bovik, Multiscale structural
@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["l2", "ms_ssim", "psnr", "ssim"]
+__all__ = ["ms_ssim", "mse", "psnr", "ssim"]
 
 _LEAST_ERROR = 1e-10
 _WINDOW, _SIGMA = 11, 1.5
@@ -29,14 +29,14 @@ _C1, _C2 = 0.01**2, 0.03**2
 _SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
 
-def l2(x: Tensor, y: Tensor) -> Tensor:
+def mse(x: Tensor, y: Tensor) -> Tensor:
     """Mean squared difference, `(b,)`."""
     return (x - y).square().flatten(1).mean(1)
 
 
 def psnr(x: Tensor, y: Tensor) -> Tensor:
     """Minus the decibels, `(b,)`."""
-    return 10 * l2(x, y).clamp(min=_LEAST_ERROR).log10()
+    return 10 * mse(x, y).clamp(min=_LEAST_ERROR).log10()
 
 
 def ssim(x: Tensor, y: Tensor) -> Tensor:

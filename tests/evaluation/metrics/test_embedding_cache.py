@@ -266,7 +266,7 @@ def test_two_processes_find_what_one_finds(
         "import os\ndef fails(x, y):\n    if os.environ.get('RANK', '1') == '1':\n        raise ValueError('not today')\n"
         "    return (x - y).flatten(1).mean(1)\n"
     )
-    words = ["evaluate", str(tmp_path), "--metric", str(tmp_path / "m.safetensors"), "l2", f"{tmp_path}/mine.py:fails"]
+    words = ["evaluate", str(tmp_path), "--metric", str(tmp_path / "m.safetensors"), "mse", f"{tmp_path}/mine.py:fails"]
     (first, out, err), (second, nothing, _) = launch(2, *words, "--json", "--cache", str(tmp_path / "cache"))
     assert (first, second, nothing) == (2, 2, ""), err  # one metric failed, in one of the processes
     assert main([*words, "--json", "--no-cache"]) == 2

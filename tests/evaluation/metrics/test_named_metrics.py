@@ -26,7 +26,7 @@ from dreamsim_guidance.evaluation.metrics.named_metrics import (
     file_metric,
     load_metrics,
 )
-from dreamsim_guidance.evaluation.metrics.pixel_differences import l2, ms_ssim, psnr, ssim
+from dreamsim_guidance.evaluation.metrics.pixel_differences import ms_ssim, mse, psnr, ssim
 from dreamsim_guidance.metric.compat import preprocess
 
 
@@ -85,7 +85,7 @@ def test_workers_change_nothing(metric: DreamSim, pairs: list[tuple[Path, Path]]
 def test_names_model_files_and_run_folders(metric: DreamSim, pairs: list[tuple[Path, Path]], tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     metric.save(tmp_path / "run" / "model.safetensors", source="test", licence="none")
-    names = ["pocket", str(tmp_path / "run"), str(tmp_path / "run" / "model.safetensors"), "l2"]
+    names = ["pocket", str(tmp_path / "run"), str(tmp_path / "run" / "model.safetensors"), "mse"]
     found = {name: m.distances(pairs, False) for name, m in load_metrics(names, cache=False).items()}
     assert list(found) == names
     np.testing.assert_array_equal(found[names[1]], found[names[2]])
@@ -110,7 +110,7 @@ def test_a_callable_of_ones_own(pairs: list[tuple[Path, Path]], tmp_path: Path) 
 @pytest.mark.parametrize(
     ("name", "error", "message"),
     [
-        ("ensemble_v2", ValueError, "unknown metric 'ensemble_v2'; known: clip_vitb32, .*pocket, l2, psnr"),
+        ("ensemble_v2", ValueError, "unknown metric 'ensemble_v2'; known: clip_vitb32, .*pocket, mse, psnr"),
         ("none.safetensors", FileNotFoundError, "there is no model file 'none.safetensors'"),
         (".", FileNotFoundError, "the folder '.' holds no model.safetensors"),
         ("none.py:f", FileNotFoundError, "names the file 'none.py', which is not there"),
@@ -123,7 +123,7 @@ def test_a_wrong_name_is_refused_at_once(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(error, match=message):
-        load_metrics(["l2", name])
+        load_metrics(["mse", name])
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_pixel_metrics_are_their_formulas() -> None:
 
     x = torch.nn.functional.interpolate(torch.rand(2, 3, 24, 24), (180, 190), mode="bicubic").clamp(0, 1)
     y = (x + 0.1 * torch.randn_like(x)).clamp(0, 1)
-    torch.testing.assert_close(psnr(x, y), -10 * torch.log10(1 / l2(x, y)))
+    torch.testing.assert_close(psnr(x, y), -10 * torch.log10(1 / mse(x, y)))
     options: Any = {"channel_axis": 0, "data_range": 1.0, "gaussian_weights": True, "sigma": 1.5}
     theirs = [
         1 - structural_similarity(a.numpy(), b.numpy(), use_sample_covariance=False, **options)
@@ -165,7 +165,7 @@ def test_pixel_metrics_are_their_formulas() -> None:
     similarity = multiscale_structural_similarity_index_measure(x, y, data_range=1.0, reduction="none")
     # theirs lets the window of the last scale reach into a mirrored picture
     np.testing.assert_allclose(ms_ssim(x, y), 1 - similarity, atol=5e-3)
-    for distance in (l2, ssim, ms_ssim):
+    for distance in (mse, ssim, ms_ssim):
         assert torch.equal(distance(x, x).round(decimals=6), torch.zeros(2))
     assert psnr(x, x).tolist() == [-100, -100]
 

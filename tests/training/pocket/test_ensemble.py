@@ -173,7 +173,7 @@ def test_the_tiny_recipe_runs_and_writes_a_model_that_can_be_read(tmp_path):
     config = pretrain_pocket_tiny()
     results = config.run(tmp_path)
     json.dumps(results)
-    assert set(results["agreement"]) == {"ensemble", "dino_pocket", "clip_pocket", "open_clip_pocket", "l2", "ssim"}
+    assert set(results["agreement"]) == {"ensemble", "dino_pocket", "clip_pocket", "open_clip_pocket", "mse", "ssim"}
     ensemble, card = read_model(tmp_path / "pocket.safetensors")
     assert sum(p.numel() for p in ensemble.parameters()) == results["parameters"]
     assert card["licence"] == "MIT" and card["knows"] == "scenes, not the world"
@@ -199,7 +199,7 @@ def test_the_shipped_ensemble_agrees_with_the_factors_more_than_pixels_do():
     ensemble, card = read_model(SHIPPED)
     found = report(ensemble.eval(), 600)["agreement"]
     # 4 and 9 points on the 2000 triplets of the card; the first 600 of them are asked again here
-    assert found["ensemble"]["share"] > found["l2"]["share"] + 0.02
+    assert found["ensemble"]["share"] > found["mse"]["share"] + 0.02
     assert found["ensemble"]["share"] > found["ssim"]["share"] + 0.05
     stored = card["reference"]["agreement"]["ensemble"]
     assert stored["low"] - 0.03 < found["ensemble"]["share"] < stored["high"] + 0.03
