@@ -112,9 +112,10 @@ def everywhere(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return np.logical_and.reduce(gather_object([mask]))
 
 
-def process_state() -> Any:
-    """accelerate's state, of the CPU if that was asked for or there is nothing else."""
+def process_state(on_cpu: bool | None = None) -> Any:
+    """accelerate's state; a new one is of the CPU if `on_cpu`, by default if that was asked for or there is nothing else."""
     from accelerate import PartialState
 
-    on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+    if on_cpu is None:
+        on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
     return PartialState(cpu=on_cpu or not torch.accelerator.is_available(), timeout=_PATIENCE)

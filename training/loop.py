@@ -24,7 +24,7 @@ class Loop:
     steps: int | None = None
     """Instead of `epochs`."""
     precision: Literal["no", "bf16", "fp16"] | None = None
-    """None leaves it to `accelerate launch`."""
+    """None takes that of an `accelerate.Accelerator` of this process, else that of `accelerate launch`."""
     gradient_checkpointing: bool = False
     """Recompute the blocks in the backward pass: less memory, more time."""
     compile: bool = False

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
@@ -23,6 +22,7 @@ from tqdm import tqdm
 from dreamsim_guidance.data.judgments import Judgments
 from dreamsim_guidance.files.atomic import write_json
 from dreamsim_guidance.processes import process_state
+from dreamsim_guidance.training.accelerate_state import own_accelerate_state
 from dreamsim_guidance.training.checkpoint_folder import CheckpointFolder
 from dreamsim_guidance.training.comparison import Comparison
 from dreamsim_guidance.training.curves import draw_curves
@@ -54,8 +54,12 @@ def train(
 
     Returns step, validation loss and agreement of those, and the steps that were made. `made_for` names whatever else
     decides what is trained: a checkpoint of another run is refused with a ValueError, as is a loss that is not finite.
+
+    An `accelerate.Accelerator` of the caller keeps its settings. The training runs on its device, and in its mixed
+    precision where `loop.precision` is None.
     """
-    return _Run(model, loop, training, validation, folder, seed, made_for).run()
+    with own_accelerate_state() as precision:
+        return _Run(model, loop, training, validation, folder, seed, made_for, loop.precision or precision).run()
 
 
 class _Run:
@@ -68,16 +72,15 @@ class _Run:
         folder: Path,
         seed: int,
         made_for: str,
+        precision: str | None,
     ) -> None:
-        # another run of this process may have asked for another precision
-        AcceleratorState._reset_state(reset_partial_state=False)
         self.accelerator = Accelerator(
             cpu=process_state().device.type == "cpu",
-            mixed_precision=loop.precision,
+            mixed_precision=precision,
             log_with=installed(loop.trackers),
             project_dir=folder,
         )
-        if loop.precision == "fp16" and self.accelerator.device.type == "cpu":
+        if self.accelerator.mixed_precision == "fp16" and self.accelerator.device.type == "cpu":
             raise ValueError("precision='fp16' needs an accelerator; a CPU trains in 'no' (float32) or 'bf16'.")
         self.loop, self.folder, self.seed = loop, folder, seed
         self.checkpoints = CheckpointFolder(folder / "checkpoints", f"{made_for} seed={seed} {loop.decisive}".strip())

@@ -30,6 +30,7 @@ from dreamsim_guidance.data.readers.sets import read_judgments
 from dreamsim_guidance.metric import adapters
 from dreamsim_guidance.metric.dreamsim import DreamSim
 from dreamsim_guidance.processes import agreed, is_main, process_state
+from dreamsim_guidance.training.accelerate_state import own_accelerate_state
 from dreamsim_guidance.training.augmentation import Augmentation
 from dreamsim_guidance.training.base_models import Scratch, base_metric
 from dreamsim_guidance.training.checkpoint import read_checkpoint
@@ -225,14 +226,18 @@ class Kept(Dataset[Tensor]):
 @torch.no_grad()
 def features(metric: DreamSim, pictures: Pictures, workers: int) -> Tensor:
     """What the head sees, `(n, d)`, computed once: below a head that is trained alone nothing changes."""
-    state, head = process_state(), metric.ensemble.head
+    head = metric.ensemble.head
     metric.ensemble.head = None
-    metric.to(state.device)
     try:
-        found = []
-        batches = load_pictures(pictures.paths, pictures.size, workers if len(pictures) > 512 else 0, batch=32)
-        for batch in tqdm(batches, desc="features", total=-(-len(pictures) // 32), disable=not state.is_main_process):
-            found.append(metric.ensemble(batch.to(state.device, metric.dtype) / 255).float().cpu())
+        with own_accelerate_state():
+            state = process_state()
+            metric.to(state.device)
+            found = []
+            batches = load_pictures(pictures.paths, pictures.size, workers if len(pictures) > 512 else 0, batch=32)
+            for batch in tqdm(
+                batches, desc="features", total=-(-len(pictures) // 32), disable=not state.is_main_process
+            ):
+                found.append(metric.ensemble(batch.to(state.device, metric.dtype) / 255).float().cpu())
     finally:
         metric.ensemble.head = head
     return torch.cat(found)
