@@ -7,11 +7,11 @@ from pathlib import Path
 
 from dreamsim_guidance.experiment.registry import recipe
 from dreamsim_guidance.training.augmentation import Augmentation
-from dreamsim_guidance.training.base_models import Scratch
 from dreamsim_guidance.training.loop import Loop
 from dreamsim_guidance.training.optimiser import Optimiser
+from dreamsim_guidance.training.scratch import Scratch
 from dreamsim_guidance.training.tuning import Tuning
-from dreamsim_guidance.training.vote_losses import VoteLossConfig
+from dreamsim_guidance.training.vote_loss_config import VoteLossConfig
 
 
 @recipe

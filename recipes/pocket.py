@@ -6,13 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from dreamsim_guidance.experiment.registry import recipe
-from dreamsim_guidance.training.checkpoint import Schedule
 from dreamsim_guidance.training.loop import Loop
 from dreamsim_guidance.training.optimiser import Optimiser
-from dreamsim_guidance.training.pocket.adapter import TunePocket
-from dreamsim_guidance.training.pocket.ensemble import Contrastive, Distillation, PretrainPocket
+from dreamsim_guidance.training.pocket.settings import Contrastive, Distillation, PretrainPocket, TunePocket
+from dreamsim_guidance.training.step_schedule import Schedule
 from dreamsim_guidance.training.tuning import LoRA, Tuning
-from dreamsim_guidance.training.vote_losses import VoteLossConfig
+from dreamsim_guidance.training.vote_loss_config import VoteLossConfig
 
 
 @recipe

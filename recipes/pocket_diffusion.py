@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from dreamsim_guidance.experiment.registry import recipe
-from dreamsim_guidance.training.checkpoint import Schedule
-from dreamsim_guidance.training.pocket.autoencoder import Autoencoder
-from dreamsim_guidance.training.pocket.judge import TrainPocketJudge
-from dreamsim_guidance.training.pocket.latents import TextEncoder, TrainPocketLatents
-from dreamsim_guidance.training.pocket.pixels import TrainPocketPixels
+from dreamsim_guidance.training.pocket.settings import (
+    Autoencoder,
+    TextEncoder,
+    TrainPocketJudge,
+    TrainPocketLatents,
+    TrainPocketPixels,
+)
+from dreamsim_guidance.training.step_schedule import Schedule
 
 
 @recipe

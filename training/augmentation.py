@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
+if TYPE_CHECKING:
+    from torch import nn
 
-from dreamsim_guidance.types import Image
+    from dreamsim_guidance.types import Image
 
 __all__ = ["Augmentation"]
 
@@ -52,7 +53,8 @@ class Augmentation:
 
 @functools.lru_cache(maxsize=8)
 def _pipeline(chosen: Augmentation, size: int) -> nn.Module:
-    import kornia.augmentation as K
+    import kornia.augmentation as K  # here, as torch is, so that recipes are listed without them
+    from torch import nn
 
     parts: list[Any] = []
     if chosen.crop < 1:

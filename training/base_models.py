@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -13,6 +11,7 @@ from torch import nn
 from dreamsim_guidance.metric.backbones import Branch, BranchConfig
 from dreamsim_guidance.metric.dreamsim import DreamSim
 from dreamsim_guidance.metric.ensemble import Ensemble
+from dreamsim_guidance.training.scratch import Scratch
 
 __all__ = ["MODERN", "Scratch", "base_metric", "initialise"]
 
@@ -40,35 +39,6 @@ MODERN = (
     ),
 )
 """DINOv3 (Siméoni et al., 2025), SigLIP 2 (Tschannen et al., 2025), Perception Encoder (Bolya et al., 2025), all by timm."""
-
-
-@dataclass(frozen=True)
-class Scratch:
-    """A small Vision Transformer with random weights, `size` x `size` pixels."""
-
-    size: int = 64
-    width: int = 128
-    depth: int = 4
-    heads: int = 4
-    patch: int = 8
-    drop_path: float = 0.0
-    """Stochastic depth: the last block's share of skipped pictures in training; it grows linearly from the first."""
-
-    def __post_init__(self) -> None:
-        if min(self.size, self.width, self.depth, self.heads, self.patch) < 1 or not 0 <= self.drop_path < 1:
-            raise ValueError(f"sizes must be at least 1 and drop_path lie in [0, 1), got {self}.")
-        if self.size % self.patch or self.width % self.heads or self.width % 4:
-            raise ValueError(
-                f"size must be a multiple of patch, width of heads and of 4, got size={self.size}, patch={self.patch}, "
-                f"width={self.width}, heads={self.heads}."
-            )
-
-    def branch(self) -> BranchConfig:
-        sizes: dict[str, Any] = {"embed_dim": self.width, "depth": self.depth, "num_heads": self.heads}
-        options = {**sizes, "patch_size": self.patch, "drop_path_rate": self.drop_path}
-        return BranchConfig(
-            "scratch", "vit_base_patch16_224", image_size=self.size, mean=_HALF, std=_HALF, overrides=options
-        )
 
 
 def base_metric(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from dreamsim_guidance.files.atomic import writing
-from dreamsim_guidance.training.optimiser import Optimiser
+from dreamsim_guidance.training.step_schedule import Schedule
 
 __all__ = ["Learner", "Schedule", "fit", "read_checkpoint", "step_generator", "write_checkpoint"]
 
@@ -31,22 +30,6 @@ class Learner(Protocol):
 
     def after_step(self, progress: float) -> None:
         """Called when the optimiser has stepped."""
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """Steps and learning rate of a run: linear warm-up, then a cosine down to zero; AdamW."""
-
-    steps: int
-    learning_rate: float
-    warmup: int
-    weight_decay: float
-    save_every: int = 100
-    log_every: int = 20
-
-    @property
-    def optimiser(self) -> Optimiser:
-        return Optimiser("adamw", self.learning_rate, (0.9, 0.98), self.weight_decay, "cosine", self.warmup)
 
 
 def fit(

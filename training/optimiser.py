@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
-from torch import nn
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 __all__ = ["Optimiser"]
 
@@ -49,6 +50,8 @@ class Optimiser:
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """For the parameters that are trained. AdamW decays matrices only."""
+        import torch  # here, so that recipes are listed without it
+
         trained = [parameter for parameter in parameters if parameter.requires_grad]
         if self.kind == "adam":
             return torch.optim.Adam(trained, self.learning_rate, self.betas, weight_decay=self.weight_decay)

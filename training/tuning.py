@@ -11,35 +11,18 @@ Fu et al., DreamSim: Learning New Dimensions of Human Visual Similarity using Sy
 
 from __future__ import annotations
 
-import hashlib
-import logging
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-from torch.utils.data import Dataset
-from tqdm import tqdm
-
-from dreamsim_guidance.data.judgments import Judgments
-from dreamsim_guidance.data.pictures import Pictures, check_pictures, load_pictures
-from dreamsim_guidance.data.ratings import Ratings
-from dreamsim_guidance.data.readers.sets import read_judgments
-from dreamsim_guidance.metric import adapters
-from dreamsim_guidance.metric.dreamsim import DreamSim
-from dreamsim_guidance.processes import agreed, is_main, process_state
-from dreamsim_guidance.training.accelerate_state import own_accelerate_state
 from dreamsim_guidance.training.augmentation import Augmentation
-from dreamsim_guidance.training.base_models import Scratch, base_metric
-from dreamsim_guidance.training.checkpoint import read_checkpoint
-from dreamsim_guidance.training.comparison import Comparison
 from dreamsim_guidance.training.loop import Loop
-from dreamsim_guidance.training.trainer import train
-from dreamsim_guidance.training.vote_losses import VoteLoss, VoteLossConfig
+from dreamsim_guidance.training.scratch import Scratch
+from dreamsim_guidance.training.vote_loss_config import VoteLossConfig
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from dreamsim_guidance.metric.dreamsim import DreamSim
 
 __all__ = ["LoRA", "Tuning"]
 
@@ -130,122 +113,12 @@ class Tuning:
         Returns the figures of the best weights on the validation split. Raises what `read_judgments` and
         `check_pictures` raise, before anything is trained.
         """
-        training, validation = (self._read(split) for split in (self.train_split, self.val_split))
-        torch.manual_seed(self.seed)
-        metric = self.metric()
-        pictures = [*training.images, *validation.images]
-        agreed(lambda: check_pictures(pictures) if is_main() else 0)
-        trained = sum(p.numel() for p in metric.parameters() if p.requires_grad)
-        log.info("%d of %d numbers are trained", trained, sum(p.numel() for p in metric.parameters()))
-        model = Comparison(metric, VoteLoss(self.loss), self.augmentation)
-        results = train(
-            model,
-            self.loop,
-            (training, self._pictures(training, metric)),
-            (validation, self._pictures(validation, metric)),
-            folder,
-            self.seed,
-            self._made_for(training, validation),
-        )
-        if is_main():
-            self._export(folder, results)
-        return results
+        from dreamsim_guidance.training.tuning_run import run_tuning  # here, so that recipes are listed without torch
+
+        return run_tuning(self, folder)
 
     def metric(self) -> DreamSim:
         """What is trained, before the first step."""
-        metric = base_metric(self.scratch or self.model, self.weights, self.pretrained, self.normalize_embeds)
-        if self.lora is not None:
-            adapters.attach_adapter(
-                metric.ensemble, self.lora.rank, self.lora.alpha, self.lora.dropout, self.lora.targets
-            )
-        if self.head is not None:
-            metric.attach_head(self.head)
-        if self.all_weights:
-            metric.requires_grad_(True)
-        metric.fold_at_first_use = False
-        return metric
+        from dreamsim_guidance.training.tuning_run import untrained_metric
 
-    def _read(self, split: str) -> Judgments:
-        found = read_judgments(self.data, self.kind, split, self.least_votes)
-        if isinstance(found, Ratings):
-            found = found.judgments()
-        if not isinstance(found, Judgments):
-            raise ValueError(
-                f"'{self.data}' holds pairs, not triplets; training needs a reference with two candidates."
-            )
-        return found
-
-    def _pictures(self, judgments: Judgments, metric: DreamSim) -> Dataset[Tensor]:
-        """Pictures at the largest branch's size; decoded, or even turned into features, once if that fits and is enough."""
-        size = max(config.image_size for config in metric.ensemble.configs)
-        files = Pictures(judgments.images, size)
-        head_alone = self.head is not None and self.lora is None and not self.all_weights and self.augmentation is None
-        if head_alone and not metric.ensemble.has_patches:
-            return Kept(features(metric, files, self.loop.workers))
-        if len(files) * 3 * size * size > self.memory * 1e9:
-            return files
-        batches = load_pictures(judgments.images, size, self.loop.workers if len(files) > 512 else 0)
-        return Kept(torch.cat(list(tqdm(batches, desc="reading pictures", unit="batch", disable=len(files) <= 512))))
-
-    def _made_for(self, *sets: Judgments) -> str:
-        """Whatever decides the outcome beside the loop: a checkpoint made for something else is refused."""
-        model = (self.model, self.scratch, self.weights, self.pretrained, self.lora, self.head, self.all_weights)
-        return f"{model} {self.loss} {self.normalize_embeds} {self.augmentation} {[_digest(s) for s in sets]}"
-
-    def _export(self, folder: Path, results: dict[str, Any]) -> None:
-        """The best weights in a fresh model: the trained one may be cast, compiled or spread over machines."""
-        torch.manual_seed(self.seed)
-        model = Comparison(self.metric(), VoteLoss(self.loss)).eval()
-        best = read_checkpoint(folder / "checkpoints" / "best.pt")
-        if unknown := model.load_state_dict(best["weights"], strict=False).unexpected_keys:
-            raise ValueError(f"best.pt holds '{unknown[0]}', which the model lacks; give an empty folder.")
-        results["temperature"] = model.vote_loss.temperature
-        metric = model.metric.requires_grad_(False)
-        if self.lora is not None:
-            metric.save_adapter(folder / "adapter")
-        if self.save_model:
-            start = "random weights" if self.scratch or not self.pretrained else self.model
-            source = f"{start}, tuned by dreamsim_guidance on '{self.data.name}'"
-            reference = {name: value for name, value in results.items() if value is not None}
-            metric.save(folder / "model.safetensors", source=source, licence="unknown", reference=reference)
-
-
-class Kept(Dataset[Tensor]):
-    """Pictures, or their features, in memory."""
-
-    def __init__(self, values: Tensor) -> None:
-        self.values = values
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def __getitem__(self, index: int) -> Tensor:
-        return self.values[index]
-
-
-@torch.no_grad()
-def features(metric: DreamSim, pictures: Pictures, workers: int) -> Tensor:
-    """What the head sees, `(n, d)`, computed once: below a head that is trained alone nothing changes."""
-    head = metric.ensemble.head
-    metric.ensemble.head = None
-    try:
-        with own_accelerate_state():
-            state = process_state()
-            metric.to(state.device)
-            found = []
-            batches = load_pictures(pictures.paths, pictures.size, workers if len(pictures) > 512 else 0, batch=32)
-            for batch in tqdm(
-                batches, desc="features", total=-(-len(pictures) // 32), disable=not state.is_main_process
-            ):
-                found.append(metric.ensemble(batch.to(state.device, metric.dtype) / 255).float().cpu())
-    finally:
-        metric.ensemble.head = head
-    return torch.cat(found)
-
-
-def _digest(judgments: Judgments) -> str:
-    """Triplets, votes and names in a few letters."""
-    digest = hashlib.sha256(" ".join(path.name for path in judgments.images).encode())
-    for column in (judgments.reference, judgments.a, judgments.b, judgments.votes_a, judgments.votes_b):
-        digest.update(column.tobytes())
-    return digest.hexdigest()[:12]
+        return untrained_metric(self)

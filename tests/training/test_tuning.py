@@ -377,7 +377,7 @@ def test_twenty_steps_give_the_losses_of_a_loop_around_the_original(
 
     from dreamsim_guidance.checkpoints.official import load_official
     from dreamsim_guidance.data.pictures import Pictures
-    from dreamsim_guidance.training import tuning as home
+    from dreamsim_guidance.training import tuning_run as home
     from dreamsim_guidance.training.triplet_batches import TripletBatches
 
     data = write_judged_pictures(tmp_path / "data", triplets=30, size=224)

@@ -11,36 +11,19 @@ Rombach et al., High-Resolution Image Synthesis with Latent Diffusion Models, CV
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from dreamsim_guidance.training.checkpoint import Schedule
+from dreamsim_guidance.training.pocket.settings import Autoencoder
 from dreamsim_guidance.types import Image
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
 __all__ = ["Autoencoder", "AutoencoderLearner", "autoencoder", "encode", "reconstruct", "rms", "standardise"]
-
-
-@dataclass(frozen=True)
-class Autoencoder:
-    """How the autoencoder is built and trained."""
-
-    channels: tuple[int, ...]
-    """At each resolution, each half the one before."""
-    latent_channels: int
-    edges: float
-    kl: float
-    batch: int
-    """Whole pictures in a batch; of crops, half as wide, twice as many."""
-    crops: float
-    """Share of the steps, from the first on, that train on crops, which take half the time."""
-    schedule: Schedule
 
 
 def autoencoder(settings: Autoencoder, size: int) -> AutoencoderKL:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,133 +21,101 @@ from tqdm import tqdm
 
 from dreamsim_guidance.checkpoints.model_file import write_model
 from dreamsim_guidance.data.photographs import training_photographs
-from dreamsim_guidance.data.scenes.captions import Manner
 from dreamsim_guidance.data.scenes.drawing import contact_sheet, draw
 from dreamsim_guidance.data.scenes.scene import Scene, random_variation, sample_scene, scene_generator, simplify, vary
 from dreamsim_guidance.metric.backbones import CLIP_MEAN, CLIP_STD, Branch, BranchConfig
 from dreamsim_guidance.metric.ensemble import Ensemble
 from dreamsim_guidance.preprocess import save_image
 from dreamsim_guidance.training.base_models import initialise
-from dreamsim_guidance.training.checkpoint import Schedule, fit
+from dreamsim_guidance.training.checkpoint import fit
 from dreamsim_guidance.training.pocket.contrastive import ContrastiveLearner
 from dreamsim_guidance.training.pocket.distillation import DistillationLearner
 from dreamsim_guidance.training.pocket.report import branch_agreement, draw_training, report
+from dreamsim_guidance.training.pocket.settings import Contrastive, Distillation, PretrainPocket
 
 log = logging.getLogger(__name__)
 
-__all__ = ["Contrastive", "Distillation", "PretrainPocket", "balance", "draw_scenes", "pocket_branches"]
+__all__ = [
+    "Contrastive",
+    "Distillation",
+    "PretrainPocket",
+    "balance",
+    "draw_scenes",
+    "pocket_branches",
+    "pretrain",
+    "train_branch",
+]
 
 
-@dataclass(frozen=True)
-class Contrastive:
-    """How a CLIP-like branch is trained."""
+def pretrain(settings: PretrainPocket, folder: Path) -> dict[str, Any]:
+    """What `PretrainPocket.run` promises."""
+    drawn = draw_scenes(settings.scenes, settings.family)
+    some = drawn[1][:: max(1, len(drawn[0]) // 32)][:32, 0].float() / 255
+    save_image(contact_sheet(some), folder / "scenes.png")
+    ensemble = Ensemble([train_branch(settings, j, folder, drawn) for j in range(3)]).eval().requires_grad_(False)
+    balance(ensemble)
+    results = report(ensemble, settings.triplets)
+    results["parameters"] = sum(p.numel() for p in ensemble.parameters())
+    card = {
+        "name": "pocket",
+        "source": "procedural scenes drawn by dreamsim_guidance"
+        + (" and photographs bundled with scikit-image" if settings.photographs else ""),
+        "licence": "MIT",
+        "recipe": "pretrain-pocket",
+        "seed": settings.seed,
+        "knows": "scenes, not the world",
+        "normalize_embeds": True,
+        "reference": results,
+    }
+    write_model(ensemble, folder / "pocket.safetensors", card, dtype=torch.float16)
+    draw_training(folder / "training.txt", folder / "training.png")
+    return results
 
-    manner: Manner
-    batch: int
-    """Scenes in a batch, each in two drawings."""
-    tau: float
-    """Factor distance at which the target of a pair has fallen to 1/e."""
-    schedule: Schedule
 
+def train_branch(
+    settings: PretrainPocket, j: int, folder: Path, drawn: tuple[list[Scene], Tensor] | None = None
+) -> Branch:
+    """Branch j, trained from its checkpoint in `folder` on. Branches are independent: a process each is fine."""
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(settings.seed + j)
+    branch = Branch(pocket_branches(settings.width, settings.depth, settings.heads, settings.projection)[j])
+    initialise(branch)
+    scenes, pictures = drawn or draw_scenes(settings.scenes, settings.family)
+    photographs = training_photographs() if settings.photographs else {}
+    chosen = (settings.dino, settings.clip, settings.open_clip)[j]
+    learner: ContrastiveLearner | DistillationLearner
+    if isinstance(chosen, Distillation):
+        learner = DistillationLearner(
+            branch,
+            pictures,
+            photographs,
+            chosen.batch,
+            chosen.photograph_crops,
+            chosen.names,
+            chosen.local_views,
+        )
+    else:
+        learner = ContrastiveLearner(
+            branch, scenes, pictures, photographs, chosen.batch, settings.family, chosen.manner, chosen.tau
+        )
+    learner.eval()  # there is no dropout; the towers' fast paths are those of evaluation
+    name, log = branch.config.name, _log(folder / "training.txt")
 
-@dataclass(frozen=True)
-class Distillation:
-    """How the DINO-like branch is trained."""
+    def watch(step: int) -> None:
+        log(f"{name} step {step} agreement {branch_agreement(learner.branch, 300):.3f} on 300 triplets of val")
 
-    batch: int
-    photograph_crops: int
-    names: int
-    local_views: int
-    schedule: Schedule
-
-
-@dataclass(frozen=True)
-class PretrainPocket:
-    """Pre-training of the pocket ensemble, from drawing its scenes to the file `pocket.safetensors`."""
-
-    seed: int
-    scenes: int
-    """How many scenes of the split "train" are drawn, twice each."""
-    family: int
-    """Scenes that share all but a few factors: each other's hard negatives in a contrastive batch."""
-    width: int
-    depth: int
-    heads: int
-    projection: int
-    photographs: bool
-    """Whether crops of the photographs bundled with scikit-image are mixed in."""
-    dino: Distillation
-    clip: Contrastive
-    open_clip: Contrastive
-    triplets: int
-    """Held-out triplets (split "test") of the final report."""
-
-    def __post_init__(self) -> None:
-        batch = min(self.clip.batch, self.open_clip.batch, self.scenes)
-        if not 1 <= self.family <= batch:
-            raise ValueError(f"family must lie between 1 and the scenes and batches, {batch}, got {self.family}.")
-
-    def run(self, folder: Path) -> dict[str, Any]:
-        """Train what `folder` does not hold yet; return the held-out agreement of ensemble, branches, MSE and SSIM.
-
-        Beside the model the folder gets scenes.png (what is drawn) and training.png (loss and agreement by step).
-        """
-        drawn = draw_scenes(self.scenes, self.family)
-        some = drawn[1][:: max(1, len(drawn[0]) // 32)][:32, 0].float() / 255
-        save_image(contact_sheet(some), folder / "scenes.png")
-        ensemble = Ensemble([self.train_branch(j, folder, drawn) for j in range(3)]).eval().requires_grad_(False)
-        balance(ensemble)
-        results = report(ensemble, self.triplets)
-        results["parameters"] = sum(p.numel() for p in ensemble.parameters())
-        card = {
-            "name": "pocket",
-            "source": "procedural scenes drawn by dreamsim_guidance"
-            + (" and photographs bundled with scikit-image" if self.photographs else ""),
-            "licence": "MIT",
-            "recipe": "pretrain-pocket",
-            "seed": self.seed,
-            "knows": "scenes, not the world",
-            "normalize_embeds": True,
-            "reference": results,
-        }
-        write_model(ensemble, folder / "pocket.safetensors", card, dtype=torch.float16)
-        draw_training(folder / "training.txt", folder / "training.png")
-        return results
-
-    def train_branch(self, j: int, folder: Path, drawn: tuple[list[Scene], Tensor] | None = None) -> Branch:
-        """Branch j, trained from its checkpoint in `folder` on. Branches are independent: a process each is fine."""
-        folder.mkdir(parents=True, exist_ok=True)
-        torch.manual_seed(self.seed + j)
-        branch = Branch(pocket_branches(self.width, self.depth, self.heads, self.projection)[j])
-        initialise(branch)
-        scenes, pictures = drawn or draw_scenes(self.scenes, self.family)
-        photographs = training_photographs() if self.photographs else {}
-        settings = (self.dino, self.clip, self.open_clip)[j]
-        learner: ContrastiveLearner | DistillationLearner
-        if isinstance(settings, Distillation):
-            learner = DistillationLearner(
-                branch,
-                pictures,
-                photographs,
-                settings.batch,
-                settings.photograph_crops,
-                settings.names,
-                settings.local_views,
-            )
-        else:
-            learner = ContrastiveLearner(
-                branch, scenes, pictures, photographs, settings.batch, self.family, settings.manner, settings.tau
-            )
-        learner.eval()  # there is no dropout; the towers' fast paths are those of evaluation
-        name, log = branch.config.name, _log(folder / "training.txt")
-
-        def watch(step: int) -> None:
-            log(f"{name} step {step} agreement {branch_agreement(learner.branch, 300):.3f} on 300 triplets of val")
-
-        data = (self.scenes, self.family, self.width, self.depth, self.heads, self.projection, sorted(photographs))
-        made_of = f"{settings} of {data}"
-        fit(learner, settings.schedule, self.seed + 100 * j, folder / f"{name}.pt", name, log, watch, made_of)
-        return learner.branch
+    data = (
+        settings.scenes,
+        settings.family,
+        settings.width,
+        settings.depth,
+        settings.heads,
+        settings.projection,
+        sorted(photographs),
+    )
+    made_of = f"{chosen} of {data}"
+    fit(learner, chosen.schedule, settings.seed + 100 * j, folder / f"{name}.pt", name, log, watch, made_of)
+    return learner.branch
 
 
 def pocket_branches(

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,50 +23,37 @@ from dreamsim_guidance.data.scenes.pocket_scenes import draw_pocket_scenes, draw
 from dreamsim_guidance.data.scenes.scene import Scene, sample_scene, scene_generator
 from dreamsim_guidance.evaluation.samples.scene_judge import JUDGED, SceneJudge, factor_classes
 from dreamsim_guidance.files.atomic import writing
-from dreamsim_guidance.training.checkpoint import Schedule, fit
+from dreamsim_guidance.training.checkpoint import fit
 from dreamsim_guidance.training.pocket.diffusion import line_writer
+from dreamsim_guidance.training.pocket.settings import TrainPocketJudge
 
-__all__ = ["JudgeLearner", "TrainPocketJudge", "accuracies", "commonest", "judged_scenes", "readable"]
+__all__ = ["JudgeLearner", "TrainPocketJudge", "accuracies", "commonest", "judged_scenes", "readable", "train_judge"]
 
 _FIRST = 1_000_000
 """Numbers of scenes from here on are the judge's."""
 
 
-@dataclass(frozen=True)
-class TrainPocketJudge:
-    """Training of the judge, from drawing its scenes to the file `pocket_judge.safetensors`."""
-
-    seed: int
-    scenes: int
-    """How many are drawn: two in three are easy scenes, one in three is a full one."""
-    width: int
-    features: int
-    batch: int
-    schedule: Schedule
-    held_out: int
-    """Scenes, of each kind, of the final accuracies."""
-
-    def run(self, folder: Path) -> dict[str, Any]:
-        """Train from the checkpoint in `folder` on; return the accuracy per factor on held-out scenes of both kinds."""
-        folder.mkdir(parents=True, exist_ok=True)
-        torch.manual_seed(self.seed)
-        scenes, pictures = judged_scenes(self.scenes, "train")
-        judge = SceneJudge(self.width, self.features)
-        learner = JudgeLearner(judge, scenes, pictures, self.batch)
-        made_of = f"{self.scenes} {self.width} {self.features} {self.batch}"
-        write = line_writer(folder / "training.txt")
-        fit(learner, self.schedule, self.seed, folder / "judge.pt", "judge", write, settings=made_of)
-        judge.requires_grad_(False).eval()
-        results: dict[str, Any] = {}
-        for kind, easy in (("easy", 1.0), ("full", 0.0)):
-            held_out = judged_scenes(self.held_out, "test", easy)
-            results[kind] = {"accuracy": accuracies(judge, *held_out), "commonest": commonest(held_out[0])}
-        results["readable"] = readable(results["easy"]["accuracy"], results["easy"]["commonest"])
-        card = {"width": self.width, "features": self.features, **results, "recipe": "train-pocket-judge"}
-        with writing(folder / "pocket_judge.safetensors") as temporary:
-            half = {name: value.half().contiguous() for name, value in judge.state_dict().items()}
-            save_file(half, temporary, {"card": json.dumps(card)})
-        return results
+def train_judge(settings: TrainPocketJudge, folder: Path) -> dict[str, Any]:
+    """What `TrainPocketJudge.run` promises."""
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(settings.seed)
+    scenes, pictures = judged_scenes(settings.scenes, "train")
+    judge = SceneJudge(settings.width, settings.features)
+    learner = JudgeLearner(judge, scenes, pictures, settings.batch)
+    made_of = f"{settings.scenes} {settings.width} {settings.features} {settings.batch}"
+    write = line_writer(folder / "training.txt")
+    fit(learner, settings.schedule, settings.seed, folder / "judge.pt", "judge", write, settings=made_of)
+    judge.requires_grad_(False).eval()
+    results: dict[str, Any] = {}
+    for kind, easy in (("easy", 1.0), ("full", 0.0)):
+        held_out = judged_scenes(settings.held_out, "test", easy)
+        results[kind] = {"accuracy": accuracies(judge, *held_out), "commonest": commonest(held_out[0])}
+    results["readable"] = readable(results["easy"]["accuracy"], results["easy"]["commonest"])
+    card = {"width": settings.width, "features": settings.features, **results, "recipe": "train-pocket-judge"}
+    with writing(folder / "pocket_judge.safetensors") as temporary:
+        half = {name: value.half().contiguous() for name, value in judge.state_dict().items()}
+        save_file(half, temporary, {"card": json.dumps(card)})
+    return results
 
 
 class JudgeLearner(nn.Module):

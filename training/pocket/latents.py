@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,9 +25,8 @@ from dreamsim_guidance.data.scenes.drawing import contact_sheet
 from dreamsim_guidance.data.scenes.pocket_scenes import draw_pocket_scenes
 from dreamsim_guidance.data.scenes.scene import Scene
 from dreamsim_guidance.preprocess import save_image
-from dreamsim_guidance.training.checkpoint import Schedule, fit, step_generator
+from dreamsim_guidance.training.checkpoint import fit, step_generator
 from dreamsim_guidance.training.pocket.autoencoder import (
-    Autoencoder,
     AutoencoderLearner,
     autoencoder,
     encode,
@@ -46,101 +44,71 @@ from dreamsim_guidance.training.pocket.diffusion import (
     save_pipeline,
     spread_times,
 )
+from dreamsim_guidance.training.pocket.settings import TextEncoder, TrainPocketLatents
 from dreamsim_guidance.training.pocket.words import text_encoder, tokenizer, write_tokenizer
 from dreamsim_guidance.types import Image
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 
-__all__ = ["LatentLearner", "TextEncoder", "TrainPocketLatents", "pocket_caption", "sample_latents"]
+__all__ = ["LatentLearner", "TextEncoder", "TrainPocketLatents", "pocket_caption", "sample_latents", "train_latents"]
 
 MENTIONED = ("shape", "colour", "count", "layout", "background", "texture", "style")
 """What a caption may speak of; easy scenes do not vary in the rest, or little."""
 
 
-@dataclass(frozen=True)
-class TextEncoder:
-    """Size of the text encoder."""
+def train_latents(settings: TrainPocketLatents, folder: Path) -> dict[str, Any]:
+    """What `TrainPocketLatents.run` promises."""
+    folder.mkdir(parents=True, exist_ok=True)
+    scenes, pictures = draw_pocket_scenes(settings.scenes, settings.size)
+    vae = _trained_autoencoder(settings, folder, pictures)
+    torch.manual_seed(settings.seed)
+    learner = LatentLearner(settings, scenes, vae.config.scaling_factor * encode(vae, pictures))
+    held_out, drawn = draw_pocket_scenes(min(512, settings.scenes), settings.size, "val")
+    captions = [pocket_caption(scene, i) for i, scene in enumerate(held_out)]
+    (folder / "samples.txt").write_text("\n".join(captions[:48]) + "\n", encoding="utf-8")
 
-    width: int
-    depth: int
-    heads: int
+    def save() -> StableDiffusionPipeline:
+        pipeline = latent_pipeline(learner, vae)
+        save_pipeline(pipeline, folder / "pocket_latents", _for_older_transformers)
+        return pipeline
+
+    def watch(step: int) -> None:
+        pipeline = save()
+        images = sample_latents(pipeline, captions[: min(48, settings.samples)], settings.seed, steps=20)
+        save_image(contact_sheet(images, 12), folder / "samples.png")
+
+    write = line_writer(folder / "training.txt")
+    fit(learner, settings.schedule, settings.seed, folder / "latents.pt", "latents", write, watch, str(settings))
+    asked = [pocket_caption(scene, i) for i, scene in enumerate(draw_pocket_scenes(settings.samples, 8, "test")[0])]
+    images, pixels = sample_latents(save(), asked, settings.seed), drawn.float() / 255
+    return {
+        "loss": learner.held_out_loss(held_out, vae.config.scaling_factor * encode(vae, drawn)),
+        "reconstruction_rms": rms(reconstruct(vae, pixels), pixels),
+        "parameters": sum(p.numel() for p in learner.towers.parameters()),
+        "autoencoder_parameters": sum(p.numel() for p in vae.parameters()),
+        **distance_to_scenes(images),
+    }
 
 
-@dataclass(frozen=True)
-class TrainPocketLatents:
-    """Training of the latent model, from drawing its scenes to the folder `pocket_latents`."""
+def _trained_autoencoder(settings: TrainPocketLatents, folder: Path, pictures: Tensor) -> AutoencoderKL:
+    torch.manual_seed(settings.seed)
+    network = autoencoder(settings.autoencoder, settings.size)
+    learner = AutoencoderLearner(network, pictures[:8000], settings.autoencoder)
+    write = line_writer(folder / "training.txt")
+    _, held_out = draw_pocket_scenes(24, settings.size, "val")
+    images = held_out.float() / 255
 
-    seed: int
-    scenes: int
-    """How many scenes of the split "train" are drawn."""
-    size: int
-    autoencoder: Autoencoder
-    text: TextEncoder
-    channels: tuple[int, ...]
-    """Of the denoiser at each resolution, each half the one before; all but the first attend to the words."""
-    batch: int
-    dropout: float
-    """Share of empty captions."""
-    average: float
-    schedule: Schedule
-    samples: int
-    """Pictures that are drawn at the end and compared with as many held-out scenes."""
+    def watch(step: int) -> None:
+        again = reconstruct(network, images)
+        save_image(contact_sheet(torch.cat([images, again]), 12), folder / "autoencoder.png")
+        write(f"autoencoder step {step} rms {rms(again, images):.4f}")
 
-    def run(self, folder: Path) -> dict[str, Any]:
-        """Train from the checkpoints in `folder` on; write the pipeline, samples.png and autoencoder.png.
-
-        Returns errors and distances; samples.png has one picture for each of the captions in samples.txt.
-        """
-        folder.mkdir(parents=True, exist_ok=True)
-        scenes, pictures = draw_pocket_scenes(self.scenes, self.size)
-        vae = self._autoencoder(folder, pictures)
-        torch.manual_seed(self.seed)
-        learner = LatentLearner(self, scenes, vae.config.scaling_factor * encode(vae, pictures))
-        held_out, drawn = draw_pocket_scenes(min(512, self.scenes), self.size, "val")
-        captions = [pocket_caption(scene, i) for i, scene in enumerate(held_out)]
-        (folder / "samples.txt").write_text("\n".join(captions[:48]) + "\n", encoding="utf-8")
-
-        def save() -> StableDiffusionPipeline:
-            pipeline = latent_pipeline(learner, vae)
-            save_pipeline(pipeline, folder / "pocket_latents", _for_older_transformers)
-            return pipeline
-
-        def watch(step: int) -> None:
-            pipeline = save()
-            images = sample_latents(pipeline, captions[: min(48, self.samples)], self.seed, steps=20)
-            save_image(contact_sheet(images, 12), folder / "samples.png")
-
-        write = line_writer(folder / "training.txt")
-        fit(learner, self.schedule, self.seed, folder / "latents.pt", "latents", write, watch, str(self))
-        asked = [pocket_caption(scene, i) for i, scene in enumerate(draw_pocket_scenes(self.samples, 8, "test")[0])]
-        images, pixels = sample_latents(save(), asked, self.seed), drawn.float() / 255
-        return {
-            "loss": learner.held_out_loss(held_out, vae.config.scaling_factor * encode(vae, drawn)),
-            "reconstruction_rms": rms(reconstruct(vae, pixels), pixels),
-            "parameters": sum(p.numel() for p in learner.towers.parameters()),
-            "autoencoder_parameters": sum(p.numel() for p in vae.parameters()),
-            **distance_to_scenes(images),
-        }
-
-    def _autoencoder(self, folder: Path, pictures: Tensor) -> AutoencoderKL:
-        torch.manual_seed(self.seed)
-        network = autoencoder(self.autoencoder, self.size)
-        learner = AutoencoderLearner(network, pictures[:8000], self.autoencoder)
-        write = line_writer(folder / "training.txt")
-        _, held_out = draw_pocket_scenes(24, self.size, "val")
-        images = held_out.float() / 255
-
-        def watch(step: int) -> None:
-            again = reconstruct(network, images)
-            save_image(contact_sheet(torch.cat([images, again]), 12), folder / "autoencoder.png")
-            write(f"autoencoder step {step} rms {rms(again, images):.4f}")
-
-        path, made_of = folder / "autoencoder.pt", str(self.autoencoder)
-        fit(learner, self.autoencoder.schedule, self.seed, path, "autoencoder", write, watch, made_of)
-        network.requires_grad_(False).eval()
-        standardise(network, pictures[:1000])
-        return network
+    path, made_of = folder / "autoencoder.pt", str(settings.autoencoder)
+    fit(learner, settings.autoencoder.schedule, settings.seed, path, "autoencoder", write, watch, made_of)
+    network.requires_grad_(False).eval()
+    standardise(network, pictures[:1000])
+    return network
 
 
 class LatentLearner(nn.Module):

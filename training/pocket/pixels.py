@@ -6,7 +6,6 @@ What is kept is the running average of the weights, saved as an ordinary `DDIMPi
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from dreamsim_guidance.data.scenes.drawing import contact_sheet
 from dreamsim_guidance.data.scenes.pocket_scenes import draw_pocket_scenes
 from dreamsim_guidance.preprocess import save_image
-from dreamsim_guidance.training.checkpoint import Schedule, fit, step_generator
+from dreamsim_guidance.training.checkpoint import fit, step_generator
 from dreamsim_guidance.training.pocket.diffusion import (
     Average,
     cosine_scheduler,
@@ -28,55 +27,39 @@ from dreamsim_guidance.training.pocket.diffusion import (
     save_pipeline,
     spread_times,
 )
+from dreamsim_guidance.training.pocket.settings import TrainPocketPixels
 from dreamsim_guidance.types import Image
 
 if TYPE_CHECKING:
     from diffusers import DDIMPipeline, UNet2DModel
 
-__all__ = ["PixelLearner", "TrainPocketPixels", "pixel_network", "pixel_pipeline", "sample_pixels"]
+__all__ = ["PixelLearner", "TrainPocketPixels", "pixel_network", "pixel_pipeline", "sample_pixels", "train_pixels"]
 
 
-@dataclass(frozen=True)
-class TrainPocketPixels:
-    """Training of the unconditional pixel model, from drawing its scenes to the folder `pocket_pixels`."""
+def train_pixels(settings: TrainPocketPixels, folder: Path) -> dict[str, Any]:
+    """What `TrainPocketPixels.run` promises."""
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(settings.seed)
+    _, pictures = draw_pocket_scenes(settings.scenes, settings.size)
+    learner = PixelLearner(pixel_network(settings.size, settings.channels), pictures, settings.batch, settings.average)
 
-    seed: int
-    scenes: int
-    """How many scenes of the split "train" are drawn."""
-    size: int
-    channels: tuple[int, ...]
-    """Of the network at each resolution, each half the one before; attention at the two lowest."""
-    batch: int
-    average: float
-    """Decay of the running average of the weights."""
-    schedule: Schedule
-    samples: int
-    """Pictures that are drawn at the end and compared with as many held-out scenes."""
+    def save() -> DDIMPipeline:
+        pipeline = pixel_pipeline(learner.average.model)
+        save_pipeline(pipeline, folder / "pocket_pixels")
+        return pipeline
 
-    def run(self, folder: Path) -> dict[str, Any]:
-        """Train from the checkpoint in `folder` on; write the pipeline and samples.png; return losses and distances."""
-        folder.mkdir(parents=True, exist_ok=True)
-        torch.manual_seed(self.seed)
-        _, pictures = draw_pocket_scenes(self.scenes, self.size)
-        learner = PixelLearner(pixel_network(self.size, self.channels), pictures, self.batch, self.average)
+    def watch(step: int) -> None:
+        pipeline = save()
+        images = sample_pixels(pipeline, min(48, settings.samples), settings.seed, steps=25)
+        save_image(contact_sheet(images, 12), folder / "samples.png")
 
-        def save() -> DDIMPipeline:
-            pipeline = pixel_pipeline(learner.average.model)
-            save_pipeline(pipeline, folder / "pocket_pixels")
-            return pipeline
-
-        def watch(step: int) -> None:
-            pipeline = save()
-            images = sample_pixels(pipeline, min(48, self.samples), self.seed, steps=25)
-            save_image(contact_sheet(images, 12), folder / "samples.png")
-
-        made_of = f"{self.scenes} {self.size} {self.channels} {self.batch} {self.average}"
-        write = line_writer(folder / "training.txt")
-        fit(learner, self.schedule, self.seed, folder / "pixels.pt", "pixels", write, watch, made_of)
-        images = sample_pixels(save(), self.samples, self.seed)
-        parameters = sum(p.numel() for p in learner.network.parameters())
-        _, held_out = draw_pocket_scenes(min(512, self.scenes), self.size, "val")
-        return {"loss": learner.held_out_loss(held_out), "parameters": parameters, **distance_to_scenes(images)}
+    made_of = f"{settings.scenes} {settings.size} {settings.channels} {settings.batch} {settings.average}"
+    write = line_writer(folder / "training.txt")
+    fit(learner, settings.schedule, settings.seed, folder / "pixels.pt", "pixels", write, watch, made_of)
+    images = sample_pixels(save(), settings.samples, settings.seed)
+    parameters = sum(p.numel() for p in learner.network.parameters())
+    _, held_out = draw_pocket_scenes(min(512, settings.scenes), settings.size, "val")
+    return {"loss": learner.held_out_loss(held_out), "parameters": parameters, **distance_to_scenes(images)}
 
 
 class PixelLearner(nn.Module):

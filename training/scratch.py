@@ -1,0 +1,43 @@
+"""A small tower with random weights, by its sizes; this module imports no torch, for recipes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dreamsim_guidance.metric.backbones import BranchConfig
+
+__all__ = ["Scratch"]
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """A small Vision Transformer with random weights, `size` x `size` pixels."""
+
+    size: int = 64
+    width: int = 128
+    depth: int = 4
+    heads: int = 4
+    patch: int = 8
+    drop_path: float = 0.0
+    """Stochastic depth: the last block's share of skipped pictures in training; it grows linearly from the first."""
+
+    def __post_init__(self) -> None:
+        if min(self.size, self.width, self.depth, self.heads, self.patch) < 1 or not 0 <= self.drop_path < 1:
+            raise ValueError(f"sizes must be at least 1 and drop_path lie in [0, 1), got {self}.")
+        if self.size % self.patch or self.width % self.heads or self.width % 4:
+            raise ValueError(
+                f"size must be a multiple of patch, width of heads and of 4, got size={self.size}, patch={self.patch}, "
+                f"width={self.width}, heads={self.heads}."
+            )
+
+    def branch(self) -> BranchConfig:
+        from dreamsim_guidance.metric.backbones import BranchConfig
+
+        half = (0.5, 0.5, 0.5)
+        sizes: dict[str, Any] = {"embed_dim": self.width, "depth": self.depth, "num_heads": self.heads}
+        options = {**sizes, "patch_size": self.patch, "drop_path_rate": self.drop_path}
+        return BranchConfig(
+            "scratch", "vit_base_patch16_224", image_size=self.size, mean=half, std=half, overrides=options
+        )

@@ -1,0 +1,168 @@
+"""The work of a tuning run: judgments and pictures read, the metric built, trained, and its best weights written."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from dreamsim_guidance.data.judgments import Judgments
+from dreamsim_guidance.data.pictures import Pictures, check_pictures, load_pictures
+from dreamsim_guidance.data.ratings import Ratings
+from dreamsim_guidance.data.readers.sets import read_judgments
+from dreamsim_guidance.metric import adapters
+from dreamsim_guidance.metric.dreamsim import DreamSim
+from dreamsim_guidance.processes import agreed, is_main, process_state
+from dreamsim_guidance.training.accelerate_state import own_accelerate_state
+from dreamsim_guidance.training.base_models import base_metric
+from dreamsim_guidance.training.checkpoint import read_checkpoint
+from dreamsim_guidance.training.comparison import Comparison
+from dreamsim_guidance.training.trainer import train
+from dreamsim_guidance.training.tuning import Tuning
+from dreamsim_guidance.training.vote_losses import VoteLoss
+
+log = logging.getLogger(__name__)
+
+__all__ = ["run_tuning", "untrained_metric"]
+
+
+def run_tuning(config: Tuning, folder: Path) -> dict[str, Any]:
+    """What `Tuning.run` promises."""
+    training, validation = (_read(config, split) for split in (config.train_split, config.val_split))
+    torch.manual_seed(config.seed)
+    metric = config.metric()
+    pictures = [*training.images, *validation.images]
+    agreed(lambda: check_pictures(pictures) if is_main() else 0)
+    trained = sum(p.numel() for p in metric.parameters() if p.requires_grad)
+    log.info("%d of %d numbers are trained", trained, sum(p.numel() for p in metric.parameters()))
+    model = Comparison(metric, VoteLoss(config.loss), config.augmentation)
+    results = train(
+        model,
+        config.loop,
+        (training, _pictures(config, training, metric)),
+        (validation, _pictures(config, validation, metric)),
+        folder,
+        config.seed,
+        _made_for(config, training, validation),
+    )
+    if is_main():
+        _export(config, folder, results)
+    return results
+
+
+def untrained_metric(config: Tuning) -> DreamSim:
+    """The metric with what is to be trained, before the first step."""
+    metric = base_metric(config.scratch or config.model, config.weights, config.pretrained, config.normalize_embeds)
+    if config.lora is not None:
+        adapters.attach_adapter(
+            metric.ensemble, config.lora.rank, config.lora.alpha, config.lora.dropout, config.lora.targets
+        )
+    if config.head is not None:
+        metric.attach_head(config.head)
+    if config.all_weights:
+        metric.requires_grad_(True)
+    metric.fold_at_first_use = False
+    return metric
+
+
+def _read(config: Tuning, split: str) -> Judgments:
+    found = read_judgments(config.data, config.kind, split, config.least_votes)
+    if isinstance(found, Ratings):
+        found = found.judgments()
+    if not isinstance(found, Judgments):
+        raise ValueError(f"'{config.data}' holds pairs, not triplets; training needs a reference with two candidates.")
+    return found
+
+
+def _pictures(config: Tuning, judgments: Judgments, metric: DreamSim) -> Dataset[Tensor]:
+    """Pictures at the largest branch's size; decoded, or even turned into features, once if that fits and is enough."""
+    size = max(branch.image_size for branch in metric.ensemble.configs)
+    files = Pictures(judgments.images, size)
+    head_alone = (
+        config.head is not None and config.lora is None and not config.all_weights and config.augmentation is None
+    )
+    if head_alone and not metric.ensemble.has_patches:
+        return Kept(features(metric, files, config.loop.workers))
+    if len(files) * 3 * size * size > config.memory * 1e9:
+        return files
+    batches = load_pictures(judgments.images, size, config.loop.workers if len(files) > 512 else 0)
+    return Kept(torch.cat(list(tqdm(batches, desc="reading pictures", unit="batch", disable=len(files) <= 512))))
+
+
+def _made_for(config: Tuning, *sets: Judgments) -> str:
+    """Whatever decides the outcome beside the loop: a checkpoint made for something else is refused."""
+    model = (
+        config.model,
+        config.scratch,
+        config.weights,
+        config.pretrained,
+        config.lora,
+        config.head,
+        config.all_weights,
+    )
+    return f"{model} {config.loss} {config.normalize_embeds} {config.augmentation} {[_digest(s) for s in sets]}"
+
+
+def _export(config: Tuning, folder: Path, results: dict[str, Any]) -> None:
+    """The best weights in a fresh model: the trained one may be cast, compiled or spread over machines."""
+    torch.manual_seed(config.seed)
+    model = Comparison(config.metric(), VoteLoss(config.loss)).eval()
+    best = read_checkpoint(folder / "checkpoints" / "best.pt")
+    if unknown := model.load_state_dict(best["weights"], strict=False).unexpected_keys:
+        raise ValueError(f"best.pt holds '{unknown[0]}', which the model lacks; give an empty folder.")
+    results["temperature"] = model.vote_loss.temperature
+    metric = model.metric.requires_grad_(False)
+    if config.lora is not None:
+        metric.save_adapter(folder / "adapter")
+    if config.save_model:
+        start = "random weights" if config.scratch or not config.pretrained else config.model
+        source = f"{start}, tuned by dreamsim_guidance on '{config.data.name}'"
+        reference = {name: value for name, value in results.items() if value is not None}
+        metric.save(folder / "model.safetensors", source=source, licence="unknown", reference=reference)
+
+
+class Kept(Dataset[Tensor]):
+    """Pictures, or their features, in memory."""
+
+    def __init__(self, values: Tensor) -> None:
+        self.values = values
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.values[index]
+
+
+@torch.no_grad()
+def features(metric: DreamSim, pictures: Pictures, workers: int) -> Tensor:
+    """What the head sees, `(n, d)`, computed once: below a head that is trained alone nothing changes."""
+    head = metric.ensemble.head
+    metric.ensemble.head = None
+    try:
+        with own_accelerate_state():
+            state = process_state()
+            metric.to(state.device)
+            found = []
+            batches = load_pictures(pictures.paths, pictures.size, workers if len(pictures) > 512 else 0, batch=32)
+            for batch in tqdm(
+                batches, desc="features", total=-(-len(pictures) // 32), disable=not state.is_main_process
+            ):
+                found.append(metric.ensemble(batch.to(state.device, metric.dtype) / 255).float().cpu())
+    finally:
+        metric.ensemble.head = head
+    return torch.cat(found)
+
+
+def _digest(judgments: Judgments) -> str:
+    """Triplets, votes and names in a few letters."""
+    digest = hashlib.sha256(" ".join(path.name for path in judgments.images).encode())
+    for column in (judgments.reference, judgments.a, judgments.b, judgments.votes_a, judgments.votes_b):
+        digest.update(column.tobytes())
+    return digest.hexdigest()[:12]

@@ -1,0 +1,28 @@
+"""The settings of the loss on votes. The losses are in `vote_losses.py`; this module imports no torch, for recipes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+__all__ = ["Kind", "VoteLossConfig"]
+
+Kind = Literal["hinge", "logistic", "bradley_terry"]
+
+
+@dataclass(frozen=True)
+class VoteLossConfig:
+    """Which loss: `margin` is the hinge's, `temperature` (in units of distance) that of the other two."""
+
+    kind: Kind = "hinge"
+    margin: float = 0.05
+    temperature: float = 0.05
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise ValueError(f"unknown loss '{self.kind}'; known: {', '.join(get_args(Kind))}.")
+        if not (self.margin >= 0 and math.isfinite(self.margin)):
+            raise ValueError(f"margin must be a number from 0 on, got {self.margin}.")
+        if not (self.temperature > 0 and math.isfinite(self.temperature)):
+            raise ValueError(f"temperature must be a positive number, got {self.temperature}.")
