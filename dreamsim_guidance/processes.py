@@ -17,7 +17,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-__all__ = ["agreed", "alone", "divided", "everywhere", "is_main", "launched", "process_device", "process_state"]
+__all__ = [
+    "agreed",
+    "alone",
+    "default_device",
+    "divided",
+    "everywhere",
+    "is_main",
+    "launched",
+    "process_device",
+    "process_state",
+]
 
 _PATIENCE = timedelta(days=7)
 """A process whose share is done waits for the others; the backends' own limits are minutes."""
@@ -51,13 +61,22 @@ def is_main() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
+def default_device() -> str:
+    """The device that is used where none is named: "cuda", "mps", "xpu", another accelerator of PyTorch's, or "cpu"."""
+    for name, backend in (("cuda", torch.cuda), ("mps", torch.backends.mps), ("xpu", torch.xpu)):
+        if backend.is_available():  # type: ignore[attr-defined]
+            return name
+    other = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return "cpu" if other is None else other.type
+
+
 def process_device(device: str | None = None) -> str:
     """`device`, else this process's own accelerator, else the only one, else the CPU."""
     if device is not None:
         return device
     if launched():
         return str(process_state().device)
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return default_device()
 
 
 def divided(count: int, work: Callable[[range], NDArray[Any]]) -> NDArray[Any]:

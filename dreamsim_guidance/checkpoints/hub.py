@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from dreamsim_guidance.checkpoints.model_file import read_card
-from dreamsim_guidance.files.cache import is_offline
+from dreamsim_guidance.files.atomic import writing
+from dreamsim_guidance.files.network import hub_available, is_offline
 
 __all__ = ["FILE_NAME", "fetch", "model_card", "push", "write_folder_card"]
 
@@ -56,13 +57,15 @@ def fetch(
         RevisionNotFoundError,
     )
 
-    offline = is_offline() if local_files_only is None else local_files_only
+    available = hub_available(local_files_only)
     try:
         return Path(
-            hf_hub_download(name, filename, revision=revision, cache_dir=cache, local_files_only=offline, token=token)
+            hf_hub_download(
+                name, filename, revision=revision, cache_dir=cache, local_files_only=not available, token=token
+            )
         )
     except LocalEntryNotFoundError as error:
-        reason = "downloading is off" if offline else "the Hub cannot be reached"
+        reason = "downloading is off" if is_offline(local_files_only) else "the Hub cannot be reached"
         raise FileNotFoundError(
             f"{filename} of '{name}' is not in the cache and {reason}; get "
             f"https://huggingface.co/{name}/resolve/{revision or 'main'}/{filename} and give the file's path instead."
@@ -110,7 +113,8 @@ def write_folder_card(folder: str | os.PathLike[str]) -> Path:
     """Write the README beside the model file in `folder`, unless there is one."""
     readme = Path(folder) / "README.md"
     if not readme.exists():
-        readme.write_text(model_card(read_card(Path(folder) / FILE_NAME), "FOLDER"), encoding="utf-8")
+        with writing(readme) as temporary:
+            temporary.write_text(model_card(read_card(Path(folder) / FILE_NAME), "FOLDER"), encoding="utf-8")
     return readme
 
 

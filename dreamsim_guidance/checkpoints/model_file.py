@@ -21,8 +21,8 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
+from dreamsim_guidance.files.atomic import write_tensors, writing
 from dreamsim_guidance.metric.assembly import difference, fill, skeleton
 from dreamsim_guidance.metric.backbones import BranchConfig
 from dreamsim_guidance.metric.ensemble import Ensemble
@@ -83,17 +83,9 @@ def write_model(
                 raise ValueError(f"{key} has values that {dtype} cannot hold; use another dtype.")
         tensors[key] = stored.contiguous()
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.touch()
-        mode = temporary.stat().st_mode  # what the user's umask allows; safetensors makes files private
-        save_file(tensors, temporary, {"format": _FORMAT, "version": _VERSION, "card": text})
+    with writing(path) as temporary:
+        write_tensors(tensors, temporary, {"format": _FORMAT, "version": _VERSION, "card": text})
         _order_header(temporary)
-        temporary.chmod(mode)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 

@@ -60,7 +60,7 @@ def load_official(
     backbones, which are in no release, are looked for in `weights` (also in `checkpoints/` there, where the original
     puts them), in the cache and in torch.hub's folder, and else downloaded to the cache. `cache_dir` overrides the
     cache's place (`cache.cache_folder`). `pretrained=False` leaves the human-tuned adapter out. `offline=True` forbids
-    downloads, False allows them, None asks the environment (`cache.is_offline`). `progress` shows bars on stderr.
+    downloads, False allows them, None asks the environment (`network.is_offline`). `progress` shows bars on stderr.
 
     Raises ValueError for an unknown variant, a 0.1.x release, an adapter or weights of something else, a damaged or
     hostile file (ArchiveError and ChecksumError are ValueErrors); FileNotFoundError if a file is missing, offline with

@@ -25,8 +25,9 @@ from pathlib import Path
 from dreamsim_guidance.files import archive as zips
 from dreamsim_guidance.files import checksums
 from dreamsim_guidance.files.archive import ArchiveError
-from dreamsim_guidance.files.cache import cache_folder, is_offline, locked
+from dreamsim_guidance.files.cache import cache_folder, locked
 from dreamsim_guidance.files.download import download
+from dreamsim_guidance.files.network import is_offline
 from dreamsim_guidance.metric.variants import Variant
 
 __all__ = ["BASE_FILES", "BaseFile", "ReleaseFiles", "find_release"]

@@ -14,10 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-
 from dreamsim_guidance.evaluation.metrics.embedding import directions
 from dreamsim_guidance.metric.dreamsim import DreamSim, half_chord
+from dreamsim_guidance.processes import default_device
 
 __all__ = ["Pairs", "distances", "find_pairs", "load_metric", "read_pairs"]
 
@@ -81,7 +80,7 @@ def distances(pairs: Sequence[tuple[Path, Path]], model: str, device: str | None
 
 def load_metric(model: str, device: str | None = None) -> DreamSim:
     """The metric by name, on an accelerator if there is one; an error about weights names the way without."""
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or default_device()
     try:
         return DreamSim(model, device=device)
     except OSError as error:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from dreamsim_guidance.comparisons.guided_judges import Judge
@@ -19,7 +19,7 @@ from dreamsim_guidance.comparisons.guided_sampling import Sampler
 from dreamsim_guidance.data.scenes.drawing import draw
 from dreamsim_guidance.data.scenes.pocket_scenes import pocket_scene
 from dreamsim_guidance.data.scenes.scene import Scene
-from dreamsim_guidance.files.atomic import writing
+from dreamsim_guidance.files.atomic import write_tensors, writing
 from dreamsim_guidance.guidance import Method
 from dreamsim_guidance.types import Embedding, Image
 
@@ -58,7 +58,7 @@ def cell(
         content["images"] = (torch.cat(parts) * 255).round().byte()
         content["seconds"] = torch.tensor(time.perf_counter() - began)
         with writing(file) as temporary:
-            save_file(content, temporary)
+            write_tensors(content, temporary)
     content = load_file(file)
     images, seconds = content.pop("images").float() / 255, float(content.pop("seconds"))
     return Cell(images, {name: content[name] for name in ("distance", *judges)}, seconds)

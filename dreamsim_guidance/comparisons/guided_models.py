@@ -16,6 +16,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from dreamsim_guidance.files.network import hub_available
+
 __all__ = ["MODELS", "POCKET", "Model", "check_reachable", "find", "load", "tiny_autoencoder"]
 
 
@@ -89,9 +91,6 @@ def find(name: str | None, prompt: str = "") -> Model:
 
 def check_reachable(source: str, file: str = "model_index.json") -> None:
     """Fail at once, before anything large is imported or asked for: FileNotFoundError or `ValueError` tells what to do."""
-    from huggingface_hub import HfApi, try_to_load_from_cache
-    from huggingface_hub.errors import RepositoryNotFoundError
-
     path = Path(source).expanduser()
     if path.is_file():
         raise ValueError(f"'{source}' is a file; give the folder of a pipeline that save_pretrained wrote.")
@@ -99,9 +98,14 @@ def check_reachable(source: str, file: str = "model_index.json") -> None:
         if not (path / file).is_file():
             raise FileNotFoundError(f"the folder '{source}' has no {file}: save_pretrained did not write it.")
         return
+    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.errors import RepositoryNotFoundError
+
     try:
         if isinstance(try_to_load_from_cache(source, file), str):
             return
+        if not hub_available():
+            raise ConnectionError("no connection")
         HfApi().model_info(source, timeout=10)  # unlike a download, it does not try again and again
     except RepositoryNotFoundError as error:
         raise ValueError(
@@ -114,6 +118,11 @@ def check_reachable(source: str, file: str = "model_index.json") -> None:
             f"connect once, or get it elsewhere with `hf download {source} --local-dir FOLDER` and give the folder. "
             "The model 'pocket' needs no network."
         ) from error
+
+
+def _local(source: str) -> bool:
+    """Whether diffusers must not ask the Hub, which it would do again and again."""
+    return not Path(source).expanduser().is_dir() and not hub_available()
 
 
 def load(
@@ -142,7 +151,9 @@ def load(
         kind = dtype or ("float32" if device == "cpu" else model.half)
         options = {} if kind == "float32" or model.variant is None else {"variant": model.variant}
         try:
-            pipe = diffusers.DiffusionPipeline.from_pretrained(model.source, **{name: getattr(torch, kind)}, **options)
+            pipe = diffusers.DiffusionPipeline.from_pretrained(
+                model.source, **{name: getattr(torch, kind)}, **options, local_files_only=_local(model.source)
+            )
         except (OSError, ValueError, AttributeError) as error:
             raise ValueError(
                 f"'{model.source}' cannot be loaded as a pipeline of diffusers: {error} (If its licence must be accepted: at "
@@ -172,7 +183,7 @@ def tiny_autoencoder(model: Model, pipe: Any, source: str | None, device: str) -
     check_reachable(source, "config.json")
     from diffusers import AutoencoderTiny
 
-    return AutoencoderTiny.from_pretrained(source).to(device, pipe.vae.dtype)
+    return AutoencoderTiny.from_pretrained(source, local_files_only=_local(source)).to(device, pipe.vae.dtype)
 
 
 def _scheduler(name: str) -> Any:

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image as PILImage
 from torch import Tensor
 
@@ -37,6 +36,7 @@ from dreamsim_guidance.files.atomic import writing
 from dreamsim_guidance.guidance import Method
 from dreamsim_guidance.metric.dreamsim import DreamSim
 from dreamsim_guidance.preprocess import save_image
+from dreamsim_guidance.processes import default_device
 
 __all__ = ["GuideMethods"]
 
@@ -76,7 +76,7 @@ class GuideMethods:
 
     def run(self, folder: Path) -> dict[str, Any]:
         """Sample what is missing in `folder`; write table.md and methods.png; return the rows."""
-        device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        device = self.device or default_device()
         conditions = self._conditions()  # a mistake there is told before anything is loaded
         metric, judge = DreamSim(self.metric, device=device), load_judge()
         pipe = guided_models.load(guided_models.find(self.model), device)

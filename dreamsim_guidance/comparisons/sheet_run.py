@@ -24,6 +24,7 @@ from dreamsim_guidance.guidance import Log, Method, default_method
 from dreamsim_guidance.loss import Loss
 from dreamsim_guidance.metric.dreamsim import DreamSim
 from dreamsim_guidance.preprocess import load_image, resize, save_image
+from dreamsim_guidance.processes import default_device
 from dreamsim_guidance.types import Image
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def make(config: GuidedSheet, folder: Path) -> dict[str, Any]:
     """Write the sheet, the distances, the log and the images into `folder`; return the distances."""
     model = guided_models.find(config.model, config.prompt)
     method = method_of(config.method, config.strength, config.option)
-    device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = config.device or default_device()
     # what is small comes first: a mistake there is told before a large model is loaded
     references = [load_image(path) for path in config.reference] or [_own_reference(model)]
     mask = None if config.mask is None else load_image(config.mask).mean(1, keepdim=True)

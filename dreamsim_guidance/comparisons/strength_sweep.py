@@ -34,6 +34,7 @@ from dreamsim_guidance.evaluation.samples.scene_judge import load_judge
 from dreamsim_guidance.files.atomic import writing
 from dreamsim_guidance.metric.dreamsim import DreamSim
 from dreamsim_guidance.preprocess import load_image, save_image
+from dreamsim_guidance.processes import default_device
 
 __all__ = ["StrengthSweep"]
 
@@ -90,7 +91,7 @@ class StrengthSweep:
 
     def run(self, folder: Path) -> dict[str, Any]:
         """Sample what is missing in `folder`; write table.md, sweep.png and samples.png; return the rows."""
-        device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        device = self.device or default_device()
         model = guided_models.find(self.model, "words")
         if model.source == "pocket-pixels":
             raise ValueError("a sweep needs a model that takes words: pocket-latents, sd15, ..., or a folder.")

@@ -1,4 +1,4 @@
-"""Where downloaded weights live, whether the network may be used, and one process at a time.
+"""The folder that downloaded weights live in, and one process at a time in it.
 
 The cache is one folder per user, in the place that the desktop standard gives to caches. It has the layout of the
 original package's `cache_dir`, so that folder can be used as ours:
@@ -15,16 +15,14 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
-__all__ = ["cache_folder", "is_offline", "locked"]
+__all__ = ["cache_folder", "locked"]
 
 log = logging.getLogger(__name__)
 
-_TRUE = {"1", "on", "yes", "true"}
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
+"""What file systems without locks answer; filelock itself knows ENOSYS only."""
 
 
 def cache_folder(cache_dir: str | os.PathLike[str] | None = None) -> Path:
@@ -43,55 +41,37 @@ def cache_folder(cache_dir: str | os.PathLike[str] | None = None) -> Path:
     return base / "dreamsim_guidance"
 
 
-def is_offline(offline: bool | None = None) -> bool:
-    """Whether nothing may be downloaded: `offline`, or if None, `DREAMSIM_GUIDANCE_OFFLINE` or `HF_HUB_OFFLINE`."""
-    if offline is not None:
-        return offline
-    return any(os.environ.get(name, "").lower() in _TRUE for name in ("DREAMSIM_GUIDANCE_OFFLINE", "HF_HUB_OFFLINE"))
-
-
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold `<path>.lock`, waiting for whoever holds it; the file is removed at the end, also after an error.
 
-    A killed process leaves the file but not the lock. On a file system without locks this does nothing: two downloads
-    of the same file then need to be kept apart by the user.
+    A killed process leaves the file but not the lock. On a file system without locks, the existence of `<path>.lock.owner`
+    is the lock: it names the process that made it, and counts no more once that process has ended.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = path.with_name(path.name + ".lock")
-    if fcntl is None:
-        from filelock import FileLock  # a requirement of torch and of huggingface_hub
-
-        with FileLock(lock):
-            yield
-        return
-    handle = _acquire(lock)
+    name = path.with_name(path.name + ".lock")
+    try:
+        lock: BaseFileLock = _acquired(FileLock(name))
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        log.warning("%s: this file system has no locks; the file %s.owner takes their place", name.parent, name.name)
+        with contextlib.suppress(OSError):
+            name.unlink()  # of the attempt
+        name = path.with_name(path.name + ".lock.owner")
+        lock = _acquired(SoftFileLock(name))
     try:
         yield
     finally:
-        lock.unlink(missing_ok=True)  # before the lock is let go: _acquire notices that the name is gone
-        os.close(handle)
+        with contextlib.suppress(OSError):  # Windows removes no file that is open
+            name.unlink()  # before the lock is released: those who wait notice that the file is gone
+        lock.release()
 
 
-def _acquire(lock: Path) -> int:
-    while True:
-        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                log.info("waiting for another process that holds %s", lock)
-                fcntl.flock(handle, fcntl.LOCK_EX)
-        except OSError as error:
-            if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):
-                log.warning("%s: this file system has no locks", lock.parent)
-                return handle
-            os.close(handle)
-            raise
-        except BaseException:
-            os.close(handle)
-            raise
-        with contextlib.suppress(FileNotFoundError):
-            if os.stat(lock).st_ino == os.fstat(handle).st_ino:
-                return handle
-        os.close(handle)  # the former holder removed the name while we waited: this lock guards nothing any more
+def _acquired(lock: BaseFileLock) -> BaseFileLock:
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        log.info("waiting for another process that holds %s", lock.lock_file)
+        lock.acquire()
+    return lock

@@ -15,8 +15,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 from pathlib import Path
+
+from dreamsim_guidance.files.atomic import write_json
 
 __all__ = ["ChecksumError", "forget", "origin", "record", "recorded", "sha256", "verify"]
 
@@ -87,17 +88,6 @@ def verify(path: Path, *, expected: str | None = None, full: bool = False) -> No
         )
     with contextlib.suppress(OSError):  # a read-only cache: hashed again next time
         record(path, str(entry["url"]) if entry and entry.get("url") else "", actual)
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write JSON through a temporary file in the same folder."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # not mkstemp: a cache may be shared between users
-    try:
-        temporary.write_text(json.dumps(value, indent=1) + "\n")
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _record_path(path: Path) -> Path:

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamsim_guidance.files import checksums
+from dreamsim_guidance.files.atomic import write_json
 from dreamsim_guidance.files.cache import locked
 
 __all__ = ["DownloadError", "download"]
@@ -151,7 +152,7 @@ def _attempt(url: str, part: Path, note: Path, progress: bool, timeout: float) -
             raise _Interrupted(f"unexpected status {response.status}")
         else:
             part.unlink(missing_ok=True)
-            checksums.write_json(note, {"url": url, **_version(response.headers), "size": total})
+            write_json(note, {"url": url, **_version(response.headers), "size": total})
         _check_space(part, start, total)
         with _on_disk(part, total), open(part, "ab") as file, _bar(part, start, total, progress) as bar:
             for chunk in _chunks(response):

@@ -28,6 +28,7 @@ from dreamsim_guidance.losses import MSE, SSIM, Loss, TotalVariation, grid
 from dreamsim_guidance.metric.dreamsim import DreamSim, Target
 from dreamsim_guidance.metric.ensemble import Ensemble
 from dreamsim_guidance.preprocess import load_image, resize, save_image
+from dreamsim_guidance.processes import default_device
 
 __all__ = ["Parts", "Reconstruction"]
 
@@ -75,7 +76,7 @@ class Reconstruction:
 
     def run(self, folder: Path) -> dict[str, Any]:
         """Write reconstruction.png, reconstruction.json, target.png and result.png; return the numbers."""
-        device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        device = self.device or default_device()
         target = photograph("astronaut") if self.image is None else load_image(self.image)
         target = _fit(target, self.size).to(device)
         height, width = target.shape[-2:]

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from dreamsim_guidance.files.atomic import new_folder, writing
+from dreamsim_guidance.files.atomic import new_folder, write_tensors, writing
 from dreamsim_guidance.guidance import (
     DPS,
     DSG,
@@ -150,7 +150,7 @@ class Bench:
             if not file.is_file():
                 trained = train_guide(self.seen, self.config.guide_steps, seed=self.config.seed + k)
                 with writing(file) as temporary:
-                    save_file(trained.state_dict(), temporary)
+                    write_tensors(trained.state_dict(), temporary)
             classifier = DigitGuide()
             classifier.load_state_dict(load_file(file))
             found.append(classifier.eval().requires_grad_(False))

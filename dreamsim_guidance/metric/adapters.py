@@ -15,7 +15,6 @@ import json
 import math
 import os
 import re
-import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from dreamsim_guidance.files.atomic import write_tensors, writing
 from dreamsim_guidance.metric.assembly import difference
 from dreamsim_guidance.metric.ensemble import Ensemble
 
@@ -162,8 +162,6 @@ def _options(stored: Any, folder: Path) -> dict[str, Any]:
 
 def save_adapter(ensemble: Ensemble, folder: str | os.PathLike[str], name: str | None = None) -> None:
     """Write an adapter (the active one by default) as a peft folder that the original package loads too."""
-    from safetensors.torch import save_file
-
     name = name or _active(ensemble)
     _need(ensemble, name)
     config = ensemble.peft_config[name].to_dict()  # type: ignore[operator, union-attr, index]
@@ -172,13 +170,9 @@ def save_adapter(ensemble: Ensemble, folder: str | os.PathLike[str], name: str |
     config["auto_mapping"] = {"base_model_class": "PerceptualModel", "parent_library": "dreamsim.model"}
     tensors = {_their_key(key): value.detach().float().cpu() for key, value in _adapter_tensors(ensemble, name).items()}
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        save_file(tensors, Path(scratch, _WEIGHTS), metadata={"format": "pt"})
-        Path(scratch, _CONFIG).write_text(json.dumps(config, indent=2, default=str))
-        for file in (_WEIGHTS, _CONFIG):
-            os.chmod(Path(scratch, file), 0o644)  # safetensors makes files private
-            os.replace(Path(scratch, file), folder / file)
+    with writing(folder / _WEIGHTS) as weights, writing(folder / _CONFIG) as described:
+        write_tensors(tensors, weights, {"format": "pt"})
+        described.write_text(json.dumps(config, indent=2, default=str))
 
 
 def adapter_names(ensemble: Ensemble) -> list[str]:

@@ -7,6 +7,7 @@ Any tower of theirs will do; the ones of the published metric are listed in `var
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast, get_args
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from dreamsim_guidance.metric import vit
+from dreamsim_guidance.metric.base_weights import cached_weights
 from dreamsim_guidance.types import Image
 
 __all__ = ["CLIP_MEAN", "CLIP_STD", "IMAGENET_MEAN", "IMAGENET_STD", "Branch", "BranchConfig", "Feature"]
@@ -151,6 +153,8 @@ class Branch(nn.Module):
 def _build_timm(config: BranchConfig, pretrained: bool) -> tuple[nn.Module, nn.Parameter | None]:
     name = config.architecture if not pretrained else f"{config.architecture}.{config.tag}"
     options: dict[str, Any] = {"num_classes": config.projection or 0, **config.overrides}
+    if pretrained and (file := cached_weights(config)) is not None:
+        options["pretrained_cfg_overlay"] = {"file": os.fspath(file), "custom_load": False}
     try:
         model: Any = _create_timm(name, pretrained, {"img_size": config.image_size, **options})
     except RuntimeError as error:
@@ -198,9 +202,12 @@ def _build_open_clip(config: BranchConfig, pretrained: bool) -> nn.Module:
         raise ValueError(
             f"branch '{config.name}': open_clip has no model '{config.architecture}'; open_clip.list_models() lists its names."
         )
+    weights = config.tag if pretrained else None
+    if pretrained and (file := cached_weights(config)) is not None:
+        weights = os.fspath(file)
     model = open_clip.create_model(
         config.architecture,
-        pretrained=config.tag if pretrained else None,
+        pretrained=weights,
         force_image_size=config.image_size,
         **config.overrides,
     )

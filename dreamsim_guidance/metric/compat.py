@@ -4,9 +4,9 @@
     model, preprocess = dreamsim(pretrained=True, device="cpu")
     distance = model(preprocess(a), preprocess(b))
 
-Deviations, all on purpose: `device` defaults to a GPU only where there is one, nothing is written to the current
-directory unless `cache_dir` says so, nothing is printed, and patch variants on images that are not square pool the patches
-that there are (the original reshapes them to a square grid, which scrambles channels).
+Intended deviations: `device` defaults to an accelerator only where there is one, and to the CPU elsewhere; nothing is written
+to the current directory unless `cache_dir` names it; nothing is printed; patch variants on images that are not square pool
+the patches of the true grid (the original reshapes them to a square one, which scrambles channels).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from PIL import Image as PILImage
 
 from dreamsim_guidance.metric.dreamsim import DreamSim
 from dreamsim_guidance.preprocess import to_image
+from dreamsim_guidance.processes import default_device
 from dreamsim_guidance.types import Image
 
 __all__ = ["dreamsim", "preprocess"]
@@ -44,7 +45,7 @@ def dreamsim(
     """
     model = DreamSim(
         f"{dreamsim_type}_patch" if use_patch_model else dreamsim_type,
-        device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        device=device or default_device(),
         cache_dir=cache_dir,
         baseline=not pretrained,
         resize=False,

@@ -158,7 +158,7 @@ def test_a_failed_write_leaves_the_old_file(path: Path, monkeypatch: pytest.Monk
         file.write_bytes(b"half a file")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(model_file, "save_file", fails)
+    monkeypatch.setattr(model_file, "write_tensors", fails)
     with pytest.raises(KeyboardInterrupt):
         write_model(tiny(), path, CARD)
     assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]

@@ -18,8 +18,8 @@ from dreamsim_guidance.cli import main
 from dreamsim_guidance.data.judgments import Judgments
 from dreamsim_guidance.evaluation.html_report import html_report, write_html
 from dreamsim_guidance.evaluation.judging import evaluate, pairs_of
-from dreamsim_guidance.evaluation.metrics import weights_access
 from dreamsim_guidance.evaluation.metrics.named_metrics import file_metric, load_metrics
+from dreamsim_guidance.files import network
 
 COLUMNS = "id,left_vote,right_vote,votes,ref_path,left_path,right_path,split,is_imagenet"
 ODD = "b<&>\"' 青 $x$.png"
@@ -134,7 +134,7 @@ def test_baselines_that_cannot_run_say_so_and_the_others_run(
     import timm
     from huggingface_hub import constants
 
-    monkeypatch.setattr(weights_access, "answers", lambda url: False)
+    monkeypatch.setattr(network, "reachable", lambda url: False)
     monkeypatch.setenv("TORCH_HOME", str(here / "torch"))
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(here / "hub"))
     create = timm.create_model

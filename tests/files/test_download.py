@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from file_server import FileServer, serve
 
-from dreamsim_guidance.files import cache, checksums
+from dreamsim_guidance.files import checksums
 from dreamsim_guidance.files import download as module
 from dreamsim_guidance.files.checksums import ChecksumError
 from dreamsim_guidance.files.download import DownloadError, download
@@ -299,28 +299,3 @@ def test_a_server_with_another_file_than_last_time_is_noticed(server: FileServer
         download(server.url + "/a.bin", path, progress=False)
     (tmp_path / "a.bin.checksum.json").unlink()
     assert download(server.url + "/a.bin", path, progress=False).read_bytes() == b"something else"
-
-
-def test_the_cache_is_argument_then_variable_then_xdg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("DREAMSIM_GUIDANCE_CACHE", raising=False)
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert cache.cache_folder() == tmp_path / ".cache" / "dreamsim_guidance"
-    monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # to be ignored, says the XDG standard
-    assert cache.cache_folder() == tmp_path / ".cache" / "dreamsim_guidance"
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert cache.cache_folder() == tmp_path / "xdg" / "dreamsim_guidance"
-    monkeypatch.setenv("DREAMSIM_GUIDANCE_CACHE", "~/weights")
-    assert cache.cache_folder() == tmp_path / "weights"
-    assert cache.cache_folder(tmp_path / "here") == tmp_path / "here"
-
-
-@pytest.mark.parametrize("name", ["HF_HUB_OFFLINE", "DREAMSIM_GUIDANCE_OFFLINE"])
-def test_offline_follows_argument_then_variables(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable in ("HF_HUB_OFFLINE", "DREAMSIM_GUIDANCE_OFFLINE"):
-        monkeypatch.delenv(variable, raising=False)
-    assert not cache.is_offline()
-    monkeypatch.setenv(name, "1")
-    assert cache.is_offline() and not cache.is_offline(False)
-    monkeypatch.setenv(name, "0")
-    assert not cache.is_offline() and cache.is_offline(True)

@@ -125,8 +125,6 @@ def save_pipeline(pipeline: DiffusionPipeline, folder: Path, finish: Callable[[P
         pipeline.save_pretrained(temporary, safe_serialization=True)
         if finish is not None:
             finish(temporary)
-        for file in temporary.rglob("*.safetensors"):
-            file.chmod(0o644)  # safetensors makes files private
     shutil.rmtree(folder, ignore_errors=True)
     fresh.rename(folder)
 

@@ -16,13 +16,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import UInt8
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dreamsim_guidance.data.scenes.pocket_scenes import draw_pocket_scenes, drawn
 from dreamsim_guidance.data.scenes.scene import Scene, sample_scene, scene_generator
 from dreamsim_guidance.evaluation.samples.scene_judge import JUDGED, SceneJudge, factor_classes
-from dreamsim_guidance.files.atomic import writing
+from dreamsim_guidance.files.atomic import write_tensors, writing
 from dreamsim_guidance.training.checkpoint import fit
 from dreamsim_guidance.training.pocket.diffusion import line_writer
 from dreamsim_guidance.training.pocket.settings import TrainPocketJudge
@@ -52,7 +51,7 @@ def train_judge(settings: TrainPocketJudge, folder: Path) -> dict[str, Any]:
     card = {"width": settings.width, "features": settings.features, **results, "recipe": "train-pocket-judge"}
     with writing(folder / "pocket_judge.safetensors") as temporary:
         half = {name: value.half().contiguous() for name, value in judge.state_dict().items()}
-        save_file(half, temporary, {"card": json.dumps(card)})
+        write_tensors(half, temporary, {"card": json.dumps(card)})
     return results
 
 

@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,6 +26,7 @@ from tqdm import tqdm
 from dreamsim_guidance.data.scenes.drawing import draw
 from dreamsim_guidance.data.scenes.scene import WEIGHTS
 from dreamsim_guidance.data.scenes.scene_questions import HELD_OUT, PEOPLE, SceneSet, changed_factors
+from dreamsim_guidance.files.atomic import writing
 from dreamsim_guidance.files.cache import locked
 from dreamsim_guidance.types import Image
 
@@ -40,6 +39,8 @@ COLUMNS = tuple(
 
 _KNOWN = ("id", "held_out", "left_distance", "right_distance", "left_changed", "right_changed")
 _SETTINGS, _TABLE = "scene_set.json", "data.csv"
+_PART = ".part"
+"""The end of unfinished files' names, for which no reader of pictures looks."""
 
 
 def write_scene_set(
@@ -70,6 +71,8 @@ def write_scene_set(
         raise ValueError(f"'{folder}' is a file; give a folder.")
     with locked(folder / "scene_set"):
         _claim(folder, settings)
+        for part in (*folder.glob(f".*{_PART}"), *folder.glob(f"*/*/.*{_PART}")):
+            part.unlink()  # of a run that was killed
         places = [(split, number) for split, count in settings.counts().items() for number in range(count)]
         pictures = (folder / name for i in range(triplets) for name in _pictures(i))
         if (folder / _TABLE).is_file() and all(picture.is_file() for picture in pictures):
@@ -122,9 +125,9 @@ def _claim(folder: Path, settings: SceneSet) -> None:
     wanted = json.loads(json.dumps(wanted))
     file = folder / _SETTINGS
     if not file.is_file():
-        if others := sorted(p.name for p in folder.iterdir() if not p.name.startswith("scene_set.")):
+        if others := sorted(p.name for p in folder.iterdir() if not p.name.startswith(("scene_set.", ".scene_set-"))):
             raise ValueError(f"'{folder}' holds something else than a scene set ('{others[0]}'); give an empty folder.")
-        with _writing(file) as part:
+        with writing(file, _PART) as part:
             part.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
         return
     try:
@@ -155,20 +158,12 @@ def _share(votes: int, people: int) -> float | int:
 def _write_picture(image: Image, file: Path) -> None:
     pixels = (image[0] * 255).round().byte().permute(1, 2, 0).numpy()
     file.parent.mkdir(parents=True, exist_ok=True)
-    with _writing(file) as part:
+    with writing(file, _PART) as part:
         PILImage.fromarray(pixels).save(part, format="PNG")
 
 
 def _write_table(file: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    with _writing(file) as part, part.open("w", newline="", encoding="utf-8") as opened:
+    with writing(file, _PART) as part, part.open("w", newline="", encoding="utf-8") as opened:
         writer = csv.DictWriter(opened, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-
-
-@contextmanager
-def _writing(file: Path) -> Iterator[Path]:
-    """A path beside the file that takes its place; what a killed process leaves there is overwritten when it goes on."""
-    part = file.with_name(file.name + ".part")
-    yield part
-    os.replace(part, file)

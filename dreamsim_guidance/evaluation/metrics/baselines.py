@@ -23,7 +23,11 @@ from torch import Tensor
 
 from dreamsim_guidance.evaluation.metrics.pair_metric import Compare
 from dreamsim_guidance.evaluation.metrics.pixel_differences import ms_ssim, mse, psnr, ssim
-from dreamsim_guidance.evaluation.metrics.weights_access import hub_weights, torchmetrics, torchvision_weights
+from dreamsim_guidance.evaluation.metrics.weights_access import (
+    MetricUnavailableError,
+    torchmetrics,
+    torchvision_weights,
+)
 from dreamsim_guidance.metric.backbones import CLIP_MEAN, CLIP_STD, Branch, BranchConfig
 from dreamsim_guidance.metric.dreamsim import DreamSim
 from dreamsim_guidance.metric.variants import BRANCHES
@@ -50,8 +54,16 @@ TOWERS: dict[str, BranchConfig] = {
 def build_tower(name: str, device: str) -> DreamSim:
     """The cosine metric of a tower's features; MetricUnavailableError where its weights cannot be had."""
     config = TOWERS[name]
-    with hub_weights(name, f"{config.architecture}.{config.tag}"):
+    try:
         branch = Branch(config, pretrained=True)
+    except FileNotFoundError as error:
+        reason = str(error).removeprefix(f"branch '{config.name}' ")
+        raise MetricUnavailableError(f"{name} {reason}") from error
+    except (OSError, RuntimeError) as error:  # open_clip raises RuntimeError where a download fails
+        weights = f"{config.architecture}.{config.tag}"
+        raise MetricUnavailableError(
+            f"{name} needs the weights {weights}, which cannot be loaded: {' '.join(str(error).split())[:200]}"
+        ) from error
     return DreamSim([branch], device=device, normalize_embeds=False)
 
 

@@ -10,7 +10,6 @@ removed and its pictures are embedded again. Nothing is ever thrown away: delete
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
@@ -26,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dreamsim_guidance.data.pictures import check_pictures
+from dreamsim_guidance.files.atomic import writing
 from dreamsim_guidance.files.cache import cache_folder, locked
 from dreamsim_guidance.files.checksums import sha256
 
@@ -89,17 +89,11 @@ class EmbeddingCache:
         """Keep rows `(n, d)` as one chunk. Where the folder cannot be written, a warning says so and the work goes on."""
         names = np.frombuffer(bytes.fromhex("".join(digests)), np.uint8).reshape(len(digests), 32)
         chunk = self.folder / key / f"{hashlib.sha256(names.tobytes()).hexdigest()[:24]}.npz"
-        temporary = chunk.with_name(f".{chunk.stem}.{os.getpid()}.tmp")
         try:
-            chunk.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
+            with writing(chunk, ".tmp") as temporary, temporary.open("wb") as file:
                 np.savez(file, digests=names, rows=np.ascontiguousarray(rows, dtype=np.float32))
-            os.replace(temporary, chunk)
         except OSError as error:
             log.warning("the embeddings are not kept: %s; give another folder with --cache.", error)
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
 
     def _read_index(self) -> dict[str, Entry]:
         try:
@@ -112,17 +106,12 @@ class EmbeddingCache:
     def _write_index(self, new: dict[str, Entry]) -> None:
         limit = time.time_ns() - int(_SETTLED * 1e9)
         settled = {name: entry for name, entry in new.items() if entry[1] < limit}
-        temporary = self.folder / f".files.{os.getpid()}.tmp"
+        file = self.folder / "files.json"
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with locked(self.folder / "files.json"):  # what other processes add meanwhile is kept
+            with locked(file), writing(file, ".tmp") as temporary:  # what other processes add meanwhile is kept
                 temporary.write_text(json.dumps({**self._read_index(), **settled}), encoding="utf-8")
-                os.replace(temporary, self.folder / "files.json")
         except OSError as error:
             log.warning("the list of known pictures is not kept: %s; give another folder with --cache.", error)
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
 
 
 def _status(file: Path) -> tuple[int, int] | None:

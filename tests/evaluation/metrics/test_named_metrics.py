@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from dreamsim_guidance import DreamSim, save_image
-from dreamsim_guidance.evaluation.metrics import baselines, weights_access
+from dreamsim_guidance.evaluation.metrics import baselines
 from dreamsim_guidance.evaluation.metrics.named_metrics import (
     BASELINES,
     MetricUnavailableError,
@@ -27,6 +27,7 @@ from dreamsim_guidance.evaluation.metrics.named_metrics import (
     load_metrics,
 )
 from dreamsim_guidance.evaluation.metrics.pixel_differences import ms_ssim, mse, psnr, ssim
+from dreamsim_guidance.files import network
 from dreamsim_guidance.metric.compat import preprocess
 
 
@@ -208,6 +209,7 @@ def random_weights(monkeypatch: pytest.MonkeyPatch) -> None:
         text = {"context_length": 8, "vocab_size": 16, "width": 32, "heads": 1, "layers": 1}
         return open_clip.CLIP(embed_dim=16, vision_cfg=vision, text_cfg=text)
 
+    monkeypatch.setattr(network, "reachable", lambda url: True)
     monkeypatch.setattr(timm, "create_model", timm_model)
     monkeypatch.setattr(open_clip, "create_model", open_clip_model)
     monkeypatch.setattr(baselines, "torchvision_weights", lambda name, url: None)
@@ -250,7 +252,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         raise OSError("no route to host")
 
     monkeypatch.setattr(urllib.request, "urlopen", refuse)
-    monkeypatch.setattr(weights_access, "_asked", {})
+    monkeypatch.setattr(network, "_answers", {})
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
 
@@ -286,11 +288,11 @@ def test_without_a_network_a_baseline_says_so_at_once(
 
 
 def test_a_host_that_never_answers_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights_access, "_asked", {})
-    monkeypatch.setattr(weights_access, "_PATIENCE", -0.9)
-    monkeypatch.setattr(weights_access, "_ask", lambda host: time.sleep(5) is None)
+    monkeypatch.setattr(network, "_answers", {})
+    monkeypatch.setattr(network, "_PATIENCE", -0.9)
+    monkeypatch.setattr(network, "_ask", lambda host: time.sleep(5) is None)
     start = time.monotonic()
-    assert not weights_access.answers("https://example.org/file")
+    assert not network.reachable("https://example.org/file")
     assert time.monotonic() - start < 3
 
 
