@@ -1,6 +1,5 @@
 """Finding the image that a loss asks for, by its gradient."""
 
-from dreamsim_guidance.inversion.optimise import Optimised, optimise
-from dreamsim_guidance.inversion.pixels import Pixels
+import lazy_loader
 
-__all__ = ["Optimised", "Pixels", "optimise"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,62 @@
+"""The distance of an image's parts to the same parts of a reference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from dreamsim_guidance.loss import Loss
+from dreamsim_guidance.metric.dreamsim import DreamSim, Target
+from dreamsim_guidance.preprocess import resize
+
+__all__ = ["Parts"]
+
+
+class Parts(Loss):
+    """Mean distance of parts of the images to the same parts of a reference, whose embeddings are kept.
+
+    `boxes` are (top, left, bottom, right) as fractions; all parts go through the metric as one batch. `loss.at(step)`
+    looks at `draw` of them, chosen by `seed` and `step`, the first one always.
+    """
+
+    name = "parts"
+    directions: Tensor
+
+    def __init__(
+        self, metric: DreamSim, reference: Tensor, boxes: Sequence[tuple[float, ...]], draw: int, seed: int = 0
+    ) -> None:
+        super().__init__()
+        if draw < 1:
+            raise ValueError(f"draw must be at least 1, got {draw}.")
+        self.metric, self.boxes, self.draw, self.seed = metric, tuple(boxes), draw, seed
+        self.side = max(config.image_size for config in metric.ensemble.configs)
+        self.register_buffer("directions", metric.target(self.cut(reference, range(len(boxes)))).directions)
+
+    def cut(self, images: Tensor, chosen: Sequence[int]) -> Tensor:
+        """The chosen parts of one image, each squashed to the square that the metric sees."""
+        height, width = images.shape[-2:]
+        squares = []
+        for top, left, bottom, right in (self.boxes[k] for k in chosen):
+            rows, columns = _span(top, bottom, height), _span(left, right, width)
+            squares.append(resize(images[..., rows, columns], (self.side, self.side)))
+        return torch.cat(squares)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.mean_of(images, range(len(self.boxes)))
+
+    def mean_of(self, images: Tensor, chosen: Sequence[int]) -> Tensor:
+        target = Target(self.metric, self.directions[list(chosen)])
+        return torch.stack([target(self.cut(image[None], chosen)).mean() for image in images])
+
+    def at(self, step: int | float) -> Loss:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + int(step))
+        others = 1 + torch.randperm(len(self.boxes) - 1, generator=generator)[: self.draw - 1]
+        return Loss.of(partial(self.mean_of, chosen=[0, *others.tolist()]), self.name)
+
+
+def _span(first: float, last: float, length: int) -> slice:
+    start = min(round(first * length), length - 1)
+    return slice(start, max(round(last * length), start + 1))

@@ -1,0 +1,129 @@
+"""The work of a photograph's reconstruction: the loss on its parts, the steps, the judges, and the pictures."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dreamsim_guidance.data.photographs import photograph
+from dreamsim_guidance.files.atomic import write_json, writing
+from dreamsim_guidance.inversion.optimise import Optimised, optimise
+from dreamsim_guidance.inversion.parts import Parts
+from dreamsim_guidance.inversion.photograph import Reconstruction
+from dreamsim_guidance.inversion.pixels import Pixels
+from dreamsim_guidance.losses import MSE, SSIM, Loss, TotalVariation, grid
+from dreamsim_guidance.metric.dreamsim import DreamSim
+from dreamsim_guidance.metric.ensemble import Ensemble
+from dreamsim_guidance.preprocess import load_image, resize, save_image
+from dreamsim_guidance.processes import default_device
+
+log = logging.getLogger(__name__)
+
+__all__ = ["reconstruct"]
+
+
+def reconstruct(config: Reconstruction, folder: Path) -> dict[str, Any]:
+    """What `Reconstruction.run` promises."""
+    device = config.device or default_device()
+    target = photograph("astronaut") if config.image is None else load_image(config.image)
+    target = _fit(target, config.size).to(device)
+    height, width = target.shape[-2:]
+    metric = DreamSim(config.metric, device=device)
+    optimised, judge = _split(metric) if config.held_out else (metric, None)
+    parts = Parts(optimised, target, [box for n in config.grids for box in grid(n)], config.draw, config.seed)
+    pixels = Pixels(height, width, noise=config.noise, generator=torch.Generator().manual_seed(config.seed)).to(device)
+    start = pixels().detach()
+    log.info("%s at %d x %d on %s, seen by %s", config.image or "astronaut", width, height, device, _names(optimised))
+    found = optimise(parts + config.tv * TotalVariation(), pixels, config.steps, config.lr, progress="reconstructing")
+
+    other = resize(photograph("chelsea"), (height, width)).to(device)
+    candidates = {"before": start, "after": found.image, "another photograph": other}
+    distances = _judge(candidates, target, metric, parts, judge)
+    save_image(target, folder / "target.png")
+    save_image(found.image, folder / "result.png")
+    _draw(folder / "reconstruction.png", target, start, found, distances, optimised)
+    results = {"distances": distances, "steps": config.steps, "best_step": int(found.best_step)}
+    history = {name: [round(float(v), 6) for v in values[:, 0]] for name, values in found.history.items()}
+    timing = {"seconds": round(found.seconds, 2), "device": device}
+    write_json(folder / "reconstruction.json", {**results, **timing, "history": history})
+    log.info("%d steps in %.1f s", config.steps, found.seconds)
+    return results
+
+
+def _fit(image: Tensor, size: int) -> Tensor:
+    """Shrunk (or enlarged) to `size` on the shorter side, aspect kept."""
+    height, width = image.shape[-2:]
+    scale = size / min(height, width)
+    return resize(image, (round(height * scale), round(width * scale)))
+
+
+def _split(metric: DreamSim) -> tuple[DreamSim, DreamSim | None]:
+    """The metric without its last branch, and that branch alone; weights are shared."""
+    branches = list(metric.fold().ensemble.branches)
+    if len(branches) == 1 or metric.ensemble.head is not None:
+        return metric, None
+    return DreamSim(Ensemble(branches[:-1])), DreamSim(Ensemble(branches[-1:]))  # type: ignore[arg-type]
+
+
+def _names(metric: DreamSim) -> str:
+    return " + ".join(config.name for config in metric.ensemble.configs)
+
+
+def _judge(
+    candidates: dict[str, Tensor], target: Tensor, metric: DreamSim, parts: Loss, judge: DreamSim | None
+) -> dict[str, dict[str, Any]]:
+    """Every candidate's distance from the target, by what was optimised and by what was not."""
+    rows: dict[str, tuple[str, Any]] = {"dreamsim of the parts": ("optimised", parts)}
+    if judge is None:
+        rows["dreamsim"] = ("optimised", metric.target(target))
+    else:
+        rows["dreamsim, all branches"] = ("optimised in part", metric.target(target))
+        rows[f"dreamsim, {_names(judge)} only"] = ("held out", judge.target(target))
+    if min(target.shape[-2:]) >= 11:
+        rows["1 - SSIM"] = ("held out", SSIM(target))
+    rows["MSE"] = ("held out", MSE(target))
+    with torch.no_grad():
+        return {
+            name: {"role": role, **{which: float(loss(image)) for which, image in candidates.items()}}
+            for name, (role, loss) in rows.items()
+        }
+
+
+def _draw(
+    file: Path,
+    target: Tensor,
+    start: Tensor,
+    found: Optimised,
+    distances: dict[str, dict[str, Any]],
+    optimised: DreamSim,
+) -> None:
+    """Photograph, start, result and the loss over the steps, side by side."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, 4, width_ratios=[1, 1, 1, 1.25])
+    judged = next((name for name, row in distances.items() if row["role"] == "held out"), "MSE")
+    pictures = {
+        "photograph": target,
+        f"start, held-out distance {distances[judged]['before']:.3f}": start,
+        f"result, held-out distance {distances[judged]['after']:.3f}": found.image,
+    }
+    for axis, (title, picture) in zip(axes, pictures.items(), strict=False):
+        axis.imshow(picture[0].detach().permute(1, 2, 0).float().cpu().clamp(0, 1).numpy(), interpolation="nearest")
+        axis.set_title(title, fontsize=10)
+        axis.set_axis_off()
+    for name, values in found.history.items():
+        axes[3].plot(values[:, 0].numpy(), label=name)
+    axes[3].set_yscale("log")
+    axes[3].set_xlabel("step")
+    axes[3].set_title(f"loss and its terms, best step {int(found.best_step)}", fontsize=10)
+    figure.supxlabel(f"optimised: {_names(optimised)}; held out: {judged}", fontsize=9)
+    axes[3].legend(fontsize=8)
+    with writing(file) as temporary:
+        figure.savefig(temporary, dpi=120)
