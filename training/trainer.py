@@ -121,8 +121,6 @@ class _Run:
             self._loop(first, bar)
         finally:
             bar.close()
-        if main:
-            draw_curves(self.history, self.folder / "curves.png")
         for tracker in self.accelerator.trackers:
             tracker.finish()
         self.accelerator.wait_for_everyone()

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from judged_pictures import write_judged_pictures
 
 PREPARE = """
 import sys
@@ -16,7 +15,7 @@ from accelerate.state import AcceleratorState, GradientState
 from pathlib import Path
 sys.path += sys.argv[1].split(":")
 from dreamsim_guidance.training.optimiser import Optimiser
-from test_tuning import adapter, tuning
+from tiny_tuning import adapter, tuning
 
 data, folder = Path(sys.argv[2]), Path(sys.argv[3])
 
@@ -33,11 +32,6 @@ def dtype_inside(accelerator):
     model(torch.ones(2, 2))
     return model.dtype
 """
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_judged_pictures(tmp_path_factory.mktemp("judged"))
 
 
 @pytest.fixture

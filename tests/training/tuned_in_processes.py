@@ -1,11 +1,20 @@
-"""One run for the tests that need processes of their own: `tuned_in_processes.py FOLDER DATA '{"batch": 5, ...}'`.
+"""Runs for the tests that need processes of their own: `tuned_in_processes.py DATA '[{"folder": "...", ...}, ...]'`.
 
-accelerate shards models over accelerators only; with `sharded` its FSDP2 code is switched on for processes on a CPU.
+Each entry is a run: `tuning` with the other keys as its changes, except
+
+    double     train in float64
+    loss       the kind of the loss
+    adapter    train an adapter without dropout, instead of all weights
+    random     switch on what draws random numbers: stochastic depth and augmentation; and the average of the weights
+    sharded    shard the model (FSDP2), in this run and all after it: accelerate does so on accelerators only, here its
+               code is switched on for processes on a CPU
+    dies_at    the process kills itself in that step
 """
 
 import json
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,9 +22,12 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from dreamsim_guidance.training import trainer
+from dreamsim_guidance.training.accelerate_state import own_accelerate_state
 from dreamsim_guidance.training.augmentation import Augmentation
 from dreamsim_guidance.training.base_models import Scratch
-from dreamsim_guidance.training.tuning import LoRA
+from dreamsim_guidance.training.tuning import LoRA, Tuning
+from dreamsim_guidance.training.vote_loss_config import VoteLossConfig
 
 
 def shard() -> None:
@@ -39,26 +51,49 @@ def shard() -> None:
     Accelerator.__init__ = as_sharded  # type: ignore[method-assign]
 
 
+def die_in_step(number: int) -> None:
+    work = trainer._Run._step
+
+    def die(self: Any, step: int, pieces: Any) -> Any:
+        if step == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return work(self, step, pieces)
+
+    trainer._Run._step = die  # type: ignore[method-assign]
+
+
+def randomness() -> dict[str, Any]:
+    small = Scratch(size=32, width=32, depth=2, heads=2, patch=8, drop_path=0.3)
+    return {"augmentation": Augmentation(brightness=0.2), "average": 0.9, "scratch": small}
+
+
 def main() -> None:
     sys.path.append(str(Path(__file__).parents[1]))  # what the tests share; its own folder is there
-    from test_tuning import adapter, tuning
+    from tiny_tuning import InDouble, adapter, tuning
 
     torch.set_num_threads(1)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    folder, data, changes = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
-    sharded, lora = changes.pop("sharded", False), changes.pop("lora", False)
-    if sharded:
-        shard()
-    if changes.pop("random", False):
-        small = Scratch(size=32, width=32, depth=2, heads=2, patch=8, drop_path=0.3)
-        changes |= {"augmentation": Augmentation(brightness=0.2), "average": 0.9, "scratch": small}
-    if lora:
-        adapter(data, lora=LoRA(4, 8.0, dropout=0.0), **changes).run(folder)
-    else:
-        tuning(data, **changes).run(folder)
-    if "WORLD_SIZE" in os.environ:
-        accelerator = Accelerator(cpu=True)
-        print(f"processes={accelerator.num_processes} sharded={sharded and accelerator.is_fsdp2}", file=sys.stderr)
+    data, sharded = Path(sys.argv[1]), False
+    for job in json.loads(sys.argv[2]):
+        folder, kind = Path(job.pop("folder")), InDouble if job.pop("double", False) else Tuning
+        if job.pop("sharded", False) and not sharded:
+            shard()
+            sharded = True
+        if "loss" in job:
+            job["loss"] = VoteLossConfig(job["loss"])
+        if job.pop("random", False):
+            job |= randomness()
+        if "dies_at" in job:
+            die_in_step(job.pop("dies_at"))
+        if job.pop("adapter", False):
+            adapter(data, kind, lora=LoRA(4, 8.0, dropout=0.0), **job).run(folder)
+        else:
+            tuning(data, kind, **job).run(folder)
+        if "WORLD_SIZE" in os.environ:
+            with own_accelerate_state():
+                accelerator = Accelerator(cpu=True)
+                state = f"processes={accelerator.num_processes} sharded={sharded and accelerator.is_fsdp2}"
+            print(f"{folder.name}: {state}", file=sys.stderr)
 
 
 if __name__ == "__main__":
