@@ -66,7 +66,8 @@ def test_narrow_towers_agree_with_the_original(name: str, seed: int, tmp_path: P
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 def test_full_size_agrees_with_the_original(seed: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name in VARIANTS:
+    """Each variant with one of the seeds: narrow towers, above, take the same path with all of them."""
+    for name in list(VARIANTS)[seed :: len(SEEDS)]:
         write_official(tmp_path, name, seed)
         theirs = load_original(tmp_path, name)
         patch = name.endswith("_patch")
