@@ -1,0 +1,326 @@
+"""The code blocks of README.md and docs/: how they are found, what stands in for published weights, and how they run.
+
+A page's blocks run in order: Python in one namespace, commands of `dreamsim-guidance` in this process, all in a temporary
+folder with the files of `prepare`. A comment before a block, `<!-- parsed only: reason -->`, says that its commands go
+through the command line's parser (unknown options and recipes are errors), and its Python through the compiler, without being
+run.
+
+Stand-ins, so that nothing is downloaded (`stand_ins`):
+
+- `DreamSim()` and the other published variants are the pocket ensemble, or a tiny random one for patch variants;
+- `from_pretrained` of a diffusers pipeline or autoencoder on the Hub gives a tiny random Stable Diffusion of 32 x 32 pixels;
+- the device "cuda" is "cpu".
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import pkgutil
+import re
+import shlex
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dreamsim_guidance import VARIANTS, DreamSim, save_image
+from dreamsim_guidance.data.photographs import photograph
+from dreamsim_guidance.preprocess import resize
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "examples/README.md") if (ROOT / name).is_file()] + [
+    *sorted((ROOT / "docs").rglob("*.md"))
+]
+"""Every page that may show code."""
+
+LANGUAGES = {"python", "sh", "text", "bibtex", "{toctree}", "{eval-rst}"}
+"""`python` and `sh` are run; `text` is output or a file."""
+
+INSTALLERS = {"cd": "moves", "git": "clones", "pip": "installs", "sbatch": "needs Slurm", "chromium": "is a browser"}
+"""Programs that no test runs, and why. Of `pip install` the extras are checked."""
+
+BY_CI = {"pytest", "ruff", "mypy", "sphinx-build"}
+"""Programs of a contributor, which .ci/run runs; the files that they name are checked."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: its page, line, language and text, and why it is parsed only, if it is."""
+
+    page: Path
+    line: int
+    language: str
+    text: str
+    parsed_only: str | None
+
+    @property
+    def place(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+
+_FENCE = re.compile(r"^(?P<indent> *)(?P<fence>`{3,}|:{3,})(?P<language>\S*)")
+_PARSED_ONLY = re.compile(r"<!-- parsed only: (?P<reason>.*?) -->")
+
+
+def blocks(page: Path) -> list[Block]:
+    """The fenced blocks of a page in order."""
+    result: list[Block] = []
+    lines = page.read_text(encoding="utf-8").splitlines()
+    reason: str | None = None
+    i = 0
+    while i < len(lines):
+        comment = _PARSED_ONLY.fullmatch(lines[i].strip())
+        fence = _FENCE.match(lines[i])
+        if comment:
+            reason = comment["reason"]
+        elif fence:
+            end = next(
+                (k for k in range(i + 1, len(lines)) if lines[k].strip() == fence["fence"]),
+                len(lines),
+            )
+            text = "\n".join(line.removeprefix(fence["indent"]) for line in lines[i + 1 : end])
+            result.append(Block(page, i + 1, fence["language"], text, reason))
+            reason, i = None, end
+        elif lines[i].strip():
+            reason = None
+        i += 1
+    return result
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """The commands of a shell block as words, without comments; `a && b` is two."""
+    for line in re.sub(r"\\\n\s*", " ", text).splitlines():
+        lexer = shlex.shlex(line, posix=True, punctuation_chars="&;|")
+        lexer.whitespace_split, lexer.commenters = True, "#"
+        words: list[str] = []
+        for word in lexer:
+            if word in ("&&", ";"):
+                yield words
+                words = []
+            else:
+                words.append(word)
+        if words:
+            yield words
+
+
+class Parsed(BaseException):
+    """The command line was understood; nothing was run."""
+
+
+def parse(arguments: list[str]) -> None:
+    """Give words to the parser of `dreamsim-guidance` and to the recipe's fields; fail on what they refuse."""
+    import dreamsim_guidance.cli as cli
+    from dreamsim_guidance.experiment import runner
+
+    def stop(*_: Any, **__: Any) -> None:
+        raise Parsed
+
+    with pytest.MonkeyPatch.context() as patch:
+        for info in pkgutil.iter_modules(cli.__path__):
+            module = importlib.import_module(f"{cli.__name__}.{info.name}")
+            for value in vars(module).values():
+                own = inspect.isclass(value) and value.__module__ == module.__name__
+                if own and "__call__" in vars(value) and not _passes_fields_on(value):
+                    patch.setattr(value, "__call__", stop)
+        patch.setattr(runner, "run", stop)
+        try:
+            code = cli.main(arguments)
+        except Parsed:
+            return
+    if not {"--help", "-h", "--version"} & set(arguments):
+        raise AssertionError(f"dreamsim-guidance {shlex.join(arguments)} was not understood (exit code {code})")
+
+
+def _passes_fields_on(command: type) -> bool:
+    """Whether a command hands words to a recipe, which is what checks them."""
+    return command.__name__ in ("Run", "Demo")
+
+
+def check_command(words: list[str], run: bool) -> None:
+    """Run a command or, with `run` False, parse it. Raises AssertionError for one that fails or is not understood."""
+    words = [word for word in words if not re.fullmatch(r"[A-Z_]+=\S*", word)]  # variables of the environment
+    program, arguments = words[0], words[1:]
+    if program == "dreamsim-guidance":
+        if not run:
+            parse(arguments)
+            return
+        from dreamsim_guidance.cli import main
+
+        code = main(arguments)
+        assert code == 0, f"{shlex.join(words)} ended with {code}"
+    elif "dreamsim_guidance" in arguments:  # torchrun -m dreamsim_guidance ..., accelerate launch ...
+        assert not run, f"{program} starts processes: say `parsed only` and why"
+        parse(arguments[arguments.index("dreamsim_guidance") + 1 :])
+    elif program in INSTALLERS:
+        for extra in re.findall(r"\[(\w+)\]", " ".join(arguments)):
+            assert extra in extras(), f"pyproject.toml has no extra '{extra}'"
+    elif program in BY_CI or program in ("python", "bash"):
+        files = [word for word in arguments if re.search(r"\.(py|sh)$", word)]
+        assert program in BY_CI or files, shlex.join(words)
+        for file in files:
+            assert (ROOT / file).is_file(), f"{shlex.join(words)}: there is no {file}"
+        for folder in [word for word in arguments if re.match(r"(tests|docs|examples)(/|$)", word)]:
+            assert (ROOT / folder).exists(), f"{shlex.join(words)}: there is no {folder}"
+    else:
+        raise AssertionError(f"no test runs `{program}`: {shlex.join(words)}")
+
+
+def extras() -> set[str]:
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    section = text.partition("[project.optional-dependencies]")[2].partition("\n[project.")[0]
+    return set(re.findall(r"^(\w+) = \[", section, re.MULTILINE))
+
+
+def run_block(block: Block, names: dict[str, Any]) -> None:
+    """Run one block (or parse it), Python in the namespace `names`."""
+    try:
+        if block.language == "python":
+            text = block.text.replace('"cuda"', '"cpu"')
+            code = compile("\n" * block.line + text, str(block.page), "exec", dont_inherit=True)
+            if block.parsed_only is None:
+                exec(code, names)
+            else:
+                check_imports(text)
+        elif block.language == "sh":
+            for words in commands(block.text):
+                check_command(words, run=block.parsed_only is None)
+    except (Exception, SystemExit) as error:
+        raise AssertionError(f"{block.place}: {type(error).__name__}: {error}") from error
+
+
+def check_imports(text: str) -> None:
+    """Whether the names that a block imports from this library exist."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dreamsim_guidance"):
+            module = importlib.import_module(node.module or "")
+            for alias in node.names:
+                assert hasattr(module, alias.name), f"{node.module} has no {alias.name}"
+
+
+@contextmanager
+def stand_ins() -> Iterator[None]:
+    """Replace what would have to be downloaded; see the module's docstring."""
+    from diffusers import AutoencoderTiny, DiffusionPipeline
+
+    build, load_pipeline = DreamSim.__init__, DiffusionPipeline.from_pretrained.__func__
+
+    def pocket(self: DreamSim, model: Any = "ensemble", **options: Any) -> None:
+        name = str(model) if isinstance(model, str) and model in VARIANTS else None
+        if name is not None:
+            options = {
+                key: value for key, value in options.items() if key not in ("weights", "cache_dir", "pretrained")
+            }
+            if name.endswith("_patch"):
+                model, options = [patch_branch()], {**options, "pretrained": False}
+            else:
+                model = "pocket"
+        build(self, model, **options)
+
+    def tiny_pipeline(cls: type, name: Any, **options: Any) -> Any:
+        if Path(name).is_dir():
+            return load_pipeline(cls, name, **options)
+        from tiny_unet_pipelines import sd
+
+        return sd().pipe
+
+    def tiny_autoencoder(cls: type, name: Any, **options: Any) -> Any:
+        from tiny_networks import tiny_autoencoder as build_tiny
+
+        return build_tiny()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DreamSim, "__init__", pocket)
+        patch.setattr(DiffusionPipeline, "from_pretrained", classmethod(tiny_pipeline))
+        patch.setattr(AutoencoderTiny, "from_pretrained", classmethod(tiny_autoencoder))
+        yield
+
+
+def patch_branch() -> Any:
+    """A tiny random tower that keeps its patch tokens."""
+    from dreamsim_guidance import BranchConfig
+
+    overrides = {"embed_dim": 32, "depth": 2, "num_heads": 2, "patch_size": 8}
+    return BranchConfig("dino", "vit_base_patch16_224", feature="cls_patch", image_size=64, overrides=overrides)
+
+
+def prepare(folder: Path) -> None:
+    """Write the files that snippets name.
+
+    photo.png cat.jpg a.png b.png c.png start.png reference.png mask.png     pictures of 48 x 64 pixels
+    targets/ ours/ theirs/     five pictures each, of the same names; out/ three
+    nights/                    60 triplets in NIGHTS' layout, of drawn scenes
+    mine/                      ref/ a/ b/ and votes.csv, ten triplets
+    """
+    from dreamsim_guidance.data import write_scene_set
+
+    photo, other = (resize(photograph(name), (48, 64)) for name in ("astronaut", "chelsea"))
+    pictures = {"photo.png": photo, "a.png": photo, "reference.png": photo, "cat.jpg": other, "b.png": other}
+    pictures |= {"c.png": photo.flip(-1), "start.png": other.flip(-1)}
+    for name, picture in pictures.items():
+        save_image(picture, folder / name)
+    mask = torch.zeros(1, 3, 48, 64)
+    mask[..., 16:48] = 1
+    save_image(mask, folder / "mask.png")
+    generator = torch.Generator().manual_seed(0)
+    for name, noise in {"targets": 0.0, "ours": 0.1, "theirs": 0.3, "out": 0.2}.items():
+        for number in range(5):
+            picture = photo.roll(7 * number, dims=-1)
+            picture = picture + noise * torch.randn(picture.shape, generator=generator)
+            save_to = folder / name / f"{number}.png"
+            save_to.parent.mkdir(exist_ok=True)
+            save_image(picture.clamp(0, 1), save_to)
+    write_scene_set(folder / "nights", 60, size=32, workers=1)
+    rows = ["name,votes_a,votes_b"]
+    for number in range(10):
+        for side, noise in {"ref": 0.0, "a": 0.05, "b": 0.2}.items():
+            picture = photo.roll(5 * number, dims=-1)
+            picture = (picture + noise * torch.randn(picture.shape, generator=generator)).clamp(0, 1)
+            (folder / "mine" / side).mkdir(parents=True, exist_ok=True)
+            save_image(picture, folder / "mine" / side / f"{number}.png")
+        rows.append(f"{number}.png,{4 + number % 3},{number % 2}")
+    (folder / "mine" / "votes.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+
+
+def inline_commands(page: Path) -> list[str]:
+    """Commands of `dreamsim-guidance` in running text and tables, but for those with dots for what is left out."""
+    text = re.sub(r"^ *(`{3,}).*?^ *\1", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    found = re.findall(r"`dreamsim-guidance ([^`]+)`", text)
+    return [" ".join(command.split()) for command in found if "..." not in command]
+
+
+def links(page: Path) -> list[str]:
+    """Targets of the page's links and pictures, without those of the web."""
+    text = re.sub(r"^ *(`{3,}).*?^ *\1", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"`[^`\n]*`", "", text)
+    return [target for target in re.findall(r"\]\(([^)\s]+)\)", text) if not re.match(r"[a-z]+:", target)]
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub and MyST make them."""
+    text = re.sub(r"^ *(`{3,}).*?^ *\1", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#{1,6} +(.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in headings}
+
+
+Runner = Callable[[Block, dict[str, Any]], None]
+
+__all__ = [
+    "LANGUAGES",
+    "PAGES",
+    "ROOT",
+    "Block",
+    "anchors",
+    "blocks",
+    "inline_commands",
+    "links",
+    "parse",
+    "prepare",
+    "run_block",
+    "stand_ins",
+]
