@@ -1,4 +1,4 @@
-"""Which images `dreamsim-guidance compare` compares, and their distances: every image is read and embedded once.
+"""The command `compare`: distances of images. Every image is read and embedded once.
 
 two files               one pair
 reference, several      the first file against every other
@@ -10,17 +10,65 @@ from __future__ import annotations
 
 import csv
 import glob
+import json as jsonlib
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from dreamsim_guidance.evaluation.metrics.embedding import directions
-from dreamsim_guidance.metric.dreamsim import DreamSim, half_chord
-from dreamsim_guidance.processes import default_device
+from tyro.conf import Positional
 
-__all__ = ["Pairs", "distances", "find_pairs", "load_metric", "read_pairs"]
+from dreamsim_guidance.files.names import printable
+
+if TYPE_CHECKING:
+    from dreamsim_guidance.metric.dreamsim import DreamSim
+
+__all__ = ["CompareCommand", "Pairs", "distances", "find_pairs", "load_metric", "read_pairs"]
 
 _PICTURES = {".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+
+
+@dataclass(frozen=True)
+class CompareCommand:
+    """Distances between images: two files, one reference against several, two folders (by file name), or pairs.
+
+    0 means alike, larger means more different. Images may have any size. Patterns such as 'out/*.png' are expanded; a
+    folder stands for the pictures in it. With one reference, that is the first file.
+    """
+
+    images: Positional[tuple[str, ...]] = ()
+    """Files, folders, patterns."""
+    metric: str = "ensemble"
+    """ensemble, dino_vitb16, clip_vitb32, ... (published weights), pocket (shipped), or a model file (.safetensors)."""
+    pairs: Path | None = None
+    """A CSV file with two columns of paths, relative to its folder; a header line is skipped."""
+    json: bool = False
+    """Print JSON instead of a table."""
+    device: str | None = None
+    """cpu, cuda, mps, ...; by default an accelerator if there is one."""
+
+    def __call__(self) -> int:
+        if bool(self.images) == (self.pairs is not None):
+            raise ValueError("give images (files, folders, patterns) or --pairs FILE.csv.")
+        compared = read_pairs(self.pairs) if self.pairs else find_pairs(self.images)
+        for folder, names in compared.unmatched.items():
+            print(f"only in {folder}: {', '.join(map(printable, names))}", file=sys.stderr)
+        values = distances(compared.pairs, self.metric, self.device)
+        if self.json:
+            rows = [
+                {"a": a.as_posix(), "b": b.as_posix(), "distance": distance}
+                for (a, b), distance in zip(compared.pairs, values, strict=True)
+            ]
+            print(jsonlib.dumps({"metric": self.metric, "pairs": rows, "unmatched": compared.unmatched}, indent=2))
+        elif len(values) == 1:
+            print(f"{values[0]:.6f}")
+        else:
+            for label, distance in zip(compared.labels, values, strict=True):
+                print(f"{distance:.6f}  {printable(label)}")
+            if compared.labels != [b.as_posix() for _, b in compared.pairs]:
+                print(f"{sum(values) / len(values):.6f}  mean of {len(values)}")
+        return 0
 
 
 @dataclass(frozen=True)
@@ -42,7 +90,7 @@ def find_pairs(arguments: Sequence[str]) -> Pairs:
     files = [file for path in paths for file in (_pictures(path) if path.is_dir() else [path])]
     if len(files) < 2:
         raise ValueError(f"at least two images are needed, got {len(files)}: '{files[0]}'.")
-    return Pairs([(files[0], file) for file in files[1:]], [str(file) for file in files[1:]])
+    return Pairs([(files[0], file) for file in files[1:]], [file.as_posix() for file in files[1:]])
 
 
 def read_pairs(file: Path) -> Pairs:
@@ -68,18 +116,24 @@ def read_pairs(file: Path) -> Pairs:
         raise ValueError(f"'{file}' holds no pairs; write two paths a line, separated by a comma.")
     for path in (path for pair in pairs for path in pair):
         _check_exists(path)
-    return Pairs(pairs, [f"{a}  {b}" for a, b in pairs])
+    return Pairs(pairs, [f"{a.as_posix()}  {b.as_posix()}" for a, b in pairs])
 
 
 def distances(pairs: Sequence[tuple[Path, Path]], model: str, device: str | None = None) -> list[float]:
     """The metric's distance for every pair, in order."""
+    from dreamsim_guidance.evaluation.metrics.embedding import directions
+    from dreamsim_guidance.metric.dreamsim import half_chord
+
     files = list(dict.fromkeys(path for pair in pairs for path in pair))
-    found = dict(zip(files, directions(load_metric(model, device), files), strict=True))
-    return [float(half_chord(found[a], found[b])) for a, b in pairs]
+    direction = dict(zip(files, directions(load_metric(model, device), files), strict=True))
+    return [float(half_chord(direction[a], direction[b])) for a, b in pairs]
 
 
 def load_metric(model: str, device: str | None = None) -> DreamSim:
     """The metric by name, on an accelerator if there is one; an error about weights names the way without."""
+    from dreamsim_guidance.metric.dreamsim import DreamSim
+    from dreamsim_guidance.processes import default_device
+
     device = device or default_device()
     try:
         return DreamSim(model, device=device)
@@ -90,6 +144,8 @@ def load_metric(model: str, device: str | None = None) -> DreamSim:
 
 
 def _expand(argument: str) -> list[Path]:
+    if not argument.strip():
+        raise ValueError("the path of an image is empty; is a variable of your shell not set?")
     path = Path(argument)
     if path.exists():
         return [path]
@@ -116,7 +172,7 @@ def _match(a: Path, b: Path) -> Pairs:
             f"'{a}' ({len(left)} pictures) and '{b}' ({len(right)}) have no file name in common; "
             "use --pairs FILE.csv to say which belong together."
         )
-    unmatched = {str(a): sorted(left.keys() - right.keys()), str(b): sorted(right.keys() - left.keys())}
+    unmatched = {a.as_posix(): sorted(left.keys() - right.keys()), b.as_posix(): sorted(right.keys() - left.keys())}
     return Pairs(
         [(left[n], right[n]) for n in names], names, {where: rest for where, rest in unmatched.items() if rest}
     )

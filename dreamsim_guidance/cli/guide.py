@@ -1,42 +1,40 @@
-"""The command `guide`: samples of a diffusion model that look like a picture, beside what it makes without guidance."""
+"""The command `guide`: samples of a diffusion model that look like a picture, and unguided ones of the same seeds."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from dreamsim_guidance.cli.execution import execute, print_table
-from dreamsim_guidance.comparisons import guided_sheet as recipes
-from dreamsim_guidance.experiment import registry
+from dreamsim_guidance.comparisons.guided_sheet import GuidedSheet
+from dreamsim_guidance.experiment.fields import override
+from dreamsim_guidance.experiment.registry import Recipe
 
-__all__ = ["Guide", "tell"]
+__all__ = ["GuideCommand", "guide_recipe", "print_distances"]
 
 
 @dataclass(frozen=True)
-class Guide(recipes.GuidedSheet):
-    """Guide a diffusion model to a reference picture, and show it beside what it makes without, from the same seeds.
+class GuideCommand:
+    """Guide a diffusion model to a reference picture, and show the result beside unguided samples of the same seeds.
 
-    Writes a sheet of both, every image, the distances of guide and held-out judges, and a plot of the steps.
+    Writes a sheet of both, every image, the distances of the guide and of held-out judges, and a plot of the steps.
     """
 
     to: Path = Path("guided")
-    """Folder of the pictures, the numbers and the record of the run; an earlier result of this command there is replaced."""
+    """Folder of the pictures, the numbers and the record of the run; an earlier result of this command in it is replaced."""
 
-    def __post_init__(self) -> None:
-        """The fields are checked when they become a recipe, where a mistake is told in one line."""
-
-    def __call__(self) -> int:
-        code, results = execute(_recipe(self), self.to, replace=True)
+    def __call__(self, words: Sequence[str] = ()) -> int:
+        code, results = execute(guide_recipe(override(GuidedSheet(), words)), self.to, replace=True)
         if code == 0:
-            tell(results)
-            print(self.to / "sheet.png")
+            print_distances(results)
+            print((self.to / "sheet.png").as_posix())
         return code
 
 
-def tell(results: Mapping[str, Any]) -> None:
-    """Print the mean distances, and whether guide and judges part."""
+def print_distances(results: Mapping[str, Any]) -> None:
+    """Print the mean distances of a guided sheet, and whether the guide improved where a judge did not."""
     print_table(results["distances"])
     if results["parted"]:
         print(
@@ -45,21 +43,48 @@ def tell(results: Mapping[str, Any]) -> None:
         )
 
 
-def _recipe(command: Guide) -> registry.Recipe:
-    """The command as a recipe, to be run in a folder. Raises `ValueError` for what can be seen to be wrong before."""
+def guide_recipe(sheet: GuidedSheet) -> Recipe:
+    """A recipe of this sheet. Raises ValueError and FileNotFoundError for mistakes that can be found before the run."""
     from dreamsim_guidance.comparisons import guided_models
 
-    model = guided_models.find(command.model, command.prompt)
-    if not command.reference and not model.pocket:
+    model = guided_models.find(sheet.model, sheet.prompt)
+    if not sheet.reference and not model.pocket:
         raise ValueError("a reference is needed: --reference PICTURE, what the samples shall look like.")
     if not model.pocket:
         guided_models.check_reachable(model.source)
-    for path in (*command.reference, command.mask, command.init):
+    for path in (*sheet.reference, sheet.mask, sheet.init):
         if path is not None and not path.is_file():
             raise FileNotFoundError(f"image not found: '{path}'; give the path of a picture (png, jpg, webp, ...).")
-    given: dict[str, Any] = {field.name: getattr(command, field.name) for field in fields(recipes.GuidedSheet)}
-    if Path(command.model).is_dir():
-        given["model"] = str(Path(command.model).absolute())  # the run folder can be run again from anywhere
-    source = Path(recipes.__file__)
-    text = source.read_text(encoding="utf-8")
-    return registry.Recipe("guide", recipes.GuidedSheet(**given), text, source, recipes.__name__)
+    if Path(sheet.model).is_dir():
+        sheet = replace(sheet, model=str(Path(sheet.model).absolute()))  # the run folder can be run again from anywhere
+    return Recipe("guide", sheet, _source(sheet), Path("guide.py"), "guide")
+
+
+def _source(sheet: GuidedSheet) -> str:
+    """A recipe file that makes this sheet, for the run folder and for `dreamsim-guidance copy`."""
+    values = {field.name: getattr(sheet, field.name) for field in fields(sheet)}
+    changed = {name: value for name, value in values.items() if value != getattr(GuidedSheet(), name)}
+    arguments = "".join(f"        {name}={_literal(value)},\n" for name, value in changed.items())
+    return f'''"""A guided sheet, as `dreamsim-guidance guide` made it."""
+
+from pathlib import Path
+
+from dreamsim_guidance.comparisons.guided_sheet import GuidedSheet
+from dreamsim_guidance.experiment.registry import recipe
+
+
+@recipe
+def guide() -> GuidedSheet:
+    """Guide a diffusion model to a reference picture, with the options that the command was given."""
+    return GuidedSheet(
+{arguments}    )
+'''
+
+
+def _literal(value: Any) -> str:
+    """Python text of a field's value."""
+    if isinstance(value, Path):
+        return f"Path({str(value.expanduser().absolute())!r})"
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_literal, value))}{',' if len(value) == 1 else ''})"
+    return repr(value)

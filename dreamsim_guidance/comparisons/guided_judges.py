@@ -1,7 +1,7 @@
-"""Judges of guided samples that took no part in the guidance, for one reference or several, under a mask.
+"""Judges of guided samples: metrics that took no part in the guidance, for one or several references, under a mask.
 
-What stands beside the guide's distance: the root mean square difference, 1 - SSIM, and whatever other metrics are asked
-for; for pictures of the pocket scenes also the share of the reference's factors that a small classifier does not find.
+Beside the guide's own distance stand the root mean square difference, 1 - SSIM, and any further metrics that are asked for.
+For pictures of the pocket scenes there is also the share of the reference's factors that a small classifier does not find.
 """
 
 from __future__ import annotations
@@ -18,57 +18,67 @@ from dreamsim_guidance.guidance.judges import dissimilarity, rms
 from dreamsim_guidance.preprocess import resize
 from dreamsim_guidance.types import AnyImage, Mask
 
-__all__ = ["Judge", "judges"]
+__all__ = ["JudgeFunction", "judges"]
 
-Judge = Callable[[Tensor], Tensor]
+JudgeFunction = Callable[[Tensor], Tensor]
+"""From images `(b, 3, h, w)` in [0, 1] to their distances from the reference, `(b,)`."""
 
 
 def judges(
     references: Sequence[AnyImage], reduction: str, mask: Mask | None, names: Sequence[str], scenes: bool, device: str
-) -> dict[str, Judge]:
-    """Functions from images `(b, 3, h, w)` to distances `(b,)`, smaller is better, by name.
+) -> dict[str, JudgeFunction]:
+    """Distances to the references by name; smaller means more alike.
 
-    names: further judges: variants or files of DreamSim, "lpips", "dists". scenes: whether the pictures are pocket scenes.
+    references: one batch of one image for each reference, of any size.
+    reduction: "mean" or "min" of the distances to several references.
+    mask: `(1, 1, h, w)` in [0, 1], 1 where the reference counts; None counts everything.
+    names: further judges: variants or files of DreamSim, "lpips", "dists".
+    scenes: whether the pictures are pocket scenes, so that the classifier of their factors can judge them too.
+
+    Raises ValueError for a mask with "lpips" or "dists", which accept none.
     """
-    found: dict[str, Judge] = {
-        "rms": partial(_towards, references, reduction, partial(rms, mask=mask)),
-        "1 - ssim": partial(_towards, references, reduction, partial(dissimilarity, mask=mask)),
+    functions: dict[str, JudgeFunction] = {
+        "rms": partial(_distance_to_references, references, reduction, partial(rms, mask=mask)),
+        "1 - ssim": partial(_distance_to_references, references, reduction, partial(dissimilarity, mask=mask)),
     }
     if scenes:
         from dreamsim_guidance.evaluation.samples.scene_judge import load_judge
 
-        found["1 - factors"] = partial(_towards, references, reduction, partial(_missed, load_judge().to(device)))
+        missed = partial(_missed_factors, load_judge().to(device))
+        functions["1 - factors"] = partial(_distance_to_references, references, reduction, missed)
     for name in names:
-        found[name] = partial(_towards, references, reduction, _metric(name, mask, device))
-    return found
+        functions[name] = partial(_distance_to_references, references, reduction, _metric(name, mask, device))
+    return functions
 
 
-Pair = Callable[[Tensor, Tensor], Tensor]
+PairDistance = Callable[[Tensor, Tensor], Tensor]
 
 
-def _towards(references: Sequence[Tensor], reduction: str, pair: Pair, images: Tensor) -> Tensor:
-    """The pair's distance to every reference, brought to the images' size, and their mean or smallest."""
-    own = [resize(one.to(images), (images.shape[-2], images.shape[-1])).clamp(0, 1) for one in references]
-    distances = torch.stack([pair(images, one.expand_as(images)) for one in own])
+def _distance_to_references(
+    references: Sequence[Tensor], reduction: str, distance: PairDistance, images: Tensor
+) -> Tensor:
+    """The mean or smallest distance of each image to the references, which are resized to the images."""
+    resized = [resize(each.to(images), (images.shape[-2], images.shape[-1])).clamp(0, 1) for each in references]
+    distances = torch.stack([distance(images, each.expand_as(images)) for each in resized])
     return distances.amin(0) if reduction == "min" else distances.mean(0)
 
 
-def _missed(judge: SceneJudge, x: Tensor, y: Tensor) -> Tensor:
+def _missed_factors(judge: SceneJudge, x: Tensor, y: Tensor) -> Tensor:
     return 1 - factor_agreement(x, y, judge)
 
 
-def _metric(name: str, mask: Tensor | None, device: str) -> Pair:
+def _metric(name: str, mask: Tensor | None, device: str) -> PairDistance:
     if name in ("lpips", "dists"):
         if mask is not None:
-            raise ValueError(f"the judge {name} knows no mask; choose a DreamSim by name.")
+            raise ValueError(f"the judge {name} accepts no mask; choose a DreamSim by name.")
         from dreamsim_guidance.losses import DISTS, LPIPS
 
         loss = LPIPS() if name == "lpips" else DISTS()
         return loss.to(device)
     from dreamsim_guidance.metric.dreamsim import DreamSim
 
-    return partial(_compared, DreamSim(name, device=device), mask)
+    return partial(_compare, DreamSim(name, device=device), mask)
 
 
-def _compared(metric: torch.nn.Module, mask: Tensor | None, x: Tensor, y: Tensor) -> Tensor:
+def _compare(metric: torch.nn.Module, mask: Tensor | None, x: Tensor, y: Tensor) -> Tensor:
     return metric(x, y, mask)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from dreamsim_guidance.comparisons import guided_models
-from dreamsim_guidance.comparisons.guided_judges import Judge, judges
+from dreamsim_guidance.comparisons.guided_judges import JudgeFunction, judges
 from dreamsim_guidance.comparisons.guided_sampling import Sampler, log_of, merged, method_of
 from dreamsim_guidance.evaluation.samples.contact_sheet import contact_sheet, some
 from dreamsim_guidance.files.atomic import write_json, writing
@@ -96,7 +96,7 @@ def _own_reference(model: guided_models.Model) -> Image:
 
 def _measures(
     config: GuidedSheet, references: Sequence[Tensor], mask: Tensor | None, model: guided_models.Model, device: str
-) -> tuple[Loss, dict[str, Judge]]:
+) -> tuple[Loss, dict[str, JudgeFunction]]:
     """The guide, and those that judge beside it."""
     metric = DreamSim(config.metric or ("pocket" if model.pocket else "ensemble"), device=device)
     own = [one.to(device) for one in references]

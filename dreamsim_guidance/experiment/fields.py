@@ -1,183 +1,204 @@
-"""Overriding the fields of a recipe from the command line, with typed errors.
+"""Replace fields of a recipe by words of the command line.
 
-    steps=400   --steps 400   optimiser.lr=0.1   --optimiser.betas 0.9 0.999   sizes=32,64   image=None
+    steps=400   --steps 400   optimiser.lr=0.1   --optimiser.betas 0.9 0.999   sizes=32,64   image=None   --compile
 
-The words are brought into one form here; types are tyro's work.
+`field=value` is rewritten as the option `--field value` first; tyro then makes each value from its words by the field's
+type. Fields of nested dataclasses have dotted names. A part that is None (`augmentation: Augmentation | None = None`) is
+created with its defaults when one of its fields is set, and removed by `augmentation=None`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import io
 import re
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import tyro
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from dreamsim_guidance.experiment.registry import suggestion
 
-__all__ = ["known_fields", "override", "print_help"]
-
-_STYLE = (tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands)
+__all__ = ["Field", "known_fields", "override", "print_help"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-    """One leaf of the nested dataclasses: its type as written, its value, whether several words make up its value."""
+    """A field that holds no further fields: its type annotation and its present value."""
 
-    type: str
-    value: Any
     hint: Any
+    value: Any
 
     @property
-    def many(self) -> bool:
-        return any(
-            typing.get_origin(hint) in (tuple, list) or hint in (tuple, list)
-            for hint in (self.hint, *typing.get_args(self.hint))
-        )
+    def type(self) -> str:
+        """The type as users read it, for example `tuple[int, ...]` or `one of 'slow', 'fast'`."""
+        if typing.get_origin(self.hint) is typing.Literal:
+            return "one of " + ", ".join(map(repr, typing.get_args(self.hint)))
+        if isinstance(self.hint, type) and not typing.get_args(self.hint):
+            return self.hint.__name__
+        return re.sub(r"\b[\w.]+\.", "", str(self.hint))
+
+    @property
+    def optional_part(self) -> Any:
+        """The dataclass of a field that holds an instance of it or None; else None."""
+        kinds = typing.get_args(self.hint)
+        parts = [kind for kind in kinds if dataclasses.is_dataclass(kind)]
+        return parts[0] if type(None) in kinds and len(parts) == 1 else None
+
+    @property
+    def accepts_many(self) -> bool:
+        """Whether a value is made of several words, as that of a tuple."""
+        spec = self._constructor()
+        return spec is not None and spec.nargs != 1
+
+    def parse(self, words: Sequence[str]) -> Any:
+        """The value that `words` stand for. Raises ValueError if they do not fit the type."""
+        if self.optional_part is not None and list(words) == ["None"]:
+            return None
+        spec = self._constructor()
+        if spec is None:
+            raise ValueError("a value of this type cannot be made from words")
+        if spec.nargs == 1:
+            (word,) = words
+            boolean = self.hint is bool or bool in typing.get_args(self.hint)
+            words = [word.capitalize()] if boolean and word.lower() in ("true", "false") else [word]
+        elif len(words) == 1:
+            words = [word for word in re.split(r"\s*,\s*", words[0].strip("()[] ")) if word]
+        if spec.choices is not None and not set(words) <= set(spec.choices):
+            raise ValueError(f"it must be one of {', '.join(spec.choices)}")
+        return spec.instance_from_str(list(words))
+
+    def default_part(self) -> Any:
+        """The value, or a new instance in its defaults where the field may hold a dataclass and is None."""
+        return self.optional_part() if self.value is None and self.optional_part is not None else self.value
+
+    def _constructor(self) -> PrimitiveConstructorSpec[Any] | None:
+        """tyro's rule for the type; None for a type that tyro cannot make from words."""
+        spec = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(self.hint, set()))
+        return spec if isinstance(spec, PrimitiveConstructorSpec) else None
 
 
 def known_fields(config: Any, prefix: str = "") -> dict[str, Field]:
-    """The leaves of a recipe by their dotted names."""
-    hints = typing.get_type_hints(type(config))
-    found: dict[str, Field] = {}
-    for field in dataclasses.fields(config):
-        name, value, hint = prefix + field.name, getattr(config, field.name), hints.get(field.name, Any)
-        if not field.init:
-            continue
-        if _is_instance(value):
-            found.update(known_fields(value, f"{name}."))
-        elif isinstance(value, tuple) and value and all(_is_instance(item) for item in value):
-            for i, item in enumerate(value):
-                found.update(known_fields(item, f"{name}.{i}."))
+    """The fields of a dataclass instance and of the dataclasses in it, by their dotted names."""
+    fields: dict[str, Field] = {}
+    for name, field in _fields_of(config):
+        if _holds_fields(field.value):
+            fields.update(known_fields(field.value, f"{prefix}{name}."))
         else:
-            found[name] = Field(_name(hint), value, hint)
-    return found
+            fields[prefix + name] = field
+    return fields
 
 
 def override(config: Any, words: Sequence[str]) -> Any:
-    """`config` with fields replaced. Raises ValueError for an unknown field, TypeError for a value of a wrong type."""
-    words, left_out = _without(config, words)
-    for name in dict.fromkeys(re.split(r"[=\s]", word.removeprefix("--"))[0].replace("-", "_") for word in words):
-        config = _with_part(config, name)
-    known = known_fields(config)
-    given = _split(words, known)
-    if not given:
-        return _leave_out(config, left_out)
-    arguments = {name: _argument(name, values, known[name]) for name, values in given.items()}
-    changed, message = _parse(config, [word for argument in arguments.values() for word in argument])
-    if message is None:
-        return _leave_out(changed, left_out)
-    if own := re.search(r"Error parsing (?!--)\S+: (.*?)( For full helptext.*)?$", message):
-        raise ValueError(own[1])  # what the recipe's own __post_init__ says
-    for name, argument in arguments.items():
-        if _parse(config, argument)[1] is not None:
-            got = " ".join(given[name])
-            raise TypeError(f"field {name} must be {known[name].type}, got '{got}' (now {name}={known[name].value}).")
-    raise ValueError(message)
+    """`config` with the fields replaced that `words` name; `config` itself if there are none.
 
+    config: a frozen dataclass, with dataclasses or tuples of dataclasses in it.
+    words: `field=value`, `--field=value`, `--field value ...`, or `--field` alone for a boolean that becomes True. The
+        items of a tuple stand in one word, separated by commas, or follow as words. The last value of a field counts.
 
-def _without(config: Any, words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Words such as `lora=None`, where `lora` is a dataclass that may be None, apart from the others."""
-    rest, names = [], []
-    for word in words:
-        name, _, value = word.removeprefix("--").partition("=")
-        if value == "None" and _optional_part(config, name) is not None:
-            names.append(name)
-        else:
-            rest.append(word)
-    return rest, names
-
-
-def _leave_out(config: Any, names: Sequence[str]) -> Any:
-    return dataclasses.replace(config, **dict.fromkeys(names)) if names else config
-
-
-def _with_part(config: Any, name: str) -> Any:
-    """`config` with the dataclass before the dot, if it is None there, in its defaults: for `augmentation.crop=0.8`."""
-    part, dot, _ = name.partition(".")
-    kind = _optional_part(config, part) if dot else None
-    if kind is None or getattr(config, part) is not None:
-        return config
-    return dataclasses.replace(config, **{part: kind()})
-
-
-def _optional_part(config: Any, name: str) -> Any:
-    """The dataclass of a field that holds one or None; else None."""
-    hint = typing.get_type_hints(type(config)).get(name)
-    kinds = typing.get_args(hint)
-    found = [kind for kind in kinds if dataclasses.is_dataclass(kind)]
-    return found[0] if type(None) in kinds and len(found) == 1 else None
+    Raises ValueError for an unknown field or a missing value, TypeError for a value of the wrong type, and what the
+    dataclasses raise for values that do not go together.
+    """
+    values: dict[str, Any] = {}
+    for name, texts in _by_field(config, words).items():
+        field = _find(config, name)
+        try:
+            values[name] = field.parse(texts)
+        except ValueError as error:
+            raise TypeError(
+                f"field {name} must be {field.type}, got '{' '.join(texts)}' (now {name}={field.value})."
+            ) from error
+    for name, value in values.items():
+        inner = next((other for other in values if other.startswith(f"{name}.")), None)
+        if value is None and inner is not None:
+            raise ValueError(f"{name}=None leaves out what {inner} sets; give one of them.")
+    return _replaced(config, values) if values else config
 
 
 def print_help(config: Any, program: str) -> None:
-    """Print the fields with their types, defaults and documentation."""
-    with contextlib.suppress(SystemExit):
-        tyro.cli(type(config), default=config, args=["--help"], prog=program, config=_STYLE)
+    """Print the fields of a recipe with their types, defaults and documentation, as options of `program`."""
+    style = (tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands)
+    with contextlib.suppress(SystemExit):  # tyro ends the program after help
+        tyro.cli(type(config), default=config, args=["--help"], prog=program, config=style)
 
 
-def _split(words: Sequence[str], known: dict[str, Field]) -> dict[str, list[str]]:
-    """`field=value` and `--field value ...` as {field: values}; a field given twice has its last value."""
-    given: dict[str, list[str]] = {}
+def _by_field(config: Any, words: Sequence[str]) -> dict[str, list[str]]:
+    """The texts given to each field; the last ones of a field that was given twice."""
+    texts: dict[str, list[str]] = {}
     rest = list(words)
     while rest:
         word = rest.pop(0)
-        name, equals, value = word.removeprefix("--").partition("=")
-        if not equals and not word.startswith("--"):
-            raise ValueError(f"'{word}' is not field=value{suggestion(name, known)}; known fields: {_list(known)}.")
+        name, equals, text = word.removeprefix("--").partition("=")
         name = name.replace("-", "_")
-        if name not in known:
-            raise ValueError(f"unknown field '{name}'{suggestion(name, known)}; known fields: {_list(known)}.")
-        field, values = known[name], [value] if equals else []
+        if not equals and not word.startswith("--"):
+            known = known_fields(config)
+            raise ValueError(f"'{word}' is not field=value{suggestion(name, known)}; {_listed(known)}.")
+        field = _find(config, name)
+        values = [text] if equals else []
         while not equals and rest and not rest[0].startswith("--"):
-            if values and (not field.many or _is_field(rest[0])):
+            if values and (not field.accepts_many or _sets_a_field(config, rest[0])):
                 break
             values.append(rest.pop(0))
-        if not values and not field.many:
+        if not values and field.hint is bool:
+            values = ["True"]
+        if not values and not field.accepts_many:
             raise ValueError(f"field {name} needs a value of type {field.type}.")
-        given[name] = values
-    return given
+        texts[name] = values
+    return texts
 
 
-def _argument(name: str, values: list[str], field: Field) -> list[str]:
-    if field.many:
-        words = values if len(values) > 1 else re.split(r"\s*,\s*", values[0].strip("()[] ")) if values else []
-        words = [word for word in words if word]
-        return [f"--{name}", *words]
-    value = values[0]
-    if field.hint is bool and value.lower() in ("true", "false"):
-        value = value.capitalize()
-    return [f"--{name}={value}"]
+def _find(config: Any, name: str) -> Field:
+    """The field of this dotted name. Raises ValueError for an unknown one, which lists those that exist."""
+    field, known = Field(type(config), config), known_fields(config)
+    reached = ""
+    for part in name.split("."):
+        value = field.default_part()
+        inner = dict(_fields_of(value)) if _holds_fields(value) else {}
+        known = {**known, **(known_fields(value, reached) if inner else {})}
+        if part not in inner:
+            raise ValueError(f"unknown field '{name}'{suggestion(name, known)}; {_listed(known)}.")
+        field, reached = inner[part], f"{reached}{part}."
+    if _holds_fields(field.value) and field.optional_part is None:
+        raise ValueError(f"'{name}' holds fields of its own; {_listed(known_fields(field.value, reached))}.")
+    return field
 
 
-def _parse(config: Any, arguments: list[str]) -> tuple[Any, str | None]:
-    """The new config, or why there is none."""
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            return tyro.cli(type(config), default=config, args=arguments, config=_STYLE), None
-    except SystemExit:
-        return None, " ".join(re.sub(r"[─│╭╮╰╯]", " ", said.getvalue()).split())
+def _replaced(value: Any, changes: Mapping[str, Any]) -> Any:
+    """`value`, a dataclass or a tuple of dataclasses, with the changes by dotted name."""
+    own = {name: new for name, new in changes.items() if "." not in name}
+    fields = dict(_fields_of(value))
+    for part in dict.fromkeys(name.partition(".")[0] for name in changes if "." in name):
+        inner = {name.partition(".")[2]: new for name, new in changes.items() if name.startswith(f"{part}.")}
+        own[part] = _replaced(fields[part].default_part(), inner)
+    if isinstance(value, tuple):
+        return tuple(own.get(str(i), item) for i, item in enumerate(value))
+    return dataclasses.replace(value, **own)
 
 
-def _is_field(word: str) -> bool:
-    return re.match(r"[A-Za-z_][\w.]*=", word) is not None
+def _fields_of(value: Any) -> Iterator[tuple[str, Field]]:
+    """Name and field of what a dataclass takes, or number and item of a tuple of dataclasses."""
+    if isinstance(value, tuple):
+        yield from ((str(i), Field(type(item), item)) for i, item in enumerate(value))
+        return
+    hints = typing.get_type_hints(type(value))
+    for field in dataclasses.fields(value):
+        if field.init:
+            yield field.name, Field(hints.get(field.name, Any), getattr(value, field.name))
 
 
-def _is_instance(value: Any) -> bool:
+def _holds_fields(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return bool(value) and all(map(_holds_fields, value))
     return dataclasses.is_dataclass(value) and not isinstance(value, type)
 
 
-def _list(known: dict[str, Field]) -> str:
-    return ", ".join(known) or "none"
+def _sets_a_field(config: Any, word: str) -> bool:
+    """Whether the word is `field=value`, and not a value with "=" in it."""
+    name, equals, _ = word.partition("=")
+    return bool(equals) and name.replace("-", "_") in known_fields(config)
 
 
-def _name(hint: Any) -> str:
-    if typing.get_origin(hint) is typing.Literal:
-        return "one of " + ", ".join(map(repr, typing.get_args(hint)))
-    return (
-        hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else re.sub(r"\b[\w.]+\.", "", str(hint))
-    )
+def _listed(known: Mapping[str, Field]) -> str:
+    return f"known fields: {', '.join(known) or 'none'}"

@@ -1,4 +1,4 @@
-"""Recipes: functions that return one frozen dataclass in which everything that was decided is visible.
+"""Find recipes: functions that return one frozen dataclass, in which every decision about a run is visible.
 
     @recipe
     def train_small() -> Training:
@@ -6,10 +6,11 @@
         return Training(steps=1000, optimiser=Adam(lr=3e-4), seed=0)
 
 The dataclass has a method `run(folder) -> dict` that does the work inside `folder` and returns its results. Its fields
-are numbers, strings, paths, tuples and further frozen dataclasses, so that a run can be written down and rebuilt. A
-variant calls another recipe and replaces fields (`dataclasses.replace`).
+are numbers, strings, paths, tuples and further frozen dataclasses, so that a run can be written to a file and rebuilt
+from it. A variant calls another recipe and replaces fields (`dataclasses.replace`). The module of a recipe imports nothing
+that takes long, such as torch; `run` does, so that recipes are listed and shown at once.
 
-A recipe is found by its name (`train-small`), by a file that holds it, or by the folder of an earlier run.
+A recipe is found by its name (`train-small`), in a Python file, or in the folder of an earlier run.
 """
 
 from __future__ import annotations
@@ -36,14 +37,17 @@ class Config(Protocol):
     """What a recipe returns: a frozen dataclass that can be run in a folder."""
 
     def run(self, folder: Path) -> dict[str, Any]:
-        """Do the work in `folder`, resume what an interrupted run left there, and return JSON-able results."""
+        """Do the work in `folder`, resume what an interrupted run left there, and return results that fit into JSON."""
 
 
 Build = TypeVar("Build", bound=Callable[[], Any])
 
 
 def recipe(build: Build) -> Build:
-    """Mark a function without arguments as a recipe. Raises TypeError without a docstring, or with arguments."""
+    """Mark a function without arguments as a recipe.
+
+    Raises TypeError if the function has no docstring or takes arguments.
+    """
     name = getattr(build, "__name__", "?")
     if not inspect.getdoc(build):
         raise TypeError(f"recipe {name} needs a docstring: its first line is shown by `dreamsim-guidance recipes`.")
@@ -55,7 +59,13 @@ def recipe(build: Build) -> Build:
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """A resolved recipe: its name, its fields, and the text of the file that defines it."""
+    """A resolved recipe.
+
+    config: the dataclass that the function returned, perhaps with fields replaced.
+    source: the text of the file that defines the recipe.
+    path: that file.
+    module: the name under which it was imported.
+    """
 
     name: str
     config: Any
@@ -69,24 +79,22 @@ class Recipe:
 
 
 def recipes() -> dict[str, Callable[[], Any]]:
-    """The recipes of this package by name; a module that cannot be imported raises its own error."""
+    """The functions of this package's recipes by name. A module that cannot be imported raises its own error."""
     package = importlib.import_module("dreamsim_guidance.recipes")
-    found: dict[str, Callable[[], Any]] = {}
-    for info in sorted(pkgutil.iter_modules(package.__path__), key=lambda info: info.name):
-        source = pkgutil.get_data(package.__name__, f"{info.name}.py") or b""
-        if b"@recipe" in source:  # what recipes are made of may import much, and is not wanted for a list
-            found.update(_recipes_of(importlib.import_module(f"{package.__name__}.{info.name}")))
-    return dict(sorted(found.items()))
+    functions: dict[str, Callable[[], Any]] = {}
+    for info in pkgutil.iter_modules(package.__path__):
+        functions.update(_recipes_of(importlib.import_module(f"{package.__name__}.{info.name}")))
+    return dict(sorted(functions.items()))
 
 
 def load(target: str | Path) -> Recipe:
     """The recipe behind a name, a file (`mine.py`, or `mine.py:name` if it holds several) or a run folder.
 
-    Raises FileNotFoundError or ValueError, each naming what was looked for and what is there.
+    Raises FileNotFoundError or ValueError, which name what was looked for and what exists.
     """
-    text, known = str(target), recipes()
-    if text.replace("_", "-") in known:
-        return build(known[text.replace("_", "-")])
+    text, functions = str(target), recipes()
+    if text.replace("_", "-") in functions:
+        return build(functions[text.replace("_", "-")])
     path = Path(text)
     if path.is_dir():
         from dreamsim_guidance.experiment.run_folder import read_recipe
@@ -96,29 +104,34 @@ def load(target: str | Path) -> Recipe:
     if path.suffix == ".py" or name:
         return load_file(Path(f"{file}.py") if name else path, name or None)
     raise ValueError(
-        f"unknown recipe '{target}'{suggestion(text, known)}; known: {', '.join(known)}, or a .py file or a run folder."
+        f"unknown recipe '{target}'{suggestion(text, functions)}; known: {', '.join(functions)}, or a .py file or a run "
+        "folder."
     )
 
 
 def load_file(path: Path, name: str | None = None) -> Recipe:
     """The recipe `name` of a Python file; without a name the file must hold exactly one."""
-    found = _recipes_of(load_module(path))
-    if not found:
+    functions = _recipes_of(load_module(path))
+    if not functions:
         raise ValueError(
             f"'{path}' holds no recipe; decorate a function with @dreamsim_guidance.experiment.registry.recipe."
         )
-    if name is None and len(found) > 1:
+    names = ", ".join(functions)
+    if name is None and len(functions) > 1:
         raise ValueError(
-            f"'{path}' holds several recipes; name one, e.g. {path}:{next(iter(found))}; it has: {', '.join(found)}."
+            f"'{path}' holds several recipes; name one, e.g. {path.as_posix()}:{next(iter(functions))}; it has: {names}."
         )
-    key = next(iter(found)) if name is None else name.replace("_", "-")
-    if key not in found:
-        raise ValueError(f"'{path}' holds no recipe '{name}'{suggestion(key, found)}; it has: {', '.join(found)}.")
-    return build(found[key])
+    key = next(iter(functions)) if name is None else name.replace("_", "-")
+    if key not in functions:
+        raise ValueError(f"'{path}' holds no recipe '{name}'{suggestion(key, functions)}; it has: {names}.")
+    return build(functions[key])
 
 
 def load_module(path: Path) -> ModuleType:
-    """Execute a file as a module of its own, with its folder importable meanwhile as for `python file.py`."""
+    """Execute a file as a module of its own; meanwhile modules beside it can be imported, as in `python file.py`.
+
+    Raises FileNotFoundError if there is no such file, and ValueError if it cannot be executed.
+    """
     if not path.is_file():
         raise FileNotFoundError(
             f"recipe file not found: '{path}'; `dreamsim-guidance copy NAME` writes one to start from."
@@ -135,14 +148,24 @@ def load_module(path: Path) -> ModuleType:
         exec(compile(path.read_bytes(), str(path), "exec", dont_inherit=True), module.__dict__)
     except Exception as error:
         del sys.modules[name]
-        raise ValueError(f"'{path}' cannot be loaded: {type(error).__name__}: {error}") from error
+        raise ValueError(f"'{path}' cannot be loaded: {type(error).__name__}: {error}{_moved(error)}") from error
     finally:
         sys.path.remove(str(path.parent))
     return module
 
 
+def _moved(error: Exception) -> str:
+    """Advice for a file that imports from where this package's modules were in release 0.1.0."""
+    if not isinstance(error, ImportError) or not (error.name or "").startswith("dreamsim_guidance."):
+        return ""
+    return (
+        ". It was written for an earlier release (0.1.0), whose modules lay elsewhere: `recipe` is now in "
+        "dreamsim_guidance.experiment.registry, and `dreamsim-guidance copy NAME` writes a new copy of a recipe."
+    )
+
+
 def build(function: Callable[[], Any]) -> Recipe:
-    """Call a recipe's function and check what it returned."""
+    """Call a recipe's function. Raises TypeError if it does not return a frozen dataclass with a method `run`."""
     name = getattr(function, "__recipe__", function.__name__)
     config = function()
     if not dataclasses.is_dataclass(config) or isinstance(config, type) or not isinstance(config, Config):
@@ -166,7 +189,7 @@ def function_source(recipe: Recipe) -> str:
 
 
 def suggestion(text: str, known: Iterable[str]) -> str:
-    """` (did you mean 'x'?)`, or nothing."""
+    """The text ` (did you mean 'x'?)` with the nearest of the known names, or "" if none is near."""
     close = difflib.get_close_matches(text.replace("_", "-"), list(known), 1) or difflib.get_close_matches(
         text, list(known), 1
     )

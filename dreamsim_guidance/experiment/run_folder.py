@@ -2,11 +2,11 @@
 
     recipe.json     the resolved recipe: every field with its type
     recipe.py       the file that defined it, as it was
-    versions.json   python, packages, machine
+    versions.json   Python, packages, machine
     log.txt         what happened, with the traceback if it failed
-    results.json    what the run returned; there once the run is complete
+    results.json    what the run returned; it exists once the run is complete
 
-Files appear whole or not at all, the folder included: it is filled beside its place and then renamed.
+Files appear whole or not at all, and so does the folder: it is filled under another name and then renamed.
 """
 
 from __future__ import annotations
@@ -22,38 +22,46 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from dreamsim_guidance.experiment.registry import Recipe, load_module
+from dreamsim_guidance.experiment.registry import Recipe, load_module, recipes
 from dreamsim_guidance.files.atomic import new_folder, write_json
 
-__all__ = ["create", "describe", "read_recipe", "versions"]
+__all__ = ["check_format", "create", "describe", "read_recipe", "versions"]
+
+FORMAT = 2
+"""Of recipe.json. 1 was written by release 0.1.0, whose modules lay elsewhere: `dreamsim_guidance.recipes.registry`, ..."""
 
 
 def create(folder: Path, recipe: Recipe) -> None:
-    """A new run folder at `folder`, which must not exist or be empty."""
-    with new_folder(folder) as made:
-        (made / "recipe.py").write_text(recipe.source, encoding="utf-8")
-        write_json(made / "recipe.json", describe(recipe))
-        write_json(made / "versions.json", versions())
+    """Make a run folder at `folder`, which must not exist or be empty."""
+    with new_folder(folder) as temporary:
+        (temporary / "recipe.py").write_text(recipe.source, encoding="utf-8")
+        write_json(temporary / "recipe.json", describe(recipe))
+        write_json(temporary / "versions.json", versions())
 
 
 def describe(recipe: Recipe) -> dict[str, Any]:
     """The content of recipe.json."""
     config = _encode(recipe.config, recipe.module, "")
-    return {"format": 1, "recipe": recipe.name, "module": recipe.module, "seed": recipe.seed, "config": config}
+    return {"format": FORMAT, "recipe": recipe.name, "module": recipe.module, "seed": recipe.seed, "config": config}
 
 
 def read_recipe(folder: Path) -> Recipe:
-    """The recipe of a run folder, rebuilt with the source that it ran with. Raises FileNotFoundError or ValueError."""
+    """The recipe of a run folder, rebuilt with the source that it ran with.
+
+    Raises FileNotFoundError if `folder` is no run folder, and ValueError if it is damaged, if it was made by a release whose
+    layout was another, or if its fields do not fit the installed code.
+    """
     file = folder / "recipe.json"
     if not file.is_file():
         raise FileNotFoundError(f"'{folder}' is not a run folder: it has no recipe.json.")
     source = folder / "recipe.py"
     try:
-        written = json.loads(file.read_text(encoding="utf-8"))
-        name, config = written["recipe"], written["config"]
+        content = json.loads(file.read_text(encoding="utf-8"))
+        name, config = content["recipe"], content["config"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"'{file}' is not a resolved recipe ({type(error).__name__}: {error}).") from error
-    module = _module(source, str(written.get("module")))
+    check_format(folder, content)
+    module = _module(source, str(content.get("module")))
     try:
         rebuilt = _decode(config, module)
     except (AttributeError, ImportError, KeyError, TypeError) as error:
@@ -63,8 +71,32 @@ def read_recipe(folder: Path) -> Recipe:
     return Recipe(name, rebuilt, source.read_text(encoding="utf-8"), source, module.__name__)
 
 
+def check_format(folder: Path, content: dict[str, Any]) -> None:
+    """Raise ValueError, with what to do, if the folder's recipe.json is of another format than this release writes."""
+    number, name = content.get("format"), content.get("recipe")
+    if number == FORMAT:
+        return
+    if isinstance(number, int) and number > FORMAT:
+        raise ValueError(
+            f"'{folder}' was made by a newer release (format {number}, this one reads {FORMAT}); update dreamsim-guidance."
+        )
+    if isinstance(name, str) and name in recipes():
+        again = f"run the recipe again by its name, `dreamsim-guidance run {name}`"
+    elif name == "guide":
+        again = "run the command again, `dreamsim-guidance guide`"
+    else:
+        again = (
+            "import `recipe` in your recipe's file from dreamsim_guidance.experiment.registry, where it is now, and run that "
+            "file again"
+        )
+    raise ValueError(
+        f"'{folder}' was made by an earlier release (0.1.0), whose layout this one does not read; {again}, with the fields "
+        "in the folder's recipe.json, or use release 0.1.0. Its results.json and pictures are complete as they are."
+    )
+
+
 def _module(source: Path, name: str) -> ModuleType:
-    """The installed module while it is still the same text, else the text that was kept."""
+    """The installed module if its text is still the same, else a module made of the text in the run folder."""
     if name.startswith("dreamsim_guidance."):
         try:
             module = importlib.import_module(name)
@@ -76,7 +108,7 @@ def _module(source: Path, name: str) -> ModuleType:
 
 
 def _encode(value: Any, module: str, where: str) -> Any:
-    """JSON from which `_decode` makes an equal value of the same type."""
+    """JSON from which `_decode` makes an equal value of the same type; `where` is the field's name, for the error."""
     if value is None or isinstance(value, bool | str) or type(value) is int:
         return value
     if type(value) is float:
@@ -126,13 +158,13 @@ def _decode(value: Any, module: ModuleType) -> Any:
 
 
 def versions() -> dict[str, Any]:
-    """Python, the packages that this one requires, and the machine."""
+    """The versions of Python and of the packages that this one requires, and the machine."""
     import torch
 
     names = {"dreamsim-guidance"}
     try:
         required = importlib.metadata.requires("dreamsim-guidance") or []
-    except importlib.metadata.PackageNotFoundError:  # run from a checkout that is not installed
+    except importlib.metadata.PackageNotFoundError:  # a checkout that is not installed
         required = ["torch", "timm"]
     for requirement in required:
         if "extra ==" not in requirement:

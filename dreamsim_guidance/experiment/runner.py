@@ -1,6 +1,7 @@
-"""Run a recipe in a folder of its own, so that what was done can be read there and done again.
+"""Run a recipe in a folder of its own, where what was done can be read, and from which it can be done again.
 
-A folder that holds the same recipe is resumed; a finished one is left alone; one that holds anything else is refused.
+A run of the same recipe that was interrupted in the folder is resumed, a finished one is left as it is, and a folder that
+holds anything else is refused.
 """
 
 from __future__ import annotations
@@ -22,30 +23,38 @@ from typing import Any
 from dreamsim_guidance.experiment import run_folder
 from dreamsim_guidance.experiment.registry import Recipe
 from dreamsim_guidance.files.atomic import write_json
-from dreamsim_guidance.processes import launched, process_state
 
-__all__ = ["Run", "new_folder", "run"]
+__all__ = ["FinishedRun", "new_folder", "run"]
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Run:
-    """A finished run: its folder, what it returned, and whether it had been finished before."""
+class FinishedRun:
+    """A finished run.
+
+    results: what the recipe's `run` returned, as results.json holds it.
+    before: whether the run was finished before and nothing was done now.
+    """
 
     folder: Path
     results: dict[str, Any]
     before: bool = False
 
 
-def run(recipe: Recipe, folder: Path, replace: bool = False) -> Run:
-    """Run `recipe` in `folder`: new, or resumed if the same recipe was interrupted there.
+def run(recipe: Recipe, folder: Path, replace: bool = False) -> FinishedRun:
+    """Run `recipe` in `folder`, or resume it if the same recipe was interrupted there.
 
-    With `replace`, an earlier run of a recipe of this name gives way to the new one once that is complete. Raises
-    ValueError if the folder holds something else; errors of the recipe pass through, after their traceback was written
-    to log.txt. Relative paths in the recipe are made absolute, so that the folder can be run again from anywhere.
+    folder: made if it does not exist. Relative paths in the recipe become absolute, so that the folder can be run again from
+        anywhere.
+    replace: start anew where the folder holds a run of a recipe of this name, which is replaced once the new run is complete.
+
+    Raises ValueError if the folder holds something else. Errors of the recipe pass through, after their traceback was
+    written to log.txt.
     """
     recipe = dataclasses.replace(recipe, config=_absolute(recipe.config))
+    from dreamsim_guidance.processes import launched  # imports torch
+
     if launched():
         return _run_together(recipe, folder)
     if replace and folder.is_dir() and any(folder.iterdir()):
@@ -54,10 +63,10 @@ def run(recipe: Recipe, folder: Path, replace: bool = False) -> Run:
     return _run_prepared(recipe, folder)
 
 
-def _run_prepared(recipe: Recipe, folder: Path) -> Run:
+def _run_prepared(recipe: Recipe, folder: Path) -> FinishedRun:
     finished = folder / "results.json"
     if finished.is_file():
-        return Run(folder, json.loads(finished.read_text(encoding="utf-8")), before=True)
+        return FinishedRun(folder, json.loads(finished.read_text(encoding="utf-8")), before=True)
     with _logging(folder / "log.txt"):
         start = time.perf_counter()
         log.info("%s in %s, seed %s", recipe.name, folder, recipe.seed)
@@ -68,43 +77,45 @@ def _run_prepared(recipe: Recipe, folder: Path) -> Run:
             raise
         log.info("finished after %.1f s", time.perf_counter() - start)
     write_json(finished, results)
-    return Run(folder, json.loads(finished.read_text(encoding="utf-8")))
+    return FinishedRun(folder, json.loads(finished.read_text(encoding="utf-8")))
 
 
-def _run_together(recipe: Recipe, folder: Path) -> Run:
-    """As one of several processes (`accelerate launch`, `torchrun`): the main one keeps the folder, all run the recipe."""
+def _run_together(recipe: Recipe, folder: Path) -> FinishedRun:
+    """Run as one of several processes (`accelerate launch`, `torchrun`): the main one keeps the folder, all do the work."""
     from accelerate.utils import broadcast_object_list
 
+    from dreamsim_guidance.processes import process_state
+
     state = process_state()
-    agreed: list[Any] = [folder, None, False]
+    shared: list[Any] = [folder, None, False]  # the folder, the error, whether the run was finished before
     if state.is_main_process:
         try:
             _prepare(recipe, folder)
-            agreed[2] = (folder / "results.json").is_file()
-        except Exception as error:  # told to all, or they would wait for ever
-            agreed[1] = error
-    broadcast_object_list(agreed)
-    folder, error, finished = agreed
+            shared[2] = (folder / "results.json").is_file()
+        except Exception as error:  # raised in all processes, or the others would wait for ever
+            shared[1] = error
+    broadcast_object_list(shared)
+    folder, error, finished = shared
     if error is not None:
         raise error
     if finished or state.is_main_process:
         return _run_prepared(recipe, folder)
-    return Run(folder, recipe.config.run(folder))
+    return FinishedRun(folder, recipe.config.run(folder))
 
 
-def _replace(recipe: Recipe, folder: Path) -> Run:
-    """Run beside the folder and take its place at the end; a run that fails leaves it as it is."""
+def _replace(recipe: Recipe, folder: Path) -> FinishedRun:
+    """Run in a folder beside it that takes its place at the end; a run that fails leaves the folder as it is."""
     if _written(folder).get("recipe") != recipe.name:
         raise ValueError(f"'{folder}' holds another recipe, {_written(folder).get('recipe')}; give a new folder.")
     beside = folder.with_name(f".{folder.name}-new")
     shutil.rmtree(beside, ignore_errors=True)
     try:
-        done = run(recipe, beside)
+        finished = run(recipe, beside)
         shutil.rmtree(folder)
         os.replace(beside, folder)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-    return Run(folder, done.results)
+    return FinishedRun(folder, finished.results)
 
 
 def _absolute(value: Any) -> Any:
@@ -135,11 +146,12 @@ def _prepare(recipe: Recipe, folder: Path) -> None:
     if not folder.exists() or not any(folder.iterdir()):
         run_folder.create(folder, recipe)
         return
-    there, here = _written(folder), run_folder.describe(recipe)
-    if there.get("recipe") != recipe.name:
-        raise ValueError(f"'{folder}' holds another recipe, {there.get('recipe')}; give a new folder.")
-    if there.get("config") != here["config"]:
-        fields = ", ".join(_differences(there.get("config"), here["config"]))
+    earlier, new = _written(folder), run_folder.describe(recipe)
+    if earlier.get("recipe") != recipe.name:
+        raise ValueError(f"'{folder}' holds another recipe, {earlier.get('recipe')}; give a new folder.")
+    run_folder.check_format(folder, earlier)
+    if earlier.get("config") != new["config"]:
+        fields = ", ".join(_differences(earlier.get("config"), new["config"]))
         raise ValueError(f"'{folder}' holds {recipe.name} with other fields ({fields}); give a new folder.")
     if (folder / "recipe.py").read_text(encoding="utf-8") != recipe.source:
         raise ValueError(
@@ -160,31 +172,25 @@ def _written(folder: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _differences(there: Any, here: Any, name: str = "") -> Iterator[str]:
+def _differences(a: Any, b: Any, name: str = "") -> Iterator[str]:
     """Dotted names of the fields that differ between two encoded configs."""
-    if (
-        isinstance(there, dict)
-        and isinstance(here, dict)
-        and there.get("type") == here.get("type")
-        and "fields" in here
-    ):
-        for field in sorted({*there["fields"], *here["fields"]}):
-            yield from _differences(there["fields"].get(field), here["fields"].get(field), f"{name}.{field}")
-    elif there != here:
+    if isinstance(a, dict) and isinstance(b, dict) and a.get("type") == b.get("type") and "fields" in b:
+        for field in sorted({*a["fields"], *b["fields"]}):
+            yield from _differences(a["fields"].get(field), b["fields"].get(field), f"{name}.{field}")
+    elif a != b:
         yield name.lstrip(".") or "its dataclass"
 
 
 @contextmanager
 def _logging(file: Path) -> Iterator[None]:
-    """Log to the file (everything) and to stderr (INFO and above, without breaking a progress bar)."""
-    form = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
-    to_file = logging.FileHandler(file, encoding="utf-8")
-    to_file.setFormatter(form)
-    to_screen = _BesideProgressBar(logging.INFO)
-    root, ours = logging.getLogger(), logging.getLogger("dreamsim_guidance")
-    level, own_level = root.level, ours.level
-    root.setLevel(min(level, logging.INFO) or logging.INFO)
-    ours.setLevel(logging.DEBUG)
+    """Log everything to the file, and INFO and above to stderr, above a progress bar if one is shown."""
+    to_file = logging.FileHandler(file, encoding="utf-8", errors="backslashreplace")
+    to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    to_screen = _AboveProgressBar(logging.INFO)
+    root, library = logging.getLogger(), logging.getLogger("dreamsim_guidance")
+    root_level, library_level = root.level, library.level
+    root.setLevel(min(root_level, logging.INFO) or logging.INFO)
+    library.setLevel(logging.DEBUG)
     for handler in (to_file, to_screen):
         root.addHandler(handler)
     try:
@@ -193,11 +199,13 @@ def _logging(file: Path) -> Iterator[None]:
         for handler in (to_file, to_screen):
             root.removeHandler(handler)
             handler.close()
-        root.setLevel(level)
-        ours.setLevel(own_level)
+        root.setLevel(root_level)
+        library.setLevel(library_level)
 
 
-class _BesideProgressBar(logging.Handler):
+class _AboveProgressBar(logging.Handler):
+    """Writes through tqdm. `tqdm.contrib.logging` does so too, but only for handlers that exist, and ignores their level."""
+
     def emit(self, record: logging.LogRecord) -> None:
         from tqdm import tqdm
 
