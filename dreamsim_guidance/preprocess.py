@@ -24,11 +24,11 @@ import PIL
 import torch
 from jaxtyping import Float
 from PIL import Image as PILImage
-from PIL import ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch._guards import active_fake_mode
 
 from dreamsim_guidance.files.atomic import writing
+from dreamsim_guidance.files.pictures import pixels_of, read_pixels
 from dreamsim_guidance.types import Image
 
 __all__ = [
@@ -64,7 +64,10 @@ def check_images(images: object, name: str = "images") -> None:
         raise TypeError(f"{name} must be floating point in [0, 1], got {images.dtype}; use x.float() / 255 for 8 bits.")
     shape = tuple(images.shape)
     if images.ndim != 4:
-        fix = "use x.unsqueeze(0) for a single image" if images.ndim == 3 else "pass one batch of images"
+        fix = {
+            3: "use x.unsqueeze(0) for a single image",
+            5: "preprocess already adds the batch dimension, so join images with torch.cat, or use x.flatten(0, 1)",
+        }.get(images.ndim, "pass one batch of images")
         raise ValueError(f"{name} must have shape (b, 3, h, w), got {shape}; {fix}.")
     if shape[1] != 3:
         fix = {
@@ -87,9 +90,10 @@ def check_range(images: Tensor, name: str = "images") -> None:
     low, high = (float(v) for v in images.detach().aminmax())
     if low >= -_SLACK and high <= 1 + _SLACK:
         return
-    if math.isnan(low) or math.isnan(high):
+    if not (math.isfinite(low) and math.isfinite(high)):
+        value = "NaN" if math.isnan(low) or math.isnan(high) else "inf" if math.isinf(high) else "-inf"
         raise ValueError(
-            f"{name} must lie in [0, 1], got NaN; find where it arises, e.g. with torch.autograd.detect_anomaly."
+            f"{name} must lie in [0, 1], got {value}; find where it arises, e.g. with torch.autograd.detect_anomaly."
         )
     raise ValueError(f"{name} must lie in [0, 1], got [{low:.2f}, {high:.2f}]; {_range_advice(low, high)}.")
 
@@ -97,9 +101,10 @@ def check_range(images: Tensor, name: str = "images") -> None:
 def check_candidate(images: Tensor, name: str = "images", overshoot: bool | None = None) -> None:
     """Range check for an image that is being judged or optimised; never stalls an accelerator.
 
-    With `overshoot` only a wrong scale is refused, a tenth of all values more than 0.25 outside [0, 1]: the predictions
-    of a generator and images on their way overshoot a little. Without, it is `check_range`; by default an image that a
-    gradient flows to may overshoot. Checked on the CPU only, and where there are values (`values_unknown`).
+    With `overshoot` only a wrong scale is refused (a tenth of all values more than 0.25 outside [0, 1]) and values that
+    are NaN or infinite: the predictions of a generator and images that are being optimised overshoot a little. Without,
+    it is `check_range`; by default an image that a gradient flows to may overshoot. Checked on the CPU only, and where
+    there are values (`values_unknown`).
     """
     if values_unknown() or images.device.type != "cpu":
         return
@@ -111,7 +116,7 @@ def check_candidate(images: Tensor, name: str = "images", overshoot: bool | None
     if low >= -0.25 and high <= 1.25:
         return
     outside = ((values < -0.25) | (values > 1.25)).float().mean()
-    if math.isnan(low) or math.isnan(high) or float(outside) > 0.1:
+    if not (math.isfinite(low) and math.isfinite(high)) or float(outside) > 0.1:
         check_range(images, name)
 
 
@@ -134,7 +139,8 @@ def resize(images: Image, size: tuple[int, int]) -> Float[Tensor, "b 3 height wi
     """Antialiased bicubic squash of `(b, 3, h, w)` to `size` = (height, width), as PIL does it for 8-bit images.
 
     Differentiable, in float32 or better whatever the autocast mode; images of that size already are returned as they are.
-    Values outside [0, 1] count as clamped, and still receive the gradient of the clamped value.
+    Values outside [0, 1], however large, count as clamped and still receive the gradient of the clamped value. Infinite
+    values count as clamped too, and receive none. A NaN makes the result of its image NaN, of no other image.
     """
     height, width = size
     if images.shape[-2:] == (height, width):
@@ -142,8 +148,10 @@ def resize(images: Image, size: tuple[int, int]) -> Float[Tensor, "b 3 height wi
     dtype = torch.promote_types(images.dtype, torch.float32)
     with torch.autocast(images.device.type, enabled=False):
         x = images.to(dtype)
-        # straight-through: what lies outside is seen as clamped, yet can be pulled back by its gradient
-        x = x + (x.clamp(0, 1) - x).detach()
+        # straight-through: what lies outside is seen as clamped, yet can be pulled back by its gradient; x - x is
+        # exactly 0 for all finite x, and what is infinite has become finite before
+        x = x.nan_to_num(nan=math.nan, posinf=1.0, neginf=0.0)
+        x = x.clamp(0, 1).detach() + (x - x.detach())
         less_height, less_width = x.shape[-2] - height, x.shape[-1] - width
         vertical_first = _PIL_CHOOSES and less_height > max(0, 2 * less_width)
         for vertical in (vertical_first, not vertical_first):
@@ -195,53 +203,64 @@ def _cubic(x: Tensor) -> Tensor:
 
 
 def to_image(picture: PILImage.Image | np.ndarray) -> Image:
-    """A PIL image, or an array `(h, w)` or `(h, w, 1, 3 or 4)`, as `(1, 3, h, w)` float32 in [0, 1].
+    """A PIL image or an array as `(1, 3, h, w)` float32 in [0, 1].
 
-    Integers of 8 bits are divided by 255, of 16 bits by 65535; floats must lie in [0, 1] already. Alpha is dropped.
-    Raises TypeError for other types, ValueError for other shapes and ranges.
+    picture: a PIL image of any mode, or an array `(h, w)`, `(h, w, 1)`, `(h, w, 3)` or `(h, w, 4)` of any byte order:
+        uint8 is divided by 255, uint16 by 65535, bool is 0 or 1, floating point must lie in [0, 1]. Grey is repeated,
+        alpha is dropped. A PIL image is taken as it is: an EXIF tag does not turn it (`load_image` does).
+
+    Raises TypeError for anything else and for arrays of other types, ValueError for other shapes and ranges.
     """
     if isinstance(picture, PILImage.Image):
-        deep = picture.mode == "F" or picture.mode.startswith("I")  # convert("RGB") would clip these at 255
-        pixels = np.array(picture if deep else picture.convert("RGB"))
-        if picture.mode == "I" and pixels.min() >= 0 and pixels.max() <= 65535:  # how some formats come with 16 bits
-            pixels = pixels.astype(np.uint16)
-    else:
-        pixels = picture
-    if pixels.ndim == 2:
-        pixels = pixels[..., None]
-    if pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4) or 0 in pixels.shape:
-        raise ValueError(f"an array must have shape (h, w) or (h, w, 1, 3 or 4), got {pixels.shape}.")
-    if np.issubdtype(pixels.dtype, np.floating):
-        scale = 1
-    elif pixels.dtype in (np.uint8, np.uint16):
-        scale = np.iinfo(pixels.dtype).max
-    else:
-        raise TypeError(
-            f"an array must be uint8, uint16 or floating point in [0, 1], got {pixels.dtype}; convert it first."
-        )
-    native = np.ascontiguousarray(pixels[..., :3], dtype=np.float32)  # also from the other byte order
-    image = (torch.from_numpy(native) / scale).permute(2, 0, 1).unsqueeze(0)
-    if scale == 1:
-        check_range(image, "the picture")
-    return image.expand(1, 3, -1, -1).clamp(0, 1)
+        picture = pixels_of(picture)
+    return _from_pixels(picture, "the picture")
 
 
 def load_image(path: str | os.PathLike[str]) -> Image:
     """The picture in a file as `(1, 3, h, w)` float32 in [0, 1], upright as its EXIF tag says, without alpha.
 
-    16-bit pictures keep their depth. (The original's `preprocess`, and ours in `compat`, ignores the EXIF tag and clips
-    what has more than 8 bits.) Raises FileNotFoundError, or ValueError for a file that PIL cannot read.
+    Grey pictures of 16 bits or floating point keep their depth. (The original's `preprocess`, and ours in
+    `metric.compat`, ignores the EXIF tag and clips what has more than 8 bits.)
+
+    Raises FileNotFoundError, or ValueError for a file that PIL cannot read, is cut short, or has too many pixels.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"image not found: '{path}'; give the path of a picture (png, jpg, webp, ...).")
-    try:
-        with PILImage.open(path) as picture:
-            return to_image(ImageOps.exif_transpose(picture))
-    except (UnidentifiedImageError, OSError, SyntaxError, PILImage.DecompressionBombError) as error:
-        raise ValueError(
-            f"'{path}' cannot be read as an image ({error}); give a png, jpg, webp, ... that is complete."
-        ) from error
+    return _from_pixels(read_pixels(path), f"'{path}'")
+
+
+def _from_pixels(pixels: object, name: str) -> Image:
+    if not isinstance(pixels, np.ndarray):
+        raise TypeError(
+            f"{name} must be a PIL image or a numpy array, got {type(pixels).__name__}; use np.asarray(x) for a list, "
+            "x[None] for a tensor (3, h, w) in [0, 1]."
+        )
+    shape = pixels.shape
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    if pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4) or 0 in shape:
+        raise ValueError(f"an array must have shape (h, w) or (h, w, 1, 3 or 4), got {shape}{_shape_advice(shape)}.")
+    kind = pixels.dtype.kind
+    if kind == "f" or kind == "b":
+        white = 1
+    elif kind == "u" and pixels.itemsize <= 2:
+        white = 255 if pixels.itemsize == 1 else 65535
+    else:
+        raise TypeError(
+            f"an array must be uint8, uint16, bool or floating point in [0, 1], got {pixels.dtype}; convert it first."
+        )
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes inf, which the check of the range names
+        native = np.ascontiguousarray(pixels[..., :3], dtype=np.float32)  # also from the other byte order
+    image = (torch.from_numpy(native) / white).permute(2, 0, 1).unsqueeze(0)
+    if kind == "f":
+        check_range(image, name)
+    return image.expand(1, 3, -1, -1).clamp(0, 1)
+
+
+def _shape_advice(shape: tuple[int, ...]) -> str:
+    if len(shape) > 3:
+        return "; convert one picture at a time, x[0]"
+    if len(shape) == 3 and shape[0] in (1, 3, 4):
+        return "; use x.transpose(1, 2, 0) for channels first"
+    return ""
 
 
 def save_image(image: Float[Tensor, "*b 3 h w"], path: str | os.PathLike[str]) -> None:

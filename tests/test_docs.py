@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import re
 import runpy
 import shutil
@@ -20,9 +19,6 @@ pytestmark = pytest.mark.skipif(
 )
 
 DOCS = ROOT / "docs"
-PATH = r"`((?:benchmarks|dreamsim_guidance|docs|examples|losses|recipes|tests|training)/[\w./-]*)`"
-"""A file or folder of the repository in backticks."""
-
 WITH_CODE = [page for page in PAGES if any(block.language in ("python", "sh") for block in blocks(page))]
 
 
@@ -113,39 +109,6 @@ def test_every_link_leads_somewhere(page: Path) -> None:
         assert place.exists(), f"{name(page)} links to {target}, which does not exist"
         if anchor:
             assert anchor in anchors(place), f"{name(page)} links to {target}, and {file} has no such heading"
-
-
-@pytest.mark.parametrize("page", PAGES, ids=name)
-def test_files_of_the_repository_that_running_text_names_exist(page: Path) -> None:
-    for path in re.findall(PATH, page.read_text(encoding="utf-8")):
-        assert "NAME" in path or (ROOT / path).exists(), f"{name(page)} names {path}, which does not exist"
-
-
-@pytest.mark.parametrize("page", PAGES, ids=name)
-def test_modules_and_names_of_the_library_that_running_text_names_exist(page: Path) -> None:
-    for full in re.findall(r"`(dreamsim_guidance(?:\.\w+)+)`", page.read_text(encoding="utf-8")):
-        assert importlib.util.find_spec(full) if full.islower() else hasattr(*split(full)), f"{name(page)}: {full}"
-
-
-def split(full: str) -> tuple[Any, str]:
-    module, _, attribute = full.rpartition(".")
-    return importlib.import_module(module), attribute
-
-
-COMMANDS = ("demo", "demo --only guided", "guide", "compare", "evaluate", "evaluate reconstructions", "study make")
-COMMANDS += ("study read", "data nights", "data check", "data scenes", "show", "copy", "run guide-pocket")
-
-
-def test_options_that_running_text_names_exist(capsys: pytest.CaptureFixture[str]) -> None:
-    from dreamsim_guidance.cli import main
-
-    for command in COMMANDS:
-        assert main([*command.split(), "--help"]) == 0
-    known = set(re.findall(r"--[a-z][\w.-]*", capsys.readouterr().out.replace("_", "-"))) | {"--debug", "--help"}
-    for page in PAGES:
-        for code in re.findall(r"`([^`\n]*)`", page.read_text(encoding="utf-8")):
-            options = set(re.findall(r"(?<!\S)--[a-z][\w.-]*", code)) if re.match("--|dreamsim", code) else set()
-            assert options <= known, f"{name(page)} names {options - known}"
 
 
 def test_pictures_are_small_and_shown() -> None:

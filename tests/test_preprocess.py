@@ -178,3 +178,100 @@ def test_photographs_are_turned_upright(tmp_path) -> None:
     picture.save(tmp_path / "phone.png", exif=exif)
     upright = to_image(picture.transpose(PILImage.Transpose.ROTATE_270))
     assert torch.equal(load_image(tmp_path / "phone.png"), upright)
+
+
+@pytest.mark.parametrize("kind", ["u1", "<u2", ">u2", "<f2", ">f2", "<f4", ">f4", "<f8", ">f8", "?"])
+def test_arrays_of_every_type_and_byte_order_are_the_same_picture(kind: str) -> None:
+    levels = np.random.default_rng(0).integers(0, 2, (4, 5, 3))
+    scale = {"u1": 255, "u2": 65535}.get(kind[-2:], 1)
+    image = to_image((levels * scale).astype(kind))
+    assert image.dtype == torch.float32
+    assert torch.equal(image, torch.from_numpy(levels).permute(2, 0, 1)[None].float())
+    halves = {"u1": 128, "u2": 32768}.get(kind[-2:], 0.5)
+    if kind != "?":
+        assert float(to_image(np.full((2, 2), halves).astype(kind)).mean()) == pytest.approx(0.5, abs=0.002)
+
+
+@pytest.mark.parametrize("kind", ["i1", "<i2", "<i4", ">i8", "<u4", ">u4", "<u8", "<c8", "O", "U3", "M8[s]"])
+def test_arrays_without_a_known_white_are_refused(kind: str) -> None:
+    with pytest.raises(TypeError, match="must be uint8, uint16, bool or floating point in "):
+        to_image(np.zeros((4, 4, 3), kind))
+
+
+@pytest.mark.parametrize(
+    ("value", "message"), [(np.nan, "got NaN"), (np.inf, "got inf"), (-np.inf, "got -inf"), (1e300, "got inf")]
+)
+def test_arrays_with_values_that_are_no_colours_are_refused(value: float, message: str) -> None:
+    pixels = np.zeros((4, 4, 3))
+    pixels[1, 2, 0] = value
+    with pytest.raises(ValueError, match=message):
+        to_image(pixels)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("picture", "error", "message"),
+    [
+        (np.zeros((1, 4, 4, 3)), ValueError, r"got \(1, 4, 4, 3\); convert one picture at a time, x\[0\]"),
+        (np.zeros((1, 1, 3, 4, 4)), ValueError, r"got \(1, 1, 3, 4, 4\); convert one picture at a time"),
+        (np.zeros((3, 4, 4 + 1)), ValueError, r"got \(3, 4, 5\); use x.transpose\(1, 2, 0\)"),
+        (np.zeros((4, 4, 2)), ValueError, r"got \(4, 4, 2\)"),
+        (np.zeros(4), ValueError, r"got \(4,\)"),
+        (np.zeros((0, 4, 3)), ValueError, r"got \(0, 4, 3\)"),
+        (torch.zeros(3, 4, 4), TypeError, r"must be a PIL image or a numpy array, got Tensor"),
+        ([[0.5]], TypeError, "got list; use np.asarray"),
+    ],
+)
+def test_what_is_no_picture_is_refused_with_its_cure(picture, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        to_image(picture)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_stacked_results_of_preprocess_are_recognised() -> None:
+    from dreamsim_guidance.losses import L1, TotalVariation
+
+    stacked = torch.zeros(2, 1, 3, 8, 8)
+    for refused in (check_images, lambda x: L1()(x, x), TotalVariation(), lambda x: L1(x)):
+        with pytest.raises(ValueError, match=r"got \(2, 1, 3, 8, 8\); preprocess already adds the batch dimension"):
+            refused(stacked)
+
+
+@pytest.mark.parametrize("overshoot", [None, True, False])
+@pytest.mark.parametrize(("value", "name"), [(torch.nan, "NaN"), (torch.inf, "inf"), (-torch.inf, "-inf")])
+def test_one_value_that_is_not_finite_is_refused(value: float, name: str, overshoot: bool | None) -> None:
+    image = torch.rand(1, 3, 16, 16)
+    image[0, 1, 2, 3] = value
+    with pytest.raises(ValueError, match=f"got {name}; find where it arises"):
+        check_candidate(image.requires_grad_(), "x", overshoot)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("value", [1.3, 1e4, 1e30, torch.inf, -0.3, -1e30, -torch.inf])
+@pytest.mark.parametrize("size", [(20, 24), (60, 50)])
+def test_values_outside_the_range_count_as_clamped_however_large(
+    value: float, dtype: torch.dtype, size: tuple[int, int]
+) -> None:
+    image = torch.rand(2, 3, 40, 30, dtype=dtype)
+    image[0, 1, 20, 10] = value
+    expected = resize(image.clamp(0, 1), size)
+    leaf = image.requires_grad_()
+    result = resize(leaf, size)
+    assert torch.equal(result, expected)
+    (gradient,) = torch.autograd.grad(result.square().sum(), leaf)
+    clamped = image.detach().clamp(0, 1).requires_grad_()
+    (plain,) = torch.autograd.grad(resize(clamped, size).square().sum(), clamped)
+    if not np.isfinite(value):
+        assert float(gradient[0, 1, 20, 10]) == 0
+        plain[0, 1, 20, 10] = 0
+    torch.testing.assert_close(gradient, plain)
+
+
+def test_nan_stays_visible_in_its_image_and_out_of_the_others() -> None:
+    image = torch.rand(2, 3, 40, 30)
+    image[0, 1, 20, 10] = torch.nan
+    leaf = image.requires_grad_()
+    result = resize(leaf, (20, 24))
+    assert result[0].isnan().any() and result[1].isfinite().all()
+    (gradient,) = torch.autograd.grad(result.square().sum(), leaf)
+    assert gradient[1].isfinite().all() and gradient[1].abs().sum() > 0

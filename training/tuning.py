@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from dreamsim_guidance.training.augmentation import Augmentation
 from dreamsim_guidance.training.loop import Loop
@@ -78,6 +78,8 @@ class Tuning:
     val_split: str = "val"
     least_votes: int | None = None
     """Leave out triplets with fewer votes; by default 6 where votes are winners, as in NIGHTS."""
+    reading: Literal["upright", "original"] = "upright"
+    """How picture files are read: upright and at their full depth, or "original", as the original package does."""
     memory: float = 1.0
     """Gigabytes that decoded pictures may take; sets that fit are decoded once, at the start."""
     save_model: bool = True

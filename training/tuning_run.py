@@ -38,7 +38,7 @@ def run_tuning(config: Tuning, folder: Path) -> dict[str, Any]:
     torch.manual_seed(config.seed)
     metric = config.metric()
     pictures = [*training.images, *validation.images]
-    agreed(lambda: check_pictures(pictures) if is_main() else 0)
+    agreed(lambda: check_pictures(pictures, reading=config.reading) if is_main() else 0)
     trained = sum(p.numel() for p in metric.parameters() if p.requires_grad)
     log.info("%d of %d numbers are trained", trained, sum(p.numel() for p in metric.parameters()))
     model = Comparison(metric, VoteLoss(config.loss), config.augmentation)
@@ -83,7 +83,7 @@ def _read(config: Tuning, split: str) -> Judgments:
 def _pictures(config: Tuning, judgments: Judgments, metric: DreamSim) -> Dataset[Tensor]:
     """Pictures at the largest branch's size; decoded, or even turned into features, once if that fits and is enough."""
     size = max(branch.image_size for branch in metric.ensemble.configs)
-    files = Pictures(judgments.images, size)
+    files = Pictures(judgments.images, size, config.reading)
     head_alone = (
         config.head is not None and config.lora is None and not config.all_weights and config.augmentation is None
     )
@@ -91,7 +91,8 @@ def _pictures(config: Tuning, judgments: Judgments, metric: DreamSim) -> Dataset
         return Kept(features(metric, files, config.loop.workers))
     if len(files) * 3 * size * size > config.memory * 1e9:
         return files
-    batches = load_pictures(judgments.images, size, config.loop.workers if len(files) > 512 else 0)
+    workers = config.loop.workers if len(files) > 512 else 0
+    batches = load_pictures(judgments.images, size, workers, reading=config.reading)
     return Kept(torch.cat(list(tqdm(batches, desc="reading pictures", unit="batch", disable=len(files) <= 512))))
 
 
@@ -106,7 +107,10 @@ def _made_for(config: Tuning, *sets: Judgments) -> str:
         config.head,
         config.all_weights,
     )
-    return f"{model} {config.loss} {config.normalize_embeds} {config.augmentation} {[_digest(s) for s in sets]}"
+    reading = "" if config.reading == "upright" else f" {config.reading}"  # older checkpoints do not name the reading
+    return (
+        f"{model} {config.loss} {config.normalize_embeds} {config.augmentation} {[_digest(s) for s in sets]}{reading}"
+    )
 
 
 def _export(config: Tuning, folder: Path, results: dict[str, Any]) -> None:
@@ -150,7 +154,8 @@ def features(metric: DreamSim, pictures: Pictures, workers: int) -> Tensor:
             state = process_state()
             metric.to(state.device)
             found = []
-            batches = load_pictures(pictures.paths, pictures.size, workers if len(pictures) > 512 else 0, batch=32)
+            ahead = workers if len(pictures) > 512 else 0
+            batches = load_pictures(pictures.paths, pictures.size, ahead, batch=32, reading=pictures.reading)
             for batch in tqdm(
                 batches, desc="features", total=-(-len(pictures) // 32), disable=not state.is_main_process
             ):

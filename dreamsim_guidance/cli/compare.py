@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ["CompareCommand", "Pairs", "distances", "find_pairs", "load_metric", "read_pairs"]
 
-_PICTURES = {".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-
 
 @dataclass(frozen=True)
 class CompareCommand:
@@ -83,6 +81,8 @@ class Pairs:
 def find_pairs(arguments: Sequence[str]) -> Pairs:
     """Pairs from files, folders and patterns. Raises FileNotFoundError or ValueError."""
     paths = [path for argument in arguments for path in _expand(argument)]
+    if not paths:
+        raise ValueError("at least two images are needed, got none; give files, folders or patterns.")
     if len(paths) == 2 and all(path.is_dir() for path in paths):
         return _match(*paths)
     if paths[0].is_dir():
@@ -150,9 +150,9 @@ def _expand(argument: str) -> list[Path]:
     if path.exists():
         return [path]
     if glob.has_magic(argument):
-        found = sorted(Path(match) for match in glob.glob(argument, recursive=True))
-        if found:
-            return found
+        files = sorted(Path(match) for match in glob.glob(argument, recursive=True))
+        if files:
+            return files
         raise FileNotFoundError(f"no file matches '{argument}'.")
     _check_exists(path)
     return [path]
@@ -179,7 +179,9 @@ def _match(a: Path, b: Path) -> Pairs:
 
 
 def _pictures(folder: Path) -> list[Path]:
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in _PICTURES and path.is_file())
-    if not found:
-        raise ValueError(f"no pictures in '{folder}' ({', '.join(sorted(_PICTURES))}).")
-    return found
+    from dreamsim_guidance.files.pictures import SUFFIXES
+
+    pictures = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not pictures:
+        raise ValueError(f"no pictures in '{folder}' ({', '.join(SUFFIXES)}).")
+    return pictures

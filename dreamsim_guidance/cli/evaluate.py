@@ -7,7 +7,7 @@ import os
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from tyro.conf import Positional
 
@@ -59,6 +59,9 @@ class Evaluate:
     """Processes that read pictures ahead; by default 4 with an accelerator, else none."""
     batch: int | None = None
     """Images that go through a network at once; by default 32, and 8 pairs."""
+    reading: Literal["upright", "original"] = "upright"
+    """How picture files are read: turned as their EXIF tag says and at their full depth, or as the original package does.
+    A warning names the pictures for which this makes a difference."""
     resamples: int = 2000
     """Of the bootstrap."""
     seed: int = 0
@@ -118,12 +121,12 @@ class Evaluate:
         on = process_device(self.device)
         workers = self.workers if self.workers is not None else (0 if on == "cpu" else 4)
         names = dict.fromkeys([*(self.metric or ("ensemble",)), *(BASELINES if self.baselines else ())])
-        metrics = load_metrics(list(names), on, cache, workers, self.batch)
+        metrics = load_metrics(list(names), on, cache, workers, self.batch, self.reading)
         main = is_main()
         if cache is False:  # at the start, not after an hour
-            check_pictures(data.images, workers or None, main)
+            check_pictures(data.images, workers or None, main, self.reading)
         else:
-            EmbeddingCache(None if cache is True else cache).digests(data.images, workers, main)
+            EmbeddingCache(None if cache is True else cache).digests(data.images, workers, main, self.reading)
         evaluation = evaluate(
             data,
             metrics,

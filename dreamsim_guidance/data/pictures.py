@@ -1,14 +1,14 @@
-"""Pictures from files: checked before a run, then decoded and resized in workers exactly as the original does.
+"""Pictures of a data set: checked before a run, then decoded and squashed in worker processes.
 
-The original opens a file with PIL, converts it to RGB (alpha dropped, grey repeated, EXIF orientation ignored) and
-squashes it to a square with PIL's antialiased bicubic filter, in 8 bits. The same bytes leave here as uint8, a quarter
-of the traffic between processes; divided by 255 they are the original's tensors.
+Files are read by `files.pictures` and squashed to a square by PIL's antialiased bicubic filter in 8 bits, as the original
+package does. The bytes stay uint8 on their way between processes, a quarter of the traffic; divided by 255 they are the
+original's tensors, except for files whose reading differs (see `Reading`), of which `check_pictures` warns.
 """
 
 from __future__ import annotations
 
 import os
-from collections import OrderedDict
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,86 +21,112 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-__all__ = ["UNREADABLE", "Pictures", "check_pictures", "decode", "load_pictures"]
+from dreamsim_guidance.files.pictures import PictureError, Reading, read_rgb, readings_differ
+from dreamsim_guidance.processes import is_main
+
+__all__ = ["Pictures", "check_pictures", "decode", "differing", "load_pictures", "warn_of_reading"]
 
 _NAMED = 5
-"""Broken pictures that a message names."""
+"""Pictures that a message names; of further ones it gives the number."""
 
 
 class Pictures(Dataset[Tensor]):
     """Files as tensors `(3, size, size)` uint8, RGB, by position; for a `DataLoader`.
 
-    A file that cannot be read is a ValueError with its name, a missing one a FileNotFoundError.
+    paths: the files, in order.
+    size: side of the square in pixels, at least 1.
+    reading: "upright" or "original", see `files.pictures`.
+
+    Items raise FileNotFoundError for a missing file, ValueError with its name for one that cannot be read.
     """
 
-    def __init__(self, paths: Sequence[Path], size: int = 224) -> None:
+    def __init__(self, paths: Sequence[Path], size: int = 224, reading: Reading = "upright") -> None:
         if size < 1:
             raise ValueError(f"size must be at least 1 pixel, got {size}.")
         self.paths = tuple(paths)
         self.size = size
+        self.reading = reading
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> UInt8[Tensor, "3 size size"]:
-        path = self.paths[index]
-        try:
-            return decode(path, (self.size, self.size))
-        except FileNotFoundError:
-            raise FileNotFoundError(f"image not found: '{path}'.") from None
-        except UNREADABLE as error:
-            raise ValueError(f"'{path}' cannot be read as an image ({error}).") from error
+        return decode(self.paths[index], (self.size, self.size), self.reading)
 
 
-def decode(path: Path, size: tuple[int, int] | None = None) -> UInt8[Tensor, "3 h w"]:
-    """The picture in 8 bits, squashed to `size` = (height, width) if given. Raises FileNotFoundError or `UNREADABLE`."""
-    with PILImage.open(path) as picture:
-        rgb = picture.convert("RGB")
+def decode(path: Path, size: tuple[int, int] | None = None, reading: Reading = "upright") -> UInt8[Tensor, "3 h w"]:
+    """The picture in 8 bits, squashed to `size` = (height, width) if given. Raises FileNotFoundError or ValueError."""
+    rgb = read_rgb(path, reading)
     if size is not None:
         rgb = rgb.resize(size[::-1], PILImage.Resampling.BICUBIC)
     return torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous()
 
 
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, PILImage.DecompressionBombError)
-"""What PIL raises for broken files of its many formats."""
-
-
 def load_pictures(
-    paths: Sequence[Path], size: int = 224, workers: int = 0, batch: int = 64
+    paths: Sequence[Path], size: int = 224, workers: int = 0, batch: int = 64, reading: Reading = "upright"
 ) -> Iterator[UInt8[Tensor, "b 3 size size"]]:
     """The pictures in order, `batch` at a time, decoded in `workers` processes (0: in this one). Errors as `Pictures`."""
-    yield from DataLoader(Pictures(paths, size), batch_size=batch, num_workers=workers)
+    yield from DataLoader(Pictures(paths, size, reading), batch_size=batch, num_workers=workers)
 
 
-def check_pictures(paths: Sequence[Path], workers: int | None = None, progress: bool = True) -> int:
-    """Decode every distinct picture once and return how many there are.
+def check_pictures(
+    paths: Sequence[Path], workers: int | None = None, progress: bool = True, reading: Reading = "upright"
+) -> int:
+    """Decode every distinct picture once and return how many there are; warn of those whose two readings differ.
 
-    In `workers` threads (PIL decodes outside of Python's lock), by default one for each of up to 8 processors; a bar on
-    stderr. Raises ValueError if any is missing or broken, with their number, the first of them, and why.
+    paths: the files; one that occurs several times is read once.
+    workers: threads (PIL decodes outside of Python's lock), by default one for each of up to 8 processors.
+    progress: whether to show a bar on stderr.
+    reading: how the pictures will be read, for the text of the warning.
+
+    Raises ValueError if any is missing or broken, with their number, the first of them, and why.
     """
-    distinct = list(OrderedDict.fromkeys(paths))
-    with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
-        faults = list(
-            tqdm(pool.map(_fault, distinct), total=len(distinct), unit="picture", desc="check", disable=not progress)
-        )
-    broken = [f"'{path}' ({fault})" for path, fault in zip(distinct, faults, strict=True) if fault]
-    if broken:
-        more = f", and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
-        raise ValueError(
-            f"{len(broken)} of {len(distinct)} pictures cannot be read: {', '.join(broken[:_NAMED])}{more}; "
-            "get them again, or take their rows out of the set."
-        )
+    distinct = list(dict.fromkeys(paths))
+    warn_of_reading(differing(distinct, workers, progress), reading)
     return len(distinct)
 
 
-def _fault(path: Path) -> str | None:
-    """Why a picture cannot be decoded, None if it can."""
+def differing(paths: Sequence[Path], workers: int | None = None, progress: bool = True) -> list[Path]:
+    """The files whose two readings differ; every file is decoded. Arguments and errors as `check_pictures`."""
+    with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
+        results = list(
+            tqdm(pool.map(_inspect, paths), total=len(paths), unit="picture", desc="check", disable=not progress)
+        )
+    broken = [f"'{path}' ({fault})" for path, (fault, _) in zip(paths, results, strict=True) if fault]
+    if broken:
+        raise ValueError(
+            f"{len(broken)} of {len(paths)} pictures cannot be read: {_first(broken)}; "
+            "get them again, or take their rows out of the set."
+        )
+    return [path for path, (_, differs) in zip(paths, results, strict=True) if differs]
+
+
+def warn_of_reading(paths: Sequence[Path], reading: Reading) -> None:
+    """One warning, on the main process, that names the files whose two readings differ; none if there are none."""
+    if not paths or not is_main():
+        return
+    names = _first([f"'{path}'" for path in paths])
+    if reading == "original":
+        text = f"as the original package does, not turned upright and with values above 8 bits clipped: {names}"
+    else:
+        text = (
+            f"otherwise than by the original package, turned upright by their EXIF tag or scaled from more than 8 bits: "
+            f"{names}; reading 'original' reads them as it does"
+        )
+    # from one line, whoever asks: Python then shows the warning once, though each metric looks at the same pictures
+    warnings.warn(f"{len(paths)} picture{'s are' if len(paths) > 1 else ' is'} read {text}.", stacklevel=1)
+
+
+def _first(names: Sequence[str]) -> str:
+    more = f", and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
+
+
+def _inspect(path: Path) -> tuple[str | None, bool]:
+    """Why a picture cannot be decoded, None if it can, and whether its two readings differ."""
     try:
-        with PILImage.open(path) as picture:
-            picture.load()
+        return None, readings_differ(path)
     except FileNotFoundError:
-        return "missing"
-    except UNREADABLE as error:
-        # PIL's message for an unknown format repeats the path
-        return "not a picture" if "cannot identify" in str(error) else str(error)
-    return None
+        return "missing", False
+    except PictureError as error:
+        return error.reason, False

@@ -12,12 +12,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from dreamsim_guidance.files.pictures import SUFFIXES
 from dreamsim_guidance.preprocess import load_image
 
-__all__ = ["PICTURES", "Reconstructions", "find_reconstructions"]
-
-PICTURES = (".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
-"""Endings of the files that count as pictures; the others in a folder are passed over."""
+__all__ = ["Reconstructions", "find_reconstructions"]
 
 
 @dataclass(frozen=True)
@@ -112,7 +110,7 @@ def _by_stem(folder: Path) -> dict[str, Path]:
         raise FileNotFoundError(f"'{folder}' is not a folder; give the folder with the target pictures.")
     found: dict[str, Path] = {}
     for file in sorted(folder.iterdir()):
-        if file.suffix.lower() not in PICTURES or file.name.startswith(".") or not file.is_file():
+        if file.suffix.lower() not in SUFFIXES or file.name.startswith(".") or not file.is_file():
             continue
         if file.stem in found:
             raise ValueError(
@@ -120,5 +118,5 @@ def _by_stem(folder: Path) -> dict[str, Path]:
             )
         found[file.stem] = file
     if not found:
-        raise ValueError(f"no pictures in '{folder}' ({', '.join(PICTURES)}).")
+        raise ValueError(f"no pictures in '{folder}' ({', '.join(SUFFIXES)}).")
     return found

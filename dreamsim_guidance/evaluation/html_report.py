@@ -9,7 +9,6 @@ from functools import lru_cache
 from html import escape
 from pathlib import Path
 
-from PIL import Image as PILImage
 from PIL import ImageOps
 
 from dreamsim_guidance.data.judgments import Judgments
@@ -20,6 +19,7 @@ from dreamsim_guidance.evaluation.plots import agreement_plot, curves_plot, scat
 from dreamsim_guidance.evaluation.report import Part, Report
 from dreamsim_guidance.evaluation.statistics.intervals import Interval
 from dreamsim_guidance.files.atomic import writing
+from dreamsim_guidance.files.pictures import read_rgb
 
 __all__ = ["html_report", "write_html"]
 
@@ -218,8 +218,7 @@ def _thumbnail(file: Path, captions: Sequence[str], kind: str) -> str:
 
 @lru_cache(maxsize=1024)
 def _embedded(file: Path) -> str:
-    with PILImage.open(file) as opened:
-        picture = ImageOps.contain(opened.convert("RGB"), (_SIDE, _SIDE))
+    picture = ImageOps.contain(read_rgb(file), (_SIDE, _SIDE))
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=82)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -17,6 +17,7 @@ from collections.abc import Callable
 import torch
 from PIL import Image as PILImage
 
+from dreamsim_guidance.files.pictures import rgb_of
 from dreamsim_guidance.metric.dreamsim import DreamSim
 from dreamsim_guidance.preprocess import to_image
 from dreamsim_guidance.processes import default_device
@@ -56,4 +57,4 @@ def dreamsim(
 
 def preprocess(picture: PILImage.Image) -> Image:
     """A PIL image, squashed to 224 x 224 by PIL's bicubic filter, as `(1, 3, 224, 224)` in [0, 1]."""
-    return to_image(picture.convert("RGB").resize((224, 224), PILImage.Resampling.BICUBIC))
+    return to_image(rgb_of(picture).resize((224, 224), PILImage.Resampling.BICUBIC))

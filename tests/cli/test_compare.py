@@ -99,6 +99,13 @@ def test_patch_models_and_branches_of_several_sizes_compare_too() -> None:
         (("a/x.png", "a/none.png"), "image not found: 'a/none.png'"),
         (("a/x.png", "none/*.png"), "no file matches 'none/*.png'"),
         (("a/x.png", "a/notes.txt"), "'a/notes.txt' cannot be read as an image"),
+        (("a/x.png", ""), "the path of an image is empty"),
+        (("", "a/x.png"), "the path of an image is empty"),
+        (("a/x.png", " "), "the path of an image is empty"),
+        (("none", "a/x.png"), "image not found: 'none'"),
+        (("a/x.png", "*.jpg"), "no file matches '*.jpg'"),
+        (("--pairs", "folder.csv"), "image not found: 'a' is a folder"),
+        (("--pairs", "empty_cell.csv"), "'empty_cell.csv', line 1: two paths are needed, got 'a/x.png,'"),
         (("a", "b/w.png"), "the first of several must be the reference, a file; 'a' is a folder"),
         (("a", "empty"), "no pictures in 'empty'"),
         (("a", "other"), "have no file name in common; use --pairs"),
@@ -119,6 +126,8 @@ def test_bad_input_is_one_line(
     (here / "other").mkdir()
     save_image(torch.rand(1, 3, 20, 20), here / "other" / "o.png")
     (here / "short.csv").write_text("a/x.png,a/y.png\na/x.png\n")
+    (here / "folder.csv").write_text("a/x.png,a\n")
+    (here / "empty_cell.csv").write_text("a/x.png,\n")
     (here / "missing.csv").write_text("a/x.png,a/q.png\n")
     (here / "header.csv").write_text("one,other\n")
     out, err = read(capsys, *words, code=2)

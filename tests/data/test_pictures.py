@@ -37,7 +37,7 @@ def test_pictures_are_the_originals_to_the_bit(files: list[Path]) -> None:
     transform = transforms.Compose(
         [transforms.Resize((224, 224), transforms.InterpolationMode.BICUBIC), transforms.ToTensor()]
     )
-    for file, found in zip(files, Pictures(files), strict=True):
+    for file, found in zip(files, Pictures(files, reading="original"), strict=True):
         with PILImage.open(file) as picture:
             expected = transform(picture.convert("RGB"))
             assert torch.equal(preprocess(picture)[0], expected)
@@ -71,8 +71,29 @@ def test_reading_names_the_file_that_fails(tmp_path: Path) -> None:
         found[1]
 
 
+def test_only_pictures_whose_reading_differs_are_not_the_originals(files: list[Path]) -> None:
+    for file, ours, originals in zip(files, Pictures(files), Pictures(files, reading="original"), strict=True):
+        assert torch.equal(ours, originals) == (file.name != "turned.jpg")
+
+
 def test_whole_pictures_pass_and_are_counted_once(files: list[Path]) -> None:
-    assert check_pictures(files + files, workers=2, progress=False) == len(files)
+    whole = [file for file in files if file.name != "turned.jpg"]
+    assert check_pictures(whole + whole, workers=2, progress=False) == len(whole)
+
+
+def test_one_warning_names_all_pictures_whose_reading_differs(files: list[Path], tmp_path: Path) -> None:
+    for i in range(6):
+        PILImage.fromarray(np.full((4, 4), 257 * i, np.uint16)).save(tmp_path / f"deep{i}.png")
+    deep = sorted(tmp_path.glob("deep*"))
+    with pytest.warns(UserWarning) as caught:
+        assert check_pictures([*files, *deep, *files], progress=False) == len(files) + 6
+    (warning,) = caught
+    message = str(warning.message)
+    assert message.startswith("7 pictures are read otherwise than by the original package")
+    assert "turned.jpg', " in message and "deep0.png'" in message and ", and 2 more; reading 'original'" in message
+    assert "grey.png" not in message
+    with pytest.warns(UserWarning, match=r"^1 picture is read as the original package does, not turned .*turned.jpg'"):
+        check_pictures(files, progress=False, reading="original")
 
 
 @pytest.mark.parametrize("name", ["large.png", "wide.jpg", "small.bmp"])
@@ -96,6 +117,7 @@ def test_broken_pictures_are_counted_and_the_first_are_named(files: list[Path], 
         check_pictures(broken[-1:], progress=False)
 
 
+@pytest.mark.filterwarnings("ignore:1 picture is read otherwise")
 def test_a_bar_is_on_stderr(files: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
     check_pictures(files)
     out, err = capsys.readouterr()

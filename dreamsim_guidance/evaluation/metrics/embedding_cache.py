@@ -1,6 +1,7 @@
 """Embeddings on disk, so that a picture meets a network once: for another set of triplets, or after an interruption.
 
-    <folder>/files.json           path -> size, modification time, SHA-256: pictures that did not change are not read
+    <folder>/files.json           path -> size, modification time, SHA-256, whether the two readings of the picture
+                                  differ: pictures that did not change are not read
     <folder>/<key>/<chunk>.npz    digests (n, 32) and rows (n, d) of some pictures
 
 The key stands for the weights and the preprocessing, the digest for the content of a picture file; names of files do
@@ -24,10 +25,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dreamsim_guidance.data.pictures import check_pictures
+from dreamsim_guidance.data.pictures import differing, warn_of_reading
 from dreamsim_guidance.files.atomic import writing
 from dreamsim_guidance.files.cache import cache_folder, locked
 from dreamsim_guidance.files.checksums import sha256
+from dreamsim_guidance.files.pictures import Reading
 
 __all__ = ["EmbeddingCache"]
 
@@ -39,8 +41,8 @@ _FEW = 100
 _SETTLED = 2.0
 """Seconds after which a file that is written once more also gets another modification time, on every file system."""
 
-Entry = tuple[int, int, str]
-"""Size in bytes, modification time in ns, SHA-256 of a file."""
+Entry = tuple[int, int, str, bool]
+"""Size in bytes, modification time in ns, SHA-256 of a file, and whether the two readings of the picture differ."""
 
 
 class EmbeddingCache:
@@ -50,19 +52,25 @@ class EmbeddingCache:
         self.folder = cache_folder() / "embeddings" if folder is None else Path(folder).expanduser().absolute()
         self._known: dict[str, Entry] | None = None
 
-    def digests(self, files: Sequence[Path], workers: int = 0, progress: bool = True) -> list[str]:
-        """SHA-256 of each file. A file that is new or changed is also decoded: ValueError names the broken ones."""
+    def digests(
+        self, files: Sequence[Path], workers: int = 0, progress: bool = True, reading: Reading = "upright"
+    ) -> list[str]:
+        """SHA-256 of each file. A file that is new or changed is also decoded: ValueError names the broken ones.
+
+        One warning names the files whose two readings differ; `reading` is the one that will be used.
+        """
         if self._known is None:
             self._known = self._read_index()
         names = [os.path.abspath(file) for file in files]
         status = [_status(file) for file in files]
         new = [i for i, name in enumerate(names) if status[i] is None or self._known.get(name, (0,))[:2] != status[i]]
-        check_pictures([files[i] for i in new], workers or None, progress and len(new) > _FEW)
+        others = set(differing([files[i] for i in new], workers or None, progress and len(new) > _FEW))
         with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
             for i, digest in zip(new, pool.map(sha256, [files[i] for i in new]), strict=True):
-                self._known[names[i]] = (*(status[i] or (-1, -1)), digest)
+                self._known[names[i]] = (*(status[i] or (-1, -1)), digest, files[i] in others)
         if new:
             self._write_index({names[i]: self._known[names[i]] for i in new})
+        warn_of_reading([file for file, name in zip(files, names, strict=True) if self._known[name][3]], reading)
         return [self._known[name][2] for name in names]
 
     def read(self, key: str, digests: Iterable[str]) -> dict[str, NDArray[np.float32]]:
@@ -98,7 +106,10 @@ class EmbeddingCache:
     def _read_index(self) -> dict[str, Entry]:
         try:
             stored = json.loads((self.folder / "files.json").read_text(encoding="utf-8"))
-            entries = {name: (int(size), int(time), str(digest)) for name, (size, time, digest) in stored.items()}
+            entries = {
+                name: (int(size), int(time), str(digest), bool(differs))
+                for name, (size, time, digest, differs) in stored.items()
+            }
             return {name: entry for name, entry in entries.items() if len(bytes.fromhex(entry[2])) == 32}
         except (OSError, ValueError, TypeError, AttributeError):
             return {}

@@ -20,6 +20,7 @@ from dreamsim_guidance.data.pictures import check_pictures
 from dreamsim_guidance.evaluation.metrics.embedding_cache import EmbeddingCache
 from dreamsim_guidance.evaluation.metrics.picture_files import read_batches
 from dreamsim_guidance.evaluation.metrics.work import Work
+from dreamsim_guidance.files.pictures import Reading
 from dreamsim_guidance.metric.dreamsim import DreamSim
 from dreamsim_guidance.processes import divided, everywhere, is_main
 
@@ -47,12 +48,14 @@ class EmbeddingMetric:
         cache: EmbeddingCache | None = None,
         workers: int = 0,
         batch: int = _BATCH,
+        reading: Reading = "upright",
     ) -> None:
         self.name = name
         self.metric = metric
         self.cache = cache
         self.workers = workers
         self.batch = batch
+        self.reading = reading
         self.work: Work | None = None
 
     def distances(self, pairs: Sequence[tuple[Path, Path]], progress: bool = True) -> NDArray[np.float64]:
@@ -103,7 +106,8 @@ class EmbeddingMetric:
         """Of the cache: the same weights and preprocessing have the same."""
         metric = self.metric
         described = {
-            "version": 1,
+            "version": 2,
+            "reading": self.reading,
             "branches": [asdict(config) for config in metric.ensemble.configs],
             "normalize_embeds": metric.normalize_embeds,
             "size": self._size,
@@ -126,12 +130,15 @@ class EmbeddingMetric:
         cache = self.cache
         assert cache is not None
         found = divided(
-            len(files), lambda share: np.array(cache.digests([files[i] for i in share], self.workers, progress), "S64")
+            len(files),
+            lambda share: np.array(
+                cache.digests([files[i] for i in share], self.workers, progress, self.reading), "S64"
+            ),
         )
         return [name.decode() for name in found]
 
     def _checked(self, files: Sequence[Path], progress: bool) -> NDArray[np.bool_]:
-        check_pictures(files, self.workers or None, progress)
+        check_pictures(files, self.workers or None, progress, self.reading)
         return np.ones(len(files), dtype=bool)
 
     def _embed(
@@ -160,7 +167,7 @@ class EmbeddingMetric:
 
     def _batches(self, files: Sequence[Path]) -> Iterator[Tensor]:
         """Pictures of one shape, in order."""
-        for pictures in read_batches(files, self._size, self.batch, self.workers):
+        for pictures in read_batches(files, self._size, self.batch, self.workers, self.reading):
             start = 0
             for i in range(1, len(pictures) + 1):
                 if i == len(pictures) or pictures[i].shape != pictures[start].shape:

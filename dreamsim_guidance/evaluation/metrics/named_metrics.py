@@ -26,6 +26,7 @@ from dreamsim_guidance.evaluation.metrics.embedding_metric import EmbeddingMetri
 from dreamsim_guidance.evaluation.metrics.pair_metric import Compare, PairMetric
 from dreamsim_guidance.evaluation.metrics.weights_access import MetricUnavailableError
 from dreamsim_guidance.evaluation.metrics.work import Work
+from dreamsim_guidance.files.pictures import Reading
 from dreamsim_guidance.metric.dreamsim import DreamSim
 from dreamsim_guidance.metric.variants import VARIANTS
 from dreamsim_guidance.processes import agreed, process_device
@@ -57,16 +58,18 @@ def load_metrics(
     cache: bool | str | os.PathLike[str] = True,
     workers: int = 0,
     batch: int | None = None,
+    reading: Reading = "upright",
 ) -> dict[str, FileMetric]:
     """Metrics by their `true_name`, in order. Names are checked here; weights are read (or downloaded) at a metric's first use.
 
     `device` is the accelerator by default, if there is one. `cache` keeps embeddings on disk: True in the user's cache
     folder, a path in that folder, False not at all. `workers` processes read pictures ahead; `batch` images go through a
-    network at once.
+    network at once. `reading` "original" reads files as the original package does, "upright" as `load_image` (see
+    `files.pictures`).
 
     Raises ValueError for a name that is not known, FileNotFoundError for a file or folder that is not there.
     """
-    return {name: file_metric(name, None, device, cache, workers, batch) for name in map(true_name, names)}
+    return {name: file_metric(name, None, device, cache, workers, batch, reading) for name in map(true_name, names)}
 
 
 def true_name(metric: str) -> str:
@@ -81,25 +84,28 @@ def file_metric(
     cache: bool | str | os.PathLike[str] = True,
     workers: int = 0,
     batch: int | None = None,
+    reading: Reading = "upright",
 ) -> FileMetric:
     """One metric: by name as in `load_metrics`, a `DreamSim`, or a callable (images, images) -> (b,)."""
     store = None if cache is False else EmbeddingCache(None if cache is True else cache)
-    size: dict[str, Any] = {} if batch is None else {"batch": batch}
+    options: dict[str, Any] = {"reading": reading} | ({} if batch is None else {"batch": batch})
 
     def embedding(build: Callable[[str], DreamSim], called: str) -> FileMetric:
-        return _Deferred(called, lambda: EmbeddingMetric(called, build(process_device(device)), store, workers, **size))
+        return _Deferred(
+            called, lambda: EmbeddingMetric(called, build(process_device(device)), store, workers, **options)
+        )
 
     def pairwise(build: Callable[[str], tuple[Compare, int | None]], called: str, symmetric: bool) -> FileMetric:
         def make() -> FileMetric:
             on = process_device(device)
             compare, side = build(on)
-            return PairMetric(called, compare, side, on, workers, symmetric=symmetric, **size)
+            return PairMetric(called, compare, side, on, workers, symmetric=symmetric, **options)
 
         return _Deferred(called, make)
 
     if isinstance(metric, DreamSim):
         given = metric
-        return EmbeddingMetric(name or given.variant or "dreamsim", given, store, workers, **size)
+        return EmbeddingMetric(name or given.variant or "dreamsim", given, store, workers, **options)
     if callable(metric):
         compare: Compare = metric
         return pairwise(

@@ -15,8 +15,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from dreamsim_guidance.evaluation.metrics.picture_files import in_order, read_picture
+from dreamsim_guidance.data.pictures import decode
+from dreamsim_guidance.evaluation.metrics.picture_files import UNREADABLE, in_order
 from dreamsim_guidance.evaluation.metrics.work import Work
+from dreamsim_guidance.files.pictures import Reading
 from dreamsim_guidance.processes import divided, is_main
 
 __all__ = ["Compare", "PairMetric"]
@@ -45,6 +47,7 @@ class PairMetric:
         workers: int = 0,
         batch: int = _BATCH,
         symmetric: bool = False,
+        reading: Reading = "upright",
     ) -> None:
         self.name = name
         self.compare = compare
@@ -53,6 +56,7 @@ class PairMetric:
         self.device = device
         self.workers = workers
         self.batch = batch
+        self.reading = reading
         self.work: Work | None = None
 
     def distances(self, pairs: Sequence[tuple[Path, Path]], progress: bool = True) -> NDArray[np.float64]:
@@ -70,7 +74,7 @@ class PairMetric:
         found = np.empty(len(mine))
         with tqdm(total=len(mine), desc=self.name, unit="pair", disable=not progress) as bar:
             done = 0
-            for items in in_order(_Pairs(mine, self.size), self.batch, self.workers):
+            for items in in_order(_Pairs(mine, self.size, self.reading), self.batch, self.workers):
                 for shape in dict.fromkeys(a.shape for a, _ in items):
                     chosen = [i for i, (a, _) in enumerate(items) if a.shape == shape]
                     a, b = (torch.stack([items[i][side] for i in chosen]) for side in (0, 1))
@@ -91,8 +95,8 @@ class PairMetric:
 
 
 class _Pairs(Dataset[Any]):
-    def __init__(self, pairs: Sequence[tuple[Path, Path]], size: int | None) -> None:
-        self.pairs, self.size = pairs, size
+    def __init__(self, pairs: Sequence[tuple[Path, Path]], size: int | None, reading: Reading) -> None:
+        self.pairs, self.size, self.reading = pairs, size, reading
         self.kept: dict[tuple[Path, tuple[int, int] | None], Tensor] = {}
         self.bytes = 0
 
@@ -106,14 +110,14 @@ class _Pairs(Dataset[Any]):
             if a.shape != b.shape:
                 smaller = (min(a.shape[1], b.shape[1]), min(a.shape[2], b.shape[2]))
                 a, b = (self._read(file, smaller) for file in self.pairs[i])
-        except ValueError as error:
+        except UNREADABLE as error:
             return error
         return a, b
 
     def _read(self, file: Path, size: tuple[int, int] | None) -> Tensor:
         found = self.kept.pop((file, size), None)
         if found is None:
-            found = read_picture(file, size)
+            found = decode(file, size, self.reading)
             self.bytes += found.nbytes
         self.kept[file, size] = found  # at the end: the oldest goes first
         while self.bytes > _MEMORY and len(self.kept) > 2:
