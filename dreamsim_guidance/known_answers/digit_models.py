@@ -1,7 +1,7 @@
 """A small diffusion model of 8 x 8 digits, and the classifiers that guide it.
 
-The denoiser is a residual network of fully connected layers in diffusers' classes: any of its pixel pipelines takes it.
-Ho et al., Denoising Diffusion Probabilistic Models, NeurIPS 2020: it is trained on ||eps - eps(x_t, t)||^2.
+The denoiser is a residual network of fully connected layers, made of diffusers' classes so that its pixel pipelines accept
+it. It is trained on ||eps - eps(x_t, t)||^2: Ho et al., Denoising Diffusion Probabilistic Models, NeurIPS 2020.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ __all__ = ["DigitDenoiser", "DigitGuide", "train_denoiser", "train_guide"]
 
 
 class DigitDenoiser(ModelMixin, ConfigMixin):
-    """Predicts the noise in `(b, 1, 8, 8)` images of range [-1, 1] at a timestep of 0 to 999."""
+    """Predicts the noise in images `(b, 1, 8, 8)` of range [-1, 1] at a timestep from 0 to 999.
+
+    width: of the layers. depth: number of residual blocks.
+    """
 
     @register_to_config
     def __init__(self, width: int = 384, depth: int = 3, sample_size: int = SIDE, in_channels: int = 1) -> None:
@@ -38,7 +41,7 @@ class DigitDenoiser(ModelMixin, ConfigMixin):
     def forward(
         self, sample: Float[Tensor, "b c h w"], timestep: Tensor | float | int, return_dict: bool = True
     ) -> UNet2DOutput | tuple[Tensor]:
-        # a timestep that all images share is one row, which broadcasts
+        # a timestep that all images share is a single row, which is broadcast
         time = torch.as_tensor(timestep, dtype=sample.dtype, device=sample.device).reshape(-1)
         condition = self.time(_waves(time))
         hidden = self.enter(sample.flatten(1))
@@ -73,14 +76,19 @@ def _waves(time: Tensor) -> Tensor:
 def train_denoiser(
     data: Digits, scheduler: DDPMScheduler, steps: int = 8000, batch: int = 128, width: int = 384, seed: int = 0
 ) -> DigitDenoiser:
-    """A denoiser of all images of `data`, its weights averaged over training."""
+    """Train a denoiser on all images of `data`; return the average of its weights over the training.
+
+    steps: of AdamW, with `batch` images each; the learning rate warms up and follows a cosine to 0.
+    width: of the denoiser's layers.
+    seed: of the first weights, the batches and the noise.
+    """
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = DigitDenoiser(width)
     average = copy.deepcopy(model).eval().requires_grad_(False)
     optimiser = torch.optim.AdamW(model.parameters(), lr=1.5e-3, weight_decay=1e-2, fused=True)
-    pairs = [list(each.parameters()) for each in (average, model)]
+    averaged, trained = (list(network.parameters()) for network in (average, model))
     warmup = max(1, min(400, steps // 10))
     rate = torch.optim.lr_scheduler.LambdaLR(
         optimiser, lambda step: min(1.0, (1 + step) / warmup) * (1 + math.cos(math.pi * step / steps)) / 2
@@ -97,14 +105,14 @@ def train_denoiser(
         rate.step()
         weight = min(0.999, (1 + step) / (10 + step))
         with torch.no_grad():
-            torch._foreach_lerp_(pairs[0], pairs[1], 1 - weight)
+            torch._foreach_lerp_(averaged, trained, 1 - weight)
         if step % 200 == 0:
             bar.set_postfix(loss=f"{loss.item():.4f}")
     return average
 
 
 class DigitGuide(nn.Module):
-    """Log-probabilities `(b, 10)` of images `(b, 1, 8, 8)` in [0, 1]."""
+    """A classifier: from images `(b, 1, 8, 8)` in [0, 1] to log-probabilities of the classes, `(b, 10)`."""
 
     def __init__(self, width: int = 128) -> None:
         super().__init__()
@@ -117,7 +125,7 @@ class DigitGuide(nn.Module):
 
 
 def train_guide(data: Digits, steps: int = 1500, batch: int = 128, seed: int = 0) -> DigitGuide:
-    """A classifier of `data`, in seconds."""
+    """Train a classifier on `data`, which takes seconds; `seed` decides its first weights and its batches."""
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""The table of guided digits, and a picture of some of them."""
+"""The table of guided digits as Markdown, and a picture of some of them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from dreamsim_guidance.files.atomic import writing
 from dreamsim_guidance.known_answers.digit_set import CLASSES, SIDE
+from dreamsim_guidance.tables import markdown_table
 
 __all__ = ["draw", "write_markdown"]
 
@@ -17,32 +18,20 @@ _EACH = 2
 
 
 def write_markdown(file: Path, results: dict[str, Any]) -> None:
-    """One row for each method."""
-    names = ("guide", "judge", "frechet", "diversity")
-    lines = [
-        "# Guided digits",
-        "",
-        "guide, judge: share of samples that show their class, by the guiding classifier and by nearest neighbours among",
-        "digits that it has not seen. frechet: distance per class from real digits. diversity: mean distance of two samples",
-        "of a class.",
-        "",
-        "| method | strength | guide | judge | frechet | diversity | seconds |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    real = results["real"]
-    lines.append(
-        f"| real digits, one half by the other | | {' | '.join(_number(name, real[name]) for name in names)} | |"
-    )
+    """Write the results of `GuidedDigits.run`, one row for each method."""
+    columns = ["method", "strength", *_FORMATS]
+    rows = [["real digits, one half judged by the other", None, *_numbers(results["real"])]]
     for row in results["rows"]:
-        strength = "" if row["strength"] is None else f"{row['strength']:g}"
-        numbers = " | ".join(_number(name, row[name]) for name in names)
-        lines.append(f"| {row['method']} | {strength} | {numbers} | {row['seconds']:.1f} |")
+        rows.append([row["method"], None if row["strength"] is None else f"{row['strength']:g}", *_numbers(row)])
     with writing(file) as temporary:
-        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        temporary.write_text(f"{_INTRODUCTION}\n{markdown_table(columns, rows)}\n", encoding="utf-8")
 
 
 def draw(file: Path, results: dict[str, Any], folder: Path) -> None:
-    """Samples of each row of the table, classes from left to right; `folder` holds their images."""
+    """Draw samples of each row of the table, classes from left to right.
+
+    folder: that of the rows' images, METHOD.npy.
+    """
     from matplotlib.figure import Figure
 
     rows = results["rows"]
@@ -70,5 +59,16 @@ def draw(file: Path, results: dict[str, Any], folder: Path) -> None:
         figure.savefig(temporary, dpi=150)
 
 
-def _number(name: str, value: float) -> str:
-    return f"{value:.3f}" if name in ("guide", "judge") else f"{value:.2f}"
+_INTRODUCTION = """\
+# Guided digits
+
+guide, judge: share of samples that show their class, according to the guiding classifier and to nearest neighbours among
+digits that it has not seen. frechet: distance from real digits, mean over classes. diversity: mean distance of two samples
+of a class. seconds: of sampling the row.
+"""
+
+_FORMATS = {"guide": ".3f", "judge": ".3f", "frechet": ".2f", "diversity": ".2f", "seconds": ".1f"}
+
+
+def _numbers(row: dict[str, Any]) -> list[str | None]:
+    return [format(row[name], digits) if name in row else None for name, digits in _FORMATS.items()]

@@ -1,8 +1,8 @@
-"""Diffusers pipelines whose denoiser knows the truth: the score of a Gaussian mixture, at every noise level.
+"""Pipelines of diffusers with an exact denoiser: it computes the score of a Gaussian mixture at every noise level.
 
-What these pipelines sample differs from the mixture by the sampler's discretisation alone; what they sample under guidance
-differs from the posterior by that and by the method. Schedulers and pipelines are diffusers' own and unmodified; the one
-class of pipeline that is defined here serves samplers for which diffusers has no pipeline of pixels.
+Samples of these pipelines differ from the mixture only by the sampler's discretisation; guided samples differ from the
+posterior by that and by the method. Schedulers and pipelines are diffusers' own, unmodified; `PixelPipeline` serves the
+samplers for which diffusers has no pipeline without a prompt.
 """
 
 from __future__ import annotations
@@ -39,12 +39,15 @@ PREDICTIONS = ("epsilon", "v_prediction", "sample", "flow_prediction")
 
 
 class ExactDenoiser(ModelMixin, ConfigMixin):
-    """The ideal denoiser of a mixture over `shape` (c, h, w), for states `(b, c, h, w)`.
+    """The ideal denoiser of a mixture, for states `(b, *shape)`.
 
-    prediction: epsilon, v_prediction, sample (variance preserving, the levels of `alphas_cumprod`), or flow_prediction
-        (x_t = (1 - t/1000) x0 + t/1000 eps).
-    Timesteps between two whole ones are read as the schedulers do, linear in sigma = s / a.
-    Raises `ValueError` if the shape does not hold the mixture's dimension, or for another prediction.
+    prior: the mixture of clean states; its dimension is the product of `shape`, which is channels, height and width.
+    prediction: epsilon, v_prediction or sample (variance preserving, at the levels of `alphas_cumprod`), or
+        flow_prediction (x_t = (1 - t/1000) x0 + t/1000 eps).
+    alphas_cumprod: a^2 at each timestep; by default DDPM's linear schedule.
+
+    At a timestep that is not a whole number, sigma = s / a is interpolated linearly, as schedulers do. Raises ValueError if
+    `shape` does not fit the mixture, and for an unknown prediction.
     """
 
     config_name = "config.json"
@@ -68,7 +71,7 @@ class ExactDenoiser(ModelMixin, ConfigMixin):
         self.register_buffer("sigmas", ((1 - alphas.double()) / alphas.double()).sqrt().float())
 
     def level(self, timestep: float | int) -> tuple[float, float]:
-        """a and s at a timestep."""
+        """The factors a and s of x_t = a x0 + s eps at a timestep."""
         if self.prediction == "flow_prediction":
             return 1 - timestep / len(self.sigmas), timestep / len(self.sigmas)
         below = min(int(timestep), len(self.sigmas) - 1)
@@ -82,25 +85,25 @@ class ExactDenoiser(ModelMixin, ConfigMixin):
     ) -> UNet2DOutput | tuple[Tensor]:
         a, s = self.level(float(timestep))
         x0, noise = self.prior.to(sample.device).denoise(sample.flatten(1).double(), a, s)
-        said = {
+        predicted = {
             "epsilon": lambda: noise,
             "v_prediction": lambda: a * noise - s * x0,
             "sample": lambda: x0,
             "flow_prediction": lambda: noise - x0,
         }[self.prediction]()
-        output = said.to(sample.dtype).view_as(sample)
+        output = predicted.to(sample.dtype).view_as(sample)
         return UNet2DOutput(sample=output) if return_dict else (output,)
 
 
 class PixelPipeline(DiffusionPipeline):
-    """The smallest loop that serves all schedulers; returns images of range [0, 1] as tensors, not clamped."""
+    """The smallest loop that serves all schedulers. It returns images as tensors, where [0, 1] is the range but no limit."""
 
     def __init__(self, unet: Any, scheduler: Any) -> None:
         super().__init__()
         self.register_modules(unet=unet, scheduler=scheduler)
 
     def prepare_latents(self, batch_size: int, generator: torch.Generator | None) -> Tensor:
-        """The first state."""
+        """The first state, pure noise."""
         shape = (batch_size, self.unet.config.in_channels, *self.unet.config.sample_size)
         noise = randn_tensor(shape, generator=generator, device=self._execution_device, dtype=self.unet.dtype)
         return noise * getattr(self.scheduler, "init_noise_sigma", 1.0)
@@ -111,15 +114,17 @@ class PixelPipeline(DiffusionPipeline):
     ) -> ImagePipelineOutput:
         self.scheduler.set_timesteps(num_inference_steps, device=self._execution_device)
         x_t = self.prepare_latents(batch_size, generator)
-        given = {"generator": generator} if type(self.scheduler).__name__.startswith(("Euler", "DDPM", "DDIM")) else {}
+        options = (
+            {"generator": generator} if type(self.scheduler).__name__.startswith(("Euler", "DDPM", "DDIM")) else {}
+        )
         for t in self.progress_bar(self.scheduler.timesteps):
             scaled = self.scheduler.scale_model_input(x_t, t) if hasattr(self.scheduler, "scale_model_input") else x_t
-            x_t = self.scheduler.step(self.unet(scaled, t).sample, t, x_t, **given).prev_sample
+            x_t = self.scheduler.step(self.unet(scaled, t).sample, t, x_t, **options).prev_sample
         return ImagePipelineOutput(images=x_t / 2 + 0.5)
 
 
 Sampler = Callable[[ExactDenoiser, str], tuple[Any, dict[str, Any]]]
-"""From a denoiser and what it predicts to a pipeline, and what to call it with."""
+"""From a denoiser and the name of its prediction to a pipeline and the arguments of its call."""
 
 
 def _ddim(eta: float) -> Sampler:
@@ -160,16 +165,18 @@ SAMPLERS: dict[str, Sampler] = {
     "unipc": _of(UniPCMultistepScheduler, timestep_spacing="trailing"),
     "flow": _of(FlowMatchEulerDiscreteScheduler),
 }
-"""By name: deterministic but for ddim-eta1, ddpm and euler-ancestral."""
+"""By name. ddim-eta1, ddpm and euler-ancestral add noise at each step, the others are deterministic."""
 
 
 def exact_pipeline(
     prior: GaussianMixture, shape: tuple[int, int, int], sampler: str = "ddim", prediction: str = "epsilon"
 ) -> tuple[Any, dict[str, Any]]:
-    """A pipeline that samples `prior` in states `(b, *shape)`, and the arguments to call it with beside batch and steps.
+    """A pipeline that samples `prior` in states `(b, *shape)`, and the arguments of its call other than batch and steps.
 
-    sampler: one of `SAMPLERS`; "flow" predicts the flow, the others what `prediction` says.
-    Raises `ValueError` for unknown samplers and predictions.
+    sampler: one of `SAMPLERS`.
+    prediction: what the denoiser predicts, see `ExactDenoiser`; "flow" always predicts the flow.
+
+    Raises ValueError for an unknown sampler or prediction.
     """
     if sampler not in SAMPLERS:
         raise ValueError(f"unknown sampler '{sampler}'; known: {', '.join(SAMPLERS)}.")
@@ -181,24 +188,24 @@ def exact_pipeline(
 
 @contextmanager
 def final_state(scheduler: Any) -> Iterator[list[Tensor]]:
-    """Keep the last state that a scheduler returns, in a list of one: pipelines clamp what they deliver to [0, 1].
+    """Yield a list that holds the last state which the scheduler returned; pipelines clamp their images to [0, 1].
 
-    Enter it inside `guide`, so that it sees what guidance made of the step.
+    Enter it inside `guide`, so that it sees the state after guidance.
     """
-    own = vars(scheduler).get("step")
+    attribute = vars(scheduler).get("step")
     original = scheduler.step
-    kept: list[Tensor] = []
+    states: list[Tensor] = []
 
     def step(*args: Any, **kwargs: Any) -> Any:
         result = original(*args, **kwargs)
-        kept[:] = [result[0].detach()]
+        states[:] = [result[0].detach()]
         return result
 
     scheduler.step = step
     try:
-        yield kept
+        yield states
     finally:
-        if own is None:
+        if attribute is None:
             del scheduler.step
         else:
-            scheduler.step = own
+            scheduler.step = attribute

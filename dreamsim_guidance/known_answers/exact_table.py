@@ -1,4 +1,4 @@
-"""The table of errors against the exact posterior, and its picture."""
+"""The table of errors against the exact posterior as CSV and Markdown, and its picture."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamsim_guidance.files.atomic import writing
+from dreamsim_guidance.tables import markdown_table
 
 __all__ = ["draw", "remainders", "write_csv", "write_markdown"]
 
@@ -15,13 +16,13 @@ Row = dict[str, Any]
 
 
 def remainders(rows: list[Row]) -> list[Row]:
-    """For each case, method, sampler and strength: the Wasserstein distance at the fewest and at the most steps, the floor, and
-    what is above it, sqrt(max(0, W^2 - floor^2)): bias, and for few steps the sampler's error."""
-    found = []
+    """One row for each case, method, sampler and strength: the Wasserstein distance at the fewest and at the most steps, its
+    floor, and what is above the floor, sqrt(max(0, W^2 - floor^2)): the method's bias and the sampler's error."""
+    remaining = []
     for group in _groups(rows).values():
         first, last = group[0], group[-1]
         floor = last["floor wasserstein"]
-        found.append(
+        remaining.append(
             {
                 **{name: last[name] for name in ("case", "method", "sampler", "strength", "exact", "steps")},
                 "first": first["wasserstein"],
@@ -30,56 +31,54 @@ def remainders(rows: list[Row]) -> list[Row]:
                 "above floor": math.sqrt(max(0.0, last["wasserstein"] ** 2 - floor**2)),
             }
         )
-    return found
+    return remaining
 
 
 def write_csv(file: Path, rows: list[Row]) -> None:
-    """All cells, a line for each."""
+    """Write all rows, one line each."""
     with writing(file) as temporary, temporary.open("w", newline="", encoding="utf-8") as handle:
         writer = csv.DictWriter(handle, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
 
 
-def write_markdown(file: Path, rows: list[Row], left: list[Row]) -> None:
-    """A table for each case: the Wasserstein distance against steps, then errors of mean, covariance and weights."""
+def write_markdown(file: Path, rows: list[Row], remaining: list[Row]) -> None:
+    """Write a table for each case: the Wasserstein distance by steps, then the errors of mean, covariance and weights.
+
+    remaining: what `remainders` makes of the rows.
+    """
     steps = sorted({row["steps"] for row in rows})
-    lines = [
-        "# Guidance against the exact posterior",
-        "",
-        "Wasserstein distance by number of steps; floor: of as many exact samples. Exact methods can only err by the",
-        "sampler's steps. mean, covariance, weights: errors at the most steps (floors in brackets).",
-        "",
-    ]
+    columns = ["method", "sampler", "strength", "exact", *(f"{n} steps" for n in steps), "floor", "above floor"]
+    columns += ["mean", "covariance", "weights"]
+    text = _INTRODUCTION
     for case in dict.fromkeys(row["case"] for row in rows):
-        lines += [f"## {case}", ""]
-        head = ["method", "sampler", "strength", "exact", *(f"{n} steps" for n in steps), "floor", "above floor"]
-        lines += [_line([*head, "mean", "covariance", "weights"]), _line(["---"] * (len(head) + 3))]
-        for one, group in zip(left, _groups(rows).values(), strict=True):
-            if one["case"] != case:
-                continue
-            by_steps = {row["steps"]: row["wasserstein"] for row in group}
-            last = group[-1]
-            lines.append(
-                _line(
+        lines = []
+        for row, group in zip(remaining, _groups(rows).values(), strict=True):
+            if row["case"] == case:
+                by_steps = {each["steps"]: each["wasserstein"] for each in group}
+                lines.append(
                     [
-                        *(one["method"], one["sampler"], f"{one['strength']:g}", "yes" if one["exact"] else "no"),
+                        *(row["method"], row["sampler"], f"{row['strength']:g}", "yes" if row["exact"] else "no"),
                         *(_number(by_steps[n]) for n in steps),
-                        *(_number(one["floor"]), _number(one["above floor"])),
-                        *(
-                            f"{_number(last[name])} ({_number(last[f'floor {name}'])})"
-                            for name in ("mean", "covariance", "weights")
-                        ),
+                        *(_number(row["floor"]), _number(row["above floor"])),
+                        *(_with_floor(group[-1], name) for name in ("mean", "covariance", "weights")),
                     ]
                 )
-            )
-        lines.append("")
+        text += f"\n## {case}\n\n{markdown_table(columns, lines)}\n"
     with writing(file) as temporary:
-        temporary.write_text("\n".join(lines), encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
+
+
+_INTRODUCTION = """\
+# Guidance against the exact posterior
+
+Wasserstein distance by number of steps; floor: that of as many exact samples. Exact methods can only err by the sampler's
+steps. mean, covariance, weights: errors at the most steps, with the floors in brackets.
+"""
 
 
 def draw(file: Path, rows: list[Row]) -> None:
-    """A panel for each case and sampler: the Wasserstein distance against steps, exact methods in full lines."""
+    """Draw a panel for each case and sampler: the Wasserstein distance against steps, exact methods in solid lines."""
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
@@ -91,7 +90,7 @@ def draw(file: Path, rows: list[Row]) -> None:
     shown: dict[str, Any] = {}
     for (case, method, sampler, _), group in _groups(rows).items():
         axis = panels[cases.index(case)][samplers.index(sampler)]
-        style = "o-" if group[0]["exact"] else "o:"  # exact methods in full lines
+        style = "o-" if group[0]["exact"] else "o:"
         finite = [row for row in group if math.isfinite(row["wasserstein"])]
         (line,) = axis.plot(
             *zip(*((row["steps"], row["wasserstein"]) for row in finite), strict=True) if finite else ([], []),
@@ -119,16 +118,16 @@ def draw(file: Path, rows: list[Row]) -> None:
 
 
 def _groups(rows: list[Row]) -> dict[tuple[Any, ...], list[Row]]:
-    """Rows that differ by their steps alone, in order of these."""
-    found: dict[tuple[Any, ...], list[Row]] = {}
+    """The rows by case, method, sampler and strength, sorted by their numbers of steps."""
+    groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
-        found.setdefault(tuple(row[name] for name in ("case", "method", "sampler", "strength")), []).append(row)
-    return {key: sorted(group, key=lambda row: row["steps"]) for key, group in found.items()}
+        groups.setdefault(tuple(row[name] for name in ("case", "method", "sampler", "strength")), []).append(row)
+    return {key: sorted(group, key=lambda row: row["steps"]) for key, group in groups.items()}
 
 
 def _number(value: float) -> str:
     return f"{value:.3f}" if math.isfinite(value) and value < 1000 else "diverged"
 
 
-def _line(cells: list[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+def _with_floor(row: Row, name: str) -> str:
+    return f"{_number(row[name])} ({_number(row[f'floor {name}'])})"

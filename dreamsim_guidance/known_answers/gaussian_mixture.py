@@ -5,12 +5,11 @@
     eps(x_t) = -s grad log p(x_t) = s sum_k r_k S_k^-1 (x_t - a mu_k),   r_k the components' responsibilities
     x0(x_t)  = sum_k r_k (mu_k + a C_k S_k^-1 (x_t - a mu_k))
 
-One component is a Gaussian. Everything is computed in float64 in the covariances' eigenvectors.
+A mixture of one component is a Gaussian. Everything is computed in float64, in the eigenvectors of the covariances.
 """
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -21,16 +20,20 @@ __all__ = ["Denoised", "GaussianMixture", "gaussian", "random_mixture"]
 
 
 class Denoised(NamedTuple):
-    """What an ideal denoiser knows of noisy rows."""
+    """What an ideal denoiser predicts from noisy states: the mean of the clean states, and that of the noise."""
 
     x0: Float[Tensor, "b d"]
     noise: Float[Tensor, "b d"]
 
 
 class GaussianMixture:
-    """Weights `(k,)` that sum to 1, means `(k, d)` and covariances `(k, d, d)`, positive definite.
+    """A mixture of k Gaussians in d dimensions.
 
-    Raises `ValueError` for shapes that do not fit, weights that are no distribution, covariances that are no covariances.
+    weights: `(k,)`, positive, with the sum 1.
+    means: `(k, d)`.
+    covariances: `(k, d, d)`, symmetric and positive definite.
+
+    Raises ValueError if shapes do not fit together, or if weights or covariances are not as above.
     """
 
     def __init__(self, weights: Tensor, means: Tensor, covariances: Tensor) -> None:
@@ -56,30 +59,26 @@ class GaussianMixture:
         return self.weights @ self.means
 
     def covariance(self) -> Float[Tensor, "d d"]:
-        """Of the mixture as a whole: within the components and between them."""
+        """The covariance of the whole mixture: within the components and between them."""
         between = self.means - self.mean()
         within = (self.weights[:, None, None] * self.covariances).sum(0)
         return within + (self.weights[:, None] * between).mT @ between
 
     def sample(self, count: int, generator: torch.Generator | None = None) -> Float[Tensor, "n d"]:
-        """Independent samples, float64."""
+        """`count` independent samples, float64."""
         which = torch.multinomial(self.weights, count, replacement=True, generator=generator)
         noise = torch.randn(count, self.dimension, generator=generator, dtype=torch.float64)
         scaled = self.variances.sqrt()[which] * noise
         return self.means[which] + torch.einsum("nij,nj->ni", self.axes[which], scaled)
 
-    def log_density(self, x: Float[Tensor, "b d"], a: float | int = 1.0, s: float | int = 0.0) -> Float[Tensor, " b"]:
-        """Of `a x0 + s eps`, in nats."""
-        return self._joint(x.double(), a, s)[0].logsumexp(-1)
-
     def responsibilities(
         self, x: Float[Tensor, "b d"], a: float | int = 1.0, s: float | int = 0.0
     ) -> Float[Tensor, "b k"]:
-        """The share of each component in the density at `x`."""
+        """The share of each component in the density of `a x0 + s eps` at `x`."""
         return self._joint(x.double(), a, s)[0].softmax(-1)
 
     def denoise(self, x_t: Float[Tensor, "b d"], a: float | int, s: float | int) -> Denoised:
-        """The mean of x0 given `x_t = a x0 + s eps`, and of eps; differentiable in `x_t`."""
+        """The means of x0 and of eps, given `x_t = a x0 + s eps`; differentiable in `x_t`."""
         logits, along, spread = self._joint(x_t.double(), a, s)
         share = logits.softmax(-1)
         whitened = along / spread
@@ -88,21 +87,22 @@ class GaussianMixture:
         return Denoised(share @ self.means + inner, noise)
 
     def to(self, device: torch.device) -> GaussianMixture:
-        """The same on another device."""
+        """The same mixture on another device."""
         moved = object.__new__(GaussianMixture)
         moved.__dict__ = {name: value.to(device) for name, value in vars(self).items()}
         return moved
 
     def _joint(self, x: Tensor, a: float | int, s: float | int) -> tuple[Tensor, Tensor, Tensor]:
-        """Logarithms of the components' parts `(b, k)`; coordinates along their axes `(b, k, d)` and variances there."""
+        """Of each component: the logarithm of its part in the density, up to one constant, `(b, k)`; the coordinates of `x`
+        along its axes, `(b, k, d)`; the variances along them, `(k, d)`."""
         along = torch.einsum("kij,bki->bkj", self.axes, x[:, None] - a * self.means)
         spread = a**2 * self.variances + s**2
-        squares = (along.square() / spread).sum(-1) + spread.log().sum(-1) + self.dimension * math.log(2 * math.pi)
+        squares = (along.square() / spread).sum(-1) + spread.log().sum(-1)
         return self.weights.log() - squares / 2, along, spread
 
 
 def gaussian(mean: Float[Tensor, " d"], covariance: Float[Tensor, "d d"]) -> GaussianMixture:
-    """One Gaussian."""
+    """A mixture of one component."""
     return GaussianMixture(torch.ones(1), mean[None], covariance[None])
 
 
@@ -114,11 +114,15 @@ def random_mixture(
     correlation: float | int = 0.9,
     seed: int = 0,
 ) -> GaussianMixture:
-    """A mixture with about unit variance in each component, drawn by `seed`.
+    """A random mixture whose components have about unit variance.
 
-    apart: standard deviation of the means' entries around 0.
-    correlation: in [0, 1); 0 gives white components of unit variance; else their variances lie between 1 - correlation and
-        1 + correlation along random axes.
+    dimension: of the space, at least 1.
+    weights: of the components, positive; their sum is brought to 1.
+    apart: standard deviation of the entries of the means, around 0.
+    correlation: in [0, 1). The variances along random axes lie between 1 - correlation and 1 + correlation.
+    seed: of means and axes.
+
+    Raises ValueError for values out of these ranges.
     """
     if dimension < 1 or not weights:
         raise ValueError(f"a dimension and one weight or more are needed, got {dimension} and {weights}.")
@@ -130,5 +134,5 @@ def random_mixture(
     axes = torch.linalg.qr(torch.randn(count, dimension, dimension, generator=generator, dtype=torch.float64))[0]
     variances = 1 + correlation * torch.linspace(-1, 1, dimension, dtype=torch.float64).expand(count, -1)
     covariances = (axes * variances[:, None, :]) @ axes.mT
-    share = torch.tensor(weights, dtype=torch.float64)
-    return GaussianMixture(share / share.sum(), means, (covariances + covariances.mT) / 2)
+    weight = torch.tensor(weights, dtype=torch.float64)
+    return GaussianMixture(weight / weight.sum(), means, (covariances + covariances.mT) / 2)

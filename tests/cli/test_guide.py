@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,11 @@ from tiny_pipelines import build
 
 from dreamsim_guidance import load_image, save_image
 from dreamsim_guidance.cli import main
+from dreamsim_guidance.cli.guide import guide_recipe
 from dreamsim_guidance.comparisons import guided_models
 from dreamsim_guidance.comparisons import sheet_run as guided_sheet
+from dreamsim_guidance.comparisons.guided_sheet import GuidedSheet
+from dreamsim_guidance.experiment import registry
 
 ROOT = Path(__file__).parents[2]
 SMALL = ("--metric", "pocket", "--steps", "3", "--size", "32", "--n", "2", "--prompt", "a cat", "--device", "cpu")
@@ -256,3 +260,34 @@ def test_a_model_that_cannot_be_reached_is_told_at_once(here: Path, words: tuple
     assert "the Hub cannot be reached" in done.stderr and "--local-dir FOLDER" in done.stderr
     assert time.perf_counter() - began < 30  # it imports neither torch nor diffusers
     assert not (here / "guided").exists()
+
+
+def test_the_folder_shows_and_copies_the_recipe_that_was_run(
+    model: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    guided(model, "--strength", "0.5", "--window", "0", "0.5", "--option", "cap=0.2", "rule=raw", "--n", "1")
+    config = registry.load("guided").config
+    assert (config.strength, config.window, config.option) == (0.5, (0.0, 0.5), ("cap=0.2", "rule=raw"))
+    assert config.reference == ((here / "red.png").absolute(),)
+    capsys.readouterr()
+    assert main(["show", "guided"]) == 0
+    out = capsys.readouterr().out
+    assert "@recipe\ndef guide() -> GuidedSheet:" in out and "strength=0.5," in out
+    assert main(["copy", "guided", "--to", "mine.py"]) == 0
+    assert registry.load("mine.py").config == config
+
+
+def test_every_option_of_the_command_survives_the_recipe_file(here: Path) -> None:
+    sheet = GuidedSheet(
+        model="pocket",
+        reference=(Path("red.png"), Path("cyan.png")),
+        prompt='a "red" star\\',
+        judges=("lpips",),
+        size=(32,),
+        until=0.125,
+        taesd=True,
+    )
+    recipe = guide_recipe(sheet)
+    Path("mine.py").write_text(recipe.source, encoding="utf-8")
+    absolute = tuple(path.absolute() for path in sheet.reference)
+    assert registry.load("mine.py").config == replace(sheet, reference=absolute)

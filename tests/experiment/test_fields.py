@@ -1,4 +1,4 @@
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -122,3 +122,107 @@ def test_a_recipes_own_objection_is_shown() -> None:
 def test_words_with_blanks_stay_whole() -> None:
     assert override(Strict(), ["names=q r, s"]).names == ("q r", "s")
     assert override(Strict(), ["--names", "q r", "s"]).names == ("q r", "s")
+
+
+@dataclass(frozen=True)
+class Part:
+    size: int = 8
+    share: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"size must be at least 1, got {self.size}.")
+
+
+@dataclass(frozen=True)
+class Inner:
+    part: Part | None = None
+    rate: float = 0.1
+
+
+@dataclass(frozen=True)
+class Whole:
+    inner: Inner = field(default_factory=Inner)
+    part: Part | None = field(default_factory=Part)
+    other: Part | None = None
+    all_weights: bool = False
+    fast: bool | None = None
+    mode: Literal["slow", "fast"] | None = None
+    options: tuple[str, ...] = ()
+    sizes: tuple[int, ...] | None = (1,)
+    table: dict[str, int] = field(default_factory=dict)
+    path: Path = Path("a")
+
+    def __post_init__(self) -> None:
+        if self.other is not None and not self.all_weights:
+            raise ValueError("other needs all_weights.")
+
+
+@pytest.mark.parametrize(
+    ("words", "changes"),
+    [
+        (["inner.part.size=3"], {"inner": Inner(part=Part(size=3))}),
+        (["--inner.part.share", "-1e-3", "inner.rate=-inf"], {"inner": Inner(Part(share=-1e-3), float("-inf"))}),
+        (["inner.part.share=None"], {"inner": Inner(part=Part())}),
+        (["part=None"], {"part": None}),
+        (["--part", "None", "--all-weights"], {"part": None, "all_weights": True}),
+        (["other.size=2", "all_weights=true"], {"other": Part(size=2), "all_weights": True}),  # checked together only
+        (["--all-weights", "--other.size=2"], {"other": Part(size=2), "all_weights": True}),
+        (["fast=false", "mode=None"], {"fast": False, "mode": None}),
+        (["--mode", "fast", "fast=None"], {"mode": "fast", "fast": None}),
+        (
+            ["--options", "cap=0.2", "rule=raw", "a=b=c", "mode=slow"],
+            {"options": ("cap=0.2", "rule=raw", "a=b=c"), "mode": "slow"},
+        ),
+        (["options=cap=0.2,b=1"], {"options": ("cap=0.2", "b=1")}),
+        (["options="], {"options": ()}),
+        (["--options", "-x"], {"options": ("-x",)}),
+        (["sizes=None"], {"sizes": None}),
+        (["sizes=3,-4"], {"sizes": (3, -4)}),
+        (["table=a,1,b,2"], {"table": {"a": 1, "b": 2}}),
+        (["path=x=y z"], {"path": Path("x=y z")}),
+        (["path=first", "--path", "last"], {"path": Path("last")}),
+    ],
+)
+def test_any_field_that_can_be_written_in_words_is_set(words: list[str], changes: dict[str, Any]) -> None:
+    assert override(Whole(), words) == replace(Whole(), **changes)
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "message"),
+    [
+        (["inner.part.sise=3"], ValueError, r"unknown field 'inner.part.sise' \(did you mean 'inner.part.size'\?\)"),
+        (["inner.part.size.x=3"], ValueError, "unknown field 'inner.part.size.x'"),
+        (["inner=3"], ValueError, r"'inner' holds fields of its own; known fields: inner\.part, inner\.rate\."),
+        (["part=3"], TypeError, r"field part must be Part \| None, got '3' \(now part=Part"),
+        (["inner.part.size=x"], TypeError, r"field inner.part.size must be int, got 'x' \(now inner.part.size=8\)"),
+        (["inner.part.size=0"], ValueError, r"^size must be at least 1, got 0\.$"),
+        (["other.size=2"], ValueError, r"^other needs all_weights\.$"),
+        (["part=None", "part.size=3"], ValueError, "part=None leaves out what part.size sets"),
+        (["fast=perhaps"], TypeError, r"field fast must be bool \| None, got 'perhaps'"),
+        (["mode=quick"], TypeError, r"field mode must be .*'slow', 'fast'.*, got 'quick'"),
+        (["--path"], ValueError, "field path needs a value of type Path"),
+        (["--all-weights", "2"], TypeError, "field all_weights must be bool, got '2'"),
+        (["--sizes", "1", "2", "pathh=x"], TypeError, "field sizes must be .*int.*, got '1 2 pathh=x'"),
+        (["--path", "a", "b"], ValueError, "'b' is not field=value"),
+        (["=3"], ValueError, "unknown field ''"),
+        (["--=3"], ValueError, "unknown field ''"),
+    ],
+)
+def test_what_cannot_be_set_is_an_error_that_names_the_field(
+    words: list[str], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        override(Whole(), words)
+
+
+@dataclass(frozen=True)
+class Odd:
+    anything: Any = None
+    steps: int = 1
+
+
+def test_a_field_of_a_type_that_words_cannot_make_says_so() -> None:
+    assert override(Odd(), ["steps=2"]).steps == 2
+    with pytest.raises(TypeError, match="field anything must be Any, got 'x'"):
+        override(Odd(), ["anything=x"])

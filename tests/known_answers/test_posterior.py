@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 from torch import Tensor
+from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
 from dreamsim_guidance.known_answers.exact_pipelines import SAMPLERS, ExactDenoiser, exact_pipeline, final_state
 from dreamsim_guidance.known_answers.gaussian_mixture import GaussianMixture, gaussian, random_mixture
@@ -27,12 +28,18 @@ def plane() -> GaussianMixture:
     return random_mixture(2, (0.2, 0.5, 0.3), apart=0.8, correlation=0.7, seed=3)
 
 
+def density(mixture: GaussianMixture, a: float = 1.0, s: float = 0.0) -> MixtureSameFamily:
+    """The distribution of `a x0 + s eps`, by torch."""
+    spread = a**2 * mixture.covariances + s**2 * torch.eye(mixture.dimension, dtype=torch.float64)
+    return MixtureSameFamily(Categorical(mixture.weights), MultivariateNormal(a * mixture.means, spread))
+
+
 @pytest.mark.parametrize("energy", ENERGIES, ids=["linear", "quadratic"])
 def test_the_posterior_is_that_of_a_sum_over_a_fine_grid(energy: Energy) -> None:
     prior = plane()
     line = torch.linspace(-9, 9, 601, dtype=torch.float64)
     points = torch.cartesian_prod(line, line)
-    share = (prior.log_density(points) - energy(points)).softmax(0)
+    share = (density(prior).log_prob(points) - energy(points)).softmax(0)
     mean = share @ points
     covariance = (share[:, None] * (points - mean)).mT @ (points - mean)
     posterior = energy.posterior(prior)
@@ -40,7 +47,7 @@ def test_the_posterior_is_that_of_a_sum_over_a_fine_grid(energy: Energy) -> None
     torch.testing.assert_close(posterior.mean(), mean, atol=1e-6, rtol=0)
     torch.testing.assert_close(posterior.covariance(), covariance, atol=1e-6, rtol=0)
     # not the first two moments alone: the densities agree, up to the evidence
-    difference = posterior.log_density(points) - (prior.log_density(points) - energy(points))
+    difference = density(posterior).log_prob(points) - (density(prior).log_prob(points) - energy(points))
     near = share > 1e-9
     assert float(difference[near].std()) < 1e-9
 
@@ -52,21 +59,17 @@ def test_a_scaled_energy_is_the_energy_times_its_strength() -> None:
 
 
 @pytest.mark.parametrize(("a", "s"), [(1.0, 0.0), (0.9, 0.3), (0.1, 0.995), (1.0, 14.0), (0.0, 1.0)])
-def test_the_density_is_that_of_torch_s_mixture(a: float, s: float) -> None:
-    from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
-
-    prior = plane()
-    spread = a**2 * prior.covariances + s**2 * torch.eye(2, dtype=torch.float64)
-    reference = MixtureSameFamily(Categorical(prior.weights), MultivariateNormal(a * prior.means, spread))
-    x = torch.randn(50, 2, dtype=torch.float64)
-    torch.testing.assert_close(prior.log_density(x, a, s), reference.log_prob(x))
+def test_the_responsibilities_are_those_of_torch_s_mixture(a: float, s: float) -> None:
+    prior, x = plane(), torch.randn(50, 2, dtype=torch.float64)
+    components = density(prior, a, s).component_distribution.log_prob(x[:, None])
+    torch.testing.assert_close(prior.responsibilities(x, a, s), (prior.weights.log() + components).softmax(-1))
 
 
 @pytest.mark.parametrize(("a", "s"), [(0.999, 0.04), (0.7, 0.714), (0.1, 0.995), (1.0, 14.0), (0.3, 0.7)])
 def test_the_noise_is_the_score_of_the_noisy_density(a: float, s: float) -> None:
     prior = plane()
     x = (3 * torch.randn(20, 2, dtype=torch.float64)).requires_grad_()
-    (score,) = torch.autograd.grad(prior.log_density(x, a, s).sum(), x)
+    (score,) = torch.autograd.grad(density(prior, a, s).log_prob(x).sum(), x)
     found = prior.denoise(x.detach(), a, s)
     torch.testing.assert_close(found.noise, -s * score, atol=1e-10, rtol=1e-10)
     torch.testing.assert_close(a * found.x0 + s * found.noise, x.detach(), atol=1e-10, rtol=1e-10)
