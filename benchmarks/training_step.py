@@ -22,7 +22,7 @@ from guidance_step import load
 from torch import Tensor
 from turns import SIDES, describe_machine, take_turns, tell
 
-from dreamsim_guidance.training.comparison import Comparison
+from dreamsim_guidance.training.metric_with_loss import MetricWithLoss
 from dreamsim_guidance.training.triplet_batches import Piece
 from dreamsim_guidance.training.vote_losses import VoteLoss, VoteLossConfig
 
@@ -43,13 +43,13 @@ def stepper(side: str, folder: Path, variant: str, batch: int, dropout: bool) ->
     trained = [p.requires_grad_(True) for name, p in model.named_parameters() if "lora_" in name]
     optimiser = torch.optim.Adam(trained, lr=3e-4, betas=(0.5, 0.999))
     if side == "ours":
-        comparison = Comparison(model, VoteLoss(VoteLossConfig())).train(dropout)
+        trained_metric = MetricWithLoss(model, VoteLoss(VoteLossConfig())).train(dropout)
         places = torch.arange(3 * batch).unflatten(0, (3, batch))
         votes = winner.float()
         piece = Piece(images.flatten(0, 1), *places, 1 - votes, votes, torch.full((batch,), 1 / batch))  # type: ignore[misc]
 
         def loss() -> Tensor:
-            return comparison(piece.pictures, piece)[0]
+            return trained_metric(piece.pictures, piece)[0]
     else:
         model.train(dropout)
         reference, left, right = images.float() / 255

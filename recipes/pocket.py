@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from dreamsim_guidance.experiment.registry import recipe
+from dreamsim_guidance.training.fit_settings import FitSettings
 from dreamsim_guidance.training.loop import Loop
 from dreamsim_guidance.training.optimiser import Optimiser
 from dreamsim_guidance.training.pocket.settings import Contrastive, Distillation, PretrainPocket, TunePocket
-from dreamsim_guidance.training.step_schedule import Schedule
 from dreamsim_guidance.training.tuning import LoRA, Tuning
 from dreamsim_guidance.training.vote_loss_config import VoteLossConfig
 
@@ -23,8 +23,8 @@ def pretrain_pocket() -> PretrainPocket:
     2 cores of an AMD EPYC (Zen 3), torch 2.15, one process per branch (`train_branch`), beside other work; with the cores to
     themselves, two threads take 0.16 s for a step of a CLIP-like branch and 0.52 s for one of the DINO-like.
     """
-    words = Schedule(steps=5000, learning_rate=1e-3, warmup=100, weight_decay=0.05, save_every=100, log_every=10)
-    views = Schedule(steps=1200, learning_rate=1e-3, warmup=50, weight_decay=0.04, save_every=100, log_every=10)
+    words = FitSettings(steps=5000, learning_rate=1e-3, warmup=100, weight_decay=0.05, save_every=100, log_every=10)
+    views = FitSettings(steps=1200, learning_rate=1e-3, warmup=50, weight_decay=0.04, save_every=100, log_every=10)
     return PretrainPocket(
         seed=0,
         scenes=24_000,
@@ -47,7 +47,7 @@ def pretrain_pocket_tiny() -> PretrainPocket:
 
     It agrees with the factors no more than chance and pixels do: 50 triplets are too few to say (2 cores, 8 seconds).
     """
-    schedule = Schedule(steps=6, learning_rate=1e-3, warmup=2, weight_decay=0.05, save_every=2, log_every=1)
+    schedule = FitSettings(steps=6, learning_rate=1e-3, warmup=2, weight_decay=0.05, save_every=2, log_every=1)
     words = Contrastive(manner="sentence", batch=16, tau=0.08, schedule=schedule)
     return replace(
         pretrain_pocket(),

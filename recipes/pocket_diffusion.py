@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from dreamsim_guidance.experiment.registry import recipe
+from dreamsim_guidance.training.fit_settings import FitSettings
 from dreamsim_guidance.training.pocket.settings import (
     Autoencoder,
     TextEncoder,
@@ -12,7 +13,6 @@ from dreamsim_guidance.training.pocket.settings import (
     TrainPocketLatents,
     TrainPocketPixels,
 )
-from dreamsim_guidance.training.step_schedule import Schedule
 
 
 @recipe
@@ -29,7 +29,7 @@ def train_pocket_pixels() -> TrainPocketPixels:
         channels=(24, 48, 96, 96),
         batch=16,
         average=0.999,
-        schedule=Schedule(
+        schedule=FitSettings(
             steps=7000, learning_rate=1.5e-3, warmup=200, weight_decay=0.01, save_every=500, log_every=50
         ),
         samples=512,
@@ -56,14 +56,14 @@ def train_pocket_latents() -> TrainPocketLatents:
             kl=5e-4,
             batch=8,
             crops=0.7,
-            schedule=Schedule(steps=1200, learning_rate=2e-3, warmup=50, weight_decay=0.0, save_every=100),
+            schedule=FitSettings(steps=1200, learning_rate=2e-3, warmup=50, weight_decay=0.0, save_every=100),
         ),
         text=TextEncoder(width=96, depth=2, heads=3),
         channels=(48, 96, 96),
         batch=16,
         dropout=0.1,
         average=0.999,
-        schedule=Schedule(
+        schedule=FitSettings(
             steps=10_000, learning_rate=1.5e-3, warmup=200, weight_decay=0.01, save_every=1000, log_every=50
         ),
         samples=512,
@@ -83,7 +83,9 @@ def train_pocket_judge() -> TrainPocketJudge:
         width=24,
         features=96,
         batch=64,
-        schedule=Schedule(steps=1500, learning_rate=2e-3, warmup=100, weight_decay=0.05, save_every=250, log_every=50),
+        schedule=FitSettings(
+            steps=1500, learning_rate=2e-3, warmup=100, weight_decay=0.05, save_every=250, log_every=50
+        ),
         held_out=2000,
     )
 
@@ -91,7 +93,7 @@ def train_pocket_judge() -> TrainPocketJudge:
 @recipe
 def train_pocket_pixels_tiny() -> TrainPocketPixels:
     """Train a far smaller pixel model in seconds, of no use but for tests and for seeing a run folder."""
-    schedule = Schedule(steps=4, learning_rate=1e-3, warmup=2, weight_decay=0.0, save_every=2, log_every=1)
+    schedule = FitSettings(steps=4, learning_rate=1e-3, warmup=2, weight_decay=0.0, save_every=2, log_every=1)
     return replace(train_pocket_pixels(), scenes=24, size=16, channels=(12, 24), batch=4, schedule=schedule, samples=8)
 
 
@@ -99,7 +101,7 @@ def train_pocket_pixels_tiny() -> TrainPocketPixels:
 def train_pocket_latents_tiny() -> TrainPocketLatents:
     """Train a far smaller latent model in seconds, of no use but for tests and for seeing a run folder."""
     full = train_pocket_latents()
-    schedule = Schedule(steps=4, learning_rate=1e-3, warmup=2, weight_decay=0.0, save_every=2, log_every=1)
+    schedule = FitSettings(steps=4, learning_rate=1e-3, warmup=2, weight_decay=0.0, save_every=2, log_every=1)
     return replace(
         full,
         scenes=24,
@@ -116,5 +118,5 @@ def train_pocket_latents_tiny() -> TrainPocketLatents:
 @recipe
 def train_pocket_judge_tiny() -> TrainPocketJudge:
     """Train a far smaller judge in seconds, of no use but for tests and for seeing a run folder."""
-    schedule = Schedule(steps=4, learning_rate=1e-3, warmup=2, weight_decay=0.0, save_every=2, log_every=1)
+    schedule = FitSettings(steps=4, learning_rate=1e-3, warmup=2, weight_decay=0.0, save_every=2, log_every=1)
     return replace(train_pocket_judge(), scenes=30, width=4, features=8, batch=8, schedule=schedule, held_out=20)

@@ -1,4 +1,4 @@
-"""Random views of training pictures, one for each distinct picture of a batch, by kornia."""
+"""Random changes of training pictures, drawn for each distinct picture of a batch, by kornia."""
 
 from __future__ import annotations
 
@@ -16,25 +16,26 @@ __all__ = ["Augmentation"]
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What people's answers should not depend on: mirroring, a crop, a small turn, exposure, colour, blur.
+    """Changes on which people's answers should not depend: mirroring, cropping, rotation, exposure, colour, blur.
 
-    The original trains without any. Random numbers are torch's global ones, which the loop seeds at every step.
+    The original trains without augmentation. Random numbers come from torch's global generator, which the training loop
+    seeds at every step. Call it with images `(b, 3, s, s)` in [0, 1]; it returns images of that shape in [0, 1].
     """
 
     flip: float = 0.5
-    """Chance of a mirror image."""
+    """Probability of a mirror image."""
     crop: float = 0.7
-    """Smallest share of the area that is kept."""
+    """Smallest share of the area that a crop keeps, above 0 and up to 1; 1 crops nothing."""
     degrees: float = 0.0
-    """Turned by at most so much, either way."""
+    """Largest angle of rotation in either direction."""
     brightness: float = 0.0
-    """Multiplied by a factor between 1 - brightness and 1 + brightness; contrast and saturation alike."""
+    """Brightness is multiplied by a factor between 1 - brightness and 1 + brightness; contrast and saturation alike."""
     contrast: float = 0.0
     saturation: float = 0.0
     hue: float = 0.0
-    """Turned by at most so many cycles (0.5 is the opposite colour)."""
+    """Largest rotation of the hue in either direction, in cycles: 0.5 is the opposite colour."""
     blur: float = 0.0
-    """Chance of a Gaussian blur of 3 x 3 pixels."""
+    """Probability of a Gaussian blur over 3 x 3 pixels."""
 
     def __post_init__(self) -> None:
         if not 0 < self.crop <= 1:

@@ -1,4 +1,4 @@
-"""What is tuned: a published variant, the pocket ensemble, a model file, a modern ensemble, or a small one from nothing."""
+"""The metrics that tuning starts from: published variants, pocket ensemble, model files, recent towers, or random weights."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ MODERN = (
         tag="fb",
     ),
 )
-"""DINOv3 (Siméoni et al., 2025), SigLIP 2 (Tschannen et al., 2025), Perception Encoder (Bolya et al., 2025), all by timm."""
+"""DINOv3 (Siméoni et al., 2025), SigLIP 2 (Tschannen et al., 2025), Perception Encoder (Bolya et al., 2025), all from timm."""
 
 
 def base_metric(
@@ -47,9 +47,15 @@ def base_metric(
     pretrained: bool = True,
     normalize_embeds: bool = False,
 ) -> DreamSim:
-    """The un-tuned metric. `model` is a variant, "pocket", "modern", a model file, or a `Scratch`.
+    """Build the metric before tuning.
 
-    Without `pretrained` the weights are random: for dry runs where nothing can be downloaded.
+    Args:
+        model: the name of a published variant, "pocket", "modern", the path of a model file, or the sizes of a small tower.
+        weights: folder or zip of a published variant's base weights; by default they are downloaded.
+        pretrained: False gives random weights, for dry runs where nothing can be downloaded.
+        normalize_embeds: whether the metric centres its embeddings over their dimensions.
+
+    Raises ValueError for "scratch" as a name, and for options that do not apply to `model`.
     """
     if isinstance(model, Scratch):
         branch = Branch(model.branch())
@@ -57,10 +63,10 @@ def base_metric(
         return DreamSim(Ensemble([branch]), normalize_embeds=normalize_embeds)
     if model == "scratch":
         raise ValueError("a model from nothing needs its sizes; set scratch=Scratch(...).")
-    own = model in ("pocket", "modern") or Path(model).suffix == ".safetensors"
-    if own and weights is not None:
+    has_weights = model in ("pocket", "modern") or Path(model).suffix == ".safetensors"
+    if has_weights and weights is not None:
         raise ValueError(f"weights are those of a published variant; '{model}' has its own, leave them out.")
-    if own and model != "modern" and not pretrained:
+    if has_weights and model != "modern" and not pretrained:
         raise ValueError(f"'{model}' comes with its weights; pretrained=False is for what would be downloaded.")
     if model == "modern":
         return DreamSim([Branch(config, pretrained) for config in MODERN], normalize_embeds=normalize_embeds)
@@ -78,10 +84,10 @@ def base_metric(
 
 
 def initialise(branch: Branch) -> None:
-    """Random weights for a narrow tower: timm's are made for wide ones, in which attention begins at once.
+    """Give a narrow tower random weights from which it learns; timm's are meant for wide towers.
 
-    Every matrix keeps the variance of its input, the two that write into a block's sum a quarter of it, and positions
-    start as sines and cosines instead of almost alike.
+    Each matrix preserves the variance of its input, except that the two output matrices of a block's residual branches
+    reduce it to a quarter. Position embeddings start as sines and cosines instead of near zero.
     """
     tower = branch.backbone
     for module in tower.modules():
@@ -92,8 +98,8 @@ def initialise(branch: Branch) -> None:
             block.attn.proj.weight.mul_(0.5)
             block.mlp.fc2.weight.mul_(0.5)
         side = math.isqrt(tower.pos_embed.shape[1] - 1)
-        frequencies = math.pi * side ** torch.linspace(0, 1, tower.pos_embed.shape[2] // 4)
-        place = (torch.arange(side) / side)[:, None] * frequencies
-        rows, columns = place.repeat_interleave(side, 0), place.repeat(side, 1)
+        frequencies = math.pi * side ** torch.linspace(0, 1, tower.pos_embed.shape[2] // 4, dtype=torch.float32)
+        angles = (torch.arange(side, dtype=torch.float32) / side)[:, None] * frequencies
+        rows, columns = angles.repeat_interleave(side, 0), angles.repeat(side, 1)
         waves = [wave(angle) for angle in (columns, rows) for wave in (torch.sin, torch.cos)]
         tower.pos_embed[0, 1:] = 0.5 * torch.cat(waves, 1)

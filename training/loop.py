@@ -1,4 +1,4 @@
-"""The settings of a training loop: how long, in what portions, and what is kept."""
+"""The settings of a training loop: its length, its batches, and what it keeps."""
 
 from __future__ import annotations
 
@@ -13,36 +13,39 @@ __all__ = ["Loop"]
 
 @dataclass(frozen=True)
 class Loop:
-    """How long, in what portions, and what is kept. The defaults are those of the original's ensemble."""
+    """Length, batches, precision, checkpoints and logs. The defaults are those of the original's ensemble."""
 
     optimiser: Optimiser = field(default_factory=Optimiser)
     batch: int = 16
-    """Triplets in a step, over all processes."""
+    """Triplets of a step, over all processes."""
     piece: int | None = None
-    """Triplets that a process takes at once; fewer than its share of the batch accumulate gradients."""
+    """Triplets that a process computes at once; gradients accumulate until its share of the batch is done. None: all."""
     epochs: int = 6
+    """Passes over the training triplets."""
     steps: int | None = None
-    """Instead of `epochs`."""
+    """Steps of the optimiser, instead of `epochs`."""
     precision: Literal["no", "bf16", "fp16"] | None = None
-    """None takes that of an `accelerate.Accelerator` of this process, else that of `accelerate launch`."""
+    """Mixed precision; None takes that of an `accelerate.Accelerator` of this process, else that of `accelerate launch`."""
     gradient_checkpointing: bool = False
-    """Recompute the blocks in the backward pass: less memory, more time."""
+    """Recompute the blocks in the backward pass: less memory, more time, the same result."""
     compile: bool = False
-    """Through torch.compile."""
+    """Compile the towers with torch.compile."""
     average: float | None = None
-    """Momentum of an exponential average of what is trained, which is then what is validated and kept; e.g. 0.999."""
+    """Momentum, between 0 and 1, e.g. 0.999, of an average of the weights, which is then validated and kept. None: none."""
     patience: int | None = None
-    """Stop after so many validations without a lower validation loss."""
+    """Stop after this many validations without a lower validation loss. None: never."""
     validate_every: int | None = None
-    """Steps; by default once an epoch."""
+    """Steps between validations; by default once an epoch."""
     save_every: int = 200
+    """Steps between checkpoints."""
     keep: int = 2
-    """How many of the newest checkpoints stay; the best one stays too."""
+    """Number of newest checkpoints that are kept, besides the best one."""
     log_every: int = 10
+    """Steps between entries of the history and of the trackers."""
     workers: int = 2
-    """Processes that decode pictures."""
+    """Processes that decode pictures; 0 decodes in the training process."""
     trackers: tuple[str, ...] = ("tensorboard",)
-    """Of accelerate: tensorboard, wandb, trackio, ...; one that is not installed is left out with a warning."""
+    """Trackers of accelerate: tensorboard, wandb, trackio, ...; one that is not installed is left out with a warning."""
 
     def __post_init__(self) -> None:
         if self.precision not in (None, "no", "bf16", "fp16"):
@@ -67,12 +70,21 @@ class Loop:
             raise ValueError(f"average is a momentum between 0 and 1, e.g. 0.999, got {self.average}.")
 
     def length(self, triplets: int) -> tuple[int, int]:
-        """Steps of the run, and steps between validations."""
+        """Number of steps of a run on so many triplets, and number of steps between validations."""
         per_epoch = math.ceil(triplets / min(self.batch, triplets))
         return self.steps or self.epochs * per_epoch, self.validate_every or per_epoch
 
     @property
     def decisive(self) -> str:
-        """What decides the trained parameters, as text; where to log and how many workers decode does not."""
-        free = {"workers", "trackers", "keep", "save_every", "log_every", "gradient_checkpointing", "compile", "piece"}
-        return " ".join(f"{name}={value}" for name, value in asdict(self).items() if name not in free)
+        """The settings that decide the trained parameters, as text; those of logs, workers and memory are left out."""
+        irrelevant = {
+            "workers",
+            "trackers",
+            "keep",
+            "save_every",
+            "log_every",
+            "gradient_checkpointing",
+            "compile",
+            "piece",
+        }
+        return " ".join(f"{name}={value}" for name, value in asdict(self).items() if name not in irrelevant)

@@ -16,7 +16,7 @@ __all__ = ["Optimiser"]
 
 @dataclass(frozen=True)
 class Optimiser:
-    """The defaults are the original's. `clip` bounds the norm of the gradient over all that is trained."""
+    """Optimiser and learning rate; the defaults are the original's."""
 
     kind: Literal["adam", "adamw"] = "adam"
     learning_rate: float = 3e-4
@@ -27,6 +27,7 @@ class Optimiser:
     warmup: int = 0
     """Steps of linear growth from zero."""
     clip: float | None = None
+    """Largest norm of the gradient over all trained parameters. None: no bound."""
 
     def __post_init__(self) -> None:
         for name, known in (("kind", ("adam", "adamw")), ("schedule", ("constant", "cosine", "linear"))):
@@ -41,7 +42,7 @@ class Optimiser:
             )
 
     def rate(self, step: int, steps: int) -> float:
-        """Learning rate of step `step` of `steps`, counted from 0."""
+        """Learning rate of step `step`, counted from 0, of a run of `steps` steps."""
         if step < self.warmup:
             return self.learning_rate * (step + 1) / self.warmup
         t = (step - self.warmup) / max(1, steps - self.warmup)
@@ -49,7 +50,7 @@ class Optimiser:
         return self.learning_rate * shape[self.schedule]
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """For the parameters that are trained. AdamW decays matrices only."""
+        """Build the optimiser for those parameters that require a gradient. AdamW decays matrices only."""
         import torch  # here, so that recipes are listed without it
 
         trained = [parameter for parameter in parameters if parameter.requires_grad]

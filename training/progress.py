@@ -1,4 +1,4 @@
-"""What a run tells about itself on the way: means over all processes, and the trackers that take them."""
+"""Progress figures of a run, averaged over all processes, and the trackers that record them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class RunningMeans:
-    """Means since they were last taken, over all processes."""
+    """Mean loss, mean agreement and speed over all processes since the last `take`."""
 
     def __init__(self, accelerator: Accelerator) -> None:
         self.accelerator = accelerator
@@ -26,29 +26,34 @@ class RunningMeans:
 
     def restart(self) -> None:
         self.losses: list[Tensor] = []
-        self.right: list[Tensor] = []
+        self.agreements: list[Tensor] = []
         self.pictures, self.since = 0, time.perf_counter()
 
-    def add(self, loss: Tensor, right: Tensor, pictures: int) -> None:
+    def add(self, loss: Tensor, agreement: Tensor, pictures: int) -> None:
+        """Add one step: this process's part of its mean loss and agreement, and the number of pictures it embedded."""
         self.losses.append(loss)
-        self.right.append(right)
+        self.agreements.append(agreement)
         self.pictures += pictures
 
     def take(self) -> dict[str, float]:
-        sums = torch.stack([torch.stack(self.losses).mean(), torch.stack(self.right).mean()])
-        pictures = torch.tensor(float(self.pictures), device=sums.device)
-        loss, right = self.accelerator.reduce(sums, "sum").tolist()
+        """Return the means and start anew. Every process has to call it."""
+        sums = torch.stack([torch.stack(self.losses).mean(), torch.stack(self.agreements).mean()])
+        pictures = torch.tensor(float(self.pictures), dtype=torch.float32, device=sums.device)
+        loss, agreement = self.accelerator.reduce(sums, "sum").tolist()
         speed = float(self.accelerator.reduce(pictures, "sum")) / (time.perf_counter() - self.since)
         self.restart()
-        return {"loss": loss, "agreement": right, "images per second": speed}
+        return {"loss": loss, "agreement": agreement, "images per second": speed}
 
 
 def installed(trackers: tuple[str, ...]) -> Any:
-    """Those that are installed; the others are named in the log. None for none, as accelerate wants it."""
-    found = [name for name in trackers if importlib.util.find_spec(name) is not None]
+    """Return the trackers that are installed, None if there are none, as accelerate expects; log a warning for each other.
+
+    Raises ValueError for a name that accelerate does not know.
+    """
     known = [kind.value for kind in LoggerType if kind != LoggerType.ALL]
-    if odd := sorted(set(trackers) - set(known)):
-        raise ValueError(f"unknown tracker '{odd[0]}'; accelerate knows {', '.join(known)}.")
-    for name in sorted(set(trackers) - set(found)):
+    if unknown := sorted(set(trackers) - set(known)):
+        raise ValueError(f"unknown tracker '{unknown[0]}'; accelerate knows {', '.join(known)}.")
+    available = [name for name in trackers if importlib.util.find_spec(name) is not None]
+    for name in sorted(set(trackers) - set(available)):
         log.warning("the tracker %s is not installed and left out; pip install %s", name, name)
-    return found or None
+    return available or None

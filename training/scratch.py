@@ -1,4 +1,4 @@
-"""A small tower with random weights, by its sizes; this module imports no torch, for recipes."""
+"""The sizes of a small tower with random weights, without importing torch, so that recipes are listed at once."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ __all__ = ["Scratch"]
 
 @dataclass(frozen=True)
 class Scratch:
-    """A small Vision Transformer with random weights, `size` x `size` pixels."""
+    """The sizes of a small Vision Transformer with random weights."""
 
     size: int = 64
+    """Width and height of its images in pixels, a multiple of `patch`."""
     width: int = 128
     depth: int = 4
     heads: int = 4
     patch: int = 8
     drop_path: float = 0.0
-    """Stochastic depth: the last block's share of skipped pictures in training; it grows linearly from the first."""
+    """Stochastic depth: the last block's probability of skipping a picture in training, in [0, 1); less for earlier blocks."""
 
     def __post_init__(self) -> None:
         if min(self.size, self.width, self.depth, self.heads, self.patch) < 1 or not 0 <= self.drop_path < 1:
@@ -33,6 +34,7 @@ class Scratch:
             )
 
     def branch(self) -> BranchConfig:
+        """The branch of a metric with these sizes."""
         from dreamsim_guidance.metric.backbones import BranchConfig
 
         half = (0.5, 0.5, 0.5)

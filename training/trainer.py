@@ -1,4 +1,4 @@
-"""Training on accelerate: pieces of batches, validation, checkpoints that are exact, a bar, trackers and curves."""
+"""The training loop on accelerate: batches in pieces, validation, exact resumption, a progress bar, trackers and curves."""
 
 from __future__ import annotations
 
@@ -23,19 +23,14 @@ from dreamsim_guidance.data.judgments import Judgments
 from dreamsim_guidance.files.atomic import write_json
 from dreamsim_guidance.processes import process_state
 from dreamsim_guidance.training.accelerate_state import own_accelerate_state
-from dreamsim_guidance.training.checkpoint_folder import CheckpointFolder
-from dreamsim_guidance.training.comparison import Comparison
+from dreamsim_guidance.training.checkpoints import CheckpointFolder
 from dreamsim_guidance.training.curves import draw_curves
 from dreamsim_guidance.training.loop import Loop
+from dreamsim_guidance.training.metric_with_loss import MetricWithLoss, freeze_unused
 from dreamsim_guidance.training.progress import RunningMeans, installed
-from dreamsim_guidance.training.state import (
-    Average,
-    optimiser_state,
-    restore_optimiser,
-    restore_weights,
-    trained_weights,
-)
+from dreamsim_guidance.training.state import optimiser_state, restore_optimiser, restore_weights, trained_weights
 from dreamsim_guidance.training.triplet_batches import Piece, TripletBatches, all_triplets, load_batches
+from dreamsim_guidance.training.weight_average import SwappedAverage
 
 log = logging.getLogger(__name__)
 
@@ -44,28 +39,45 @@ __all__ = ["Triplets", "train"]
 _ADVICE = "lower the learning rate, or set clip=1.0"
 
 Triplets = tuple[Judgments, Dataset[Tensor]]
-"""Judgments, and item i: picture i of their `images` in 8 bits (or its feature)."""
+"""Judgments, and a data set whose item i is picture i of their `images` in 8 bits, or its feature."""
 
 
 def train(
-    model: Comparison, loop: Loop, training: Triplets, validation: Triplets, folder: Path, seed: int, made_for: str = ""
+    model: MetricWithLoss,
+    loop: Loop,
+    training: Triplets,
+    validation: Triplets,
+    folder: Path,
+    seed: int,
+    made_for: str = "",
 ) -> dict[str, Any]:
     """Train `model` in place, from the newest checkpoint in `folder` on; the best weights are in checkpoints/best.pt.
 
-    Returns step, validation loss and agreement of those, and the steps that were made. `made_for` names whatever else
-    decides what is trained: a checkpoint of another run is refused with a ValueError, as is a loss that is not finite.
+    A caller's `accelerate.Accelerator` keeps its settings. The training uses its device and, where `loop.precision` is
+    None, its mixed precision.
 
-    An `accelerate.Accelerator` of the caller keeps its settings. The training runs on its device, and in its mixed
-    precision where `loop.precision` is None.
+    Args:
+        model: its parameters that require a gradient are trained.
+        loop: length, batches, optimiser, and what is kept.
+        training, validation: judgments with their pictures.
+        folder: receives checkpoints/, history.json and curves.png.
+        seed: decides the order of the triplets and all random numbers.
+        made_for: a text that identifies whatever else decides the outcome, such as the model and the data.
+
+    Returns step, validation loss and validation agreement of the best weights, and `steps`, the number of steps made.
+
+    Raises ValueError for a checkpoint of another run, a loss that is not finite, and fp16 on a CPU.
     """
     with own_accelerate_state() as precision:
         return _Run(model, loop, training, validation, folder, seed, made_for, loop.precision or precision).run()
 
 
 class _Run:
+    """The state of one training run."""
+
     def __init__(
         self,
-        model: Comparison,
+        model: MetricWithLoss,
         loop: Loop,
         training: Triplets,
         validation: Triplets,
@@ -95,7 +107,7 @@ class _Run:
             self.accelerator.process_index,
             self.accelerator.num_processes,
         )
-        _freeze_unused(model.to(self.accelerator.device), TripletBatches(*training, 1, 1, seed)[0][0])
+        freeze_unused(model.to(self.accelerator.device), TripletBatches(*training, 1, 1, seed)[0][0])
         if loop.gradient_checkpointing:
             for branch in model.metric.ensemble.branches:
                 branch.backbone.set_grad_checkpointing(True)  # type: ignore[operator, union-attr]
@@ -105,7 +117,7 @@ class _Run:
         self.model: nn.Module
         self.model, prepared = self.accelerator.prepare(model, optimiser)
         self.prepared, self.optimiser = prepared, prepared.optimizer
-        self.average = Average(self.model, loop.average) if loop.average else None
+        self.average = SwappedAverage(self.model, loop.average) if loop.average else None
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] = {"step": 0, "validation loss": math.inf}
         self.since_best = 0
@@ -124,23 +136,23 @@ class _Run:
         for tracker in self.accelerator.trackers:
             tracker.finish()
         self.accelerator.wait_for_everyone()
-        return {name: value for name, value in self.best.items()} | {"steps": self._finished_at}
+        return self.best | {"steps": self._finished_at}
 
     def _loop(self, first: int, bar: Any) -> None:
         self._finished_at = first
         pieces = load_batches(self.batches, first, self.loop.workers)
-        seen = RunningMeans(self.accelerator)
+        means = RunningMeans(self.accelerator)
         for step in range(first, self.steps):
             if self.loop.patience is not None and self.since_best >= self.loop.patience:
                 log.info("stopped at step %d: %d validations without a lower loss", step, self.since_best)
                 self._save(step)
                 break
-            seen.add(*self._step(step, next(pieces)))
+            means.add(*self._step(step, next(pieces)))
             done = self._finished_at = step + 1
             last = done == self.steps
             bar.update()
             if done % self.loop.log_every == 0 or last:
-                row = {"step": done, **seen.take(), "learning rate": self.loop.optimiser.rate(step, self.steps)}
+                row = {"step": done, **means.take(), "learning rate": self.loop.optimiser.rate(step, self.steps)}
                 if not math.isfinite(row["loss"]):
                     raise ValueError(f"the loss became {row['loss']} before step {done}; {_ADVICE}.")
                 self._record(row)
@@ -150,28 +162,31 @@ class _Run:
             if done % self.validate_every == 0 or last:
                 paused = time.perf_counter()
                 self._validate(done)
-                seen.since += time.perf_counter() - paused
+                means.since += time.perf_counter() - paused
             if done % self.loop.save_every == 0 or last:
                 self._save(done)
 
     def _step(self, step: int, pieces: list[Piece]) -> tuple[Tensor, Tensor, int]:
-        """One optimiser step; its loss and right answers over this process's triplets, and its pictures."""
+        """Make one step of the optimiser.
+
+        Returns this process's part of the batch's mean loss and of its agreement, and the number of its pictures.
+        """
         self.model.train()
         accelerator, optimiser = self.accelerator, self.prepared
         for group in optimiser.param_groups:
             group["lr"] = self.loop.optimiser.rate(step, self.steps)
         torch.manual_seed(_mix(self.seed, step, accelerator.process_index))
-        total = right = torch.zeros((), device=accelerator.device)
+        loss_sum = agreement = torch.zeros((), dtype=torch.float32, device=accelerator.device)
         pictures = 0
         for i, piece in enumerate(pieces):
             piece = piece.to(accelerator.device)
-            waiting = i + 1 < len(pieces)
-            with accelerator.no_sync(self.model) if waiting else contextlib.nullcontext():
+            last = i + 1 == len(pieces)
+            with contextlib.nullcontext() if last else accelerator.no_sync(self.model):
                 loss, d_a, d_b = self.model(piece.pictures, piece)
-                # gradients are averaged over processes, but the weights make their sum the mean
+                # accelerate averages gradients over processes; with our weights their sum is the batch's mean
                 accelerator.backward(loss * accelerator.num_processes)
-            total = total + loss.detach()
-            right = right + (_credit(d_a, d_b, piece) * piece.weight).sum()
+            loss_sum = loss_sum + loss.detach()
+            agreement = agreement + (_credit(d_a, d_b, piece) * piece.weight).sum()
             pictures += len(piece.pictures)
         if self.loop.optimiser.clip is not None:
             accelerator.clip_grad_norm_(self.model.parameters(), self.loop.optimiser.clip)
@@ -179,15 +194,15 @@ class _Run:
         optimiser.zero_grad()
         if self.average is not None:
             self.average.update(step)
-        return total, right, pictures
+        return loss_sum, agreement, pictures
 
     @torch.no_grad()
     def _validate(self, step: int) -> None:
         with self.average.in_place() if self.average else contextlib.nullcontext():
-            loss, right = self._judge(*self.validation)
+            loss, agreement = self._measure(*self.validation)
             row = {"step": step, "validation loss": loss}
-            if right is not None:
-                row["validation agreement"] = right
+            if agreement is not None:
+                row["validation agreement"] = agreement
             self._record(row)
             if not loss < self.best["validation loss"]:
                 self.since_best += 1
@@ -197,30 +212,30 @@ class _Run:
         if self.accelerator.is_main_process:
             self.checkpoints.write_best({"weights": weights, **row})
 
-    def _judge(self, judgments: Judgments, pictures: Dataset[Tensor]) -> tuple[float, float | None]:
-        """Mean loss, and agreement with the majority without ties, None if there are only ties."""
+    def _measure(self, judgments: Judgments, pictures: Dataset[Tensor]) -> tuple[float, float | None]:
+        """Mean loss, and agreement with the majority on triplets without a tie (None if there are only ties)."""
         u = self._embed_all(pictures, len(judgments.images)).to(self.accelerator.device)
-        loss, right = 0.0, []
+        loss, credits = 0.0, []
         for piece in all_triplets(judgments, u):
             piece = piece.to(u.device)
             part, d_a, d_b = self.model(piece.pictures, piece, embedded=True)
             loss += float(part)
-            clear = piece.votes_a != piece.votes_b
-            right.append(_credit(d_a, d_b, piece)[clear])
+            untied = piece.votes_a != piece.votes_b
+            credits.append(_credit(d_a, d_b, piece)[untied])
         if not math.isfinite(loss):
             raise ValueError(f"the validation loss became {loss}; {_ADVICE}.")
-        credit = torch.cat(right)
+        credit = torch.cat(credits)
         return loss, float(credit.mean()) if len(credit) else None
 
     def _embed_all(self, pictures: Dataset[Tensor], count: int) -> Float[Tensor, "n d"]:
-        """Unit vectors of all pictures, each made by one process, on every one."""
+        """Unit embeddings of all pictures on every process; each process computes a share."""
         self.model.eval()
         process, processes = self.accelerator.process_index, self.accelerator.num_processes
         share = math.ceil(count / processes)
         mine = [min(i, count - 1) for i in range(process, share * processes, processes)]
         loader = DataLoader(Subset(pictures, mine), batch_size=32, num_workers=self.loop.workers if count > 512 else 0)
-        found = torch.cat([self.model(batch.to(self.accelerator.device)).float() for batch in loader])
-        gathered = self.accelerator.gather(found)
+        embedded = torch.cat([self.model(batch.to(self.accelerator.device)).float() for batch in loader])
+        gathered = self.accelerator.gather(embedded)
         return gathered.unflatten(0, (processes, share)).transpose(0, 1).flatten(0, 1)[:count]
 
     def _record(self, row: dict[str, Any]) -> None:
@@ -250,7 +265,7 @@ class _Run:
         self.accelerator.wait_for_everyone()
 
     def _resume(self) -> int:
-        """Restore the newest checkpoint that can be read; the step to go on with."""
+        """Restore the newest readable checkpoint; return the step to continue with."""
         self._finished_at = 0
         if self.accelerator.is_main_process:
             self.checkpoints.sweep()
@@ -259,7 +274,7 @@ class _Run:
             return 0
         if self.average is not None:
             restore_weights(self.model, saved["average"])
-            self.average = Average(self.model, self.average.momentum)
+            self.average = SwappedAverage(self.model, self.average.momentum)
         restore_weights(self.model, saved["weights"])
         restore_optimiser(self.model, self.optimiser, saved["optimiser"])
         if self.accelerator.scaler is not None and "scaler" in saved:
@@ -274,21 +289,10 @@ class _Run:
 
 
 def _credit(d_a: Tensor, d_b: Tensor, piece: Piece) -> Tensor:
-    """1 where the metric sides with the majority; equal distances or votes count half."""
+    """1 where the metric agrees with the majority, 0 where not, 1/2 for equal distances or votes."""
     return 0.5 * (1 + (d_a - d_b).sign() * (piece.votes_b - piece.votes_a).sign())
 
 
-def _freeze_unused(model: Comparison, piece: Piece) -> None:
-    """Freeze what no gradient reaches (a final norm that is not read): DDP would wait for it forever."""
-    model.eval()
-    trained = [p for p in model.parameters() if p.requires_grad]
-    device = next(model.parameters()).device
-    few = piece.to(device)
-    loss, _, _ = model(few.pictures, few)
-    for parameter, gradient in zip(trained, torch.autograd.grad(loss, trained, allow_unused=True), strict=True):
-        if gradient is None:
-            parameter.requires_grad_(False)
-
-
 def _mix(*numbers: int) -> int:
+    """A seed that depends on all the numbers."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -2,9 +2,12 @@
 
     minimise  mean over triplets of  loss(d(reference, a), d(reference, b), votes)
 
-on any number of processes through accelerate. A step is decided by the seed and its number (batch, dropout, augmentation),
-so a killed run goes on from its last checkpoint to the same parameters, and the number of processes and pieces changes
-nothing but rounding (as long as dropout and augmentation are off: each process draws its own).
+on any number of processes, through accelerate. The seed and the number of a step decide its batch, dropout and augmentation.
+A killed run therefore continues from its last checkpoint to the same parameters. Without dropout and augmentation, which each
+process draws for itself, the number of processes and of pieces changes nothing but rounding.
+
+This module holds the settings and imports no torch, so that recipes are listed and shown at once; the work is in
+`tuning_run.py`.
 
 Fu et al., DreamSim: Learning New Dimensions of Human Visual Similarity using Synthetic Data, NeurIPS 2023, section 4.2.
 """
@@ -29,13 +32,14 @@ __all__ = ["LoRA", "Tuning"]
 
 @dataclass(frozen=True)
 class LoRA:
-    """A low-rank adapter on the named linear layers of every block; the original's settings of the ensemble."""
+    """A low-rank adapter on linear layers of every block; the defaults are the original's for the ensemble."""
 
     rank: int = 16
     alpha: float = 8.0
+    """The adapter is scaled by alpha / rank."""
     dropout: float = 0.3
     targets: tuple[str, ...] = ("qkv",)
-    """Last parts of the layers' names: qkv, attn.proj, fc1, fc2, ..."""
+    """The layers that get one, by the last part of their names: qkv, attn.proj, fc1, fc2, ..."""
 
     def __post_init__(self) -> None:
         if self.rank < 1 or not 0 <= self.dropout < 1 or not math.isfinite(self.alpha):
@@ -49,41 +53,44 @@ class LoRA:
 
 @dataclass(frozen=True)
 class Tuning:
-    """A whole tuning run; what it leaves in its folder is listed at `run`."""
+    """The settings of a tuning run; `run` lists the files that it writes."""
 
     data: Path
-    """Judgments: a folder in NIGHTS' layout, or any other that `data.sets.read_judgments` reads."""
+    """Judgments: a folder in NIGHTS' layout, or another that `data.readers.sets.read_judgments` reads."""
     model: str
-    """ensemble, dino_vitb16, ... (published base weights), pocket, modern, a model file (.safetensors) or a run's folder."""
+    """What is tuned: ensemble, dino_vitb16, ... (published base weights), pocket, modern (three recent towers), a model
+    file (.safetensors), or the folder of an earlier run."""
     scratch: Scratch | None = None
-    """A small model from nothing, instead of `model`."""
+    """A small model with random weights, instead of `model`."""
     weights: Path | None = None
-    """Folder or zip of the published base weights, instead of the download cache."""
+    """Folder or zip of the published base weights; by default they are downloaded into the cache."""
     pretrained: bool = True
-    """False starts from random weights: a dry run where nothing can be downloaded."""
+    """False starts from random weights, for a dry run where nothing can be downloaded."""
     lora: LoRA | None = field(default_factory=LoRA)
+    """The adapter that is trained; None for none."""
     head: int | None = None
-    """Hidden width of a residual MLP on the features, the paper's other way of tuning."""
+    """Hidden width of a trained residual MLP on the features, the paper's other way of tuning; None for none."""
     all_weights: bool = False
-    """Train everything, not an adapter or a head only."""
+    """Train all weights, instead of an adapter."""
     loss: VoteLossConfig = field(default_factory=VoteLossConfig)
     loop: Loop = field(default_factory=Loop)
     normalize_embeds: bool = False
-    """Centre the embedding. The original does so by default when it is used, but not when it is trained. The saved model
-    and the figures are those of this setting; an adapter that is loaded elsewhere follows the other's."""
+    """Centre the embedding over its dimensions. The original does so by default in use, but not in training. The saved
+    model and the reported figures follow this setting; the adapter alone, loaded into another metric, follows that one's."""
     augmentation: Augmentation | None = None
+    """Random changes of the training pictures; None for none, as in the original."""
     kind: str | None = None
-    """Format of `data`, one of `data.sets.KINDS`; by default what it looks like."""
+    """Format of `data`, one of `data.readers.sets.KINDS`; by default it is recognised."""
     train_split: str = "train"
     val_split: str = "val"
     least_votes: int | None = None
-    """Leave out triplets with fewer votes; by default 6 where votes are winners, as in NIGHTS."""
+    """Leave out triplets with fewer votes; by default 6 where `data` counts the votes for its winners, as NIGHTS does."""
     reading: Literal["upright", "original"] = "upright"
     """How picture files are read: upright and at their full depth, or "original", as the original package does."""
     memory: float = 1.0
-    """Gigabytes that decoded pictures may take; sets that fit are decoded once, at the start."""
+    """Gigabytes of decoded pictures to keep in memory; sets that fit are decoded once, at the start."""
     save_model: bool = True
-    """Write model.safetensors (a gigabyte for the ensemble), not the adapter alone."""
+    """Write model.safetensors (a gigabyte for the ensemble) as well as the adapter."""
     seed: int = 1234
 
     def __post_init__(self) -> None:
@@ -105,22 +112,23 @@ class Tuning:
             object.__setattr__(self, "model", str(Path(self.model).absolute()))
 
     def run(self, folder: Path) -> dict[str, Any]:
-        """Train what `folder` does not hold yet, and write
+        """Train, from the newest checkpoint in `folder` on, and write into it
 
         adapter/           the adapter as a peft folder, which the original package loads too (with `lora`)
         model.safetensors  the whole metric, adapter folded, for `DreamSim(...)` and `dreamsim-guidance evaluate --metric`
         curves.png         loss, agreement and learning rate over the steps; the numbers are in history.json
         checkpoints/       the newest ones, and best.pt
 
-        Returns the figures of the best weights on the validation split. Raises what `read_judgments` and
-        `check_pictures` raise, before anything is trained.
+        Returns step, validation loss and validation agreement of the best weights, their temperature, and the number of
+        steps made. Raises what `read_judgments` and `check_pictures` raise, before anything is trained, and what
+        `trainer.train` raises.
         """
         from dreamsim_guidance.training.tuning_run import run_tuning  # here, so that recipes are listed without torch
 
         return run_tuning(self, folder)
 
     def metric(self) -> DreamSim:
-        """What is trained, before the first step."""
+        """The metric before the first step, with adapter and head attached and the trained parameters marked."""
         from dreamsim_guidance.training.tuning_run import untrained_metric
 
         return untrained_metric(self)

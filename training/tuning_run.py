@@ -1,4 +1,4 @@
-"""The work of a tuning run: judgments and pictures read, the metric built, trained, and its best weights written."""
+"""The work of a tuning run: read judgments and pictures, build the metric, train it, write the best weights."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from dreamsim_guidance.metric.dreamsim import DreamSim
 from dreamsim_guidance.processes import agreed, is_main, process_state
 from dreamsim_guidance.training.accelerate_state import own_accelerate_state
 from dreamsim_guidance.training.base_models import base_metric
-from dreamsim_guidance.training.checkpoint import read_checkpoint
-from dreamsim_guidance.training.comparison import Comparison
+from dreamsim_guidance.training.checkpoints import read_checkpoint
+from dreamsim_guidance.training.metric_with_loss import MetricWithLoss
 from dreamsim_guidance.training.trainer import train
 from dreamsim_guidance.training.tuning import Tuning
 from dreamsim_guidance.training.vote_losses import VoteLoss
@@ -33,7 +33,7 @@ __all__ = ["run_tuning", "untrained_metric"]
 
 
 def run_tuning(config: Tuning, folder: Path) -> dict[str, Any]:
-    """What `Tuning.run` promises."""
+    """Carry out `Tuning.run`."""
     training, validation = (_read(config, split) for split in (config.train_split, config.val_split))
     torch.manual_seed(config.seed)
     metric = config.metric()
@@ -41,7 +41,7 @@ def run_tuning(config: Tuning, folder: Path) -> dict[str, Any]:
     agreed(lambda: check_pictures(pictures, reading=config.reading) if is_main() else 0)
     trained = sum(p.numel() for p in metric.parameters() if p.requires_grad)
     log.info("%d of %d numbers are trained", trained, sum(p.numel() for p in metric.parameters()))
-    model = Comparison(metric, VoteLoss(config.loss), config.augmentation)
+    model = MetricWithLoss(metric, VoteLoss(config.loss), config.augmentation)
     results = train(
         model,
         config.loop,
@@ -57,7 +57,7 @@ def run_tuning(config: Tuning, folder: Path) -> dict[str, Any]:
 
 
 def untrained_metric(config: Tuning) -> DreamSim:
-    """The metric with what is to be trained, before the first step."""
+    """Carry out `Tuning.metric`."""
     metric = base_metric(config.scratch or config.model, config.weights, config.pretrained, config.normalize_embeds)
     if config.lora is not None:
         adapters.attach_adapter(
@@ -72,32 +72,35 @@ def untrained_metric(config: Tuning) -> DreamSim:
 
 
 def _read(config: Tuning, split: str) -> Judgments:
-    found = read_judgments(config.data, config.kind, split, config.least_votes)
-    if isinstance(found, Ratings):
-        found = found.judgments()
-    if not isinstance(found, Judgments):
+    judgments = read_judgments(config.data, config.kind, split, config.least_votes)
+    if isinstance(judgments, Ratings):
+        judgments = judgments.judgments()
+    if not isinstance(judgments, Judgments):
         raise ValueError(f"'{config.data}' holds pairs, not triplets; training needs a reference with two candidates.")
-    return found
+    return judgments
 
 
 def _pictures(config: Tuning, judgments: Judgments, metric: DreamSim) -> Dataset[Tensor]:
-    """Pictures at the largest branch's size; decoded, or even turned into features, once if that fits and is enough."""
+    """Pictures at the largest branch's size.
+
+    They are decoded once if they fit into memory, and embedded once if a head alone is trained on them.
+    """
     size = max(branch.image_size for branch in metric.ensemble.configs)
     files = Pictures(judgments.images, size, config.reading)
     head_alone = (
         config.head is not None and config.lora is None and not config.all_weights and config.augmentation is None
     )
     if head_alone and not metric.ensemble.has_patches:
-        return Kept(features(metric, files, config.loop.workers))
+        return InMemory(features(metric, files, config.loop.workers))
     if len(files) * 3 * size * size > config.memory * 1e9:
         return files
     workers = config.loop.workers if len(files) > 512 else 0
     batches = load_pictures(judgments.images, size, workers, reading=config.reading)
-    return Kept(torch.cat(list(tqdm(batches, desc="reading pictures", unit="batch", disable=len(files) <= 512))))
+    return InMemory(torch.cat(list(tqdm(batches, desc="reading pictures", unit="batch", disable=len(files) <= 512))))
 
 
 def _made_for(config: Tuning, *sets: Judgments) -> str:
-    """Whatever decides the outcome beside the loop: a checkpoint made for something else is refused."""
+    """Identify all that decides the outcome besides the loop, so that a checkpoint of another run is refused."""
     model = (
         config.model,
         config.scratch,
@@ -114,9 +117,9 @@ def _made_for(config: Tuning, *sets: Judgments) -> str:
 
 
 def _export(config: Tuning, folder: Path, results: dict[str, Any]) -> None:
-    """The best weights in a fresh model: the trained one may be cast, compiled or spread over machines."""
+    """Write the best weights, from a fresh model: the trained one may be cast, compiled or spread over machines."""
     torch.manual_seed(config.seed)
-    model = Comparison(config.metric(), VoteLoss(config.loss)).eval()
+    model = MetricWithLoss(config.metric(), VoteLoss(config.loss)).eval()
     best = read_checkpoint(folder / "checkpoints" / "best.pt")
     if unknown := model.load_state_dict(best["weights"], strict=False).unexpected_keys:
         raise ValueError(f"best.pt holds '{unknown[0]}', which the model lacks; give an empty folder.")
@@ -131,8 +134,8 @@ def _export(config: Tuning, folder: Path, results: dict[str, Any]) -> None:
         metric.save(folder / "model.safetensors", source=source, licence="unknown", reference=reference)
 
 
-class Kept(Dataset[Tensor]):
-    """Pictures, or their features, in memory."""
+class InMemory(Dataset[Tensor]):
+    """A data set of the rows of a tensor: pictures or their features."""
 
     def __init__(self, values: Tensor) -> None:
         self.values = values
@@ -146,27 +149,27 @@ class Kept(Dataset[Tensor]):
 
 @torch.no_grad()
 def features(metric: DreamSim, pictures: Pictures, workers: int) -> Tensor:
-    """What the head sees, `(n, d)`, computed once: below a head that is trained alone nothing changes."""
+    """Features `(n, d)` below the head, in float32 on the CPU. They never change while the head alone is trained."""
     head = metric.ensemble.head
     metric.ensemble.head = None
     try:
         with own_accelerate_state():
             state = process_state()
             metric.to(state.device)
-            found = []
+            parts = []
             ahead = workers if len(pictures) > 512 else 0
             batches = load_pictures(pictures.paths, pictures.size, ahead, batch=32, reading=pictures.reading)
             for batch in tqdm(
                 batches, desc="features", total=-(-len(pictures) // 32), disable=not state.is_main_process
             ):
-                found.append(metric.ensemble(batch.to(state.device, metric.dtype) / 255).float().cpu())
+                parts.append(metric.ensemble(batch.to(state.device, metric.dtype) / 255).float().cpu())
     finally:
         metric.ensemble.head = head
-    return torch.cat(found)
+    return torch.cat(parts)
 
 
 def _digest(judgments: Judgments) -> str:
-    """Triplets, votes and names in a few letters."""
+    """A short hash of triplets, votes and file names."""
     digest = hashlib.sha256(" ".join(path.name for path in judgments.images).encode())
     for column in (judgments.reference, judgments.a, judgments.b, judgments.votes_a, judgments.votes_b):
         digest.update(column.tobytes())

@@ -1,4 +1,4 @@
-"""The settings of the loss on votes. The losses are in `vote_losses.py`; this module imports no torch, for recipes."""
+"""The settings of the loss on votes, without importing torch, so that recipes are listed and shown at once."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ Kind = Literal["hinge", "logistic", "bradley_terry"]
 
 @dataclass(frozen=True)
 class VoteLossConfig:
-    """Which loss: `margin` is the hinge's, `temperature` (in units of distance) that of the other two."""
+    """Which of the losses in `vote_losses.py`, and its parameters, both in units of distance."""
 
     kind: Kind = "hinge"
     margin: float = 0.05
+    """Of the hinge, at least 0."""
     temperature: float = 0.05
+    """Of the two others, above 0; "bradley_terry" starts from it."""
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):

@@ -1,12 +1,12 @@
-"""How far a metric's two distances are from what people chose, one value per triplet.
+"""Losses between a metric's two distances and the votes of people, one value per triplet.
 
 With d_a, d_b the distances of a, b to the reference, z = d_a - d_b (positive: b is nearer), and p = n_b / (n_a + n_b) the
 share of people who found b nearer:
 
-    hinge          max(0, margin - y z),  y = +1 if p > 1/2 else -1: the original's; equal votes pull half each way
+    hinge          max(0, margin - y z),  y = +1 if p > 1/2 else -1: the original's; for equal votes the mean of both signs
     logistic       cross-entropy of sigmoid(z / temperature) with p
-    bradley_terry  the same weighted by n_a + n_b: the negative log-likelihood of the votes under worths exp(-d / temperature),
-                   with the temperature learned along
+    bradley_terry  the same times n_a + n_b: the negative log-likelihood of the votes under worths exp(-d / temperature);
+                   the temperature is learned with the metric
 
 Fu et al., DreamSim, NeurIPS 2023, section 4.2 (hinge); Bradley and Terry, Rank analysis of incomplete block designs,
 Biometrika 1952. A pixel-space ranking loss on fractions: Zhang et al., LPIPS, CVPR 2018.
@@ -27,7 +27,7 @@ __all__ = ["Kind", "VoteLoss", "VoteLossConfig"]
 
 
 class VoteLoss(nn.Module):
-    """`(d_a, d_b, votes_a, votes_b)`, each `(n,)`, to `(n,)`; Bradley-Terry's learned temperature is its parameter."""
+    """Maps distances and votes of n triplets, each `(n,)`, to n losses. The temperature of "bradley_terry" is a parameter."""
 
     log_temperature: nn.Parameter | None
 
@@ -35,12 +35,12 @@ class VoteLoss(nn.Module):
         super().__init__()
         self.config = config
         learned = config.kind == "bradley_terry"
-        start = torch.tensor([math.log(config.temperature)])  # FSDP cannot shard a scalar
+        start = torch.tensor([math.log(config.temperature)], dtype=torch.float32)  # FSDP cannot shard a scalar
         self.log_temperature = nn.Parameter(start) if learned else None
 
     @property
     def temperature(self) -> float | None:
-        """The present temperature; None for the hinge."""
+        """The current temperature; None for the hinge."""
         if self.log_temperature is not None:
             return float(self.log_temperature.detach().exp())
         return None if self.config.kind == "hinge" else self.config.temperature

@@ -1,4 +1,4 @@
-"""The pocket ensemble's adapter: tuned on drawn triplets as DreamSim was on NIGHTS, and judged before and after."""
+"""Tuning of the pocket ensemble on drawn triplets, as DreamSim was tuned on NIGHTS, with its agreement before and after."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from dreamsim_guidance.metric.dreamsim import DreamSim
 from dreamsim_guidance.processes import alone, is_main
 from dreamsim_guidance.training.pocket.settings import TunePocket
 
-__all__ = ["TunePocket", "tune_pocket"]
+__all__ = ["tune_pocket"]
 
 
 def tune_pocket(settings: TunePocket, folder: Path) -> dict[str, Any]:
-    """What `TunePocket.run` promises."""
+    """Carry out `TunePocket.run`."""
     if is_main():
         write_scene_set(settings.tuning.data, settings.triplets, settings.seed, workers=settings.workers)
-    found: dict[str, Any] = {"training": settings.tuning.run(folder)}
+    results: dict[str, Any] = {"training": settings.tuning.run(folder)}
     if not is_main():
-        return found
+        return results
     before = DreamSim("pocket", baseline=True)
     metrics = {
         "before": EmbeddingMetric("before", before),
@@ -35,5 +35,5 @@ def tune_pocket(settings: TunePocket, folder: Path) -> dict[str, Any]:
         with alone():
             report = evaluate(read_nights(settings.tuning.data, split), metrics, ["majority"]).report
         agreement = {name: asdict(rules["majority"]) for name, rules in report.agreement.items()}
-        found[split] = {**agreement, "gain": asdict(report.lead["after"]["majority"])}
-    return found
+        results[split] = {**agreement, "gain": asdict(report.lead["after"]["majority"])}
+    return results

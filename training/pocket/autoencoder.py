@@ -1,10 +1,10 @@
-"""The small autoencoder of the pocket latent model: pictures of 64 px to 16 x 16 x 4 latents and back.
+"""The small autoencoder of the pocket latent model: from images of 64 x 64 pixels to latents of 16 x 16 x 4 and back.
 
     loss = 2 (d(z) - x)^2 + |d(z) - x| / 2 + w_e |grad d(z) - grad x| + w_kl KL(q(z | x) || N(0, 1)),   z ~ q(z | x),
 
-all means over elements; the square finds colours, the others ask for sharp edges. Afterwards the latents' channels are
-centred and given one common spread, by the encoder's last and the decoder's first convolution, which undoes it: the
-pictures stay the same, and one `scaling_factor` gives every channel unit variance.
+where all terms are means over elements. The squared term learns colours, the others sharp edges. After training, the channels
+of the latents are centred and scaled to one common spread. The encoder's last convolution does it and the decoder's first one
+undoes it, so that reconstructions do not change, and one `scaling_factor` gives every channel unit variance.
 
 Rombach et al., High-Resolution Image Synthesis with Latent Diffusion Models, CVPR 2022.
 """
@@ -17,17 +17,18 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from dreamsim_guidance.training.fit import Learner
 from dreamsim_guidance.training.pocket.settings import Autoencoder
 from dreamsim_guidance.types import Image
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
-__all__ = ["Autoencoder", "AutoencoderLearner", "autoencoder", "encode", "reconstruct", "rms", "standardise"]
+__all__ = ["AutoencoderLearner", "autoencoder", "encode", "reconstruct", "rms", "standardise"]
 
 
 def autoencoder(settings: Autoencoder, size: int) -> AutoencoderKL:
-    """With fresh weights, convolutions only."""
+    """An autoencoder with random weights, of convolutions only, for images of `size` x `size` pixels."""
     from diffusers import AutoencoderKL
 
     levels = len(settings.channels)
@@ -46,8 +47,8 @@ def autoencoder(settings: Autoencoder, size: int) -> AutoencoderKL:
     return network.to(memory_format=torch.channels_last)
 
 
-class AutoencoderLearner(nn.Module):
-    """The autoencoder and its loss on pictures that were drawn before."""
+class AutoencoderLearner(Learner):
+    """The autoencoder, trained on the given pictures and on crops of them."""
 
     def __init__(self, network: AutoencoderKL, pictures: UInt8[Tensor, "n 3 h w"], settings: Autoencoder) -> None:
         super().__init__()
@@ -56,7 +57,7 @@ class AutoencoderLearner(nn.Module):
     def loss(self, generator: torch.Generator, progress: float) -> Tensor:
         x = self._batch(generator, progress < self.settings.crops)
         posterior = self.network.encode(x).latent_dist
-        noise = torch.randn(posterior.mean.shape, generator=generator)
+        noise = torch.randn(posterior.mean.shape, generator=generator, dtype=x.dtype)
         y = self.network.decode(posterior.mean + posterior.std * noise).sample
         difference = y - x
         edges = difference.diff(dim=2).abs().mean() + difference.diff(dim=3).abs().mean()
@@ -64,31 +65,28 @@ class AutoencoderLearner(nn.Module):
         pixels = 2 * difference.square().mean() + 0.5 * difference.abs().mean()
         return pixels + self.settings.edges * edges + self.settings.kl * divergence
 
-    def after_step(self, progress: float) -> None:
-        pass
-
     def _batch(self, generator: torch.Generator, crops: bool) -> Tensor:
-        """Pictures in [-1, 1], or crops of them."""
+        """A batch of pictures in [-1, 1], or of twice as many crops of half the width and height."""
         chosen = torch.randint(len(self.pictures), ((1 + crops) * self.settings.batch,), generator=generator)
         pictures = self.pictures[chosen]
         if crops:
             half = pictures.shape[-1] // 2
-            places = torch.randint(half + 1, (len(chosen), 2), generator=generator).tolist()
-            cut = [p[:, y : y + half, x : x + half] for p, (y, x) in zip(pictures, places, strict=True)]
-            pictures = torch.stack(cut)
+            corners = torch.randint(half + 1, (len(chosen), 2), generator=generator).tolist()
+            cropped = [p[:, y : y + half, x : x + half] for p, (y, x) in zip(pictures, corners, strict=True)]
+            pictures = torch.stack(cropped)
         return (pictures.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
 
 
 @torch.no_grad()
 def encode(network: AutoencoderKL, pictures: UInt8[Tensor, "n 3 h w"], batch: int = 64) -> Float[Tensor, "n c _ _"]:
-    """The means of the latents, in float32, without the scaling factor."""
+    """Means of the latents of 8-bit pictures, without the scaling factor, computed `batch` pictures at a time."""
     parts = [network.encode(part.float() / 127.5 - 1).latent_dist.mean for part in pictures.split(batch)]
     return torch.cat(parts)
 
 
 @torch.no_grad()
 def standardise(network: AutoencoderKL, pictures: UInt8[Tensor, "n 3 h w"]) -> None:
-    """Centre the latents' channels, give them one spread, and set `scaling_factor`; pictures are coded as before."""
+    """Centre the channels of the latents, give them one spread, and set `scaling_factor`; reconstructions do not change."""
     latents = encode(network, pictures)
     mean, spread = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
     common = float(latents.var((0, 2, 3)).mean().sqrt())
@@ -106,21 +104,21 @@ def standardise(network: AutoencoderKL, pictures: UInt8[Tensor, "n 3 h w"]) -> N
 
 @torch.no_grad()
 def reconstruct(network: AutoencoderKL, images: Image) -> Image:
-    """Pictures in [0, 1] through the mean of their latents and back."""
-    coded = network.decode(network.encode(2 * images - 1).latent_dist.mean).sample
-    return (coded / 2 + 0.5).clamp(0, 1)
+    """Encode images in [0, 1] to the mean of their latents and decode them again."""
+    decoded = network.decode(network.encode(2 * images - 1).latent_dist.mean).sample
+    return (decoded / 2 + 0.5).clamp(0, 1)
 
 
 def rms(x: Tensor, y: Tensor) -> float:
-    """Root mean square difference over all elements."""
+    """Root mean squared difference over all elements."""
     return float((x - y).square().mean().sqrt())
 
 
 @torch.no_grad()
 def _initialise(network: AutoencoderKL, latent_channels: int) -> None:
-    """All but linear at first, and with little noise in the latents.
+    """Initialise the network as an almost linear function with little noise in its latents.
 
-    With PyTorch's own first weights, which shrink what passes, a network this narrow is grey for thousands of steps.
+    PyTorch's default weights reduce the signal: a network this narrow then gives grey images for thousands of steps.
     """
     for name, module in network.named_modules():
         if isinstance(module, nn.Conv2d):

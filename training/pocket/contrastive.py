@@ -1,13 +1,13 @@
 """Contrastive pre-training of a vision tower on pictures and their captions.
 
-In a batch of n pairs each picture has to find its caption among all, and each caption its picture; and so have two
-pictures of one scene to find each other:
+In a batch of n pairs, each picture has to find its caption among all captions, and each caption its picture. In the same way,
+two drawings of one scene have to find each other:
 
     loss(u, v) = (KL(q || softmax(s u v^T)) + KL(q || softmax(s v u^T))) / 2,   q_ij ~ exp(-d_ij / tau),
 
-with unit embeddings u, v and a learned scale s. With q the identity this is the loss of CLIP; here a caption also fits
-scenes that are near its own, by their factor distance d, so that a change of any factor counts by its weight and not by
-its number of pixels. The text tower is a small transformer over words; it serves the training only.
+with unit embeddings u, v and a learned scale s. With q the identity this is CLIP's loss. Here a caption also matches scenes
+near its own, by their factor distance d, so that a change of a factor counts by the factor's weight and not by the number of
+pixels it changes. The text tower, a small transformer over words, is used in training only.
 
 Radford et al., Learning transferable visual models from natural language supervision, ICML 2021; soft targets: Gao et
 al., SoftCLIP, AAAI 2024; the pairs of pictures: Mu et al., SLIP, ECCV 2022.
@@ -28,6 +28,7 @@ from dreamsim_guidance.data.scenes.captions import Manner, caption, tokenise, vo
 from dreamsim_guidance.data.scenes.factors import FactorTable
 from dreamsim_guidance.data.scenes.scene import Scene
 from dreamsim_guidance.metric.backbones import Branch
+from dreamsim_guidance.training.fit import Learner
 from dreamsim_guidance.training.pocket.distillation import easy_first, random_views
 
 __all__ = ["ContrastiveLearner", "TextTower", "info_nce"]
@@ -36,20 +37,20 @@ __all__ = ["ContrastiveLearner", "TextTower", "info_nce"]
 def info_nce(
     u: Float[Tensor, "n d"], v: Float[Tensor, "n d"], scale: Tensor, targets: Float[Tensor, "n n"]
 ) -> Float[Tensor, ""]:
-    """Symmetric divergence of the matches of `u` and `v` from `targets`, whose rows sum to one; rows are normalised here."""
+    """The loss above. Rows of `u` and `v` are normalised here; rows of `targets` sum to one."""
     logits = scale * F.normalize(u, dim=-1) @ F.normalize(v, dim=-1).T
     rows, columns = (F.kl_div(x.log_softmax(-1), targets, reduction="batchmean") for x in (logits, logits.T))
     return 0.5 * (rows + columns)
 
 
 class TextTower(nn.Module):
-    """A transformer over the words of `captions.vocabulary`: `(b, length)` word numbers -> `(b, features)`."""
+    """A transformer over the words of `captions.vocabulary`: word numbers `(b, length)`, 0 for padding -> `(b, features)`."""
 
     def __init__(self, features: int, width: int = 64, depth: int = 2, length: int = 28) -> None:
         super().__init__()
         self.length = length
         self.words = nn.Embedding(len(vocabulary()) + 1, width, padding_idx=0)
-        self.positions = nn.Parameter(0.02 * torch.randn(1, length, width))
+        self.positions = nn.Parameter(0.02 * torch.randn(1, length, width, dtype=torch.float32))
         layer = nn.TransformerEncoderLayer(
             width, width // 32, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
         )
@@ -64,12 +65,23 @@ class TextTower(nn.Module):
         return self.projection((self.norm(x) * words).sum(1) / words.sum(1).clamp(min=1))
 
 
-class ContrastiveLearner(nn.Module):
-    """A branch with `feature="embedding"`, its text tower, and its batches: scenes, and two crops per photograph.
+class ContrastiveLearner(Learner):
+    """A branch with its text tower, trained on batches of scenes and of photograph crops.
 
-    Each scene comes in two drawings, which have to find each other (what the factors leave open is no difference), and
-    with its caption. Each `family` neighbouring scenes differ in a few factors only and come together: to tell them
-    apart every factor is needed. The crops of a photograph are a pair too; its caption is "a photograph of <name>".
+    Each scene has two drawings, which have to find each other although they differ in whatever the factors leave open, and a
+    caption. Every `family` consecutive scenes differ in a few factors only and are in a batch together, so that every factor
+    is needed to tell them apart. Two crops of a photograph are a pair too; its caption is "a photograph of <name>".
+
+    Args:
+        branch: the tower to train, with `feature="embedding"`.
+        scenes, pictures: the scenes with their two drawings, as `ensemble.draw_scenes` returns them.
+        photographs: each is in every batch; may be empty.
+        batch: scenes in a batch.
+        family: scenes that share all but a few factors.
+        manner: of the captions, "sentence" or "tags".
+        tau: factor distance at which the target of a pair falls to 1/e.
+
+    Raises ValueError for a branch without a projection.
     """
 
     def __init__(
@@ -90,7 +102,7 @@ class ContrastiveLearner(nn.Module):
             )
         self.branch = branch
         self.text = TextTower(branch.projection.shape[1])
-        self.log_scales = nn.Parameter(torch.full((2,), math.log(10.0)))
+        self.log_scales = nn.Parameter(torch.full((2,), math.log(10.0), dtype=torch.float32))
         self.scenes, self.pictures, self.photographs = scenes, pictures, photographs
         self.batch, self.family, self.manner, self.tau = batch, family, manner, tau
         self.factors = FactorTable(scenes)
@@ -112,11 +124,8 @@ class ContrastiveLearner(nn.Module):
         return info_nce(first, second, scales[0], targets) + info_nce(first, words, scales[1], targets)
 
     def _targets(self, chosen: Int[Tensor, " b"]) -> Float[Tensor, "n n"]:
-        """How well each picture fits each other one; a photograph is as far as can be from everything else."""
+        """How well each picture matches each other one; a photograph has distance 1 from everything else."""
         count = len(chosen)
-        distances = 1 - torch.eye(count + len(self.photographs))
+        distances = 1 - torch.eye(count + len(self.photographs), dtype=torch.float32)
         distances[:count, :count] = self.factors.distances(chosen)
         return (-distances / self.tau).softmax(-1)
-
-    def after_step(self, progress: float) -> None:
-        pass

@@ -1,12 +1,12 @@
-"""Self-distillation without labels: a student learns to name a picture as its own slow average does.
+"""Self-distillation without labels: a student learns to give a picture the same name as its own slow average does.
 
-Student and teacher share the architecture. The student sees every view of a picture, small ones too, the teacher only
-the large ones, and they have to agree across different views:
+Student and teacher have the same architecture. The student sees all views of a picture, the teacher only the large ones, and
+they have to agree across different views:
 
     loss = mean over pairs (v, w), v != w, of  -sum softmax((t(v) - c) / T_t) log softmax(s(w) / T_s)
 
-The teacher is the exponential average of the student; the centre c (an average of its outputs) and its low temperature
-T_t keep it from naming everything alike.
+The teacher is an exponential average of the student. Its centre c, an average of its outputs, and its low temperature T_t keep
+it from giving all pictures the same name.
 
 Caron et al., Emerging properties in self-supervised vision transformers, ICCV 2021.
 """
@@ -23,13 +23,14 @@ from torch import Tensor, nn
 
 from dreamsim_guidance.data.photographs import Photographs, random_crop
 from dreamsim_guidance.metric.backbones import Branch
+from dreamsim_guidance.training.fit import Learner
 from dreamsim_guidance.types import Image
 
 __all__ = ["DistillationLearner", "NamingHead", "easy_first", "random_views", "recolour"]
 
 
 class NamingHead(nn.Module):
-    """Features to scores of `names` names: an MLP, a unit vector of width `bottleneck`, and unit prototypes."""
+    """Maps features to scores of `names` names in [-1, 1]: cosines of an MLP's output, `bottleneck` wide, with prototypes."""
 
     def __init__(self, features: int, names: int, hidden: int = 256, bottleneck: int = 64) -> None:
         super().__init__()
@@ -41,14 +42,25 @@ class NamingHead(nn.Module):
             nn.GELU(),
             nn.Linear(hidden, bottleneck),
         )
-        self.prototypes = nn.Parameter(torch.randn(names, bottleneck))
+        self.prototypes = nn.Parameter(torch.randn(names, bottleneck, dtype=torch.float32))
 
     def forward(self, x: Float[Tensor, "b d"]) -> Float[Tensor, "b names"]:
         return F.normalize(self.mlp(x), dim=-1) @ F.normalize(self.prototypes, dim=-1).T
 
 
-class DistillationLearner(nn.Module):
-    """A student branch, its averaged teacher (what is kept in the end), and batches of scenes and photograph crops."""
+class DistillationLearner(Learner):
+    """A student branch and its averaged teacher, trained on batches of scenes and photograph crops.
+
+    Args:
+        branch: the student; the teacher starts as a copy of it.
+        pictures: two drawings of each scene, easy scenes first.
+        photographs: of which crops are taken; may be empty.
+        batch: pairs of pictures in a batch, of which `photograph_crops` are crops of photographs.
+        names: number of names.
+        local_views: small views of each pair, which only the student sees.
+        teacher_temperature, student_temperature: T_t and T_s.
+        momentum: of the teacher's average at the start; it grows to 1 over the run.
+    """
 
     centre: Tensor
 
@@ -70,7 +82,7 @@ class DistillationLearner(nn.Module):
         self.student, self.student_head = branch, NamingHead(features, names)
         self.teacher = copy.deepcopy(branch).requires_grad_(False)
         self.teacher_head = copy.deepcopy(self.student_head).requires_grad_(False)
-        self.register_buffer("centre", torch.zeros(names))
+        self.register_buffer("centre", torch.zeros(names, dtype=torch.float32))
         self.pictures, self.photographs = pictures, list(photographs.values())
         self.batch, self.photograph_crops, self.local_views = batch, photograph_crops, local_views
         self.temperatures = (teacher_temperature, student_temperature)
@@ -78,6 +90,7 @@ class DistillationLearner(nn.Module):
 
     @property
     def branch(self) -> Branch:
+        """The result of the training: the teacher."""
         return self.teacher
 
     def loss(self, generator: torch.Generator, progress: float) -> Tensor:
@@ -103,11 +116,11 @@ class DistillationLearner(nn.Module):
         return torch.stack(pairs).mean()
 
     def after_step(self, progress: float) -> None:
-        keep = 1 - (1 - self.momentum) * 0.5 * (1 + math.cos(math.pi * progress))
+        momentum = 1 - (1 - self.momentum) * 0.5 * (1 + math.cos(math.pi * progress))
         with torch.no_grad():
             for slow, fast in ((self.teacher, self.student), (self.teacher_head, self.student_head)):
                 for a, b in zip(slow.parameters(), fast.parameters(), strict=True):
-                    a.lerp_(b, 1 - keep)
+                    a.lerp_(b, 1 - momentum)
 
     def _view(
         self, images: Image, size: int, share: tuple[float, float], generator: torch.Generator
@@ -128,35 +141,35 @@ class DistillationLearner(nn.Module):
 
 
 def easy_first(count: int, progress: float, batch: int, generator: torch.Generator) -> Int[Tensor, " batch"]:
-    """Different numbers below `count`, at first only small ones: those of easy scenes, which teach shapes quickly.
+    """Draw `batch` different numbers below `count`, at first only small ones: those of easy scenes, which teach shapes quickly.
 
-    All are open from two thirds of the run on.
+    From two thirds of the run on, all numbers are drawn.
     """
-    opened = max(batch, round(count * min(1.0, 0.15 + 1.3 * progress)))
-    return torch.randperm(min(opened, count), generator=generator)[:batch]
+    limit = max(batch, round(count * min(1.0, 0.15 + 1.3 * progress)))
+    return torch.randperm(min(limit, count), generator=generator)[:batch]
 
 
 def random_views(
     images: Image, size: int, share: tuple[float, float], generator: torch.Generator
 ) -> Float[Tensor, "b 3 side side"]:
-    """One random square view of each picture, its side a random share of the picture's, resampled to `size`.
+    """Cut one random square view from each picture and resample it to `size` x `size` pixels.
 
-    Nothing is mirrored, since the metric shall tell left from right.
+    The side of a view is a random share of the picture's, between the two values of `share`. Views are not mirrored, since
+    the metric has to distinguish left from right.
     """
     count = len(images)
-    u = torch.rand(count, 3, generator=generator)
+    u = torch.rand(count, 3, generator=generator, dtype=torch.float32)
     side = share[0] + (share[1] - share[0]) * u[:, :1]
     shift = (1 - side) * (2 * u[:, 1:] - 1)
-    theta = torch.zeros(count, 2, 3)
+    theta = torch.zeros(count, 2, 3, dtype=torch.float32)
     theta[:, 0, 0], theta[:, 1, 1], theta[:, :, 2] = side[:, 0], side[:, 0], shift
     grid = F.affine_grid(theta, [count, 3, size, size], align_corners=False)
-    views = F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
-    return views
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
 
 def recolour(views: Image, generator: torch.Generator) -> Image:
-    """Chroma turned by up to 30 degrees and scaled; brightness and contrast changed: all gently, as they are factors too."""
-    u = torch.rand(len(views), 4, 1, 1, 1, generator=generator)
+    """Rotate chroma by up to 30 degrees, scale it, change brightness and contrast: all a little, as colours are factors too."""
+    u = torch.rand(len(views), 4, 1, 1, 1, generator=generator, dtype=torch.float32)
     angle = (2 * u[:, 0] - 1) * (math.pi / 6)
     chroma = 0.8 + 0.4 * u[:, 1]
     grey = views.mean(1, keepdim=True)

@@ -1,16 +1,14 @@
-"""The pocket ensemble: three small branches that know scenes, made from nothing by this repository.
+"""Pre-training of the pocket ensemble: three small branches that know procedural scenes, from random weights.
 
-A scaled-down twin of the published ensemble, with the same differences between its branches (token, norm, activation,
-projection): the DINO-like one learns by self-distillation, the two CLIP-like ones from pairs of drawings of one scene
-and from captions, in two manners. Then the branches are balanced: a branch's weight in the metric is the spread of its
-feature, so the projections of the CLIP-like ones are scaled until each spreads twice as far over held-out scenes as the
-DINO-like one, which knows less.
+It is a small copy of the published ensemble, with the same differences between its branches (token, norm, activation,
+projection). The DINO-like branch learns by self-distillation. The two CLIP-like branches learn from pairs of drawings of one
+scene and from captions, each with its own manner of captions. Then the branches are balanced: the weight of a branch in the
+metric is the spread of its feature, so the projections of the CLIP-like branches are scaled until their features spread twice
+as far over held-out scenes as the feature of the DINO-like branch, which is the weakest of the three.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,31 +25,21 @@ from dreamsim_guidance.metric.backbones import CLIP_MEAN, CLIP_STD, Branch, Bran
 from dreamsim_guidance.metric.ensemble import Ensemble
 from dreamsim_guidance.preprocess import save_image
 from dreamsim_guidance.training.base_models import initialise
-from dreamsim_guidance.training.checkpoint import fit
+from dreamsim_guidance.training.fit import fit
 from dreamsim_guidance.training.pocket.contrastive import ContrastiveLearner
 from dreamsim_guidance.training.pocket.distillation import DistillationLearner
-from dreamsim_guidance.training.pocket.report import branch_agreement, draw_training, report
-from dreamsim_guidance.training.pocket.settings import Contrastive, Distillation, PretrainPocket
+from dreamsim_guidance.training.pocket.report import branch_agreement, report
+from dreamsim_guidance.training.pocket.settings import Distillation, PretrainPocket
+from dreamsim_guidance.training.pocket.training_log import draw_training, line_writer
 
-log = logging.getLogger(__name__)
-
-__all__ = [
-    "Contrastive",
-    "Distillation",
-    "PretrainPocket",
-    "balance",
-    "draw_scenes",
-    "pocket_branches",
-    "pretrain",
-    "train_branch",
-]
+__all__ = ["balance", "draw_scenes", "pocket_branches", "pretrain", "train_branch"]
 
 
 def pretrain(settings: PretrainPocket, folder: Path) -> dict[str, Any]:
-    """What `PretrainPocket.run` promises."""
+    """Carry out `PretrainPocket.run`."""
     drawn = draw_scenes(settings.scenes, settings.family)
-    some = drawn[1][:: max(1, len(drawn[0]) // 32)][:32, 0].float() / 255
-    save_image(contact_sheet(some), folder / "scenes.png")
+    examples = drawn[1][:: max(1, len(drawn[0]) // 32)][:32, 0].float() / 255
+    save_image(contact_sheet(examples), folder / "scenes.png")
     ensemble = Ensemble([train_branch(settings, j, folder, drawn) for j in range(3)]).eval().requires_grad_(False)
     balance(ensemble)
     results = report(ensemble, settings.triplets)
@@ -75,7 +63,11 @@ def pretrain(settings: PretrainPocket, folder: Path) -> dict[str, Any]:
 def train_branch(
     settings: PretrainPocket, j: int, folder: Path, drawn: tuple[list[Scene], Tensor] | None = None
 ) -> Branch:
-    """Branch j, trained from its checkpoint in `folder` on. Branches are independent: a process each is fine."""
+    """Train branch `j` (0 DINO-like, 1 and 2 CLIP-like) from its checkpoint in `folder` on; return it.
+
+    Branches are independent of each other, so that each may be trained in its own process. `drawn` is the result of
+    `draw_scenes`; None draws the scenes.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(settings.seed + j)
     branch = Branch(pocket_branches(settings.width, settings.depth, settings.heads, settings.projection)[j])
@@ -99,10 +91,10 @@ def train_branch(
             branch, scenes, pictures, photographs, chosen.batch, settings.family, chosen.manner, chosen.tau
         )
     learner.eval()  # there is no dropout; the towers' fast paths are those of evaluation
-    name, log = branch.config.name, _log(folder / "training.txt")
+    name, write = branch.config.name, line_writer(folder / "training.txt")
 
     def watch(step: int) -> None:
-        log(f"{name} step {step} agreement {branch_agreement(learner.branch, 300):.3f} on 300 triplets of val")
+        write(f"{name} step {step} agreement {branch_agreement(learner.branch, 300):.3f} on 300 triplets of val")
 
     data = (
         settings.scenes,
@@ -114,16 +106,16 @@ def train_branch(
         sorted(photographs),
     )
     made_of = f"{chosen} of {data}"
-    fit(learner, chosen.schedule, settings.seed + 100 * j, folder / f"{name}.pt", name, log, watch, made_of)
+    fit(learner, chosen.schedule, settings.seed + 100 * j, folder / f"{name}.pt", name, write, watch, made_of)
     return learner.branch
 
 
 def pocket_branches(
     width: int = 128, depth: int = 4, heads: int = 4, projection: int = 128
 ) -> tuple[BranchConfig, ...]:
-    """The three towers at 64 x 64 pixels: patches of 8 for the DINO-like one and of 16 for the others.
+    """The three towers for 64 x 64 pixels, with patches of 8 (DINO-like) and 16 pixels (CLIP-like).
 
-    The published ones have 16 and 32 at 224 x 224.
+    The published ones have patches of 16 at 224 x 224 pixels.
     """
     clip: dict[str, Any] = {"feature": "embedding", "mean": CLIP_MEAN, "std": CLIP_STD, "projection": projection}
     towers: tuple[tuple[str, str, int, dict[str, Any]], ...] = (
@@ -139,10 +131,10 @@ def pocket_branches(
 
 
 def draw_scenes(count: int, family: int = 4, size: int = 64) -> tuple[list[Scene], UInt8[Tensor, "n 2 3 h w"]]:
-    """Scenes of the training split, each drawn twice with other seeds, in 8 bits (24 kB each at 64 x 64).
+    """Sample scenes of the training split and draw each twice, with different seeds, in 8 bits (24 kB each at 64 x 64).
 
-    Each `family` neighbours are one sampled scene and variations of it in one to three factors. The first half goes from
-    easy scenes to full ones (`scenes.simplify`), the second half is full.
+    Every `family` consecutive scenes are a sampled scene and variations of it in one to three factors. Difficulty grows
+    over the first half, from simplified scenes (`scene.simplify`) to full ones; the second half has full scenes.
     """
     scenes: list[Scene] = []
     pictures = torch.empty(count // family * family, 2, 3, size, size, dtype=torch.uint8)
@@ -164,12 +156,12 @@ def draw_scenes(count: int, family: int = 4, size: int = 64) -> tuple[list[Scene
 
 
 def balance(ensemble: Ensemble, count: int = 512, first: float = 0.5) -> tuple[float, ...]:
-    """Scale the branches' projections until the first one, which has none, varies `first` times as much as each other.
+    """Scale the projections of the branches until the first branch, which has none, spreads `first` times as far as each.
 
-    Returns the factors. One half did better than equal parts on the scenes for validation.
+    The spread is the standard deviation, over all dimensions together, of a branch's feature over `count` scenes of the
+    split "val". With `first` 1/2 the metric agreed better with the factors there than with 1.
 
-    The measure is the total variance of a branch's feature over held-out scenes, each centred over its own dimensions,
-    since the common part of all pictures' features tells no two pictures apart.
+    Returns the factors.
     """
     pictures = torch.cat([draw(sample_scene(scene_generator(i, "val"))) for i in range(count)])
     spreads = []
@@ -182,12 +174,3 @@ def balance(ensemble: Ensemble, count: int = 512, first: float = 0.5) -> tuple[f
             if isinstance(branch.projection, nn.Parameter):
                 branch.projection.mul_(factor)
     return factors
-
-
-def _log(path: Path) -> Callable[[str], None]:
-    def write(line: str) -> None:
-        log.debug(line)
-        with path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
-
-    return write

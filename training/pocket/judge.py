@@ -1,9 +1,9 @@
-"""The judge of what a guided sample shows: a small convolutional network that reads the factors of a scene.
+"""Training of the judge of guided samples: a small convolutional network that reads the factors of a scene.
 
-It shares nothing with the pocket ensemble that guides: other architecture, other task, other pictures (scenes of its
-own numbers, which neither the diffusion models nor the ensemble were trained on). Each factor is a classification over a
-shared feature, the mean over factors of the cross entropy is its loss; pictures are blurred, noised and recoloured a
-little in training, so that a sample's small flaws do not decide.
+It has nothing in common with the pocket ensemble, which guides: another architecture, another task, and scenes with numbers of
+its own, on which neither the ensemble nor the diffusion models were trained. Each factor is a classification from a common
+feature; the loss is the mean of their cross entropies. Training pictures get a little blur, noise and change of exposure, so
+that small flaws of a sample do not change the answers.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import UInt8
-from torch import Tensor, nn
+from torch import Tensor
 
 from dreamsim_guidance.data.scenes.pocket_scenes import draw_pocket_scenes, drawn
 from dreamsim_guidance.data.scenes.scene import Scene, sample_scene, scene_generator
 from dreamsim_guidance.evaluation.samples.scene_judge import JUDGED, SceneJudge, factor_classes
 from dreamsim_guidance.files.atomic import write_tensors, writing
-from dreamsim_guidance.training.checkpoint import fit
-from dreamsim_guidance.training.pocket.diffusion import line_writer
+from dreamsim_guidance.training.fit import Learner, fit
 from dreamsim_guidance.training.pocket.settings import TrainPocketJudge
+from dreamsim_guidance.training.pocket.training_log import line_writer
 
-__all__ = ["JudgeLearner", "TrainPocketJudge", "accuracies", "commonest", "judged_scenes", "readable", "train_judge"]
+__all__ = ["JudgeLearner", "accuracies", "commonest", "judged_scenes", "readable", "train_judge"]
 
 _FIRST = 1_000_000
-"""Numbers of scenes from here on are the judge's."""
+"""Scenes from this number on are reserved for the judge."""
 
 
 def train_judge(settings: TrainPocketJudge, folder: Path) -> dict[str, Any]:
-    """What `TrainPocketJudge.run` promises."""
+    """Carry out `TrainPocketJudge.run`."""
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(settings.seed)
     scenes, pictures = judged_scenes(settings.scenes, "train")
@@ -41,7 +41,7 @@ def train_judge(settings: TrainPocketJudge, folder: Path) -> dict[str, Any]:
     learner = JudgeLearner(judge, scenes, pictures, settings.batch)
     made_of = f"{settings.scenes} {settings.width} {settings.features} {settings.batch}"
     write = line_writer(folder / "training.txt")
-    fit(learner, settings.schedule, settings.seed, folder / "judge.pt", "judge", write, settings=made_of)
+    fit(learner, settings.schedule, settings.seed, folder / "judge.pt", "judge", write, made_of=made_of)
     judge.requires_grad_(False).eval()
     results: dict[str, Any] = {}
     for kind, easy in (("easy", 1.0), ("full", 0.0)):
@@ -55,8 +55,8 @@ def train_judge(settings: TrainPocketJudge, folder: Path) -> dict[str, Any]:
     return results
 
 
-class JudgeLearner(nn.Module):
-    """The judge and its loss on scenes that were drawn before, a little damaged each time."""
+class JudgeLearner(Learner):
+    """The judge, trained on slightly damaged pictures of the given scenes."""
 
     def __init__(
         self, judge: SceneJudge, scenes: Sequence[Scene], pictures: UInt8[Tensor, "n 3 h w"], batch: int
@@ -70,40 +70,37 @@ class JudgeLearner(nn.Module):
         answers = self.judge(damaged(self.pictures[chosen].float() / 255, generator))
         return torch.stack([F.cross_entropy(answers[name], self.classes[name][chosen]) for name in JUDGED]).mean()
 
-    def after_step(self, progress: float) -> None:
-        pass
-
 
 def judged_scenes(count: int, split: str, easy: float = 2 / 3) -> tuple[list[Scene], UInt8[Tensor, "n 3 32 32"]]:
-    """Scenes of the judge's own numbers, the given share of them easy ones, with their pictures of 32 px in 8 bits."""
-    simple = round(count * easy)
-    scenes, pictures = draw_pocket_scenes(simple, 32, split, _FIRST)
-    full = [sample_scene(scene_generator(_FIRST + simple + i, split)) for i in range(count - simple)]
+    """Scenes with the judge's own numbers and their pictures of 32 x 32 pixels in 8 bits; the share `easy` are easy scenes."""
+    easy_count = round(count * easy)
+    scenes, pictures = draw_pocket_scenes(easy_count, 32, split, _FIRST)
+    full = [sample_scene(scene_generator(_FIRST + easy_count + i, split)) for i in range(count - easy_count)]
     return scenes + full, torch.cat([pictures, drawn(full, 32)])
 
 
 @torch.no_grad()
 def accuracies(judge: SceneJudge, scenes: Sequence[Scene], pictures: UInt8[Tensor, "n 3 h w"]) -> dict[str, float]:
-    """Share of the scenes whose factor the judge reads rightly, by factor."""
+    """By factor, the share of the scenes in which the judge reads it correctly."""
     answers = judge(pictures.float() / 255)
     classes = factor_classes(scenes)
     return {name: float((answers[name].argmax(1) == classes[name]).float().mean()) for name in JUDGED}
 
 
 def commonest(scenes: Sequence[Scene]) -> dict[str, float]:
-    """By factor, what always answering with the commonest class would reach."""
-    return {name: float(found.bincount().max() / len(scenes)) for name, found in factor_classes(scenes).items()}
+    """By factor, the share of the scenes in its commonest class: the accuracy of always answering with that class."""
+    return {name: float(classes.bincount().max() / len(scenes)) for name, classes in factor_classes(scenes).items()}
 
 
 def readable(accuracy: Mapping[str, float], chance: Mapping[str, float]) -> list[str]:
-    """The factors in which the judge makes at most half the errors that answering without looking makes."""
+    """The factors in which the judge makes at most half the errors of always answering with the commonest class."""
     return [name for name in JUDGED if 1 - accuracy[name] <= 0.5 * (1 - chance[name])]
 
 
 def damaged(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Each picture with its own noise, blur and exposure, each up to a little: `(b, 3, h, w)` in [0, 1]."""
-    noise, blur, exposure = torch.rand(3, len(images), 1, 1, 1, generator=generator)
+    """Add a little noise, blur and change of exposure, different for each image `(b, 3, h, w)` in [0, 1]."""
+    noise, blur, exposure = torch.rand(3, len(images), 1, 1, 1, generator=generator, dtype=images.dtype)
     smooth = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, 1)
     images = torch.lerp(images, smooth, 0.6 * blur.square())
-    images = images * (0.9 + 0.2 * exposure) + 0.08 * noise.square() * torch.randn(images.shape, generator=generator)
-    return images.clamp(0, 1)
+    grain = torch.randn(images.shape, generator=generator, dtype=images.dtype)
+    return (images * (0.9 + 0.2 * exposure) + 0.08 * noise.square() * grain).clamp(0, 1)

@@ -1,8 +1,8 @@
-"""A text-conditioned latent diffusion model of easy scenes: Stable Diffusion's architecture at pocket size.
+"""Training of a text-conditioned latent diffusion model of easy scenes: Stable Diffusion's architecture in a small size.
 
-The autoencoder is trained first and its latents are kept; then a denoiser and a text encoder learn together to predict v
-from noised latents and captions. One caption in ten is empty, so that classifier-free guidance works. It is saved as an
-ordinary `StableDiffusionPipeline` of diffusers.
+The autoencoder is trained first, and the pictures are encoded once. Then a denoiser and a text encoder learn together to
+predict v from noised latents and captions. Some captions are empty, so that classifier-free guidance works. The result is
+saved as an ordinary `StableDiffusionPipeline` of diffusers.
 
 Rombach et al., High-Resolution Image Synthesis with Latent Diffusion Models, CVPR 2022; Ho & Salimans, Classifier-Free
 Diffusion Guidance, 2022.
@@ -25,7 +25,7 @@ from dreamsim_guidance.data.scenes.drawing import contact_sheet
 from dreamsim_guidance.data.scenes.pocket_scenes import draw_pocket_scenes
 from dreamsim_guidance.data.scenes.scene import Scene
 from dreamsim_guidance.preprocess import save_image
-from dreamsim_guidance.training.checkpoint import fit, step_generator
+from dreamsim_guidance.training.fit import Learner, fit, step_generator
 from dreamsim_guidance.training.pocket.autoencoder import (
     AutoencoderLearner,
     autoencoder,
@@ -35,30 +35,30 @@ from dreamsim_guidance.training.pocket.autoencoder import (
     standardise,
 )
 from dreamsim_guidance.training.pocket.diffusion import (
-    Average,
     cosine_scheduler,
     distance_to_scenes,
-    line_writer,
     noisy,
     prediction_loss,
     save_pipeline,
     spread_times,
 )
-from dreamsim_guidance.training.pocket.settings import TextEncoder, TrainPocketLatents
+from dreamsim_guidance.training.pocket.settings import TrainPocketLatents
+from dreamsim_guidance.training.pocket.training_log import line_writer
 from dreamsim_guidance.training.pocket.words import text_encoder, tokenizer, write_tokenizer
+from dreamsim_guidance.training.weight_average import AveragedCopy
 from dreamsim_guidance.types import Image
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 
-__all__ = ["LatentLearner", "TextEncoder", "TrainPocketLatents", "pocket_caption", "sample_latents", "train_latents"]
+__all__ = ["LatentLearner", "pocket_caption", "sample_latents", "train_latents"]
 
 MENTIONED = ("shape", "colour", "count", "layout", "background", "texture", "style")
-"""What a caption may speak of; easy scenes do not vary in the rest, or little."""
+"""The factors that captions mention; easy scenes vary little or not at all in the others."""
 
 
 def train_latents(settings: TrainPocketLatents, folder: Path) -> dict[str, Any]:
-    """What `TrainPocketLatents.run` promises."""
+    """Carry out `TrainPocketLatents.run`."""
     folder.mkdir(parents=True, exist_ok=True)
     scenes, pictures = draw_pocket_scenes(settings.scenes, settings.size)
     vae = _trained_autoencoder(settings, folder, pictures)
@@ -80,8 +80,8 @@ def train_latents(settings: TrainPocketLatents, folder: Path) -> dict[str, Any]:
 
     write = line_writer(folder / "training.txt")
     fit(learner, settings.schedule, settings.seed, folder / "latents.pt", "latents", write, watch, str(settings))
-    asked = [pocket_caption(scene, i) for i, scene in enumerate(draw_pocket_scenes(settings.samples, 8, "test")[0])]
-    images, pixels = sample_latents(save(), asked, settings.seed), drawn.float() / 255
+    prompts = [pocket_caption(scene, i) for i, scene in enumerate(draw_pocket_scenes(settings.samples, 8, "test")[0])]
+    images, pixels = sample_latents(save(), prompts, settings.seed), drawn.float() / 255
     return {
         "loss": learner.held_out_loss(held_out, vae.config.scaling_factor * encode(vae, drawn)),
         "reconstruction_rms": rms(reconstruct(vae, pixels), pixels),
@@ -100,9 +100,9 @@ def _trained_autoencoder(settings: TrainPocketLatents, folder: Path, pictures: T
     images = held_out.float() / 255
 
     def watch(step: int) -> None:
-        again = reconstruct(network, images)
-        save_image(contact_sheet(torch.cat([images, again]), 12), folder / "autoencoder.png")
-        write(f"autoencoder step {step} rms {rms(again, images):.4f}")
+        reconstructed = reconstruct(network, images)
+        save_image(contact_sheet(torch.cat([images, reconstructed]), 12), folder / "autoencoder.png")
+        write(f"autoencoder step {step} rms {rms(reconstructed, images):.4f}")
 
     path, made_of = folder / "autoencoder.pt", str(settings.autoencoder)
     fit(learner, settings.autoencoder.schedule, settings.seed, path, "autoencoder", write, watch, made_of)
@@ -111,8 +111,8 @@ def _trained_autoencoder(settings: TrainPocketLatents, folder: Path, pictures: T
     return network
 
 
-class LatentLearner(nn.Module):
-    """Denoiser and text encoder, their running average, and fresh noise and captions for latents coded before."""
+class LatentLearner(Learner):
+    """Denoiser and text encoder and their average, trained on the given latents with fresh noise and captions."""
 
     def __init__(
         self, settings: TrainPocketLatents, scenes: Sequence[Scene], latents: Float[Tensor, "n c h w"]
@@ -125,7 +125,7 @@ class LatentLearner(nn.Module):
             "text_encoder": text_encoder(self.words, text.width, text.depth, text.heads),
         }
         self.towers = nn.ModuleDict(towers)
-        self.average = Average(self.towers, settings.average)
+        self.average = AveragedCopy(self.towers, settings.average)
         self.scenes, self.latents, self.settings = scenes, latents, settings
         self.alphas = cosine_scheduler("v_prediction", clip=False).alphas_cumprod
 
@@ -135,11 +135,11 @@ class LatentLearner(nn.Module):
         return self._loss(self.towers, scenes, self.latents[chosen], generator)
 
     def after_step(self, progress: float) -> None:
-        self.average.follow(self.towers)
+        self.average.update(self.towers)
 
     @torch.no_grad()
     def held_out_loss(self, scenes: Sequence[Scene], latents: Float[Tensor, "n c h w"]) -> float:
-        """Of the averaged weights, at times spread over the schedule, with captions left out as in training."""
+        """Mean loss of the averaged weights, at times spread over the schedule, with empty captions as in training."""
         losses = [
             self._loss(self.average.model, scenes[i : i + 64], latents[i : i + 64], step_generator(1, i))
             for i in range(0, len(scenes), 64)
@@ -152,8 +152,8 @@ class LatentLearner(nn.Module):
         clean, batch = latents.contiguous(memory_format=torch.channels_last), len(latents)
         seeds = torch.randint(2**31, (batch,), generator=generator).tolist()
         captions = [pocket_caption(scene, seed) for scene, seed in zip(scenes, seeds, strict=True)]
-        empty = torch.rand(batch, generator=generator) < self.settings.dropout
-        captions = ["" if none else text for text, none in zip(captions, empty.tolist(), strict=True)]
+        empty = torch.rand(batch, generator=generator, dtype=torch.float32) < self.settings.dropout
+        captions = ["" if dropped else text for text, dropped in zip(captions, empty.tolist(), strict=True)]
         tokens = self.words(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
         times = spread_times(batch, len(self.alphas), generator)
         x_t, v = noisy(clean, self.alphas[times], generator)
@@ -163,13 +163,14 @@ class LatentLearner(nn.Module):
 
 
 def pocket_caption(scene: Scene, number: int) -> str:
-    """A sentence about an easy scene, or, one in four, tags; some leave out little, some much."""
+    """The caption of an easy scene, drawn with seed `number`: a sentence, or tags in one of four; some mention few factors."""
     generator = torch.Generator().manual_seed(number)
-    keep, manner = torch.rand(2, generator=generator).tolist()
+    keep, manner = torch.rand(2, generator=generator, dtype=torch.float32).tolist()
     return caption(scene, generator, "tags" if manner < 0.25 else "sentence", 0.5 + 0.5 * keep**0.5, MENTIONED)
 
 
 def latent_network(size: int, latent_channels: int, channels: tuple[int, ...], width: int) -> UNet2DConditionModel:
+    """A denoiser with random weights for latents of `size` x `size`, attending to words of `width` numbers."""
     from diffusers import UNet2DConditionModel
 
     network = UNet2DConditionModel(
@@ -188,6 +189,7 @@ def latent_network(size: int, latent_channels: int, channels: tuple[int, ...], w
 
 
 def latent_pipeline(learner: LatentLearner, vae: AutoencoderKL) -> StableDiffusionPipeline:
+    """A `StableDiffusionPipeline` with copies of the averaged networks and of the autoencoder."""
     from diffusers import StableDiffusionPipeline
 
     towers: Any = copy.deepcopy(learner.average.model)
@@ -206,7 +208,7 @@ def latent_pipeline(learner: LatentLearner, vae: AutoencoderKL) -> StableDiffusi
 
 
 def _for_older_transformers(folder: Path) -> None:
-    """Name files and weights as CLIP's own are named: transformers 5 writes names that 4 does not know, and reads both."""
+    """Rename files and weights to CLIP's own names: transformers 5 writes names unknown to version 4, but reads both."""
     for file in (folder / "tokenizer").iterdir():
         file.unlink()
     write_tokenizer(folder / "tokenizer")
@@ -223,16 +225,16 @@ def sample_latents(
     guidance_scale: float = 4.0,
     batch: int = 48,
 ) -> Image:
-    """A picture in [0, 1] for each prompt."""
+    """Sample an image in [0, 1] for each prompt, `batch` at a time."""
     generator = torch.Generator().manual_seed(seed)
     parts = []
     for first in range(0, len(prompts), batch):
-        made = pipeline(
+        images = pipeline(
             list(prompts[first : first + batch]),
             generator=generator,
             num_inference_steps=steps,
             guidance_scale=guidance_scale,
             output_type="pt",
         ).images
-        parts.append(made.float())
+        parts.append(images.float())
     return torch.cat(parts)

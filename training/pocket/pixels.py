@@ -1,6 +1,6 @@
-"""A diffusion model of easy scenes, in pixels: what guidance is tried on where no downloaded model is at hand.
+"""Training of an unconditional diffusion model of easy scenes in pixels, for guidance without a downloaded model.
 
-What is kept is the running average of the weights, saved as an ordinary `DDIMPipeline` of diffusers without a condition.
+The average of the weights is saved as an ordinary `DDIMPipeline` of diffusers.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from torch import Tensor, nn
 from dreamsim_guidance.data.scenes.drawing import contact_sheet
 from dreamsim_guidance.data.scenes.pocket_scenes import draw_pocket_scenes
 from dreamsim_guidance.preprocess import save_image
-from dreamsim_guidance.training.checkpoint import fit, step_generator
+from dreamsim_guidance.training.fit import Learner, fit, step_generator
 from dreamsim_guidance.training.pocket.diffusion import (
-    Average,
     cosine_scheduler,
     distance_to_scenes,
-    line_writer,
     noisy,
     prediction_loss,
     save_pipeline,
     spread_times,
 )
 from dreamsim_guidance.training.pocket.settings import TrainPocketPixels
+from dreamsim_guidance.training.pocket.training_log import line_writer
+from dreamsim_guidance.training.weight_average import AveragedCopy
 from dreamsim_guidance.types import Image
 
 if TYPE_CHECKING:
     from diffusers import DDIMPipeline, UNet2DModel
 
-__all__ = ["PixelLearner", "TrainPocketPixels", "pixel_network", "pixel_pipeline", "sample_pixels", "train_pixels"]
+__all__ = ["PixelLearner", "pixel_network", "pixel_pipeline", "sample_pixels", "train_pixels"]
 
 
 def train_pixels(settings: TrainPocketPixels, folder: Path) -> dict[str, Any]:
-    """What `TrainPocketPixels.run` promises."""
+    """Carry out `TrainPocketPixels.run`."""
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(settings.seed)
     _, pictures = draw_pocket_scenes(settings.scenes, settings.size)
@@ -62,12 +62,12 @@ def train_pixels(settings: TrainPocketPixels, folder: Path) -> dict[str, Any]:
     return {"loss": learner.held_out_loss(held_out), "parameters": parameters, **distance_to_scenes(images)}
 
 
-class PixelLearner(nn.Module):
-    """The network, its running average, and fresh noise on pictures that were drawn before."""
+class PixelLearner(Learner):
+    """The network and its average, trained on the given pictures with fresh noise."""
 
     def __init__(self, network: UNet2DModel, pictures: UInt8[Tensor, "n 3 h w"], batch: int, average: float) -> None:
         super().__init__()
-        self.network, self.average = network, Average(network, average)
+        self.network, self.average = network, AveragedCopy(network, average)
         self.pictures, self.batch = pictures, batch
         self.alphas = cosine_scheduler("sample", clip=True).alphas_cumprod
 
@@ -76,11 +76,11 @@ class PixelLearner(nn.Module):
         return self._loss(self.network, self.pictures[chosen], generator)
 
     def after_step(self, progress: float) -> None:
-        self.average.follow(self.network)
+        self.average.update(self.network)
 
     @torch.no_grad()
     def held_out_loss(self, pictures: UInt8[Tensor, "n 3 h w"]) -> float:
-        """Of the averaged weights, at times spread over the schedule."""
+        """Mean loss of the averaged weights, at times spread over the schedule."""
         parts = pictures.split(64)
         losses = [self._loss(self.average.model, part, step_generator(1, i)) for i, part in enumerate(parts)]
         return float(torch.stack(losses).mean())
@@ -93,7 +93,7 @@ class PixelLearner(nn.Module):
 
 
 def pixel_network(size: int, channels: tuple[int, ...]) -> UNet2DModel:
-    """With fresh weights."""
+    """A U-Net with random weights for images of `size` x `size` pixels; `channels` by resolution, each half the one before."""
     from diffusers import UNet2DModel
 
     levels = len(channels)
@@ -110,7 +110,7 @@ def pixel_network(size: int, channels: tuple[int, ...]) -> UNet2DModel:
 
 
 def pixel_pipeline(network: UNet2DModel) -> DDIMPipeline:
-    """A pipeline with a copy of the network."""
+    """A `DDIMPipeline` with a copy of the network."""
     from diffusers import DDIMPipeline
 
     frozen = copy.deepcopy(network).requires_grad_(False).eval()
@@ -120,10 +120,10 @@ def pixel_pipeline(network: UNet2DModel) -> DDIMPipeline:
 
 
 def sample_pixels(pipeline: DDIMPipeline, count: int, seed: int, steps: int = 50, batch: int = 64) -> Image:
-    """Pictures that the pipeline draws, in [0, 1]."""
+    """Sample `count` images in [0, 1], `batch` at a time."""
     generator = torch.Generator().manual_seed(seed)
     parts = []
     for first in range(0, count, batch):
-        made = pipeline(min(batch, count - first), generator, num_inference_steps=steps, output_type="np").images
-        parts.append(torch.from_numpy(made).permute(0, 3, 1, 2).float())
+        images = pipeline(min(batch, count - first), generator, num_inference_steps=steps, output_type="np").images
+        parts.append(torch.from_numpy(images).permute(0, 3, 1, 2).float())
     return torch.cat(parts)

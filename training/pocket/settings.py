@@ -1,6 +1,6 @@
-"""The settings of the trainings that make the pocket models, one dataclass for each.
+"""The settings of the trainings of the pocket models, one dataclass for each.
 
-This module imports no torch, so that recipes are listed and shown at once; each `run` imports the work that it names.
+This module imports no torch, so that recipes are listed and shown at once; each `run` imports the module that does the work.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from dreamsim_guidance.training.step_schedule import Schedule
+from dreamsim_guidance.training.fit_settings import FitSettings
 from dreamsim_guidance.training.tuning import Tuning
 
 __all__ = [
@@ -27,48 +27,56 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Contrastive:
-    """How a CLIP-like branch is trained."""
+    """Training of a CLIP-like branch."""
 
     manner: Literal["sentence", "tags"]
-    """Of the captions, see `data.scenes.captions`."""
+    """Form of the captions, see `data.scenes.captions`."""
     batch: int
-    """Scenes in a batch, each in two drawings."""
+    """Scenes in a batch, with two drawings each."""
     tau: float
-    """Factor distance at which the target of a pair has fallen to 1/e."""
-    schedule: Schedule
+    """Factor distance at which the target of a pair falls to 1/e."""
+    schedule: FitSettings
 
 
 @dataclass(frozen=True)
 class Distillation:
-    """How the DINO-like branch is trained."""
+    """Training of the DINO-like branch."""
 
     batch: int
+    """Pairs of pictures in a batch."""
     photograph_crops: int
+    """Those of them that are crops of photographs."""
     names: int
+    """Number of names that pictures can get."""
     local_views: int
-    schedule: Schedule
+    """Small views of each pair, which only the student sees."""
+    schedule: FitSettings
 
 
 @dataclass(frozen=True)
 class PretrainPocket:
-    """Pre-training of the pocket ensemble, from drawing its scenes to the file `pocket.safetensors`."""
+    """Pre-training of the pocket ensemble, from drawing its scenes to writing `pocket.safetensors`."""
 
     seed: int
     scenes: int
-    """How many scenes of the split "train" are drawn, twice each."""
+    """Number of scenes of the split "train", drawn twice each."""
     family: int
-    """Scenes that share all but a few factors: each other's hard negatives in a contrastive batch."""
+    """Consecutive scenes that share all but a few factors: hard negatives of each other in a contrastive batch."""
     width: int
+    """Width of the three towers."""
     depth: int
+    """Blocks of each tower."""
     heads: int
+    """Attention heads of each block."""
     projection: int
+    """Width of the CLIP-like branches' embeddings."""
     photographs: bool
-    """Whether crops of the photographs bundled with scikit-image are mixed in."""
+    """Whether to train on crops of the photographs bundled with scikit-image as well."""
     dino: Distillation
     clip: Contrastive
     open_clip: Contrastive
     triplets: int
-    """Held-out triplets (split "test") of the final report."""
+    """Number of held-out triplets (split "test") of the final report."""
 
     def __post_init__(self) -> None:
         batch = min(self.clip.batch, self.open_clip.batch, self.scenes)
@@ -76,9 +84,9 @@ class PretrainPocket:
             raise ValueError(f"family must lie between 1 and the scenes and batches, {batch}, got {self.family}.")
 
     def run(self, folder: Path) -> dict[str, Any]:
-        """Train what `folder` does not hold yet; return the held-out agreement of ensemble, branches, MSE and SSIM.
+        """Train from the checkpoints in `folder` on; return the held-out agreement of ensemble, branches, MSE and SSIM.
 
-        Beside the model the folder gets scenes.png (what is drawn) and training.png (loss and agreement by step).
+        Writes pocket.safetensors, scenes.png (examples of the scenes), and training.png (loss and agreement by step).
         """
         from dreamsim_guidance.training.pocket.ensemble import pretrain
 
@@ -87,20 +95,21 @@ class PretrainPocket:
 
 @dataclass(frozen=True)
 class TunePocket:
-    """Draw triplets, tune, and compare with the un-tuned ensemble and with pixels on scenes that were never seen."""
+    """Draw triplets, tune the pocket ensemble, and compare it with the un-tuned one and with MSE on held-out scenes."""
 
     tuning: Tuning
-    """Its `data` is where the triplets are; what is missing there is drawn."""
+    """Its `data` is the folder of the triplets; missing ones are drawn."""
     triplets: int
+    """Number of training triplets."""
     seed: int
-    """Of the triplets."""
+    """Seed of the triplets."""
     workers: int = 2
-    """Processes that draw."""
+    """Processes that draw the triplets."""
 
     def run(self, folder: Path) -> dict[str, Any]:
-        """Leaves what `Tuning.run` leaves; returns its figures, and agreement before and after on two test splits.
+        """Write the files of `Tuning.run`; return its figures, and the agreement before and after on two test splits.
 
-        "test" has new scenes; in "test_held_out" factors decide that no training triplet varies.
+        The split "test" has new scenes; in "test_held_out" the answers depend on factors that no training triplet varies.
         """
         from dreamsim_guidance.training.pocket.adapter import tune_pocket
 
@@ -109,20 +118,22 @@ class TunePocket:
 
 @dataclass(frozen=True)
 class TrainPocketPixels:
-    """Training of the unconditional pixel model, from drawing its scenes to the folder `pocket_pixels`."""
+    """Training of the unconditional pixel model, from drawing its scenes to writing the folder `pocket_pixels`."""
 
     seed: int
     scenes: int
-    """How many scenes of the split "train" are drawn."""
+    """Number of scenes of the split "train"."""
     size: int
+    """Width and height of the images in pixels."""
     channels: tuple[int, ...]
-    """Of the network at each resolution, each half the one before; attention at the two lowest."""
+    """Channels of the network at each resolution, each half the one before; attention at the two lowest."""
     batch: int
+    """Pictures in a batch."""
     average: float
-    """Decay of the running average of the weights."""
-    schedule: Schedule
+    """Momentum of the average of the weights."""
+    schedule: FitSettings
     samples: int
-    """Pictures that are drawn at the end and compared with as many held-out scenes."""
+    """Number of images sampled at the end and compared with as many held-out scenes."""
 
     def run(self, folder: Path) -> dict[str, Any]:
         """Train from the checkpoint in `folder` on; write the pipeline and samples.png; return losses and distances."""
@@ -133,18 +144,21 @@ class TrainPocketPixels:
 
 @dataclass(frozen=True)
 class Autoencoder:
-    """How the autoencoder is built and trained."""
+    """Sizes and training of the autoencoder."""
 
     channels: tuple[int, ...]
-    """At each resolution, each half the one before."""
+    """Channels at each resolution, each half the one before."""
     latent_channels: int
+    """Channels of the latents."""
     edges: float
+    """Weight w_e of the difference between image gradients."""
     kl: float
+    """Weight w_kl of the divergence of the latents from a standard normal distribution."""
     batch: int
-    """Whole pictures in a batch; of crops, half as wide, twice as many."""
+    """Whole pictures in a batch; a batch of crops of half the width and height has twice as many."""
     crops: float
-    """Share of the steps, from the first on, that train on crops, which take half the time."""
-    schedule: Schedule
+    """Share of the steps, starting with the first, that train on crops, which takes half the time."""
+    schedule: FitSettings
 
 
 @dataclass(frozen=True)
@@ -158,28 +172,31 @@ class TextEncoder:
 
 @dataclass(frozen=True)
 class TrainPocketLatents:
-    """Training of the latent model, from drawing its scenes to the folder `pocket_latents`."""
+    """Training of the latent model, from drawing its scenes to writing the folder `pocket_latents`."""
 
     seed: int
     scenes: int
-    """How many scenes of the split "train" are drawn."""
+    """Number of scenes of the split "train"."""
     size: int
+    """Width and height of the images in pixels."""
     autoencoder: Autoencoder
     text: TextEncoder
     channels: tuple[int, ...]
-    """Of the denoiser at each resolution, each half the one before; all but the first attend to the words."""
+    """Channels of the denoiser at each resolution, each half the one before; all but the first attend to the words."""
     batch: int
+    """Latents in a batch."""
     dropout: float
-    """Share of empty captions."""
+    """Share of empty captions in training."""
     average: float
-    schedule: Schedule
+    """Momentum of the average of the weights."""
+    schedule: FitSettings
     samples: int
-    """Pictures that are drawn at the end and compared with as many held-out scenes."""
+    """Number of images sampled at the end and compared with as many held-out scenes."""
 
     def run(self, folder: Path) -> dict[str, Any]:
-        """Train from the checkpoints in `folder` on; write the pipeline, samples.png and autoencoder.png.
+        """Train from the checkpoints in `folder` on; return losses, errors and distances.
 
-        Returns errors and distances; samples.png has one picture for each of the captions in samples.txt.
+        Writes the pipeline, autoencoder.png, and samples.png with one image for each of the captions in samples.txt.
         """
         from dreamsim_guidance.training.pocket.latents import train_latents
 
@@ -188,20 +205,23 @@ class TrainPocketLatents:
 
 @dataclass(frozen=True)
 class TrainPocketJudge:
-    """Training of the judge, from drawing its scenes to the file `pocket_judge.safetensors`."""
+    """Training of the judge, from drawing its scenes to writing `pocket_judge.safetensors`."""
 
     seed: int
     scenes: int
-    """How many are drawn: two in three are easy scenes, one in three is a full one."""
+    """Number of scenes, of which two in three are easy and one in three is full."""
     width: int
+    """Channels of the first layer."""
     features: int
+    """Width of the feature that all factors are read from."""
     batch: int
-    schedule: Schedule
+    """Pictures in a batch."""
+    schedule: FitSettings
     held_out: int
-    """Scenes, of each kind, of the final accuracies."""
+    """Number of scenes of each kind for the final accuracies."""
 
     def run(self, folder: Path) -> dict[str, Any]:
-        """Train from the checkpoint in `folder` on; return the accuracy per factor on held-out scenes of both kinds."""
+        """Train from the checkpoint in `folder` on; return the accuracy by factor on held-out scenes of both kinds."""
         from dreamsim_guidance.training.pocket.judge import train_judge
 
         return train_judge(self, folder)

@@ -1,8 +1,8 @@
-"""A CLIP tokenizer and a small CLIP text encoder whose words are those of the captions.
+"""A CLIP tokenizer and a small CLIP text encoder for the words of the captions.
 
-Byte pair encoding, run on the captions' words until nothing is left to merge, makes one token of each word; all single
-bytes are tokens too, so that any prompt can be read, though only the captions' words were ever learned. The files are
-those of CLIP: vocab.json, merges.txt.
+Byte pair encoding, applied to the captions' words until nothing is left to merge, makes each word one token. All single bytes
+are tokens too, so that any prompt can be tokenised, although only the captions' words are learned. The files are CLIP's:
+vocab.json, merges.txt.
 
 Sennrich, Haddow & Birch, Neural Machine Translation of Rare Words with Subword Units, ACL 2016; Radford et al.,
 Learning Transferable Visual Models From Natural Language Supervision, ICML 2021.
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 __all__ = ["WORD_LENGTH", "byte_pairs", "text_encoder", "tokenizer", "write_tokenizer"]
 
 WORD_LENGTH = 40
-"""Tokens of a prompt, its begin and end included; longer ones are cut, with the pipeline's own message."""
+"""Tokens of a prompt, including its begin and end; the pipeline truncates longer prompts and says so."""
 
 _BEGIN, _END = "<|startoftext|>", "<|endoftext|>"
 
 
 def byte_pairs(words: Iterable[str]) -> list[tuple[str, str]]:
-    """The merges, in order, after which each of the words is one token; the most frequent pair first, then by letter."""
+    """The merges, in order, that make each of the words one token: the most frequent pair first, ties in alphabetic order."""
     spelled = [[*word[:-1], word[-1] + "</w>"] for word in sorted(set(words))]
     merges: list[tuple[str, str]] = []
     while counts := Counter(pair for parts in spelled for pair in pairwise(parts)):
@@ -43,7 +43,7 @@ def byte_pairs(words: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def write_tokenizer(folder: Path) -> None:
-    """vocab.json, merges.txt and tokenizer_config.json, as every version of transformers reads them."""
+    """Write vocab.json, merges.txt and tokenizer_config.json in the form that every version of transformers reads."""
     merges = byte_pairs([*vocabulary(), ","])
     letters = _byte_letters()
     tokens = [*letters, *(letter + "</w>" for letter in letters), *("".join(pair) for pair in merges), _BEGIN, _END]
@@ -67,6 +67,7 @@ def write_tokenizer(folder: Path) -> None:
 
 
 def tokenizer() -> CLIPTokenizer:
+    """The tokenizer of the captions' words."""
     from transformers import CLIPTokenizer
 
     with tempfile.TemporaryDirectory() as folder:
@@ -75,7 +76,7 @@ def tokenizer() -> CLIPTokenizer:
 
 
 def text_encoder(words: CLIPTokenizer, width: int, depth: int, heads: int) -> CLIPTextModel:
-    """With fresh weights."""
+    """A CLIP text encoder with random weights for the tokens of `words`."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
     config = CLIPTextConfig(
@@ -104,7 +105,7 @@ def _merged(parts: list[str], pair: tuple[str, str]) -> list[str]:
 
 
 def _byte_letters() -> list[str]:
-    """One printable letter for each byte, in CLIP's order: those that are printable themselves, then the others."""
+    """One printable letter for each byte, in CLIP's order: first the printable bytes, then the others."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = 256 - len(printable)
     return [chr(byte) for byte in printable] + [chr(256 + i) for i in range(others)]

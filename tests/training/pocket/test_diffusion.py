@@ -15,13 +15,15 @@ from dreamsim_guidance.recipes.pocket_diffusion import (
     train_pocket_latents_tiny,
     train_pocket_pixels_tiny,
 )
-from dreamsim_guidance.training import checkpoint
+from dreamsim_guidance.training.fit import fit, step_generator
+from dreamsim_guidance.training.fit_settings import FitSettings
 from dreamsim_guidance.training.pocket.autoencoder import autoencoder, encode, standardise
-from dreamsim_guidance.training.pocket.diffusion import Average, cosine_scheduler, noisy, save_pipeline, spread_times
+from dreamsim_guidance.training.pocket.diffusion import cosine_scheduler, noisy, save_pipeline, spread_times
 from dreamsim_guidance.training.pocket.judge import damaged, judged_scenes, readable
 from dreamsim_guidance.training.pocket.latents import pocket_caption
 from dreamsim_guidance.training.pocket.pixels import PixelLearner, pixel_network, pixel_pipeline, sample_pixels
 from dreamsim_guidance.training.pocket.words import byte_pairs, tokenizer
+from dreamsim_guidance.training.weight_average import AveragedCopy
 
 
 def pixel_learner() -> PixelLearner:
@@ -66,22 +68,22 @@ def test_the_scheduler_understands_the_learned_v():
 def test_the_average_forgets_its_start_and_then_moves_slowly():
     module = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.zeros_(module.weight)
-    average = Average(module, 0.9)
+    average = AveragedCopy(module, 0.9)
     torch.nn.init.ones_(module.weight)
-    average.follow(module)
+    average.update(module)
     assert average.model.weight.item() == pytest.approx(1 - 2 / 11)
     for _ in range(200):
-        average.follow(module)
+        average.update(module)
     assert average.model.weight.item() == pytest.approx(1, abs=1e-6)
     torch.nn.init.zeros_(module.weight)
-    average.follow(module)
+    average.update(module)
     assert average.model.weight.item() == pytest.approx(0.9, abs=1e-6)
 
 
 def test_a_killed_training_goes_on_as_if_nothing_had_happened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    schedule = checkpoint.Schedule(steps=4, learning_rate=1e-3, warmup=1, weight_decay=0.0, save_every=2, log_every=1)
+    schedule = FitSettings(steps=4, learning_rate=1e-3, warmup=1, weight_decay=0.0, save_every=2, log_every=1)
     whole, killed, resumed = pixel_learner(), pixel_learner(), pixel_learner()
-    checkpoint.fit(whole, schedule, 5, tmp_path / "whole.pt")
+    fit(whole, schedule, 5, tmp_path / "whole.pt")
     step = killed.after_step
     calls = itertools.count()
 
@@ -92,8 +94,8 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(tmp_path: Path, mo
 
     monkeypatch.setattr(killed, "after_step", stop)
     with pytest.raises(KeyboardInterrupt):
-        checkpoint.fit(killed, schedule, 5, tmp_path / "killed.pt")
-    checkpoint.fit(resumed, schedule, 5, tmp_path / "killed.pt")
+        fit(killed, schedule, 5, tmp_path / "killed.pt")
+    fit(resumed, schedule, 5, tmp_path / "killed.pt")
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
 
@@ -104,7 +106,7 @@ def test_training_lowers_the_loss_of_the_averaged_weights():
     optimiser = torch.optim.Adam(learner.network.parameters(), 2e-3)
     for step in range(20):
         optimiser.zero_grad()
-        learner.loss(checkpoint.step_generator(0, step), 0.0).backward()
+        learner.loss(step_generator(0, step), 0.0).backward()
         optimiser.step()
         learner.after_step(0.0)
     assert learner.held_out_loss(learner.pictures) < 0.9 * before

@@ -13,8 +13,9 @@ from dreamsim_guidance.data.scenes.scene import factor_distance, sample_scene, s
 from dreamsim_guidance.metric.backbones import Branch
 from dreamsim_guidance.metric.ensemble import Ensemble
 from dreamsim_guidance.recipes.pocket import pretrain_pocket, pretrain_pocket_tiny
-from dreamsim_guidance.training import checkpoint
 from dreamsim_guidance.training.base_models import initialise
+from dreamsim_guidance.training.fit import fit, step_generator
+from dreamsim_guidance.training.fit_settings import FitSettings
 from dreamsim_guidance.training.pocket.contrastive import ContrastiveLearner, TextTower, info_nce
 from dreamsim_guidance.training.pocket.distillation import DistillationLearner, easy_first, random_views, recolour
 from dreamsim_guidance.training.pocket.ensemble import balance, draw_scenes, pocket_branches
@@ -57,9 +58,7 @@ def test_padding_does_not_change_a_caption_s_embedding():
 
 def test_views_are_in_range_and_reproducible():
     images = torch.rand(4, 3, 64, 64)
-    views = [
-        recolour(random_views(images, 32, (0.3, 0.6), g), g) for g in map(checkpoint.step_generator, (0, 0), (1, 1))
-    ]
+    views = [recolour(random_views(images, 32, (0.3, 0.6), g), g) for g in map(step_generator, (0, 0), (1, 1))]
     assert views[0].shape == (4, 3, 32, 32)
     assert torch.equal(*views)
     assert views[0].min() >= 0 and views[0].max() <= 1
@@ -90,7 +89,7 @@ def test_the_teacher_follows_the_student_without_a_gradient():
     branch = small_branches()[0]
     images = draw_scenes(8)[1]
     learner = DistillationLearner(branch, images, {}, batch=4, photograph_crops=0, names=16).eval()
-    learner.loss(checkpoint.step_generator(0, 0), 0.0).backward()
+    learner.loss(step_generator(0, 0), 0.0).backward()
     assert all(p.grad is None for p in learner.teacher.parameters())
     assert all(p.grad is not None for name, p in learner.student.named_parameters() if "backbone.norm." not in name)
     with torch.no_grad():
@@ -105,15 +104,15 @@ def test_contrastive_learning_lowers_the_loss_on_a_handful_of_scenes(tmp_path):
     scenes, pictures = draw_scenes(16)
     learner = ContrastiveLearner(small_branches()[1], scenes, pictures, {}, 16, 4, "sentence", 0.04).eval()
     losses: list[float] = []
-    schedule = checkpoint.Schedule(60, 3e-3, 5, 0.0, log_every=1)
-    checkpoint.fit(learner, schedule, 0, tmp_path / "x.pt", report=lambda line: losses.append(float(line.split()[-1])))
+    schedule = FitSettings(60, 3e-3, 5, 0.0, log_every=1)
+    fit(learner, schedule, 0, tmp_path / "x.pt", report=lambda line: losses.append(float(line.split()[-1])))
     assert sum(losses[-10:]) < 0.85 * sum(losses[:10])
 
 
 def test_distillation_names_two_drawings_of_a_scene_alike(tmp_path):
     _, pictures = draw_scenes(16, family=1)
     learner = DistillationLearner(small_branches()[0], pictures, {}, 16, 0, 16).eval()
-    checkpoint.fit(learner, checkpoint.Schedule(80, 3e-3, 5, 0.0), 0, tmp_path / "x.pt")
+    fit(learner, FitSettings(80, 3e-3, 5, 0.0), 0, tmp_path / "x.pt")
     with torch.no_grad():
         first, second = (
             ((learner.teacher_head(learner.teacher(half.float() / 255)) - learner.centre) / 0.04).softmax(-1)
@@ -134,18 +133,18 @@ def test_a_killed_run_ends_with_the_same_parameters(tmp_path):
             small_branches()[1], *draw_scenes(16), training_photographs(), 8, 4, "tags", 0.04
         ).eval()
 
-    schedule = checkpoint.Schedule(7, 1e-3, 2, 0.05, save_every=2, log_every=1)
+    schedule = FitSettings(7, 1e-3, 2, 0.05, save_every=2, log_every=1)
     whole = learner()
-    checkpoint.fit(whole, schedule, 5, tmp_path / "whole.pt")
+    fit(whole, schedule, 5, tmp_path / "whole.pt")
 
     def kill(line: str) -> None:
         if "step 5 " in line:  # a step after the last checkpoint: its work is lost and done again
             raise Killed
 
     with pytest.raises(Killed):
-        checkpoint.fit(learner(), schedule, 5, tmp_path / "killed.pt", report=kill)
+        fit(learner(), schedule, 5, tmp_path / "killed.pt", report=kill)
     resumed = learner()
-    checkpoint.fit(resumed, schedule, 5, tmp_path / "killed.pt")
+    fit(resumed, schedule, 5, tmp_path / "killed.pt")
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
 
@@ -154,9 +153,9 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     def learner() -> DistillationLearner:
         return DistillationLearner(small_branches()[0], draw_scenes(8)[1], {}, 4, 0, 8).eval()
 
-    checkpoint.fit(learner(), checkpoint.Schedule(2, 1e-3, 1, 0.0), 0, tmp_path / "x.pt")
+    fit(learner(), FitSettings(2, 1e-3, 1, 0.0), 0, tmp_path / "x.pt")
     with pytest.raises(ValueError, match=r"is a checkpoint of another run .* give an empty folder"):
-        checkpoint.fit(learner(), checkpoint.Schedule(3, 1e-3, 1, 0.0), 0, tmp_path / "x.pt")
+        fit(learner(), FitSettings(3, 1e-3, 1, 0.0), 0, tmp_path / "x.pt")
 
 
 def test_balanced_branches_vary_as_was_asked():

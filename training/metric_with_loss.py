@@ -1,4 +1,4 @@
-"""A metric with a loss on human votes: what a training step computes, in one module that DDP or FSDP can wrap."""
+"""A metric with a loss on human votes: the computation of a training step in one module, which DDP or FSDP can wrap."""
 
 from __future__ import annotations
 
@@ -14,14 +14,19 @@ from dreamsim_guidance.training.triplet_batches import Piece
 from dreamsim_guidance.training.vote_losses import VoteLoss
 from dreamsim_guidance.types import Embedding, Image
 
-__all__ = ["Comparison"]
+__all__ = ["MetricWithLoss", "freeze_unused"]
 
 
-class Comparison(nn.Module):
-    """Pictures in 8 bits to unit vectors, or with triplets to their weighted loss and distances.
+class MetricWithLoss(nn.Module):
+    """Maps 8-bit pictures to unit embeddings or, given triplets, to their weighted loss and distances.
 
-    Every picture is embedded once, however many triplets it is in. Where only a head is trained, "pictures" are the
-    features under it, which never change.
+    Each picture is embedded once, however many triplets contain it. Where only a head is trained, `pictures` are the
+    features below the head, which do not change.
+
+    Args:
+        metric: what is trained.
+        loss: from two distances and the votes to a loss for each triplet.
+        augmentation: applied to images `(m, 3, s, s)` in [0, 1] when triplets are given; None for none.
     """
 
     def __init__(self, metric: DreamSim, loss: VoteLoss, augmentation: Callable[[Image], Image] | None = None) -> None:
@@ -29,9 +34,9 @@ class Comparison(nn.Module):
         self.metric, self.vote_loss, self.augmentation = metric, loss, augmentation
 
     def forward(self, pictures: Tensor, piece: Piece | None = None, embedded: bool = False) -> Any:
-        """`(m, d)` unit vectors without `piece`; else the loss, summed with the weights, and `(n,)` distances to a and b.
+        """Return `(m, d)` unit embeddings or, with `piece`, the weighted sum of losses and the `(n,)` distances to a and b.
 
-        With `embedded`, `pictures` are unit vectors already.
+        With `embedded`, `pictures` already are unit embeddings.
         """
         u = pictures if embedded else self.directions(pictures, augmented=piece is not None)
         if piece is None:
@@ -43,25 +48,37 @@ class Comparison(nn.Module):
     def directions(
         self, pictures: UInt8[Tensor, "m 3 s s"] | Float[Tensor, "m d"], augmented: bool = False
     ) -> Embedding:
+        """Unit embeddings of 8-bit pictures, or of the features below the head."""
         if pictures.dtype != torch.uint8:
             head = self.metric.ensemble.head
-            assert head is not None  # features are made for a head only
+            assert head is not None  # features are computed for a head only
             return unit(self.metric.normalize(head(pictures)))
         images = pictures.to(self.metric.dtype) / 255
         if augmented and self.augmentation is not None:
             images = self.augmentation(images)
         return self.metric.directions(images)
 
-    def train(self, mode: bool = True) -> Comparison:
-        """Frozen towers stay in eval mode, which is faster and the same; adapters and what is trained whole follow."""
+    def train(self, mode: bool = True) -> MetricWithLoss:
+        """Set the mode of what is trained; frozen towers stay in eval mode, which is faster and gives the same."""
         super().train(False)
         self.training = mode
-        trained_whole = any(
+        towers_are_trained = any(
             p.requires_grad for name, p in self.metric.ensemble.branches.named_parameters() if ".lora_" not in name
         )
-        if trained_whole:
+        if towers_are_trained:
             self.metric.train(mode)
         for module in self.metric.modules():
             if hasattr(module, "lora_A"):
                 module.train(mode)
         return self
+
+
+def freeze_unused(model: MetricWithLoss, piece: Piece) -> None:
+    """Freeze parameters that no gradient reaches, such as an unused final norm: DDP would wait for them forever."""
+    model.eval()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    piece = piece.to(next(model.parameters()).device)
+    loss, _, _ = model(piece.pictures, piece)
+    for parameter, gradient in zip(trained, torch.autograd.grad(loss, trained, allow_unused=True), strict=True):
+        if gradient is None:
+            parameter.requires_grad_(False)
