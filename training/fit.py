@@ -44,7 +44,8 @@ def fit(
     """Train `learner` in place, from the checkpoint at `path` if there is one.
 
     Args:
-        learner: all its parameters that require a gradient are trained; the norm of the gradient is clipped to 1.
+        learner: all its parameters that require a gradient are trained, in float32 whatever the default dtype is; the norm
+            of the gradient is clipped to 1.
         settings: steps, learning rate, and how often to save and report.
         seed: seeds the random numbers of every step.
         path: file of the checkpoint, replaced at each save.
@@ -55,6 +56,7 @@ def fit(
 
     Raises ValueError if the checkpoint was made with other settings, another seed, or another `made_of`.
     """
+    learner.float()
     optimiser = settings.optimiser.build(learner.parameters())
     trained = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     made_for = f"{settings} seed={seed} {made_of}".strip()
