@@ -172,6 +172,11 @@ def _people(report: Report) -> list[str]:
         )
         if report.ceiling == 1:
             lines.append("(only triplets on which all agreed are in this set, so this says nothing about people)")
+    if undetermined := [name for name, curve in report.curves.items() if not curve.identified]:
+        lines.append(
+            f"psychometric curve: these votes do not determine its slope for {', '.join(undetermined)}; the slope and "
+            "lapse in the JSON are one choice of many that explain them equally well"
+        )
     lines += [f"{name}: {text}" for name, text in report.measures.items()]
     lines.append(
         f"[{100 * report.level:g} % intervals: bootstrap over references, {report.resamples} resamples, seed {report.seed}]"

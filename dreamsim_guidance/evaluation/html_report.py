@@ -109,6 +109,9 @@ def _curves(evaluation: Evaluation) -> Iterator[str]:
         yield "of bins of equally many triplets, and the curve ½ + (1 − lapse)(1 / (1 + exp(−slope · gap)) − ½) of "
         yield "greatest likelihood. A metric whose gaps mean something rises from ½.</p>"
         yield _picture(plot, "Share of votes that agree against the gap between the two distances")
+        if undetermined := [name for name, curve in evaluation.report.curves.items() if not curve.identified]:
+            yield f"<p class=note>Dashed: the votes do not determine how steep the curve of {escape(', '.join(undetermined))} "
+            yield "is; curves of very different slope explain them equally well.</p>"
     if isinstance(evaluation.data, Ratings):
         yield "<h2>Scores against distances</h2>"
         yield _picture(scatter_plot(evaluation.distances, evaluation.data.score), "Scores against distances")

@@ -100,7 +100,8 @@ def agreement_plot(report: Report) -> bytes:
 
 
 def curves_plot(curves: Mapping[str, Curve]) -> bytes | None:
-    """One panel for each metric: means over bins with intervals, and the fitted curve; None without any."""
+    """One panel for each metric: means over bins with intervals, and the fitted curve, dashed where the votes do not
+    determine it; None without any."""
     shown = {name: curve for name, curve in curves.items() if curve.bins}
     if not shown:
         return None
@@ -119,7 +120,7 @@ def curves_plot(curves: Mapping[str, Curve]) -> bytes | None:
             axis.axhline(0.5, color=_QUIET, linewidth=0.8, linestyle=":")
             if np.isfinite(curve.slope):
                 x = np.linspace(0, max(gaps) * 1.08, 200)
-                axis.plot(x, curve(x), color=_WARM, linewidth=1.6)
+                axis.plot(x, curve(x), color=_WARM, linewidth=1.6, linestyle="-" if curve.identified else "--")
             axis.vlines(gaps, bounds[:, 0], bounds[:, 1], color=_ACCENT, linewidth=1.6)
             axis.plot(gaps, values, "o", color=_ACCENT, markersize=4.5)
             axis.set_title(short(name))

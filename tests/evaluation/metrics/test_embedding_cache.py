@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import TOLERANCE
 
 from dreamsim_guidance import DreamSim, save_image
 from dreamsim_guidance.cli.entry import main
@@ -221,7 +222,9 @@ def test_a_killed_run_goes_on_where_it_was(
     resumed = EmbeddingMetric("m", metric, cache)
     found = resumed.directions(files, progress=False)
     assert forwards() == 2
-    np.testing.assert_allclose(found, EmbeddingMetric("m", metric).directions(files, progress=False), atol=1e-6)
+    np.testing.assert_allclose(
+        found, EmbeddingMetric("m", metric).directions(files, progress=False), atol=TOLERANCE[torch.float32]
+    )
 
 
 def write_set(folder: Path, files: list[Path]) -> None:
@@ -260,6 +263,14 @@ def launch(processes: int, *words: str) -> list[tuple[int, str, str]]:
 def test_two_processes_find_what_one_finds(
     metric: DreamSim, files: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """One process embeds the pictures in one batch, two in a batch each, which float32 rounds differently.
+
+    Agreement and leads depend on signs of gaps alone, and gaps are at least 6e-3 (1.7e-3 from each other, which decides the
+    bins): they must be equal. The slope of the curve may move by any amount (see `test_psychometric`), but the
+    log-likelihood by no more than the gaps times the slope. Largest differences with ATEN_CPU_CAPABILITY default, avx2 and
+    avx512, each with MKL_CBWR=COMPATIBLE and AVX2, torch 2.14 on an Intel AVX-512 processor: 4e-8 of a gap, allowed 2e-5;
+    6e-8 of the log-likelihood, allowed 2e-3.
+    """
     write_set(tmp_path, files)
     metric.save(tmp_path / "m.safetensors", source="test", licence="none")
     (tmp_path / "mine.py").write_text(
@@ -272,25 +283,15 @@ def test_two_processes_find_what_one_finds(
     assert main([*words, "--json", "--no-cache"]) == 2
     alone, together = json.loads(capsys.readouterr().out), json.loads(out)
     assert len(list((tmp_path / "cache").glob("*/*.npz"))) == 2  # each has embedded its share
-    for measure in ("agreement", "lead", "curves"):
-        found, expected = json.dumps(together[measure]), json.dumps(alone[measure])
-        np.testing.assert_allclose(numbers(found), numbers(expected), atol=1e-6)
+    assert together["agreement"] == alone["agreement"] and together["lead"] == alone["lead"]
+    curve, other = (report["curves"][words[3]] for report in (alone, together))
+    tolerance = 2 * TOLERANCE[torch.float32]  # of a gap, the difference of two distances
+    for point, moved in zip(curve["bins"], other["bins"], strict=True):
+        assert moved["gap"] == pytest.approx(point["gap"], abs=tolerance)
+        assert moved["agreement"] == point["agreement"]
+    assert other["log_likelihood"] == pytest.approx(curve["log_likelihood"], abs=tolerance * curve["slope"])
+    assert other["identified"] == curve["identified"]
     assert "not today" in together["failed"][words[-1]]
-
-
-def numbers(text: str) -> list[float]:
-    found: list[float] = []
-
-    def walk(value: object) -> None:
-        if isinstance(value, dict):
-            [walk(item) for item in value.values()]
-        elif isinstance(value, list):
-            [walk(item) for item in value]
-        elif isinstance(value, int | float):
-            found.append(float(value))
-
-    walk(json.loads(text))
-    return found
 
 
 def test_embeddings_reach_the_disk_now_and_then(

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from conftest import tiny_branches
+from conftest import TOLERANCE, tiny_branches
 from PIL import Image
 from torch import Tensor
 
@@ -58,7 +58,7 @@ def test_an_embedding_metric_sees_pictures_as_the_original_does(
 ) -> None:
     found = file_metric(metric, cache=False).distances(pairs, progress=False)
     expected = [float(metric(squashed(a, 32), squashed(b, 32))) for a, b in pairs]
-    np.testing.assert_allclose(found, expected, atol=1e-6)
+    np.testing.assert_allclose(found, expected, atol=TOLERANCE[torch.float32])
     assert found[4] == 0
 
 
@@ -75,7 +75,7 @@ def test_branches_of_several_sizes_squash_for_themselves(pairs: list[tuple[Path,
     mine = [*pairs, (pairs[0][0], tmp_path / "other.png")]
     found = file_metric(mixed, cache=False).distances(mine, progress=False)
     whole = [[torch.from_numpy(np.array(Image.open(f))).permute(2, 0, 1)[None] / 255 for f in pair] for pair in mine]
-    np.testing.assert_allclose(found, [float(mixed(a, b)) for a, b in whole], atol=1e-6)
+    np.testing.assert_allclose(found, [float(mixed(a, b)) for a, b in whole], atol=TOLERANCE[torch.float32])
 
 
 def test_workers_change_nothing(metric: DreamSim, pairs: list[tuple[Path, Path]]) -> None:
@@ -90,7 +90,9 @@ def test_names_model_files_and_run_folders(metric: DreamSim, pairs: list[tuple[P
     found = {name: m.distances(pairs, False) for name, m in load_metrics(names, cache=False).items()}
     assert list(found) == names
     np.testing.assert_array_equal(found[names[1]], found[names[2]])
-    np.testing.assert_allclose(found[names[1]], file_metric(metric, cache=False).distances(pairs, False), atol=1e-6)
+    np.testing.assert_allclose(
+        found[names[1]], file_metric(metric, cache=False).distances(pairs, False), atol=TOLERANCE[torch.float32]
+    )
 
 
 def test_a_callable_of_ones_own(pairs: list[tuple[Path, Path]], tmp_path: Path) -> None:
@@ -240,7 +242,9 @@ def test_a_tower_is_the_cosine_of_its_feature(random_weights: None, tmp_path: Pa
     x, y = torch.rand(2, 1, 3, 224, 224)
     with torch.no_grad():
         a, b = metric.ensemble(x), metric.ensemble(y)
-        torch.testing.assert_close(metric(x, y), 1 - torch.cosine_similarity(a, b), atol=1e-6, rtol=0)
+        torch.testing.assert_close(
+            metric(x, y), 1 - torch.cosine_similarity(a, b), atol=TOLERANCE[torch.float32], rtol=0
+        )
 
 
 @pytest.fixture
