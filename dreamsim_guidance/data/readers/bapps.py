@@ -10,6 +10,7 @@ as a perceptual metric, CVPR 2018.
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -77,8 +78,13 @@ def _shares(root: Path, folder: str, split: str | None) -> Iterator[tuple[Path, 
 
 def _share(file: Path) -> float:
     try:
-        share = float(np.load(file).reshape(()))
-    except (ValueError, OSError, EOFError) as error:
+        if not file.is_file():
+            raise ValueError("it is not a file")
+        stored = np.load(file, mmap_mode="r", allow_pickle=False)  # mapped: a huge array is refused without reading it
+        if not isinstance(stored, np.ndarray) or stored.size != 1:
+            raise ValueError("it holds something else")
+        share = float(stored.reshape(()))
+    except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"'{file}' must hold one number, the share of people ({error}).") from error
     if not 0 <= share <= 1:
         raise ValueError(f"'{file}': the share of people must lie in [0, 1], got {share:g}.")

@@ -10,13 +10,12 @@ Challenge on Learned Image Compression, https://compression.cc.
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 from dreamsim_guidance.data.judgments import Judgments, Triplet, choose, gather
-from dreamsim_guidance.data.readers.table import inside
+from dreamsim_guidance.data.readers.table import first_records, inside, read_records
 
-__all__ = ["answer_files", "read_clic"]
+__all__ = ["answer_files", "has_answers", "read_clic"]
 
 
 def read_clic(root: Path | str, split: str | None = None, least_votes: int | None = None) -> Judgments:
@@ -29,18 +28,17 @@ def read_clic(root: Path | str, split: str | None = None, least_votes: int | Non
     """
     file = _file(Path(root))
     votes: dict[tuple[str, str, str], list[float]] = {}
-    with file.open(newline="", encoding="utf-8-sig", errors="replace") as opened:
-        for line, cells in enumerate(csv.reader(opened), 1):
-            where, words = f"'{file}', line {line}", [cell.strip() for cell in cells]
-            if not any(words) or (line == 1 and _is_header(words)):
-                continue
-            if len(words) != 4 or words[3] not in ("0", "1"):
-                raise ValueError(f"{where}: original,A,B and 0 or 1 are needed, got {','.join(cells)!r}.")
-            original, a, b = (inside(where, word) for word in words[:3])
-            if len({original, a, b}) == 3:
-                turned = (original, b, a) in votes
-                key = (original, b, a) if turned else (original, a, b)
-                votes.setdefault(key, [0.0, 0.0])[int(words[3]) ^ turned] += 1
+    for line, cells in read_records(file):
+        where, words = f"'{file}', line {line}", [cell.strip() for cell in cells]
+        if not any(words) or (line == 1 and _is_header(words)):
+            continue
+        if len(words) != 4 or words[3] not in ("0", "1"):
+            raise ValueError(f"{where}: original,A,B and 0 or 1 are needed, got {','.join(cells)!r}.")
+        original, a, b = (inside(where, word) for word in words[:3])
+        if len({original, a, b}) == 3:
+            turned = (original, b, a) in votes
+            key = (original, b, a) if turned else (original, a, b)
+            votes.setdefault(key, [0.0, 0.0])[int(words[3]) ^ turned] += 1
     place = _Pictures(file.parent)
     rows = [Triplet(place(o), place(a), place(b), for_a, for_b) for (o, a, b), (for_a, for_b) in votes.items()]
     return gather(choose(rows, file, split, least_votes or 1), file)
@@ -48,12 +46,12 @@ def read_clic(root: Path | str, split: str | None = None, least_votes: int | Non
 
 def answer_files(folder: Path) -> list[Path]:
     """The csv files of a folder that begin with three paths and an answer."""
-    return [file for file in sorted(folder.glob("*.csv")) if _has_answers(file)]
+    return [file for file in sorted(folder.glob("*.csv")) if has_answers(file)]
 
 
-def _has_answers(file: Path) -> bool:
-    with file.open(newline="", encoding="utf-8-sig", errors="replace") as opened:
-        first = [[cell.strip() for cell in cells] for cells, _ in zip(csv.reader(opened), range(2), strict=False)]
+def has_answers(file: Path) -> bool:
+    """Whether a file begins with three paths and an answer, after a header or without one."""
+    first = first_records(file, 2)
     return any(len(words) == 4 and words[3] in ("0", "1") and Path(words[0]).suffix != "" for words in first)
 
 

@@ -12,6 +12,7 @@ https://www.jasongt.com/projectpages/pipal.html. Gu et al., PIPAL, ECCV 2020.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from dreamsim_guidance.data.judgments import choose
@@ -55,9 +56,9 @@ def label_files(root: Path) -> list[tuple[Path, str]]:
     found = []
     for place in sorted(root.glob("*")):
         part, _, rest = place.name.lower().partition("_")
-        if rest == "label" and place.is_dir():
-            found += [(file, part) for file in sorted(place.glob("*.txt"))]
-        elif rest == "label.txt" and place.is_file():
+        if rest == "label" and os.path.isdir(place):
+            found += [(file, part) for file in sorted(place.glob("*.txt")) if os.path.isfile(file)]
+        elif rest == "label.txt" and os.path.isfile(place):
             found.append((place, part))
     return found
 

@@ -6,6 +6,7 @@ The readers have one file each; their documentation says where to get a set, und
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,40 +56,54 @@ def read_judgments(
 def recognise(path: Path | str) -> str:
     """The kind of the set at `path`, by the names of files and columns; errors as `read_judgments`.
 
-    A folder with NIGHTS' `data.csv` is NIGHTS, also if its JND votes lie there too.
+    A folder with NIGHTS' `data.csv` is NIGHTS, also if its JND votes lie there too. Other files in the folder are looked at
+    but never trusted: links without a target, devices, binary or huge files are passed over. Raises OSError for a folder or
+    file that may not be read.
     """
     path = Path(path)
-    if not path.exists():
+    if not os.path.exists(path):
         raise FileNotFoundError(f"judgments not found: '{path}'; give the folder of a set, or its csv file.")
-    found = _of_folder(path) if path.is_dir() else _of_file(path)
-    if found == ["nights", "nights-jnd"]:
+    if os.path.isdir(path):
+        os.listdir(path)  # says why a folder cannot be read, where the look-ups below find nothing
+        kinds = _of_folder(path)
+    elif os.path.isfile(path):
+        path.open("rb").close()
+        kinds = _of_file(path)
+    else:
+        raise ValueError(
+            f"'{path}' is neither a folder nor a file of judgments; give the folder of a set, or its csv file."
+        )
+    if kinds == ["nights", "nights-jnd"]:
         return "nights"
-    if len(found) == 1:
-        return found[0]
-    looks = f"looks like several of them ({', '.join(found)})" if found else "looks like none of them"
+    if len(kinds) == 1:
+        return kinds[0]
+    looks = f"looks like several of them ({', '.join(kinds)})" if kinds else "looks like none of them"
     raise ValueError(f"'{path}' {looks}; say which kind it is, one of {', '.join(KINDS)}.")
 
 
 def _of_folder(folder: Path) -> list[str]:
+    def has(name: str) -> bool:
+        return os.path.isfile(folder / name)  # unlike Path.is_file, False where a folder may not be searched
+
     signs = {
-        "nights": (folder / "data.csv").is_file(),
-        "nights-unfiltered": (folder / "nights_raw.csv").is_file(),
-        "nights-jnd": (folder / "jnd_votes.csv").is_file(),
+        "nights": has("data.csv"),
+        "nights-unfiltered": has("nights_raw.csv"),
+        "nights-jnd": has("jnd_votes.csv"),
         "bapps": _has_votes(folder, "judge"),
         "bapps-jnd": _has_votes(folder, "same"),
-        "things": (folder / "things_valset.txt").is_file(),
-        "pieapp": any(folder.glob("labels/*/*_pairwise_labels.csv")),
-        "tid2013": (folder / "mos_with_names.txt").is_file(),
-        "kadid10k": (folder / "dmos.csv").is_file(),
+        "things": has("things_valset.txt"),
+        "pieapp": any(map(os.path.isfile, folder.glob("labels/*/*_pairwise_labels.csv"))),
+        "tid2013": has("mos_with_names.txt"),
+        "kadid10k": has("dmos.csv"),
         "pipal": bool(pipal.label_files(folder)),
         "clic": bool(clic.answer_files(folder)),
-        "folder": (folder / "votes.csv").is_file(),
+        "folder": has("votes.csv"),
     }
-    return [kind for kind, there in signs.items() if there]
+    return [kind for kind, present in signs.items() if present]
 
 
 def _has_votes(folder: Path, name: str) -> bool:
-    return any(place.is_dir() for depth in range(4) for place in folder.glob("*/" * depth + name))
+    return any(os.path.isdir(place) for depth in range(4) for place in folder.glob("*/" * depth + name))
 
 
 def _of_file(file: Path) -> list[str]:
@@ -101,6 +116,6 @@ def _of_file(file: Path) -> list[str]:
         "folder": {"name", "votes_a", "votes_b"} <= columns,
         "things": file.suffix == ".txt" and file.name.startswith("things"),
         "tid2013": file.name == "mos_with_names.txt",
-        "clic": file.suffix == ".csv" and file in clic.answer_files(file.parent),
+        "clic": file.suffix == ".csv" and clic.has_answers(file),
     }
-    return [kind for kind, there in signs.items() if there]
+    return [kind for kind, present in signs.items() if present]
