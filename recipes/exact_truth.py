@@ -1,4 +1,4 @@
-"""Guidance of priors whose posterior is known in closed form."""
+"""Guidance of priors for which the posterior is known in closed form."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dreamsim_guidance.known_answers.exact_truth import ExactTruth
 
 @recipe
 def exact_truth() -> ExactTruth:
-    """Guide Gaussians and mixtures with analytic scores, and compare with the posterior in closed form.
+    """Guide Gaussians and mixtures with analytic scores, and compare the samples with the posterior in closed form.
 
-    Seven minutes on one core of an AMD EPYC that had other work; what it found is in the README.
+    The results are in docs/results.md. It took seven minutes on one core of an AMD EPYC that had other work.
     """
     return ExactTruth()

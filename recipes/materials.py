@@ -18,10 +18,10 @@ from dreamsim_guidance.training.vote_loss_config import VoteLossConfig
 def train_materials() -> Tuning:
     """Train a small Vision Transformer from nothing on people's judgments of materials.
 
-    On the 2297 triplets of the split "val" it agrees with the majority in 87.5 % (95 % interval 85.7 to 89.3, ties left out),
-    SSIM in 76.5, MSE in 63.8 %. On other renderings of the same materials, which it never saw, only in 73.5 % (70.5 to 76.3),
-    where MSE has 73.3 and SSIM 79.7 %: it knows these pictures. 11 minutes with one thread of an AMD EPYC (Zen 3) beside other
-    work, torch 2.15.
+    On the 2297 triplets of the split "val" it agrees with the majority in 87.5 % of the cases without ties (95 % interval 85.7
+    to 89.3); SSIM agrees in 76.5 %, MSE in 63.8 %. It does not generalise beyond these pictures: on other renderings of the
+    same materials it agrees in 73.5 % (70.5 to 76.3), MSE in 73.3 %, SSIM in 79.7 %. It took 11 minutes with one thread of an
+    AMD EPYC (Zen 3) that had other work, torch 2.15.
     """
     return Tuning(
         data=Path("materials"),
@@ -55,9 +55,10 @@ def train_materials() -> Tuning:
 def train_materials_augmented() -> Tuning:
     """Train on materials with augmented pictures and stochastic depth.
 
-    Meant for renderings that the votes do not cover, and no help there: 70.9 % (67.6 to 74.0) of the majorities on the other
-    renderings of the materials, 86.3 % (84.3 to 88.3) on those of the votes; stochastic depth alone, scratch.drop_path=0.2,
-    has 76.2 % (73.2 to 79.2) and 87.2 %. 10 minutes with one thread of an AMD EPYC (Zen 3) beside other work, torch 2.15.
+    It was meant for renderings that the votes do not cover, but does not help there: it agrees with the majority in 70.9 %
+    (67.6 to 74.0) of the triplets of other renderings and in 86.3 % (84.3 to 88.3) of those of the split "val". Stochastic
+    depth alone, scratch.drop_path=0.2, reaches 76.2 % (73.2 to 79.2) and 87.2 %. It took 10 minutes with one thread of an AMD
+    EPYC (Zen 3) that had other work, torch 2.15.
     """
     return replace(
         train_materials(),

@@ -20,8 +20,8 @@ def pretrain_pocket() -> PretrainPocket:
 
     On 2000 held-out triplets of scenes it agrees with the known factors in 73.4 % (95 % interval 71.3 to 75.2), its
     branches alone in 67.2 (DINO-like), 74.2 and 73.1 % (CLIP-like), MSE in 67.3 %, SSIM in 62.7 %. It took 57 minutes on
-    2 cores of an AMD EPYC (Zen 3), torch 2.15, one process per branch (`train_branch`), beside other work; with the cores to
-    themselves, two threads take 0.16 s for a step of a CLIP-like branch and 0.52 s for one of the DINO-like.
+    2 cores of an AMD EPYC (Zen 3) that had other work, torch 2.15, with one process for each branch (`train_branch`). Two
+    threads on cores without other work take 0.16 s for a step of a CLIP-like branch and 0.52 s for the DINO-like one.
     """
     words = FitSettings(steps=5000, learning_rate=1e-3, warmup=100, weight_decay=0.05, save_every=100, log_every=10)
     views = FitSettings(steps=1200, learning_rate=1e-3, warmup=50, weight_decay=0.04, save_every=100, log_every=10)
@@ -43,9 +43,9 @@ def pretrain_pocket() -> PretrainPocket:
 
 @recipe
 def pretrain_pocket_tiny() -> PretrainPocket:
-    """Pre-train a far smaller ensemble in seconds, of no use but for tests and for seeing a run folder.
+    """Pre-train a far smaller ensemble in seconds, for tests and to see what a run folder holds.
 
-    It agrees with the factors no more than chance and pixels do: 50 triplets are too few to say (2 cores, 8 seconds).
+    Its 50 triplets are too few to tell its agreement with the factors from chance. It took 8 seconds on 2 cores.
     """
     schedule = FitSettings(steps=6, learning_rate=1e-3, warmup=2, weight_decay=0.05, save_every=2, log_every=1)
     words = Contrastive(manner="sentence", batch=16, tau=0.08, schedule=schedule)
@@ -67,9 +67,10 @@ def pretrain_pocket_tiny() -> PretrainPocket:
 def train_pocket() -> TunePocket:
     """Tune the pocket ensemble with LoRA on drawn triplets, and judge it before and after.
 
-    On 2000 new scenes it agrees with the simulated people in 77.1 % (95 % interval 75.3 to 78.8), before in 74.8 %: a gain of
-    2.3 (1.0 to 3.5). Where a factor decides that no training triplet varies, it loses 1.0 (-2.1 to 0.1), from 88.0 to 87.0 %.
-    19 minutes with one thread of an AMD EPYC (Zen 3) beside other work, torch 2.15; what ships is this run's adapter.
+    On 2000 new scenes it agrees with the simulated people in 77.1 % (95 % interval 75.3 to 78.8), 2.3 (1.0 to 3.5) more than
+    before the tuning. Where a factor decides that no training triplet varies, agreement changes by -1.0 (-2.1 to 0.1), from
+    88.0 to 87.0 %. It took 19 minutes with one thread of an AMD EPYC (Zen 3) that had other work, torch 2.15. The adapter
+    that ships with the package is from this run.
     """
     return TunePocket(
         tuning=Tuning(

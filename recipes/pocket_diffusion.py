@@ -1,4 +1,4 @@
-"""Training of the pocket diffusion models and of their judge, which ship with this package."""
+"""Training of the pocket diffusion models and of their judge, all of which ship with this package."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from dreamsim_guidance.training.pocket.settings import (
 def train_pocket_pixels() -> TrainPocketPixels:
     """Train the unconditional pixel diffusion model of easy scenes at 32 px and write it as a DDIMPipeline.
 
-    The model that ships: 95 minutes on one core of an AMD EPYC that had other work; loss 0.059 on held-out scenes; Frechet
-    distance of 512 samples (50 steps of DDIM) to 512 held-out scenes 104.0, that of other held-out scenes 30.0.
+    This made the model that ships, in 95 minutes on one core of an AMD EPYC that had other work. Its loss on held-out scenes
+    is 0.059; the Frechet distance of 512 samples (50 steps of DDIM) to 512 held-out scenes is 104.0, that of 512 other
+    held-out scenes 30.0.
     """
     return TrainPocketPixels(
         seed=0,
@@ -40,10 +41,11 @@ def train_pocket_pixels() -> TrainPocketPixels:
 def train_pocket_latents() -> TrainPocketLatents:
     """Train the text-conditioned latent diffusion model of easy scenes at 64 px and write it as a StableDiffusionPipeline.
 
-    The model that ships: about two and a half hours on one core of an AMD EPYC that had other work, the autoencoder included;
-    loss 0.254 on held-out scenes; Frechet distance of 512 samples (50 steps, guidance scale 4) to 512 held-out scenes 113.5,
-    that of other held-out scenes 29.5; root mean square error of the autoencoder 0.042. The run was lengthened twice: its
-    learning rate followed the cosine of 4000 steps up to step 4000, of 14,000 up to step 5000, from there that of 10,000.
+    This made the model that ships, in about two and a half hours on one core of an AMD EPYC that had other work, training of
+    the autoencoder included. Its loss on held-out scenes is 0.254; the Frechet distance of 512 samples (50 steps, guidance
+    scale 4) to 512 held-out scenes is 113.5, that of 512 other held-out scenes 29.5; the root mean square error of the
+    autoencoder is 0.042. The length of that run was changed twice: its learning rate followed the cosine of 4000 steps up to
+    step 4000, that of 14,000 steps up to step 5000, and then that of 10,000 steps.
     """
     return TrainPocketLatents(
         seed=0,
@@ -74,8 +76,8 @@ def train_pocket_latents() -> TrainPocketLatents:
 def train_pocket_judge() -> TrainPocketJudge:
     """Train the small convolutional network that reads the factors of a scene and write pocket_judge.safetensors.
 
-    The one that ships reads on 2000 held-out easy scenes: shape 95.6 %, colour 91.3 %, count 99.7 %, layout 99.8 %,
-    background 93.0 %, its colour 92.5 %, style 93.1 %, scale 80.8 %.
+    The judge that ships reads on 2000 held-out easy scenes: shape 95.6 %, colour 91.3 %, count 99.7 %, layout 99.8 %,
+    background 93.0 %, colour of the background 92.5 %, style 93.1 %, scale 80.8 %.
     """
     return TrainPocketJudge(
         seed=0,
@@ -92,14 +94,14 @@ def train_pocket_judge() -> TrainPocketJudge:
 
 @recipe
 def train_pocket_pixels_tiny() -> TrainPocketPixels:
-    """Train a far smaller pixel model in seconds, of no use but for tests and for seeing a run folder."""
+    """Train a far smaller pixel model in seconds, for tests and to see what a run folder holds."""
     schedule = FitSettings(steps=4, learning_rate=1e-3, warmup=2, weight_decay=0.0, save_every=2, log_every=1)
     return replace(train_pocket_pixels(), scenes=24, size=16, channels=(12, 24), batch=4, schedule=schedule, samples=8)
 
 
 @recipe
 def train_pocket_latents_tiny() -> TrainPocketLatents:
-    """Train a far smaller latent model in seconds, of no use but for tests and for seeing a run folder."""
+    """Train a far smaller latent model in seconds, for tests and to see what a run folder holds."""
     full = train_pocket_latents()
     schedule = FitSettings(steps=4, learning_rate=1e-3, warmup=2, weight_decay=0.0, save_every=2, log_every=1)
     return replace(
@@ -117,6 +119,6 @@ def train_pocket_latents_tiny() -> TrainPocketLatents:
 
 @recipe
 def train_pocket_judge_tiny() -> TrainPocketJudge:
-    """Train a far smaller judge in seconds, of no use but for tests and for seeing a run folder."""
+    """Train a far smaller judge in seconds, for tests and to see what a run folder holds."""
     schedule = FitSettings(steps=4, learning_rate=1e-3, warmup=2, weight_decay=0.0, save_every=2, log_every=1)
     return replace(train_pocket_judge(), scenes=30, width=4, features=8, batch=8, schedule=schedule, held_out=20)

@@ -1,4 +1,4 @@
-"""What the strength of guidance costs in fidelity to the prompt and in diversity."""
+"""The price of guidance in fidelity to the prompt and in diversity, by strength."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from dreamsim_guidance.experiment.registry import recipe
 
 @recipe
 def strength_sweep() -> StrengthSweep:
-    """Draw the trade-off of guidance: distance to the reference against fidelity to the words and diversity.
+    """Draw the trade-off of guidance: distance to the reference against fidelity to the prompt and diversity.
 
-    Found with n=4 on the pocket latent model, MPGD from 0 to 0.1: distance 0.265 -> 0.103, fidelity 0.58 -> 0.59, diversity
-    0.175 -> 0.156.
+    With n=4 on the pocket latent model, MPGD of strength 0.1 changes the distance from 0.265 to 0.103, fidelity from 0.58 to
+    0.59, and diversity from 0.175 to 0.156.
     """
     return StrengthSweep()
 
 
 @recipe
 def strength_sweep_tiny() -> StrengthSweep:
-    """Sweep two strengths on a few images in seconds, of no use but for tests and for seeing a run folder."""
+    """Sweep two strengths on a few images in seconds, for tests and to see what a run folder holds."""
     return StrengthSweep(strengths=(0.0, 3.0), pairs=2, n=2, steps=4)

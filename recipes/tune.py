@@ -1,8 +1,8 @@
 """Tuning on NIGHTS, or any set in its layout: the original's configurations, and a modern ensemble.
 
-Say where the judgments are: `dreamsim-guidance run train-ensemble-lora data=nights`. `pretrained=False` is a dry run on random
-weights. The original trains without centring the embedding and, by default, centres it when the metric is used. These train
-without too; their model.safetensors stays as it was trained and validated, their adapter can be loaded either way.
+Name the folder of the judgments: `dreamsim-guidance run train-ensemble-lora data=nights`. `pretrained=False` is a dry run on
+random weights. The original trains without centring the embedding and centres it by default when the metric is used. These
+recipes train without centring too; model.safetensors keeps that setting, and the adapter can be loaded with either.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dreamsim_guidance.training.tuning import LoRA, Tuning
 
 @recipe
 def train_ensemble_lora() -> Tuning:
-    """Tune the ensemble of DINO, CLIP and OpenCLIP ViT-B/16 with LoRA on NIGHTS, as the original.
+    """Tune the ensemble of DINO, CLIP and OpenCLIP ViT-B/16 with LoRA on NIGHTS, as the original does.
 
     The original's release of this configuration agrees with 96.2 % of the test triplets; not yet trained by this recipe.
     """
@@ -32,7 +32,7 @@ def train_ensemble_lora() -> Tuning:
 
 @recipe
 def train_single_lora() -> Tuning:
-    """Tune one backbone with LoRA on NIGHTS, as the original: `model=` dino_vitb16, clip_vitb32, open_clip_vitb32, ...
+    """Tune one backbone with LoRA on NIGHTS, as the original does: model=dino_vitb16, clip_vitb32, open_clip_vitb32, ...
 
     The original's release of DINO ViT-B/16 agrees with 94.8 % of the test triplets; not yet trained by this recipe.
     """
@@ -46,7 +46,7 @@ def train_single_lora() -> Tuning:
 
 @recipe
 def train_patch_lora() -> Tuning:
-    """Tune a backbone with its patch tokens on NIGHTS, as the original: `model=` dino_vitb16_patch, dinov2_vitb14_patch.
+    """Tune a backbone with its patch tokens on NIGHTS, as the original does: model=dino_vitb16_patch, dinov2_vitb14_patch.
 
     The original's release of DINO ViT-B/16 agrees with 94.8 % of the test triplets; not yet trained by this recipe.
     """
@@ -55,7 +55,7 @@ def train_patch_lora() -> Tuning:
 
 @recipe
 def train_mlp() -> Tuning:
-    """Train the paper's other way of tuning, an MLP on the ensemble's frozen features, on NIGHTS.
+    """Train an MLP on the ensemble's frozen features on NIGHTS, the paper's other way of tuning.
 
     Features are computed once, so that all epochs together cost little more than one pass over the pictures. The paper's
     ensemble with an MLP agrees with 93.4 % of the test triplets; not yet trained by this recipe.
@@ -73,7 +73,7 @@ def train_mlp() -> Tuning:
 def train_modern_lora() -> Tuning:
     """Tune a modern ensemble, DINOv3 with SigLIP 2 and Perception Encoder (all ViT-B/16), with LoRA on NIGHTS.
 
-    Meant to beat the published ensemble's 96.2 % on the test triplets; its figure is not yet measured.
+    Its aim is to beat the published ensemble's 96.2 % on the test triplets; its own figure is not yet measured.
     """
     return replace(
         train_ensemble_lora(),

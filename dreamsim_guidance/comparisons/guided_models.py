@@ -1,7 +1,7 @@
-"""The models that guidance is tried on: by a short name, by a folder, or the pocket ones that need no network.
+"""Load the diffusion model to guide: by a short name, from a folder or the Hub, or a pocket model that needs no network.
 
-Each family's usual number of steps, guidance scale and size are those of its model card; the tiny autoencoder that
-belongs to its latents (TAESD) decodes during guidance at a small part of the cost.
+Each family's usual number of steps, guidance scale and size are those of its model card. The tiny autoencoder of its
+latents (TAESD) decodes during guidance at a small part of the cost.
 
 Bohan, Tiny AutoEncoder for Stable Diffusion, github.com/madebyollin/taesd, 2023.
 """
@@ -23,7 +23,7 @@ __all__ = ["MODELS", "POCKET", "Model", "check_reachable", "find", "load", "tiny
 
 @dataclass(frozen=True)
 class Model:
-    """Where a model is, and how it is usually run."""
+    """Where a model is, and how it is usually run; None leaves a setting to the pipeline."""
 
     source: str
     """The Hub's "owner/name", a folder that save_pretrained wrote, or the name of a pocket model."""
@@ -31,12 +31,13 @@ class Model:
     cfg: float | None = None
     size: int | None = None
     batch: int = 1
-    """Images that are sampled at once."""
+    """Number of images that are sampled at once."""
     half: str = "float32"
     """Type of the weights on an accelerator."""
     variant: str | None = None
-    """Files of the Hub that hold the weights in that type."""
+    """Name of the Hub's files that hold the weights in that type."""
     tiny: str | None = None
+    """The Hub's name of the tiny autoencoder."""
 
     @property
     def pocket(self) -> bool:
@@ -71,11 +72,15 @@ _TINY = (
     ("StableDiffusion", "madebyollin/taesd"),
     ("LatentConsistencyModel", "madebyollin/taesd"),
 )
-"""Beginnings of the pipelines' names, the first that fits decides."""
+"""How the class of a pipeline begins, and the tiny autoencoder of its latents; the first entry that fits decides."""
 
 
 def find(name: str | None, prompt: str = "") -> Model:
-    """The model of this name; "pocket" is the one with words if there is a prompt. `ValueError` names the choices."""
+    """The model of this name, which may be a folder or the Hub's owner/name.
+
+    "pocket" is the latent model, which reads a prompt, if there is a prompt, else the pixel model. Raises ValueError, which
+    names the choices, for no name and for an unknown one.
+    """
     if not name:
         raise ValueError(f"a model is needed: {_choices()}.")
     if name == "pocket":
@@ -90,7 +95,10 @@ def find(name: str | None, prompt: str = "") -> Model:
 
 
 def check_reachable(source: str, file: str = "model_index.json") -> None:
-    """Fail at once, before anything large is imported or asked for: FileNotFoundError or `ValueError` tells what to do."""
+    """Raise FileNotFoundError or ValueError if a model cannot be had, before anything large is imported or downloaded.
+
+    source: a folder, or the Hub's owner/name. file: what the folder or repository must hold.
+    """
     path = Path(source).expanduser()
     if path.is_file():
         raise ValueError(f"'{source}' is a file; give the folder of a pipeline that save_pretrained wrote.")
@@ -106,13 +114,15 @@ def check_reachable(source: str, file: str = "model_index.json") -> None:
             return
         if not hub_available():
             raise ConnectionError("no connection")
-        HfApi().model_info(source, timeout=10)  # unlike a download, it does not try again and again
+        HfApi().model_info(source, timeout=10)  # unlike a download, this does not retry
     except RepositoryNotFoundError as error:
         raise ValueError(
             f"the Hub has no model '{source}', or it is private: log in with `hf auth login`, and accept its licence at "
             f"https://huggingface.co/{source}."
         ) from error
-    except Exception as error:  # what requests, httpx and huggingface_hub raise without a network has no common base
+    except (
+        Exception
+    ) as error:  # without a network, requests, httpx and huggingface_hub raise errors without a common base
         raise FileNotFoundError(
             f"'{source}' is neither a folder nor in the cache, and the Hub cannot be reached ({type(error).__name__}); "
             f"connect once, or get it elsewhere with `hf download {source} --local-dir FOLDER` and give the folder. "
@@ -121,18 +131,22 @@ def check_reachable(source: str, file: str = "model_index.json") -> None:
 
 
 def _local(source: str) -> bool:
-    """Whether diffusers must not ask the Hub, which it would do again and again."""
+    """Whether diffusers must use its cache only: without a network it would retry each file of the Hub."""
     return not Path(source).expanduser().is_dir() and not hub_available()
 
 
 def load(
     model: Model, device: str, dtype: str | None = None, offload: bool = False, scheduler: str | None = None
 ) -> Any:
-    """The pipeline on its device, or moved there part by part with `offload`.
+    """Load the pipeline.
 
-    scheduler: name of a class of diffusers that replaces the pipeline's own, with its configuration.
-    Raises OSError if the model cannot be had, `ValueError` for what is no pipeline, and for a scheduler that the pipeline
-    would misuse.
+    device: where it runs.
+    dtype: float32, float16 or bfloat16; by default float32 on the CPU, elsewhere the type that the model is published in.
+    offload: keep the parts that do not run at the moment in the CPU's memory.
+    scheduler: name of a class of diffusers that replaces the pipeline's scheduler and takes over its configuration.
+
+    Raises OSError if the model cannot be had, and ValueError for what is no pipeline, for a scheduler that the pipeline
+    would misuse, and for `offload` without an accelerator.
     """
     import torch
 
@@ -146,7 +160,7 @@ def load(
         check_reachable(model.source)
         import diffusers
 
-        # the argument got a new name, and the old one warns
+        # the argument was renamed, and its old name warns
         name = "dtype" if [int(part) for part in diffusers.__version__.split(".")[:2]] >= [0, 42] else "torch_dtype"
         kind = dtype or ("float32" if device == "cpu" else model.half)
         options = {} if kind == "float32" or model.variant is None else {"variant": model.variant}
@@ -162,7 +176,7 @@ def load(
     if scheduler is not None:
         kind, config = _scheduler(scheduler), pipe.scheduler.config
         clips = "clip_sample" in inspect.signature(kind).parameters and "clip_sample" not in config
-        # a default that is meant for pixels
+        # the scheduler's default, to clip, is meant for pixels
         new = kind.from_config(config, **({"clip_sample": False} if clips and hasattr(pipe, "vae") else {}))
         pipe = _pixels_with(pipe, new) if type(pipe).__name__ in _PIXELS else _with(pipe, new)
     if not offload:
@@ -174,10 +188,10 @@ def load(
 
 
 def tiny_autoencoder(model: Model, pipe: Any, source: str | None, device: str) -> Any:
-    """The tiny autoencoder of the pipeline's latents, or the one at `source`. `ValueError` where none is known."""
+    """The tiny autoencoder of the pipeline's latents, or the one at `source`. Raises ValueError if none is known."""
     name = type(pipe).__name__
-    known = model.tiny or next((tiny for beginning, tiny in _TINY if name.startswith(beginning)), None)
-    source = source or (None if model.pocket else known)
+    usual = model.tiny or next((tiny for beginning, tiny in _TINY if name.startswith(beginning)), None)
+    source = source or (None if model.pocket else usual)
     if source is None:
         raise ValueError(f"no tiny autoencoder is known for {name}; leave it out, or name one with --vae.")
     check_reachable(source, "config.json")
@@ -191,15 +205,15 @@ def _scheduler(name: str) -> Any:
 
     kind = getattr(diffusers, name, None)
     if kind is None or not hasattr(kind, "step"):
-        known = [word for word in dir(diffusers) if word.endswith("Scheduler") and not word.startswith("Flax")]
+        names = [word for word in dir(diffusers) if word.endswith("Scheduler") and not word.startswith("Flax")]
         from dreamsim_guidance.experiment.registry import suggestion
 
-        raise ValueError(f"diffusers has no scheduler '{name}'{suggestion(name, known)}; it has: {', '.join(known)}.")
+        raise ValueError(f"diffusers has no scheduler '{name}'{suggestion(name, names)}; it has: {', '.join(names)}.")
     return kind
 
 
 _PIXELS = ("DDIMPipeline", "DDPMPipeline")
-"""Pipelines without a condition, which know one kind of scheduler only."""
+"""Pipelines without a condition; they are written for one kind of scheduler."""
 
 
 def _with(pipe: Any, scheduler: Any) -> Any:
@@ -208,19 +222,19 @@ def _with(pipe: Any, scheduler: Any) -> Any:
 
 
 def _pixels_with(pipe: Any, scheduler: Any) -> Any:
-    """A pipeline of the same network that treats this scheduler rightly; `ValueError` where diffusers has none.
+    """A pipeline of the same network that uses this scheduler correctly. Raises ValueError if diffusers has none.
 
-    DDIMPipeline hands `eta` to every step, DDPMPipeline only a generator; neither scales the first noise or the network's
-    input, as schedulers that count in sigmas (Euler, Heun, LMS, ...) need it, and without which they would draw nonsense.
+    DDIMPipeline passes `eta` to every step, DDPMPipeline only a generator. Neither scales the first noise or the network's
+    input, which schedulers in terms of sigma (Euler, Heun, LMS, ...) need to sample correctly.
     """
     import diffusers
     import torch
 
-    takes = set(inspect.signature(scheduler.step).parameters)
-    if type(pipe).__name__ == "DDIMPipeline" and {"eta", "use_clipped_model_output", "generator"} <= takes:
+    parameters = set(inspect.signature(scheduler.step).parameters)
+    if type(pipe).__name__ == "DDIMPipeline" and {"eta", "use_clipped_model_output", "generator"} <= parameters:
         return _with(pipe, scheduler)
     reason = "takes no generator"
-    if "generator" in takes:
+    if "generator" in parameters:
         probe, state = copy.deepcopy(scheduler), torch.ones(1, 1, 1, 1)
         probe.set_timesteps(2)
         if not hasattr(probe, "scale_model_input"):

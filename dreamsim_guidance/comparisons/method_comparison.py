@@ -1,13 +1,13 @@
-"""Every guidance method on the pocket pixel model, by what guides and by what does not.
+"""Compare the guidance methods on the pocket pixel model, by the metric that guides and by others.
 
-The same noise for every method: image i of reference r has the same seed in each row, the unguided one included. Only the
-stochastic sampler that DSG needs is compared with unguided samples of its own. What is reported:
+Every method starts from the same noise: image i of reference r has the same seed in each row, the unguided one included.
+Methods that need a stochastic sampler (DSG) are compared with unguided samples of that sampler. The columns are means:
 
-    distance       the guide's, to the reference
-    1 - ssim       to the reference
+    distance       the guide's distance to the reference
+    rms, 1 - ssim  other distances to the reference
     factors        share of the reference's known factors that an independent classifier finds in the sample
-    frechet        of all samples to as many held-out scenes, on that classifier's features: quality
-    diversity      mean distance of two samples of one reference, on the same features
+    frechet        distance of all samples to as many held-out scenes, on that classifier's features: quality
+    diversity      distance of two samples of one reference, on the same features
     seconds        per image, on this machine
 """
 
@@ -24,19 +24,19 @@ __all__ = ["GuideMethods"]
 
 @dataclass(frozen=True)
 class GuideMethods:
-    """Everything that was decided about a comparison of methods."""
+    """The settings of a comparison of methods."""
 
     methods: tuple[str, ...] = tuple(METHODS)
-    """Each as name, name:strength or name:strength:option=value:..., e.g. mpgd:3:cap=0.2; without, its own defaults."""
+    """Each as name, name:strength or name:strength:option=value:..., e.g. mpgd:3:cap=0.2; the rest are its defaults."""
     references: int = 8
     """Held-out scenes."""
     n: int = 64
-    """Images for each of them."""
+    """Images for each reference."""
     steps: int = 50
     metric: str = "pocket"
     """The DreamSim that guides."""
     model: str = "pocket-pixels"
-    """Or a folder of another pipeline that makes pocket scenes without words."""
+    """pocket-pixels, or the folder of another pipeline that makes pocket scenes without a prompt."""
     first: int = 0
     """Number of the first reference in the split of held-out scenes."""
     seed: int = 0

@@ -1,12 +1,12 @@
-"""What strength costs: closeness to the reference against faithfulness to the words and variety of the samples.
+"""Sweep the strength of guidance: distance to the reference against fidelity to the prompt and diversity of the samples.
 
-Words and reference say different things: the caption of one scene, the picture of another. Without guidance the samples
-follow the words; the stronger the guidance, the more of them they give up. For each strength, over some such pairs:
+Prompt and reference contradict each other: one is the caption of a scene, the other the picture of another scene. Without
+guidance the samples follow the prompt, and the stronger the guidance, the less they do. The columns are means over pairs:
 
-    distance    the guide's, to the reference
+    distance    the guide's distance to the reference
     fidelity    share of the caption's factors that an independent classifier finds; for other models than the pocket one,
                 CLIP's cosine of prompt and sample
-    diversity   mean distance of two samples of one pair, on features that take no part
+    diversity   distance of two samples of one pair, on features that take no part in the guidance
 
 Radford et al., Learning Transferable Visual Models From Natural Language Supervision, ICML 2021.
 """
@@ -23,27 +23,27 @@ __all__ = ["StrengthSweep"]
 
 @dataclass(frozen=True)
 class StrengthSweep:
-    """Everything that was decided about a sweep."""
+    """The settings of a sweep."""
 
     model: str = "pocket-latents"
-    """As for `guide`; other models than the pocket one need prompts, references, and weights to judge by."""
+    """As for `guide`; other models than the pocket one need prompts, references, and the weights of `clip` and `feature`."""
     method: str = "mpgd"
     option: tuple[str, ...] = ()
     """Further fields of the method, as cap=0.2."""
     strengths: tuple[float, ...] = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
     pairs: int = 8
-    """Pairs of a caption and a reference, for the pocket model."""
+    """Pairs of a caption and a reference; for the pocket model only."""
     n: int = 8
-    """Images of each pair and strength."""
+    """Images for each pair and strength."""
     prompts: tuple[str, ...] = ()
     references: tuple[Path, ...] = ()
     """One for each prompt, for other models."""
     metric: str | None = None
     """The DreamSim that guides; by default pocket for the pocket model, else ensemble."""
     clip: str = "ViT-B-32/laion2b_s34b_b79k"
-    """CLIP of open_clip that says how well a sample fits its prompt, name/weights; not for the pocket model."""
+    """The CLIP of open_clip that judges how well a sample fits its prompt, as name/weights; not for the pocket model."""
     feature: str = "dinov2_vitb14"
-    """The DreamSim on whose embedding diversity is measured; not for the pocket model."""
+    """The DreamSim whose embedding measures diversity; not for the pocket model."""
     steps: int | None = None
     cfg: float | None = None
     size: int | None = None

@@ -26,7 +26,7 @@ def test_a_tiny_run_trains_guides_and_judges_and_resumes(tmp_path: Path, monkeyp
     results = TINY.run(tmp_path)
     rows = {row["method"]: row for row in results["rows"]}
     assert list(rows) == list(TINY.methods)
-    # hardly trained, the prior draws no digits yet, but what was guided contents the guide
+    # the prior is hardly trained and draws no digits yet, but the guide accepts what it guided
     assert rows["mpgd"]["guide"] > rows["none"]["guide"] + 0.4
     assert results["real"]["judge"] > 0.95
     assert "dps+ensemble+noise" in (tmp_path / "table.md").read_text()
@@ -37,43 +37,43 @@ def test_a_tiny_run_trains_guides_and_judges_and_resumes(tmp_path: Path, monkeyp
 
     monkeypatch.setattr("dreamsim_guidance.known_answers.digit_rows.train_denoiser", never)
     monkeypatch.setattr("dreamsim_guidance.known_answers.digit_rows.train_guide", never)
-    kept = (tmp_path / "rows" / "none.json").stat().st_mtime_ns
+    time = (tmp_path / "rows" / "none.json").stat().st_mtime_ns
     (tmp_path / "rows" / "mpgd.json").unlink()
     again = TINY.run(tmp_path)
     assert {name: value for name, value in again["rows"][1].items() if name != "seconds"} == {
         name: value for name, value in rows["mpgd"].items() if name != "seconds"
     }
-    assert (tmp_path / "rows" / "none.json").stat().st_mtime_ns == kept
+    assert (tmp_path / "rows" / "none.json").stat().st_mtime_ns == time
     ddpm = Bench(replace(TINY, sampler="ddpm"), tmp_path).row("mpgd")
     assert ddpm["guide"] > rows["none"]["guide"] + 0.4
 
 
-def test_the_judge_knows_digits_and_the_distance_knows_their_spread() -> None:
-    known = digits()
-    assert len(known.labels) == 1797 and float(known.images.max()) == 1.0 and float(known.images.min()) == 0.0
-    one, other = known.halves(0)
-    assert len(one.labels) + len(other.labels) == 1797
-    judge = DigitJudge(other, other)
-    right = judge(one.images, one.labels)
+def test_the_judge_reads_digits_and_the_distance_sees_their_spread() -> None:
+    every = digits()
+    assert len(every.labels) == 1797 and float(every.images.max()) == 1.0 and float(every.images.min()) == 0.0
+    guiding, judging = every.halves(0)
+    assert len(guiding.labels) + len(judging.labels) == 1797
+    judge = DigitJudge(judging, judging)
+    right = judge(guiding.images, guiding.labels)
     assert right.accuracy > 0.95
-    wrong = judge(one.images, (one.labels + 1) % CLASSES)
+    wrong = judge(guiding.images, (guiding.labels + 1) % CLASSES)
     assert wrong.accuracy < 0.05 and wrong.frechet > 5 * right.frechet
-    same = judge(other.images, other.labels)
+    same = judge(judging.images, judging.labels)
     assert same.frechet == pytest.approx(0, abs=1e-6)
-    alike = torch.stack([other.images[other.labels == k].mean(0) for k in range(CLASSES)]).repeat_interleave(2, dim=0)
-    collapsed = judge(alike, torch.arange(CLASSES).repeat_interleave(2))
+    means = torch.stack([judging.images[judging.labels == k].mean(0) for k in range(CLASSES)])
+    collapsed = judge(means.repeat_interleave(2, dim=0), torch.arange(CLASSES).repeat_interleave(2))
     assert collapsed.accuracy > 0.9 and collapsed.diversity == 0 and collapsed.frechet > 2 * right.frechet
 
 
 def test_the_loss_is_minus_the_logarithm_of_the_mean_probability() -> None:
-    known = digits().part(torch.arange(6))
+    few = digits().part(torch.arange(6))
     guides = [train_guide(digits(), steps=20, seed=k) for k in range(2)]
-    mean = sum(guide(known.images).exp() for guide in guides) / 2
-    expected = -mean[torch.arange(6), known.labels].log()
-    torch.testing.assert_close(ClassLoss(guides, known.labels)(known.images), expected)
+    mean = sum(guide(few.images).exp() for guide in guides) / 2
+    expected = -mean[torch.arange(6), few.labels].log()
+    torch.testing.assert_close(ClassLoss(guides, few.labels)(few.images), expected)
 
 
-def test_what_does_not_fit_is_refused() -> None:
+def test_settings_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match=r"unknown method 'mpg' \(did you mean 'mpgd'\?\); known: none, mpgd"):
         GuidedDigits(methods=("mpg",))
     with pytest.raises(ValueError, match=r"unknown modifier '\+blur' of dps; known: \+ensemble, \+noise"):
@@ -83,6 +83,6 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="steps must divide 1000 for ddim, got 30"):
         GuidedDigits(steps=30)
     with pytest.raises(ValueError, match="two or more images of each class"):
-        known = digits()
-        DigitJudge(known, known)(known.images[:5], known.labels[:5])
+        every = digits()
+        DigitJudge(every, every)(every.images[:5], every.labels[:5])
     assert GuidedDigits(sampler="ddpm", steps=30).steps == 30

@@ -17,7 +17,7 @@ TINY = ExactTruth(
 )
 
 
-def test_every_method_has_a_row_and_an_interrupted_run_goes_on(tmp_path: Path) -> None:
+def test_every_method_has_a_row_and_an_interrupted_run_is_resumed(tmp_path: Path) -> None:
     results = TINY.run(tmp_path)
     assert results["cells"] == 2 * 2 * len(METHODS) == len(json.loads((tmp_path / "table.json").read_text()))
     with (tmp_path / "table.csv").open() as file:
@@ -28,13 +28,13 @@ def test_every_method_has_a_row_and_an_interrupted_run_goes_on(tmp_path: Path) -
     assert ("gaussian-linear", "dps") in exact and ("mixture-quadratic", "dps") not in exact
 
     cells = sorted((tmp_path / "cells").iterdir())
-    kept = {cell: cell.stat().st_mtime_ns for cell in cells[1:]}
+    times = {cell: cell.stat().st_mtime_ns for cell in cells[1:]}
     cells[0].unlink()
     assert TINY.run(tmp_path)["left"] == results["left"]
-    assert {cell: cell.stat().st_mtime_ns for cell in cells[1:]} == kept
+    assert {cell: cell.stat().st_mtime_ns for cell in cells[1:]} == times
 
 
-def test_methods_that_turn_noise_have_no_row_where_there_is_none() -> None:
+def test_methods_that_need_noise_have_no_row_for_deterministic_samplers() -> None:
     cells = list(ExactTruth(samplers=("ddpm", "flow"), cases=("gaussian-linear",), steps=(10,)).cells())
     assert [cell.sampler for cell in cells if cell.method == "dsg"] == ["ddpm"]
     assert len(cells) == 2 * len(METHODS) - 1
@@ -57,7 +57,7 @@ def test_only_exact_scores_are_called_exact() -> None:
     )
 
 
-def test_what_does_not_fit_is_refused() -> None:
+def test_settings_that_do_not_fit_are_refused() -> None:
     for field, value, message in (
         ("cases", ("gauss-linear",), r"unknown case 'gauss-linear' \(did you mean"),
         ("methods", ("mpdg",), "unknown method 'mpdg'"),

@@ -39,16 +39,16 @@ def test_the_posterior_is_that_of_a_sum_over_a_fine_grid(energy: Energy) -> None
     prior = plane()
     line = torch.linspace(-9, 9, 601, dtype=torch.float64)
     points = torch.cartesian_prod(line, line)
-    share = (density(prior).log_prob(points) - energy(points)).softmax(0)
-    mean = share @ points
-    covariance = (share[:, None] * (points - mean)).mT @ (points - mean)
+    weights = (density(prior).log_prob(points) - energy(points)).softmax(0)
+    mean = weights @ points
+    covariance = (weights[:, None] * (points - mean)).mT @ (points - mean)
     posterior = energy.posterior(prior)
-    # the grid's sum is exact to rounding for smooth functions, and less than 1e-9 of them lies beyond its edge
+    # sums over a grid are exact up to rounding for smooth functions, of which less than 1e-9 lies outside the grid
     torch.testing.assert_close(posterior.mean(), mean, atol=1e-6, rtol=0)
     torch.testing.assert_close(posterior.covariance(), covariance, atol=1e-6, rtol=0)
-    # not the first two moments alone: the densities agree, up to the evidence
+    # the densities agree up to the evidence, not only their first two moments
     difference = density(posterior).log_prob(points) - (density(prior).log_prob(points) - energy(points))
-    near = share > 1e-9
+    near = weights > 1e-9
     assert float(difference[near].std()) < 1e-9
 
 
@@ -70,13 +70,13 @@ def test_the_noise_is_the_score_of_the_noisy_density(a: float, s: float) -> None
     prior = plane()
     x = (3 * torch.randn(20, 2, dtype=torch.float64)).requires_grad_()
     (score,) = torch.autograd.grad(density(prior, a, s).log_prob(x).sum(), x)
-    found = prior.denoise(x.detach(), a, s)
-    torch.testing.assert_close(found.noise, -s * score, atol=1e-10, rtol=1e-10)
-    torch.testing.assert_close(a * found.x0 + s * found.noise, x.detach(), atol=1e-10, rtol=1e-10)
+    denoised = prior.denoise(x.detach(), a, s)
+    torch.testing.assert_close(denoised.noise, -s * score, atol=1e-10, rtol=1e-10)
+    torch.testing.assert_close(a * denoised.x0 + s * denoised.noise, x.detach(), atol=1e-10, rtol=1e-10)
 
 
-def test_the_denoiser_s_jacobian_is_the_covariance_that_is_left() -> None:
-    """Tweedie's second formula, which guidance through the denoiser stands on, for a Gaussian in closed form."""
+def test_the_denoiser_s_jacobian_is_the_covariance_of_x0_given_x_t() -> None:
+    """Tweedie's second formula, on which guidance through the denoiser is based, for a Gaussian in closed form."""
     prior, a, s = random_mixture(3, seed=1), 0.6, 0.8
     x = torch.randn(1, 3, dtype=torch.float64)
     jacobian = torch.autograd.functional.jacobian(lambda x_t: prior.denoise(x_t, a, s).x0[0], x)[:, 0]
@@ -84,15 +84,15 @@ def test_the_denoiser_s_jacobian_is_the_covariance_that_is_left() -> None:
     torch.testing.assert_close(s**2 / a * jacobian, torch.linalg.inv(precision))
 
 
-def test_what_the_denoiser_predicts_are_four_words_for_one_thing() -> None:
+def test_the_four_predictions_of_the_denoiser_agree() -> None:
     prior, x_t = random_mixture(12, (0.5, 0.5)), torch.randn(4, 3, 2, 2, dtype=torch.float64)
-    said = {
+    predicted = {
         name: ExactDenoiser(prior, (3, 2, 2), name)(x_t, 300).sample for name in ("epsilon", "v_prediction", "sample")
     }
     a, s = ExactDenoiser(prior, (3, 2, 2)).level(300)
     assert a**2 + s**2 == pytest.approx(1)
-    torch.testing.assert_close(a * said["sample"] + s * said["epsilon"], x_t)
-    torch.testing.assert_close(a * said["epsilon"] - s * said["sample"], said["v_prediction"])
+    torch.testing.assert_close(a * predicted["sample"] + s * predicted["epsilon"], x_t)
+    torch.testing.assert_close(a * predicted["epsilon"] - s * predicted["sample"], predicted["v_prediction"])
     flow = ExactDenoiser(prior, (3, 2, 2), "flow_prediction")
     assert flow.level(300) == (0.7, 0.3)
     x0, noise = prior.denoise(x_t.flatten(1), 0.7, 0.3)
@@ -100,23 +100,24 @@ def test_what_the_denoiser_predicts_are_four_words_for_one_thing() -> None:
 
 
 def test_wasserstein_is_that_of_normal_distributions_on_a_line() -> None:
-    one, other = torch.tensor([[4.0]]).double(), torch.tensor([[9.0]]).double()
-    assert wasserstein(torch.zeros(1).double(), one, torch.full((1,), 2.0).double(), other) == pytest.approx(5**0.5)
+    variance, other_variance = torch.tensor([[4.0]]).double(), torch.tensor([[9.0]]).double()
+    mean, other_mean = torch.zeros(1).double(), torch.full((1,), 2.0).double()
+    assert wasserstein(mean, variance, other_mean, other_variance) == pytest.approx(5**0.5)
     a, b = plane(), random_mixture(2, seed=8)
     forward = wasserstein(a.mean(), a.covariance(), b.mean(), b.covariance())
     backward = wasserstein(b.mean(), b.covariance(), a.mean(), a.covariance())
     assert forward == pytest.approx(backward) and forward > 0.1
-    # a root of rounding errors of about 1e-16
+    # the root of rounding errors of about 1e-16
     assert wasserstein(a.mean(), a.covariance(), a.mean(), a.covariance()) < 1e-7
 
 
-def test_errors_of_exact_samples_are_the_floor_which_falls_with_their_root() -> None:
+def test_errors_of_exact_samples_are_the_floor_which_falls_with_the_root_of_their_number() -> None:
     truth = random_mixture(12, (0.3, 0.7), seed=1)
     few, many = sampling_floor(truth, 500), sampling_floor(truth, 8000)
-    # root of 16, but for the spread of 20 repeats
+    # the root of 16, up to the spread of 20 repeats
     assert few.wasserstein / many.wasserstein == pytest.approx(4, rel=0.15)
-    found = errors(truth.sample(8000, torch.Generator().manual_seed(5)), truth)
-    assert found.wasserstein < 1.5 * many.wasserstein and found.weights < 4 * many.weights
+    measured = errors(truth.sample(8000, torch.Generator().manual_seed(5)), truth)
+    assert measured.wasserstein < 1.5 * many.wasserstein and measured.weights < 4 * many.weights
 
 
 def test_errors_see_a_wrong_mean_a_wrong_covariance_and_a_lost_component() -> None:
@@ -125,8 +126,8 @@ def test_errors_see_a_wrong_mean_a_wrong_covariance_and_a_lost_component() -> No
     assert errors(samples + 0.5, truth).mean == pytest.approx(0.5, abs=0.1)
     centre = samples.mean(0)
     assert errors((samples - centre) * 1.5 + centre, truth).covariance == pytest.approx(1.25, abs=0.1)
-    alone = gaussian(truth.means[1], truth.covariances[1]).sample(500, torch.Generator().manual_seed(5))
-    assert errors(alone, truth).weights == pytest.approx(0.3, abs=0.02)
+    one_component = gaussian(truth.means[1], truth.covariances[1]).sample(500, torch.Generator().manual_seed(5))
+    assert errors(one_component, truth).weights == pytest.approx(0.3, abs=0.02)
     assert errors(torch.full((3, 6), math.nan), truth).wasserstein == math.inf
 
 
@@ -134,28 +135,28 @@ def test_errors_see_a_wrong_mean_a_wrong_covariance_and_a_lost_component() -> No
 def test_unguided_sampling_recovers_the_prior(sampler: str) -> None:
     prior = random_mixture(4, (0.3, 0.7), seed=1)
     steps = (5, 40) if sampler in ("dpm++2m", "unipc") else (5, 100)  # of second and of first order
-    found = [errors(_sampled(prior, sampler, n), prior).wasserstein for n in steps]
+    few, many = (errors(_sampled(prior, sampler, n), prior).wasserstein for n in steps)
     floor = sampling_floor(prior, 2000).wasserstein
     # first-order samplers are not yet at the floor after 100 steps: ancestral ones have lost about 3 % of each deviation
-    assert found[1] < 2 * floor and found[1] < found[0] / 2
+    assert many < 2 * floor and many < few / 2
 
 
 def test_every_prediction_type_samples_the_same() -> None:
     prior = random_mixture(4, seed=1)
-    found = [_sampled(prior, "dpm++2m", 10, name) for name in ("epsilon", "v_prediction", "sample")]
-    # float32 states, and a division by a = 0.006 at the first step
-    torch.testing.assert_close(found[1], found[0], atol=1e-3, rtol=0)
-    torch.testing.assert_close(found[2], found[0], atol=1e-3, rtol=0)
+    noise, v, x0 = (_sampled(prior, "dpm++2m", 10, name) for name in ("epsilon", "v_prediction", "sample"))
+    # states are float32, and the first step divides by a = 0.006
+    torch.testing.assert_close(v, noise, atol=1e-3, rtol=0)
+    torch.testing.assert_close(x0, noise, atol=1e-3, rtol=0)
 
 
 def test_the_final_state_is_not_clamped_and_the_scheduler_is_as_before() -> None:
     prior = random_mixture(4, seed=1)
     pipe, arguments = exact_pipeline(prior, (1, 2, 2), "ddpm")
     before = dict(vars(pipe.scheduler))
-    with final_state(pipe.scheduler) as kept:
+    with final_state(pipe.scheduler) as states:
         images = pipe(batch_size=50, num_inference_steps=10, **arguments).images
-    assert float(kept[0].abs().max()) > 1.2
-    torch.testing.assert_close((kept[0] / 2 + 0.5).clamp(0, 1), images)
+    assert float(states[0].abs().max()) > 1.2
+    torch.testing.assert_close((states[0] / 2 + 0.5).clamp(0, 1), images)
     assert "step" in before or "step" not in vars(pipe.scheduler)
 
 
@@ -189,6 +190,6 @@ def test_what_does_not_fit_is_refused(unchecked: None) -> None:
 
 def _sampled(prior: GaussianMixture, sampler: str, steps: int, prediction: str = "epsilon") -> Tensor:
     pipe, arguments = exact_pipeline(prior, (1, 2, 2), sampler, prediction)
-    with final_state(pipe.scheduler) as kept:
+    with final_state(pipe.scheduler) as states:
         pipe(2000, num_inference_steps=steps, generator=torch.Generator().manual_seed(1), **arguments)
-    return kept[0].flatten(1)
+    return states[0].flatten(1)
