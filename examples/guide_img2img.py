@@ -14,8 +14,7 @@ from diffusers import StableDiffusionImg2ImgPipeline
 from torch import Tensor
 
 from dreamsim_guidance import MPGD, DreamSim, guide, save_image
-from dreamsim_guidance.data.scenes.drawing import draw
-from dreamsim_guidance.data.scenes.pocket_scenes import pocket_scene
+from dreamsim_guidance.data import draw, pocket_scene
 from dreamsim_guidance.pocket import load_pocket
 
 

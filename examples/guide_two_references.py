@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from dreamsim_guidance import MPGD, DreamSim, guide, save_image
-from dreamsim_guidance.data.scenes.drawing import draw
-from dreamsim_guidance.data.scenes.pocket_scenes import pocket_scene
+from dreamsim_guidance.data import draw, pocket_scene
 from dreamsim_guidance.pocket import load_pocket
 
 
@@ -30,8 +29,8 @@ def main() -> None:
 
     def sample() -> Tensor:
         noise = [torch.Generator().manual_seed(seed) for seed in range(arguments.n)]
-        made = pipe(arguments.n, noise, num_inference_steps=arguments.steps, output_type="np").images
-        return torch.from_numpy(made).permute(0, 3, 1, 2)
+        images = pipe(arguments.n, noise, num_inference_steps=arguments.steps, output_type="np").images
+        return torch.from_numpy(images).permute(0, 3, 1, 2)
 
     unguided = sample()
     rows = [torch.cat([*references, unguided])]

@@ -16,8 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dreamsim_guidance import MPGD, DreamSim, Loss, guide, save_image
-from dreamsim_guidance.data.scenes.drawing import draw
-from dreamsim_guidance.data.scenes.pocket_scenes import pocket_scene
+from dreamsim_guidance.data import draw, pocket_scene
 from dreamsim_guidance.pocket import load_pocket
 
 
@@ -41,24 +40,24 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=6)
     arguments = parser.parse_args()
     pipe, metric = load_pocket("pixels"), DreamSim("pocket")
-    arrangement, manner = (draw(pocket_scene(number, "test"), 32) for number in (3, 6))
-    wanted = layout_of(arrangement), colours_of(manner)
-    layout = Loss.of(lambda x: (layout_of(x) - wanted[0]).square().mean(1), "layout")
-    colours = Loss.of(lambda x: (colours_of(x) - wanted[1]).square().sum(1), "colours")
-    loss = metric.target(manner) + 0.3 * layout + 2.0 * colours
+    layout_image, style_image = (draw(pocket_scene(number, "test"), 32) for number in (3, 6))
+    goals = layout_of(layout_image), colours_of(style_image)
+    layout = Loss.of(lambda x: (layout_of(x) - goals[0]).square().mean(1), "layout")
+    colours = Loss.of(lambda x: (colours_of(x) - goals[1]).square().sum(1), "colours")
+    loss = metric.target(style_image) + 0.3 * layout + 2.0 * colours
 
     def sample() -> Tensor:
         noise = [torch.Generator().manual_seed(seed) for seed in range(arguments.n)]
-        made = pipe(arguments.n, noise, num_inference_steps=arguments.steps, output_type="np").images
-        return torch.from_numpy(made).permute(0, 3, 1, 2)
+        images = pipe(arguments.n, noise, num_inference_steps=arguments.steps, output_type="np").images
+        return torch.from_numpy(images).permute(0, 3, 1, 2)
 
     rows = {"unguided": sample()}
-    for name, part in {"style alone": metric.target(manner) + 2.0 * colours, "style and layout": loss}.items():
-        with guide(pipe, part, MPGD(strength=arguments.strength)):
+    for name, terms in {"style alone": metric.target(style_image) + 2.0 * colours, "style and layout": loss}.items():
+        with guide(pipe, terms, MPGD(strength=arguments.strength)):
             rows[name] = sample()
     for name, images in rows.items():
         print(f"{name:16}  " + ", ".join(f"{key} {value.mean():.4f}" for key, value in loss.terms(images).items()))
-    pictures = [torch.cat([arrangement, manner, images]) for images in rows.values()]
+    pictures = [torch.cat([layout_image, style_image, images]) for images in rows.values()]
     save_image(torch.cat([torch.cat(list(row), dim=-1) for row in pictures], dim=-2), "transfer.png")
     print(f"transfer.png: the layout, the style, then samples; {', '.join(rows)}")
 

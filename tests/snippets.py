@@ -20,7 +20,7 @@ import inspect
 import pkgutil
 import re
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -287,28 +287,33 @@ def prepare(folder: Path) -> None:
     (folder / "mine" / "votes.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
 
 
+def running_text(page: Path) -> str:
+    """The page without its fenced blocks."""
+    return re.sub(r"^ *(`{3,}).*?^ *\1", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+
+
+def inline_code(page: Path) -> list[str]:
+    """What stands in backticks in running text and tables, each on one line."""
+    return [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", running_text(page))]
+
+
 def inline_commands(page: Path) -> list[str]:
-    """Commands of `dreamsim-guidance` in running text and tables, but for those with dots for what is left out."""
-    text = re.sub(r"^ *(`{3,}).*?^ *\1", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
-    found = re.findall(r"`dreamsim-guidance ([^`]+)`", text)
-    return [" ".join(command.split()) for command in found if "..." not in command]
+    """Arguments of `dreamsim-guidance` in running text and tables, but for those with dots for what is left out."""
+    found = [code.partition(" ") for code in inline_code(page)]
+    return [arguments for program, _, arguments in found if program == "dreamsim-guidance" and "..." not in arguments]
 
 
 def links(page: Path) -> list[str]:
     """Targets of the page's links and pictures, without those of the web."""
-    text = re.sub(r"^ *(`{3,}).*?^ *\1", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
-    text = re.sub(r"`[^`\n]*`", "", text)
+    text = re.sub(r"`[^`]*`", "", running_text(page))
     return [target for target in re.findall(r"\]\(([^)\s]+)\)", text) if not re.match(r"[a-z]+:", target)]
 
 
 def anchors(page: Path) -> set[str]:
     """The anchors of a page's headings, as GitHub and MyST make them."""
-    text = re.sub(r"^ *(`{3,}).*?^ *\1", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
-    headings = re.findall(r"^#{1,6} +(.*)$", text, re.MULTILINE)
+    headings = re.findall(r"^#{1,6} +(.*)$", running_text(page), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in headings}
 
-
-Runner = Callable[[Block, dict[str, Any]], None]
 
 __all__ = [
     "LANGUAGES",
@@ -317,10 +322,12 @@ __all__ = [
     "Block",
     "anchors",
     "blocks",
+    "inline_code",
     "inline_commands",
     "links",
     "parse",
     "prepare",
     "run_block",
+    "running_text",
     "stand_ins",
 ]

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import snippets
-from snippets import LANGUAGES, PAGES, ROOT, anchors, blocks, inline_commands, links, parse
+from snippets import LANGUAGES, PAGES, ROOT, anchors, blocks, inline_code, inline_commands, links, parse, running_text
 
 pytestmark = pytest.mark.skipif(
     not (ROOT / "README.md").is_file(), reason="the tests were copied out of the repository"
@@ -53,9 +53,10 @@ def test_the_snippets_of_a_page_run(
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_every_block_has_a_language_and_no_command_hides_in_an_indented_block(page: Path) -> None:
     assert {block.language for block in blocks(page)} <= LANGUAGES
-    text = page.read_text(encoding="utf-8")
-    outside = re.sub(r"^ *(`{3,}).*?^ *\1", "", text, flags=re.MULTILINE | re.DOTALL)
-    assert not re.findall(r"^ {4,}(?:\$ )?(?:dreamsim-guidance|pip|python|git|from|import) .*", outside, re.MULTILINE)
+    indented = re.findall(
+        r"^ {4,}(?:\$ )?(?:dreamsim-guidance|pip|python|git|from|import) .*", running_text(page), re.MULTILINE
+    )
+    assert not indented
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
@@ -109,6 +110,42 @@ def test_every_link_leads_somewhere(page: Path) -> None:
         assert place.exists(), f"{name(page)} links to {target}, which does not exist"
         if anchor:
             assert anchor in anchors(place), f"{name(page)} links to {target}, and {file} has no such heading"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_files_of_the_repository_that_running_text_names_exist(page: Path) -> None:
+    for code in inline_code(page):
+        path = re.fullmatch(
+            r"(?:benchmarks|dreamsim_guidance|docs|examples|losses|recipes|tests|training)/[\w./-]*", code
+        )
+        assert not path or "NAME" in code or (ROOT / code).exists(), f"{name(page)} names {code}, which does not exist"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_modules_and_names_of_the_library_that_running_text_names_exist(page: Path) -> None:
+    for full in [code for code in inline_code(page) if re.fullmatch(r"dreamsim_guidance(?:\.\w+)+", code)]:
+        assert importlib.util.find_spec(full) if full.islower() else hasattr(*split(full)), f"{name(page)}: {full}"
+
+
+def split(full: str) -> tuple[Any, str]:
+    module, _, attribute = full.rpartition(".")
+    return importlib.import_module(module), attribute
+
+
+COMMANDS = ("demo", "demo --only guided", "guide", "compare", "evaluate", "evaluate reconstructions", "study make")
+COMMANDS += ("study read", "data nights", "data check", "data scenes", "show", "copy", "run guide-pocket")
+
+
+def test_options_that_running_text_names_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    from dreamsim_guidance.cli import main
+
+    for command in COMMANDS:
+        assert main([*command.split(), "--help"]) == 0
+    known = set(re.findall(r"--[a-z][\w.-]*", capsys.readouterr().out.replace("_", "-"))) | {"--debug", "--help"}
+    for page in PAGES:
+        for code in inline_code(page):
+            options = set(re.findall(r"(?<!\S)--[a-z][\w.-]*", code)) if re.match("--|dreamsim", code) else set()
+            assert options <= known, f"{name(page)} names {options - known}"
 
 
 def test_pictures_are_small_and_shown() -> None:
