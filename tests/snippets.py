@@ -116,6 +116,7 @@ class Parsed(BaseException):
 def parse(arguments: list[str]) -> None:
     """Give words to the parser of `dreamsim-guidance` and to the recipe's fields; fail on what they refuse."""
     import dreamsim_guidance.cli as cli
+    from dreamsim_guidance.cli import guide
     from dreamsim_guidance.experiment import runner
 
     def stop(*_: Any, **__: Any) -> None:
@@ -128,7 +129,9 @@ def parse(arguments: list[str]) -> None:
                 own = inspect.isclass(value) and value.__module__ == module.__name__
                 if own and "__call__" in vars(value) and not _passes_fields_on(value):
                     patch.setattr(value, "__call__", stop)
+        # commands that pass fields on to a recipe stop when the recipe has taken them
         patch.setattr(runner, "run", stop)
+        patch.setattr(guide, "guide_recipe", stop)
         try:
             code = cli.main(arguments)
         except Parsed:
@@ -139,7 +142,7 @@ def parse(arguments: list[str]) -> None:
 
 def _passes_fields_on(command: type) -> bool:
     """Whether a command hands words to a recipe, which is what checks them."""
-    return command.__name__ in ("Run", "Demo")
+    return "words" in inspect.signature(command.__call__).parameters
 
 
 def check_command(words: list[str], run: bool) -> None:
