@@ -21,7 +21,6 @@ html_theme = "furo"
 html_title = "dreamsim-guidance"
 html_copy_source = False
 
-myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3  # [text](page.md#heading) is checked
 
 default_role = "literal"  # docstrings mark code with single backticks
@@ -33,4 +32,5 @@ autodoc_typehints_format = "short"
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 100
 
+highlight_language = "none"  # equations in docstrings; fences in pages name their language
 nitpicky = True

@@ -147,7 +147,10 @@ def _passes_fields_on(command: type) -> bool:
 
 def check_command(words: list[str], run: bool) -> None:
     """Run a command or, with `run` False, parse it. Raises AssertionError for one that fails or is not understood."""
-    words = [word for word in words if not re.fullmatch(r"[A-Z_]+=\S*", word)]  # variables of the environment
+    while words and re.match(r"[A-Za-z_]+=", words[0]):  # variables
+        words = words[1:]
+    if not words:
+        return
     program, arguments = words[0], words[1:]
     if program == "dreamsim-guidance":
         if not run:
