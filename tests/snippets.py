@@ -42,10 +42,10 @@ PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "examples/READ
 LANGUAGES = {"python", "sh", "text", "bibtex", "{toctree}", "{eval-rst}"}
 """`python` and `sh` are run; `text` is output or a file."""
 
-INSTALLERS = {"cd": "moves", "git": "clones", "pip": "installs", "sbatch": "needs Slurm", "chromium": "is a browser"}
+NOT_RUN = {"cd": "moves", "git": "clones", "pip": "installs", "sbatch": "needs Slurm", "chromium": "is a browser"}
 """Programs that no test runs, and why. Of `pip install` the extras are checked."""
 
-BY_CI = {"pytest", "ruff", "mypy", "sphinx-build"}
+RUN_BY_CI = {"pytest", "ruff", "mypy", "sphinx-build"}
 """Programs of a contributor, which .ci/run runs; the files that they name are checked."""
 
 
@@ -163,12 +163,12 @@ def check_command(words: list[str], run: bool) -> None:
     elif "dreamsim_guidance" in arguments:  # torchrun -m dreamsim_guidance ..., accelerate launch ...
         assert not run, f"{program} starts processes: say `parsed only` and why"
         parse(arguments[arguments.index("dreamsim_guidance") + 1 :])
-    elif program in INSTALLERS:
+    elif program in NOT_RUN:
         for extra in re.findall(r"\[(\w+)\]", " ".join(arguments)):
             assert extra in extras(), f"pyproject.toml has no extra '{extra}'"
-    elif program in BY_CI or program in ("python", "bash"):
+    elif program in RUN_BY_CI or program in ("python", "bash"):
         files = [word for word in arguments if re.search(r"\.(py|sh)$", word)]
-        assert program in BY_CI or files, shlex.join(words)
+        assert program in RUN_BY_CI or files, shlex.join(words)
         for file in files:
             assert (ROOT / file).is_file(), f"{shlex.join(words)}: there is no {file}"
         for folder in [word for word in arguments if re.match(r"(tests|docs|examples)(/|$)", word)]:
