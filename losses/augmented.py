@@ -20,6 +20,7 @@ from dreamsim_guidance.loss import Loss
 from dreamsim_guidance.losses.crops import target_at, target_of
 from dreamsim_guidance.preprocess import check_images, check_range, resize
 from dreamsim_guidance.types import Distance, Image
+from dreamsim_guidance.views import RandomChanges, chosen_views, numbered_generator, random_view
 
 __all__ = ["Augmented", "augmentation"]
 
@@ -73,13 +74,10 @@ class Augmented(Loss):
         """The k-th augmentation of `images`; the same for every image of every batch."""
         if not 0 <= k < self.views:
             raise ValueError(f"k must lie in [0, {self.views}), got {k}.")
-        # the random numbers of view k are those of its own seed; the caller's generator is put back
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(self.seed * 1_000_003 + k)  # not torch.manual_seed: that seeds CUDA too
-            return self.transform(resize(images, self.size))
+        return random_view(self.transform, resize(images, self.size), numbered_generator(self.seed, k))
 
     def forward(self, images: Image) -> Distance:
-        chosen = range(self.views) if self.generator is None else self._choose(self.generator)
+        chosen = range(self.views) if self.generator is None else chosen_views(self.views, self.draw, self.generator)
         return self.mean_of(images, chosen)
 
     def mean_of(self, images: Image, views: Sequence[int], step: int | float = 0) -> Distance:
@@ -89,11 +87,7 @@ class Augmented(Loss):
 
     def at(self, step: int | float) -> Loss:
         """The loss on the views of this step."""
-        chosen = self._choose(torch.Generator().manual_seed(self.seed * 1_000_003 + int(step)))
-        return _Drawn(self, chosen, step)
-
-    def _choose(self, generator: torch.Generator) -> tuple[int, ...]:
-        return tuple(torch.randperm(self.views, generator=generator)[: self.draw].tolist())
+        return _Drawn(self, chosen_views(self.views, self.draw, numbered_generator(self.seed, step)), step)
 
 
 class _Drawn(Loss):
@@ -110,18 +104,14 @@ class _Drawn(Loss):
 
 def augmentation(size: tuple[int, int], scale: tuple[float, float] = (0.6, 1.0)) -> nn.Module:
     """Random crop of a share `scale` of the area, flip, rotation and change of colour; the same for a whole batch."""
-    from kornia.augmentation import (
-        AugmentationSequential,
-        ColorJiggle,
-        RandomAffine,
-        RandomHorizontalFlip,
-        RandomResizedCrop,
-    )
-
-    return AugmentationSequential(
-        RandomAffine(degrees=8.0, padding_mode="reflection", p=0.5, same_on_batch=True),
-        RandomResizedCrop(size, scale=scale, ratio=(0.8, 1.25), same_on_batch=True),
-        RandomHorizontalFlip(same_on_batch=True),
-        ColorJiggle(0.1, 0.1, 0.1, 0.02, p=0.5, same_on_batch=True),
-        same_on_batch=True,
-    )
+    return RandomChanges(
+        crop=scale,
+        flip=0.5,
+        degrees=8.0,
+        rotated=0.5,
+        rotate_first=True,
+        colour=(0.1, 0.1, 0.1, 0.02),
+        coloured=0.5,
+        added_brightness=True,
+        alike=True,
+    ).chain(size)

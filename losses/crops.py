@@ -12,18 +12,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor
-
 from dreamsim_guidance.loss import Loss
 from dreamsim_guidance.preprocess import check_images, check_range
 from dreamsim_guidance.types import Distance, Image
+from dreamsim_guidance.views import FULL, Box, cut, grid
 
 __all__ = ["FULL", "Box", "MultiCrop", "grid", "target_of"]
-
-Box = tuple[int | float, int | float, int | float, int | float]
-"""(top, left, bottom, right) in [0, 1]."""
-
-FULL: Box = (0.0, 0.0, 1.0, 1.0)
 
 
 def MultiCrop(
@@ -44,20 +38,10 @@ def MultiCrop(
     check_images(reference, "reference")
     check_range(reference, "reference")
     parts = [
-        weight / sum(weights) * _Crop(target_of(metric, _cut(reference, box)), box)
+        weight / sum(weights) * _Crop(target_of(metric, cut(reference, box)), box)
         for weight, box in zip(weights, crops, strict=True)
     ]
     return sum(parts[1:], start=parts[0]).named("crops")
-
-
-def grid(rows: int, columns: int | None = None, overlap: int | float = 0.25) -> tuple[Box, ...]:
-    """Boxes that cover the picture in `rows` x `columns`, neighbours sharing the fraction `overlap` of their width."""
-    columns = rows if columns is None else columns
-    if rows < 1 or columns < 1 or not 0 <= overlap < 1:
-        raise ValueError(f"rows and columns must be >= 1 and overlap in [0, 1), got {rows}, {columns} and {overlap}.")
-    return tuple(
-        (top, left, bottom, right) for top, bottom in _spans(rows, overlap) for left, right in _spans(columns, overlap)
-    )
 
 
 def target_of(metric: Any, reference: Image) -> Any:
@@ -83,27 +67,8 @@ class _Crop(Loss):
 
     def forward(self, images: Image) -> Distance:
         check_images(images)
-        return self.target(_cut(images, self.box))
+        return self.target(cut(images, self.box))
 
     def at(self, step: int | float) -> Loss:
         fixed = target_at(self.target, step)
         return self if fixed is self.target else _Crop(fixed, self.box)
-
-
-def _cut(images: Tensor, box: Box) -> Tensor:
-    top, left, bottom, right = box
-    if not (0 <= top < bottom <= 1 and 0 <= left < right <= 1):
-        raise ValueError(f"a crop is (top, left, bottom, right) with 0 <= top < bottom <= 1 and so on, got {box}.")
-    height, width = images.shape[-2:]
-    part = images[..., round(top * height) : round(bottom * height), round(left * width) : round(right * width)]
-    if 0 in part.shape:
-        raise ValueError(
-            f"the crop {box} of an image of {height} x {width} pixels is empty; use larger images or crops."
-        )
-    return part
-
-
-def _spans(count: int, overlap: int | float) -> list[tuple[float, float]]:
-    length = 1 / (count - (count - 1) * overlap)
-    starts = [i * length * (1 - overlap) for i in range(count)]
-    return [(start, min(start + length, 1.0)) for start in starts]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from dreamsim_guidance.types import Image
@@ -18,8 +19,9 @@ __all__ = ["Augmentation"]
 class Augmentation:
     """Changes on which people's answers should not depend: mirroring, cropping, rotation, exposure, colour, blur.
 
-    The original trains without augmentation. Random numbers come from torch's global generator, which the training loop
-    seeds at every step. Call it with images `(b, 3, s, s)` in [0, 1]; it returns images of that shape in [0, 1].
+    The original trains without augmentation. Call it with images `(b, 3, s, s)` in [0, 1]; it returns images of that shape
+    in [0, 1]. Random numbers come from the generator that is passed, by default torch's global one, which the training loop
+    seeds at every step.
     """
 
     flip: float = 0.5
@@ -48,25 +50,26 @@ class Augmentation:
                 f"hue must lie between 0 and 0.5, degrees not be negative, got {self.hue}, {self.degrees}."
             )
 
-    def __call__(self, images: Image) -> Image:
-        return _pipeline(self, images.shape[-1])(images).clamp(0, 1)
+    def __call__(self, images: Image, generator: torch.Generator | None = None) -> Image:
+        """A random view of each image, of the same size, in [0, 1]; `generator` by default torch's global one."""
+        import torch  # here, as kornia is, so that recipes are listed without them
+
+        from dreamsim_guidance.views import random_view
+
+        chain = _chain(self, images.shape[-1])
+        return random_view(chain, images, generator or torch.default_generator).clamp(0, 1)
 
 
 @functools.lru_cache(maxsize=8)
-def _pipeline(chosen: Augmentation, size: int) -> nn.Module:
-    import kornia.augmentation as K  # here, as torch is, so that recipes are listed without them
-    from torch import nn
+def _chain(augmentation: Augmentation, size: int) -> nn.Module:
+    from dreamsim_guidance.views import RandomChanges
 
-    parts: list[Any] = []
-    if chosen.crop < 1:
-        parts.append(K.RandomResizedCrop((size, size), scale=(chosen.crop, 1.0), ratio=(0.9, 1.1)))
-    if chosen.flip:
-        parts.append(K.RandomHorizontalFlip(p=chosen.flip))
-    if chosen.degrees:
-        parts.append(K.RandomAffine(chosen.degrees, p=1.0, padding_mode="reflection"))
-    colour = (chosen.brightness, chosen.contrast, chosen.saturation, chosen.hue)
-    if any(colour):
-        parts.append(K.ColorJitter(*colour, p=1.0))
-    if chosen.blur:
-        parts.append(K.RandomGaussianBlur((3, 3), (0.3, 1.5), p=chosen.blur))
-    return K.AugmentationSequential(*parts, data_keys=["input"]) if parts else nn.Identity()
+    changes = RandomChanges(
+        crop=(augmentation.crop, 1.0) if augmentation.crop < 1 else None,
+        ratio=(0.9, 1.1),
+        flip=augmentation.flip,
+        degrees=augmentation.degrees,
+        colour=(augmentation.brightness, augmentation.contrast, augmentation.saturation, augmentation.hue),
+        blur=augmentation.blur,
+    )
+    return changes.chain((size, size))

@@ -11,13 +11,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from dreamsim_guidance.preprocess import load_image
 from dreamsim_guidance.types import Image
+from dreamsim_guidance.views import random_crop
 
 __all__ = ["HELD_OUT", "PHOTOGRAPHS", "Photographs", "photograph", "random_crop", "training_photographs"]
 
@@ -62,19 +62,6 @@ def training_photographs(shorter: int = 160) -> Photographs:
             scale = shorter / min(image.shape[-2:])
             found[name] = F.interpolate(image, scale_factor=scale, mode="bilinear", antialias=True).clamp(0, 1)
     return found
-
-
-def random_crop(
-    image: Float[Tensor, "1 3 h w"], size: int, generator: torch.Generator, smallest: float = 0.3
-) -> Float[Tensor, "1 3 size size"]:
-    """A random square `(1, 3, size, size)`, its side at least `smallest` of the shorter one, often mirrored."""
-    height, width = image.shape[-2:]
-    u = torch.rand(4, generator=generator).tolist()
-    side = max(1, int(min(height, width) * (smallest + (1 - smallest) * u[0])))
-    top, left = int(u[1] * (height - side + 1)), int(u[2] * (width - side + 1))
-    crop = image[..., top : top + side, left : left + side]
-    crop = F.interpolate(crop, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
-    return (crop.flip(-1) if u[3] < 0.5 else crop).clamp(0, 1)
 
 
 def _folder() -> Path:

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dreamsim_guidance.views import RandomChanges, numbered_generator, random_view
+
 __all__ = ["Views", "cutouts"]
 
 
@@ -76,10 +78,7 @@ class Views:
             return images
         if self._augmentation is None:
             self._augmentation = cutouts((images.shape[-2], images.shape[-1]))
-        # the sampler's random numbers are its own
-        with torch.random.fork_rng(devices=[images.device] if images.is_cuda else []):
-            torch.manual_seed(1_000_003 * step + view)
-            view_of = self._augmentation(images)
+        view_of = random_view(self._augmentation, images, numbered_generator(step, view))
         if not isinstance(view_of, Tensor) or len(view_of) != len(images):
             raise ValueError(
                 f"augmentation must return a batch of as many images, {len(images)}, got {getattr(view_of, 'shape', view_of)}; "
@@ -104,10 +103,6 @@ class Views:
 
 def cutouts(size: tuple[int, int], share: tuple[float, float] = (0.6, 1.0), noise: float = 0.03) -> nn.Module:
     """Random cutouts of a `share` of the area, brought back to `size`, with changes of colour and Gaussian noise."""
-    from kornia.augmentation import AugmentationSequential, ColorJiggle, RandomGaussianNoise, RandomResizedCrop
-
-    return AugmentationSequential(
-        RandomResizedCrop(size, scale=share, ratio=(0.8, 1.25)),
-        ColorJiggle(0.1, 0.1, 0.1, 0.02, p=0.5),
-        RandomGaussianNoise(std=noise, p=1.0),
-    )
+    return RandomChanges(
+        crop=share, colour=(0.1, 0.1, 0.1, 0.02), coloured=0.5, added_brightness=True, noise=noise
+    ).chain(size)

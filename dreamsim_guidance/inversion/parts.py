@@ -11,6 +11,7 @@ from torch import Tensor
 from dreamsim_guidance.loss import Loss
 from dreamsim_guidance.metric.dreamsim import DreamSim, Target
 from dreamsim_guidance.preprocess import resize
+from dreamsim_guidance.views import Box, chosen_views, cut, numbered_generator
 
 __all__ = ["Parts"]
 
@@ -25,9 +26,7 @@ class Parts(Loss):
     name = "parts"
     directions: Tensor
 
-    def __init__(
-        self, metric: DreamSim, reference: Tensor, boxes: Sequence[tuple[float, ...]], draw: int, seed: int = 0
-    ) -> None:
+    def __init__(self, metric: DreamSim, reference: Tensor, boxes: Sequence[Box], draw: int, seed: int = 0) -> None:
         super().__init__()
         if draw < 1:
             raise ValueError(f"draw must be at least 1, got {draw}.")
@@ -37,12 +36,8 @@ class Parts(Loss):
 
     def cut(self, images: Tensor, chosen: Sequence[int]) -> Tensor:
         """The chosen parts of one image, each squashed to the square that the metric sees."""
-        height, width = images.shape[-2:]
-        squares = []
-        for top, left, bottom, right in (self.boxes[k] for k in chosen):
-            rows, columns = _span(top, bottom, height), _span(left, right, width)
-            squares.append(resize(images[..., rows, columns], (self.side, self.side)))
-        return torch.cat(squares)
+        parts = (cut(images, self.boxes[k], widen=True) for k in chosen)
+        return torch.cat([resize(part, (self.side, self.side)) for part in parts])
 
     def forward(self, images: Tensor) -> Tensor:
         return self.mean_of(images, range(len(self.boxes)))
@@ -52,11 +47,5 @@ class Parts(Loss):
         return torch.stack([target(self.cut(image[None], chosen)).mean() for image in images])
 
     def at(self, step: int | float) -> Loss:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + int(step))
-        others = 1 + torch.randperm(len(self.boxes) - 1, generator=generator)[: self.draw - 1]
-        return Loss.of(partial(self.mean_of, chosen=[0, *others.tolist()]), self.name)
-
-
-def _span(first: float, last: float, length: int) -> slice:
-    start = min(round(first * length), length - 1)
-    return slice(start, max(round(last * length), start + 1))
+        others = chosen_views(len(self.boxes) - 1, self.draw - 1, numbered_generator(self.seed, step))
+        return Loss.of(partial(self.mean_of, chosen=[0, *(1 + k for k in others)]), self.name)

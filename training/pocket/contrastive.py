@@ -23,13 +23,14 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
-from dreamsim_guidance.data.photographs import Photographs, random_crop
+from dreamsim_guidance.data.photographs import Photographs
 from dreamsim_guidance.data.scenes.captions import Manner, caption, tokenise, vocabulary
 from dreamsim_guidance.data.scenes.factors import FactorTable
 from dreamsim_guidance.data.scenes.scene import Scene
 from dreamsim_guidance.metric.backbones import Branch
 from dreamsim_guidance.training.fit import Learner
-from dreamsim_guidance.training.pocket.distillation import easy_first, random_views
+from dreamsim_guidance.training.pocket.distillation import easy_first
+from dreamsim_guidance.views import random_crop, random_squares
 
 __all__ = ["ContrastiveLearner", "TextTower", "info_nce"]
 
@@ -115,7 +116,7 @@ class ContrastiveLearner(Learner):
             torch.cat([drawings, *(random_crop(image, size, generator) for image in self.photographs.values())])
             for drawings in (self.pictures[chosen].float() / 255).unbind(1)
         ]
-        first, second = self.branch(random_views(torch.cat(halves), size, (0.9, 1.0), generator)).chunk(2)
+        first, second = self.branch(random_squares(torch.cat(halves), size, (0.9, 1.0), generator)).chunk(2)
         captions = [caption(self.scenes[i], generator, self.manner) for i in chosen.tolist()]
         captions += [f"a photograph of {name}" for name in self.photographs]
         words = self.text(tokenise(captions, self.text.length))

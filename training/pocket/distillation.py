@@ -21,12 +21,13 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
-from dreamsim_guidance.data.photographs import Photographs, random_crop
+from dreamsim_guidance.data.photographs import Photographs
 from dreamsim_guidance.metric.backbones import Branch
 from dreamsim_guidance.training.fit import Learner
 from dreamsim_guidance.types import Image
+from dreamsim_guidance.views import random_crop, random_squares, recolour
 
-__all__ = ["DistillationLearner", "NamingHead", "easy_first", "random_views", "recolour"]
+__all__ = ["DistillationLearner", "NamingHead", "easy_first"]
 
 
 class NamingHead(nn.Module):
@@ -125,7 +126,7 @@ class DistillationLearner(Learner):
     def _view(
         self, images: Image, size: int, share: tuple[float, float], generator: torch.Generator
     ) -> Float[Tensor, "b 3 side side"]:
-        return recolour(random_views(images, size, share, generator), generator)
+        return recolour(random_squares(images, size, share, generator), generator)
 
     def _pairs(self, generator: torch.Generator, progress: float) -> tuple[Image, Image]:
         """The two drawings of each scene, and two crops of each photograph."""
@@ -147,34 +148,3 @@ def easy_first(count: int, progress: float, batch: int, generator: torch.Generat
     """
     limit = max(batch, round(count * min(1.0, 0.15 + 1.3 * progress)))
     return torch.randperm(min(limit, count), generator=generator)[:batch]
-
-
-def random_views(
-    images: Image, size: int, share: tuple[float, float], generator: torch.Generator
-) -> Float[Tensor, "b 3 side side"]:
-    """Cut one random square view from each picture and resample it to `size` x `size` pixels.
-
-    The side of a view is a random share of the picture's, between the two values of `share`. Views are not mirrored, since
-    the metric has to distinguish left from right.
-    """
-    count = len(images)
-    u = torch.rand(count, 3, generator=generator, dtype=torch.float32)
-    side = share[0] + (share[1] - share[0]) * u[:, :1]
-    shift = (1 - side) * (2 * u[:, 1:] - 1)
-    theta = torch.zeros(count, 2, 3, dtype=torch.float32)
-    theta[:, 0, 0], theta[:, 1, 1], theta[:, :, 2] = side[:, 0], side[:, 0], shift
-    grid = F.affine_grid(theta, [count, 3, size, size], align_corners=False)
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
-
-
-def recolour(views: Image, generator: torch.Generator) -> Image:
-    """Rotate chroma by up to 30 degrees, scale it, change brightness and contrast: all a little, as colours are factors too."""
-    u = torch.rand(len(views), 4, 1, 1, 1, generator=generator, dtype=torch.float32)
-    angle = (2 * u[:, 0] - 1) * (math.pi / 6)
-    chroma = 0.8 + 0.4 * u[:, 1]
-    grey = views.mean(1, keepdim=True)
-    around = views - grey
-    across = (around.roll(1, 1) - around.roll(-1, 1)) / math.sqrt(3)  # a quarter turn about the grey axis
-    colours = grey + chroma * (torch.cos(angle) * around + torch.sin(angle) * across)
-    middle = grey.mean((2, 3), keepdim=True)
-    return ((colours - middle) * (0.8 + 0.4 * u[:, 2]) + middle + 0.2 * (u[:, 3] - 0.5)).clamp(0, 1)

@@ -17,9 +17,10 @@ from dreamsim_guidance.training.base_models import initialise
 from dreamsim_guidance.training.fit import fit, step_generator
 from dreamsim_guidance.training.fit_settings import FitSettings
 from dreamsim_guidance.training.pocket.contrastive import ContrastiveLearner, TextTower, info_nce
-from dreamsim_guidance.training.pocket.distillation import DistillationLearner, easy_first, random_views, recolour
+from dreamsim_guidance.training.pocket.distillation import DistillationLearner, easy_first
 from dreamsim_guidance.training.pocket.ensemble import balance, draw_scenes, pocket_branches
 from dreamsim_guidance.training.pocket.report import report
+from dreamsim_guidance.views import random_squares, recolour
 
 SHIPPED = Path(dreamsim_guidance.__file__).parent / "weights" / "pocket.safetensors"
 
@@ -58,7 +59,7 @@ def test_padding_does_not_change_a_caption_s_embedding():
 
 def test_views_are_in_range_and_reproducible():
     images = torch.rand(4, 3, 64, 64)
-    views = [recolour(random_views(images, 32, (0.3, 0.6), g), g) for g in map(step_generator, (0, 0), (1, 1))]
+    views = [recolour(random_squares(images, 32, (0.3, 0.6), g), g) for g in map(step_generator, (0, 0), (1, 1))]
     assert views[0].shape == (4, 3, 32, 32)
     assert torch.equal(*views)
     assert views[0].min() >= 0 and views[0].max() <= 1
@@ -66,7 +67,7 @@ def test_views_are_in_range_and_reproducible():
 
 def test_a_full_view_is_the_picture():
     images = torch.rand(2, 3, 16, 16)
-    assert torch.allclose(random_views(images, 16, (1.0, 1.0), torch.Generator()), images, atol=1e-5)
+    assert torch.allclose(random_squares(images, 16, (1.0, 1.0), torch.Generator()), images, atol=1e-5)
 
 
 def test_scenes_come_in_families_and_in_two_drawings():
