@@ -12,12 +12,13 @@ called without `at` uses the weights of step 0.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from torch import Tensor, nn
 
 from dreamsim_guidance.preprocess import check_images, check_range
-from dreamsim_guidance.schedule import Constant, Schedule, as_schedule, is_number
+from dreamsim_guidance.schedule import Constant, as_schedule, is_number
+from dreamsim_guidance.terms import Entry, check_values, describe, distinct, weighted
 from dreamsim_guidance.types import Distance, Image
 
 __all__ = ["Loss", "PairLoss"]
@@ -53,7 +54,7 @@ class _Term(nn.Module, Generic[Kind]):
         """The same loss as one term called `name`; a sum that is given a name is logged as a single term."""
         if not isinstance(name, str) or not name:
             raise TypeError(f"a loss is named by a non-empty string, got {name!r}.")
-        return self._sum([_Entry(name, Constant(1.0), self)])
+        return self._sum([Entry(name, Constant(1.0), self)])
 
     def at(self, step: int | float) -> Kind:
         """The same loss with every scheduled weight fixed at its value for `step`; itself if nothing is scheduled."""
@@ -69,29 +70,29 @@ class _Term(nn.Module, Generic[Kind]):
         terms: dict[str, Tensor] = {}
         for entry in self._entries():
             value = entry.loss(*images)
-            _check_value(value, images[0], entry.name)
+            check_values(value, images[0], f"the term '{entry.name}'")
             terms[entry.name] = value
         return terms
 
     def value_and_terms(self, *images: Tensor) -> tuple[Distance, dict[str, Distance]]:
         """The total `(b,)` and the value of every term before weighting, detached, for the log; one evaluation."""
         terms = self.terms(*images)
-        total = _weighted(self._entries(), terms)
+        total = weighted(self._entries(), terms)
         # the log must not keep the graph of every step alive
         return total, {name: value.detach() for name, value in terms.items()}
 
     def _get_name(self) -> str:
         return type(self).__name__.lstrip("_")
 
-    def _entries(self) -> Sequence[_Entry]:
+    def _entries(self) -> Sequence[Entry]:
         """The terms as a sum would hold them, names told apart."""
-        return (_Entry(self.name or self._get_name().lower(), Constant(1.0), self),)
+        return (Entry(self.name or self._get_name().lower(), Constant(1.0), self),)
 
     def __add__(self, other: Any) -> Kind:
         if is_number(other) and other == 0:
             return self  # type: ignore[return-value]
         if not isinstance(other, self._kind):
-            raise TypeError(f"{_describe(other)} cannot be added to a {self._kind.__name__}; {self._advice(other)}.")
+            raise TypeError(f"{describe(other)} cannot be added to a {self._kind.__name__}; {self._advice(other)}.")
         return self._sum([*self._entries(), *other._entries()])
 
     def __radd__(self, other: Any) -> Kind:  # sum([a, b]) starts from 0
@@ -114,7 +115,7 @@ class _Term(nn.Module, Generic[Kind]):
 
     def __truediv__(self, divisor: Any) -> Kind:
         if not is_number(divisor):
-            raise TypeError(f"a loss is divided by a number, got {_describe(divisor)}.")
+            raise TypeError(f"a loss is divided by a number, got {describe(divisor)}.")
         return self * (1 / float(divisor))
 
     def _advice(self, other: Any) -> str:
@@ -206,7 +207,7 @@ class _Function(_Term[Any]):
 
     def forward(self, *images: Tensor) -> Tensor:
         value = self.function(*images)
-        _check_value(value, images[0], self.name)
+        check_values(value, images[0], f"the term '{self.name}'")
         return value
 
 
@@ -218,27 +219,21 @@ class _FunctionPairLoss(_Function, PairLoss):
     pass
 
 
-class _Entry(NamedTuple):
-    name: str
-    weight: Schedule
-    loss: Any
-
-
 class _Sum(_Term[Any]):
-    def __init__(self, entries: Sequence[_Entry]) -> None:
+    def __init__(self, entries: Sequence[Entry]) -> None:
         super().__init__()
         self.parts = nn.ModuleList(entry.loss for entry in entries)
-        self._names = _distinct([entry.name for entry in entries])
+        self._names = distinct([entry.name for entry in entries])
         self._weights = tuple(entry.weight for entry in entries)
 
-    def _entries(self) -> Sequence[_Entry]:
-        return [_Entry(*entry) for entry in zip(self._names, self._weights, self.parts, strict=True)]
+    def _entries(self) -> Sequence[Entry]:
+        return [Entry(*entry) for entry in zip(self._names, self._weights, self.parts, strict=True)]
 
     def _total(self, *images: Tensor) -> Tensor:
-        return _weighted(self._entries(), self.terms(*images))
+        return weighted(self._entries(), self.terms(*images))
 
     def at(self, step: int | float) -> Any:
-        fixed = [_Entry(name, Constant(weight(step)), loss.at(step)) for name, weight, loss in self._entries()]
+        fixed = [Entry(name, Constant(weight(step)), loss.at(step)) for name, weight, loss in self._entries()]
         return self if fixed == self._entries() else type(self)(fixed)
 
     def __repr__(self) -> str:
@@ -269,40 +264,3 @@ class _PairSum(_Sum, PairLoss):
 
 Loss._kind, Loss._sum, Loss._function = Loss, _LossSum, _FunctionLoss
 PairLoss._kind, PairLoss._sum, PairLoss._function = PairLoss, _PairSum, _FunctionPairLoss
-
-
-def _weighted(entries: Sequence[_Entry], terms: dict[str, Tensor]) -> Tensor:
-    total: Tensor | None = None
-    for name, weight, _ in entries:
-        factor = weight(0)
-        value = terms[name] if factor == 1 else factor * terms[name]
-        total = value if total is None else total + value
-    assert total is not None  # a sum is made of at least one term
-    return total
-
-
-def _check_value(value: Any, images: Tensor, name: str) -> None:
-    expected = (images.shape[0],)
-    if not isinstance(value, Tensor):
-        raise TypeError(f"the term '{name}' must return a tensor of shape {expected}, got {type(value).__name__}.")
-    if value.shape != expected:
-        raise ValueError(
-            f"the term '{name}' must return one value per image, shape {expected}, got {tuple(value.shape)}; "
-            "reduce over everything but the batch, e.g. x.flatten(1).mean(1)."
-        )
-
-
-def _describe(value: Any) -> str:
-    return type(value).__name__ if callable(value) or isinstance(value, Tensor) else repr(value)
-
-
-def _distinct(names: Sequence[str]) -> list[str]:
-    """The names with `_2`, `_3`, ... behind those that have been used before."""
-    taken: list[str] = []
-    for name in names:
-        candidate, count = name, 1
-        while candidate in taken or (count > 1 and candidate in names):
-            count += 1
-            candidate = f"{name}_{count}"
-        taken.append(candidate)
-    return taken

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dreamsim_guidance.terms import check_values
 from dreamsim_guidance.views import RandomChanges, numbered_generator, random_view
 
 __all__ = ["Views", "cutouts"]
@@ -40,15 +41,15 @@ class Views:
         loss = self._at(step)
         k = self.images_per_reference
         if k == 1 or len(images) % k:
-            return self._checked(loss(images), images)
+            return check_values(loss(images), images, "the loss")
         try:
-            values = [self._checked(loss(images[j::k]), images[j::k]) for j in range(k)]
+            values = [check_values(loss(images[j::k]), images[j::k], "the loss") for j in range(k)]
             return torch.stack(values, dim=1).flatten()
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, ValueError) as error:
             try:
-                alone = self._checked(loss(images), images)
+                alone = check_values(loss(images), images, "the loss")
             except (RuntimeError, ValueError):
                 raise ValueError(
                     f"{error} (The loss was called with {len(images) // k} images, one of each prompt's {k}, and with all "
@@ -59,7 +60,7 @@ class Views:
 
     def gradient(self, images: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """The mean over the views, `(b,)`, and its gradient in the images."""
-        total, slope = torch.zeros(()), torch.zeros_like(images)
+        total, slope = torch.zeros((), dtype=torch.float32), torch.zeros_like(images)
         for view in range(self.views):
             leaf = images.detach().requires_grad_()  # one view's graph at a time
             with torch.enable_grad():
@@ -89,16 +90,6 @@ class Views:
     def _at(self, step: int) -> Callable[[Tensor], Tensor]:
         loss: Any = self.loss
         return loss.at(step) if hasattr(loss, "at") else loss
-
-    def _checked(self, values: Any, images: Tensor) -> Tensor:
-        if not isinstance(values, Tensor):
-            raise TypeError(f"the loss must return a tensor of shape ({len(images)},), got {type(values).__name__}.")
-        if values.shape != (len(images),):
-            raise ValueError(
-                f"the loss must return one value per image, shape ({len(images)},), got {tuple(values.shape)}; reduce over "
-                "everything but the batch, e.g. x.flatten(1).mean(1)."
-            )
-        return values
 
 
 def cutouts(size: tuple[int, int], share: tuple[float, float] = (0.6, 1.0), noise: float = 0.03) -> nn.Module:

@@ -1,8 +1,10 @@
-"""Follow the gradient of a loss to an image, and keep the best step of every sample.
+"""Minimise a loss over the parameters of an image, and keep the best step of every sample.
 
-The loss of a step says how good that step's image is, and its last value is rarely its lowest; projectors that return
-the last step give away what they had found. Samples do not interact: the sum over the batch is differentiated, Adam
-works elementwise, and each sample keeps its own best step, so that a batch gives what its samples give alone.
+The loss of a step belongs to that step's image, and its last value is rarely its lowest, so that returning the last image
+would lose quality. Samples do not interact: the sum over the batch is differentiated, Adam works elementwise, and each
+sample keeps its own best step. A batch therefore gives what its samples give alone.
+
+Kingma, Ba, Adam: a method for stochastic optimization, ICLR 2015.
 """
 
 from __future__ import annotations
@@ -24,14 +26,16 @@ __all__ = ["Optimised", "optimise"]
 
 @dataclass(frozen=True)
 class Optimised:
-    """What `optimise` found: for every sample its best image, the loss of that image, and the step it comes from."""
+    """The result of `optimise`: for every sample its best image, the loss of that image, and the step it comes from."""
 
     image: Image
     loss: Distance
     best_step: Tensor
+    """Whole numbers `(b,)` from 0, the start, to `steps`."""
     history: dict[str, Float[Tensor, "steps b"]]
-    """Every term before its weight and the total under "loss", at steps 0 (the start) to `steps`, on the CPU."""
+    """Every term before its weight, and the total under "loss", at steps 0 to `steps`, on the CPU."""
     seconds: float
+    """Wall-clock time of the whole optimisation."""
 
 
 def optimise(
@@ -42,12 +46,19 @@ def optimise(
     callback: Callable[[int, Tensor, Tensor], None] | None = None,
     progress: bool | str = True,
 ) -> Optimised:
-    """Minimise `loss(image())` over the parameters of `image` by Adam with a cosine decay of `lr` to 0.
+    """Minimise `loss(image())` over the parameters of `image` by Adam, whose step size decays to 0 along a cosine.
 
-    `loss` maps images `(b, 3, h, w)` to `(b,)`; scheduled weights of a `Loss` follow the step. `image` is a module that
-    returns images when called without arguments, such as `Pixels`; its parameters are changed in place.
-    `callback(step, images, losses)` sees every step, detached. `progress` shows a bar on stderr, a string labels it.
-    Nothing here is random. Raises FloatingPointError if the loss of a sample was never finite.
+    loss: maps images `(b, 3, h, w)` in [0, 1] to one value per image, `(b,)`; the scheduled weights of a `Loss` follow
+        the step.
+    image: a module that returns images when it is called without arguments, such as `Pixels`; its parameters are changed
+        in place.
+    steps: number of Adam's steps, at least 0.
+    lr: step size at the start.
+    callback: called as `callback(step, images, losses)` at every step, with detached tensors.
+    progress: whether to show a bar on stderr; a string is its label.
+
+    Nothing here is random. Raises ValueError if there is nothing to optimise or the loss does not depend on it, and
+    FloatingPointError if the loss of a sample was never finite.
     """
     if steps < 0:
         raise ValueError(f"steps must be at least 0, got {steps}.")
@@ -59,41 +70,74 @@ def optimise(
         )
     optimiser = torch.optim.Adam(leaves, lr=lr)
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(steps, 1))
-    best_image, best, best_step = torch.empty(0), torch.empty(0), torch.empty(0)
+    best: _Best | None = None
     history: dict[str, list[Tensor]] = {}
     start = time.perf_counter()
-    bar = tqdm(
-        range(steps + 1), desc=progress if isinstance(progress, str) else None, disable=not progress, unit="step"
-    )
+    label = progress if isinstance(progress, str) else None
+    bar = tqdm(range(steps + 1), desc=label, disable=not progress, unit="step")
     for step in bar:
         with torch.set_grad_enabled(step < steps):
             images = image()
             total, terms = loss.at(step).value_and_terms(images)
-        seen, value = images.detach(), total.detach()
-        for name, term in {**terms, "loss": value}.items():
+        detached, values = images.detach(), total.detach()
+        for name, term in {**terms, "loss": values}.items():
             history.setdefault(name, []).append(term)
-        if step == 0:
-            best_image, best, best_step = (
-                seen.clone(),
-                torch.full_like(value, torch.inf),
-                torch.zeros_like(value).long(),
-            )
-        better = value < best
-        best = torch.where(better, value, best)
-        best_image = torch.where(better[:, None, None, None], seen, best_image)
-        best_step = best_step.masked_fill(better, step)
+        best = _Best.of(detached, values) if best is None else best.updated(step, detached, values)
         if callback is not None:
-            callback(step, seen, value)
+            callback(step, detached, values)
         if progress and step % 10 == 0:  # reading the value waits for the device
-            bar.set_postfix_str(f"loss {float(value.mean()):.4f}", refresh=False)
+            bar.set_postfix_str(f"loss {float(values.mean()):.4f}", refresh=False)
         if step < steps:
-            # not backward(): that would also fill the gradients of a loss whose weights are trainable
-            for leaf, gradient in zip(leaves, torch.autograd.grad(total.sum(), leaves), strict=True):
-                leaf.grad = gradient
+            _set_gradients(leaves, images, total)
             optimiser.step()
             decay.step()
-    if not bool(best.isfinite().all()):
-        lost = (~best.isfinite()).nonzero().flatten().tolist()
-        raise FloatingPointError(f"the loss of samples {lost} was never finite; check its terms on the start image.")
+    assert best is not None  # step 0 is always evaluated
+    if not bool(best.loss.isfinite().all()):
+        samples = (~best.loss.isfinite()).nonzero().flatten().tolist()
+        raise FloatingPointError(f"the loss of samples {samples} was never finite; check its terms on the start image.")
     columns = {name: torch.stack(values).cpu() for name, values in history.items()}
-    return Optimised(best_image, best, best_step, columns, time.perf_counter() - start)
+    return Optimised(best.image, best.loss, best.step, columns, time.perf_counter() - start)
+
+
+@dataclass(frozen=True)
+class _Best:
+    """The best image of every sample so far, its loss, and its step."""
+
+    image: Tensor
+    loss: Tensor
+    step: Tensor
+
+    @classmethod
+    def of(cls, images: Tensor, values: Tensor) -> _Best:
+        """Of step 0; a loss that is not finite counts as infinite."""
+        start = cls(images.clone(), torch.full_like(values, torch.inf), torch.zeros_like(values, dtype=torch.int64))
+        return start.updated(0, images, values)
+
+    def updated(self, step: int, images: Tensor, values: Tensor) -> _Best:
+        better = values < self.loss
+        return _Best(
+            torch.where(better[:, None, None, None], images, self.image),
+            torch.where(better, values, self.loss),
+            self.step.masked_fill(better, step),
+        )
+
+
+def _set_gradients(leaves: list[nn.Parameter], images: Tensor, total: Tensor) -> None:
+    """Write the gradient of the total into the leaves.
+
+    `backward` would also fill the gradients of a loss whose own weights are trainable.
+    """
+    gradients: tuple[Tensor | None, ...] = (None,) * len(leaves)
+    if total.requires_grad:
+        gradients = torch.autograd.grad(total.sum(), leaves, allow_unused=True)
+    if all(gradient is None for gradient in gradients):
+        if not images.requires_grad:
+            raise ValueError(
+                "the images do not depend on the parameters; the module must return them with their graph."
+            )
+        raise ValueError(
+            "the loss does not depend on the images, so there is no gradient to follow; it must be computed from its "
+            "argument, without detach or no_grad inside."
+        )
+    for leaf, gradient in zip(leaves, gradients, strict=True):
+        leaf.grad = gradient

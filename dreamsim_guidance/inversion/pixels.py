@@ -1,7 +1,7 @@
 """An image as the sum of a multi-resolution pyramid, so that its gradient reaches large and small structure alike.
 
-Independent pixels let an optimiser satisfy an embedding with noise that no one sees as the picture. Here level l holds
-an image of side 4, 8, 16, ... up to the full size, and
+Independent pixels let an optimiser satisfy an embedding with noise in which nobody recognises the picture. Here level l
+holds an image of side 4, 8, 16, ... up to the full size, and
 
     image = sigmoid(sum_l upsample(level_l))
 
@@ -13,11 +13,12 @@ Olah, Mordvintsev, Schubert, Feature Visualization, Distill 2017 (preconditionin
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from dreamsim_guidance.types import Image
 
@@ -25,11 +26,15 @@ __all__ = ["Pixels"]
 
 
 class Pixels(nn.Module):
-    """`batch` images of `(height, width)` in (0, 1), starting from grey noise; calling it gives `(b, 3, h, w)`.
+    """Images as parameters: calling the module gives `(batch, 3, height, width)` in (0, 1), at first grey noise.
 
-    `noise` is the standard deviation of each level's start before the sigmoid, where 1 is about a quarter of the range.
-    `coarsest` is the shorter side of the first level; `coarsest=min(height, width)` is one level: plain pixels.
-    The start depends on the generator alone.
+    height, width: size of the images in pixels; a square by default.
+    batch: number of images.
+    coarsest: shorter side of the first level; with `min(height, width)` there is one level, plain pixels.
+    noise: standard deviation of each level at the start, before the sigmoid; 1 is about a quarter of the range.
+    generator: decides the noise, by default torch's global generator.
+
+    Raises ValueError for numbers below 1. Parameters are float32.
     """
 
     def __init__(
@@ -49,21 +54,18 @@ class Pixels(nn.Module):
             )
         self.size = (height, width)
         self.levels = nn.ParameterList(
-            nn.Parameter(noise * torch.randn(batch, 3, *size, generator=generator))
+            nn.Parameter(noise * torch.randn(batch, 3, *size, generator=generator, dtype=torch.float32))
             for size in _sizes(height, width, coarsest)
         )
 
     def forward(self) -> Image:
-        total: Tensor | float = 0.0
-        for level in self.levels:
-            full = tuple(level.shape[-2:]) == self.size
-            total = total + (level if full else F.interpolate(level, self.size, mode="bilinear", align_corners=False))
-        assert isinstance(total, Tensor)
-        return total.sigmoid()
+        *coarse, finest = self.levels
+        enlarged = [F.interpolate(level, self.size, mode="bilinear", align_corners=False) for level in coarse]
+        return functools.reduce(torch.add, [*enlarged, finest]).sigmoid()
 
 
 def _sizes(height: int, width: int, coarsest: int) -> list[tuple[int, int]]:
-    """Doubling sizes of the image's aspect, the last one being its own."""
+    """Sizes of the image's aspect ratio, each twice the one before; the last one is the image's own."""
     shorter = min(height, width)
     count = max(0, math.ceil(math.log2(shorter / coarsest)))
     scales = [coarsest * 2**level / shorter for level in range(count)]

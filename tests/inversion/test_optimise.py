@@ -142,6 +142,48 @@ def test_nothing_to_optimise_is_an_error() -> None:
         quiet(lambda x: x.flatten(1).mean(1), frozen)
 
 
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda x: torch.ones(len(x)),
+        lambda x: x.detach().flatten(1).mean(1),
+        lambda x: torch.ones(len(x), requires_grad=True) * 2,  # has a graph, but not to the images
+    ],
+    ids=["constant", "detached", "of other parameters"],
+)
+def test_a_loss_that_does_not_depend_on_the_images_is_an_error(loss: object) -> None:
+    with pytest.raises(ValueError, match="the loss does not depend on the images, so there is no gradient to follow"):
+        quiet(loss, pixels(2))
+    assert quiet(loss, pixels(2), 0).image.shape == (2, 3, 16, 16)  # nothing is followed
+
+
+def test_images_without_a_graph_to_the_parameters_are_an_error() -> None:
+    class Detached(Pixels):
+        def forward(self) -> Tensor:
+            return super().forward().detach()
+
+    with pytest.raises(ValueError, match="the images do not depend on the parameters"):
+        quiet(Away(torch.rand(1, 3, 16, 16)), Detached(16))
+
+
+def test_a_parameter_that_the_images_do_not_use_stays_as_it_is() -> None:
+    image = pixels()
+    image.register_parameter("unused", nn.Parameter(torch.ones(3)))
+    result = quiet(Away(torch.rand(1, 3, 16, 16)), image)
+    assert result.history["loss"][-1] < result.history["loss"][0] and torch.equal(image.unused, torch.ones(3))
+
+
+def test_the_result_has_the_dtype_of_the_images_whatever_the_default_is() -> None:
+    picture, start = torch.rand(1, 3, 16, 16), pixels()
+    torch.set_default_dtype(torch.float64)
+    try:
+        result = quiet(Away(picture), start, 3)
+        assert Pixels(16)().dtype == torch.float32
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert result.image.dtype == result.loss.dtype == torch.float32 and result.best_step.dtype == torch.int64
+
+
 def test_progress_goes_to_stderr(capfd: pytest.CaptureFixture[str]) -> None:
     optimise(Away(torch.rand(1, 3, 16, 16)), pixels(), 3, progress="searching")
     out, err = capfd.readouterr()
