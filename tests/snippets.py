@@ -136,7 +136,7 @@ def parse(arguments: list[str]) -> None:
             code = cli.main(arguments)
         except Parsed:
             return
-    if not {"--help", "-h", "--version"} & set(arguments):
+    if code != 0 or not {"--help", "-h", "--version"} & set(arguments):
         raise AssertionError(f"dreamsim-guidance {shlex.join(arguments)} was not understood (exit code {code})")
 
 
