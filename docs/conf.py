@@ -13,7 +13,14 @@ project = "dreamsim-guidance"
 author = "the authors of dreamsim-guidance"
 version = release = __version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "house_docstrings", "public_names"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.viewcode",
+    "house_docstrings",
+    "method_sections",
+    "public_names",
+]
 exclude_patterns = ["**/README.md", "README.md", "extensions"]
 source_suffix = {".md": "markdown"}
 
