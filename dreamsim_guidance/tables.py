@@ -14,16 +14,16 @@ from tabulate import tabulate
 
 from dreamsim_guidance.files.names import printable
 
-__all__ = ["Cell", "markdown_table", "text_table"]
+__all__ = ["TableCell", "markdown_table", "text_table"]
 
-Cell = str | int | float | PurePath | None
+TableCell = str | int | float | PurePath | None
 
 _NUMBER = re.compile(r"\s*[-+−]?(\d[\d,]*(\.\d+)?(e[-+]?\d+)?|nan|inf)( ?[%\w]{1,3})?( \[[^]]*\])?$")
 """A number, with a unit of up to three letters and an interval in brackets if it has them."""
 _MISSING = ("", "-", "–")
 
 
-def text_table(columns: Sequence[Cell], rows: Iterable[Sequence[Cell]], digits: int = 4) -> str:
+def text_table(columns: Sequence[TableCell], rows: Iterable[Sequence[TableCell]], digits: int = 4) -> str:
     """Lines of cells under the names of their columns, two spaces between columns.
 
     Spaces at the start of a cell are kept, as an indentation. Floats get `digits` digits after the point.
@@ -34,7 +34,7 @@ def text_table(columns: Sequence[Cell], rows: Iterable[Sequence[Cell]], digits: 
     return "\n".join(line.rstrip() for line in table.splitlines())
 
 
-def markdown_table(columns: Sequence[Cell], rows: Iterable[Sequence[Cell]], digits: int = 4) -> str:
+def markdown_table(columns: Sequence[TableCell], rows: Iterable[Sequence[TableCell]], digits: int = 4) -> str:
     """The same table in Markdown, without a line break at its end."""
     head, *body = [[cell.replace("|", "\\|") for cell in line] for line in _cells(columns, rows, digits)]
     return tabulate(body, head, tablefmt="pipe", colalign=_alignment(head, body) if body else None, **_VERBATIM)
@@ -44,7 +44,7 @@ _VERBATIM: dict[str, Any] = {"disable_numparse": True, "preserve_whitespace": Tr
 """tabulate prints a text as it is, even one that looks like a number, such as a method's name 1e3."""
 
 
-def _cells(columns: Sequence[Cell], rows: Iterable[Sequence[Cell]], digits: int) -> list[list[str]]:
+def _cells(columns: Sequence[TableCell], rows: Iterable[Sequence[TableCell]], digits: int) -> list[list[str]]:
     lines = [[_text(cell, digits) for cell in line] for line in (columns, *rows)]
     for line in lines:
         if len(line) != len(columns):
@@ -52,7 +52,7 @@ def _cells(columns: Sequence[Cell], rows: Iterable[Sequence[Cell]], digits: int)
     return lines
 
 
-def _text(cell: Cell, digits: int) -> str:
+def _text(cell: TableCell, digits: int) -> str:
     if cell is None:
         return ""
     return (

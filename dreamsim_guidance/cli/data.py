@@ -1,6 +1,6 @@
 """`dreamsim-guidance data ...`: fetch NIGHTS, draw scenes, look at a set of judgments before a run depends on it.
 
-A subcommand is a dataclass that is called, as in `cli`; further ones are added to `Data.command`.
+A subcommand is a dataclass that is called, as in `cli`; further ones are added to `DataCommand.command`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dreamsim_guidance.data.ratings import Ratings
     from dreamsim_guidance.data.same_pairs import SamePairs
 
-__all__ = ["Data"]
+__all__ = ["DataCommand"]
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Scenes:
 
 
 @dataclass(frozen=True)
-class Data:
+class DataCommand:
     """Sets of human judgments: fetch NIGHTS, draw scenes with simulated votes, check what is on the disk."""
 
     command: Annotated[

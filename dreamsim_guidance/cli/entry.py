@@ -22,14 +22,14 @@ from tyro.conf import subcommand
 from dreamsim_guidance.cli import reconstructions
 from dreamsim_guidance.cli.compare import CompareCommand
 from dreamsim_guidance.cli.copy import CopyCommand
-from dreamsim_guidance.cli.data import Data
+from dreamsim_guidance.cli.data import DataCommand
 from dreamsim_guidance.cli.demo import DemoCommand
-from dreamsim_guidance.cli.evaluate import Evaluate
+from dreamsim_guidance.cli.evaluate import EvaluateCommand
 from dreamsim_guidance.cli.guide import GuideCommand
 from dreamsim_guidance.cli.recipes import RecipesCommand
 from dreamsim_guidance.cli.run import RunCommand
 from dreamsim_guidance.cli.show import ShowCommand
-from dreamsim_guidance.cli.study import Study
+from dreamsim_guidance.cli.study import StudyCommand
 from dreamsim_guidance.cli.version import VersionCommand
 from dreamsim_guidance.comparisons.guided_sheet import GuidedSheet
 from dreamsim_guidance.experiment import fields, registry
@@ -40,9 +40,9 @@ _Command = (
     Annotated[DemoCommand, subcommand("demo")]
     | Annotated[GuideCommand, subcommand("guide")]
     | Annotated[CompareCommand, subcommand("compare")]
-    | Annotated[Evaluate, subcommand("evaluate")]
-    | Annotated[Study, subcommand("study")]
-    | Annotated[Data, subcommand("data")]
+    | Annotated[EvaluateCommand, subcommand("evaluate")]
+    | Annotated[StudyCommand, subcommand("study")]
+    | Annotated[DataCommand, subcommand("data")]
     | Annotated[RecipesCommand, subcommand("recipes")]
     | Annotated[ShowCommand, subcommand("show")]
     | Annotated[CopyCommand, subcommand("copy")]

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from dreamsim_guidance.evaluation.report import Part, Report
     from dreamsim_guidance.evaluation.statistics.intervals import Interval
 
-__all__ = ["Evaluate", "report_lines"]
+__all__ = ["EvaluateCommand", "report_lines"]
 
 
 @dataclass(frozen=True)
-class Evaluate:
+class EvaluateCommand:
     """How well metrics agree with people, on triplets, pairs taken for the same, or mean scores, with 95 % intervals.
 
     Triplets are scored by rule: fraction (share of the votes, as the original counts), majority (equal votes left out),
@@ -142,9 +142,10 @@ class Evaluate:
 
 def report_lines(report: Report) -> list[str]:
     """The report as tables for a terminal."""
-    rows = {"triplets": "triplets", "same pairs": "pairs", "ratings": "rated pictures"}[report.kind]
+    from dreamsim_guidance.evaluation.report import ROWS
+
     lines = [
-        f"{report.source}: {report.triplets} {rows}, {report.references} references, {report.images} images",
+        f"{report.source}: {report.count} {ROWS[report.kind]}, {report.references} references, {report.images} images",
         "",
         text_table(
             ["", *report.measures], [[name, *_cells(found, report)] for name, found in report.agreement.items()]
@@ -188,7 +189,7 @@ def _parts(title: str, parts: dict[str, Part], report: Report) -> str:
     measure = next(iter(report.measures))
     metrics = list(report.agreement)
     rows = [
-        [name, str(part.triplets), *(_value(part.agreement[metric].get(measure)) for metric in metrics)]
+        [name, str(part.count), *(_value(part.agreement[metric].get(measure)) for metric in metrics)]
         for name, part in parts.items()
     ]
     return text_table([f"{title} ({measure})", "n", *metrics], rows)

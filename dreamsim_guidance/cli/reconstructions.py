@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from dreamsim_guidance.data.reconstructions import Reconstructions
     from dreamsim_guidance.evaluation.preferences import Preferences
-    from dreamsim_guidance.evaluation.reconstructions import Comparison
+    from dreamsim_guidance.evaluation.reconstructions import ReconstructionComparison
 
 __all__ = ["EvaluateReconstructions", "main"]
 
@@ -139,7 +139,7 @@ def _check_methods(found: Reconstructions, preferences: Preferences) -> None:
         print(f"people were also asked about {name}, which is not among the folders", file=sys.stderr)
 
 
-def _content(comparison: Comparison, found: Reconstructions) -> dict[str, Any]:
+def _content(comparison: ReconstructionComparison, found: Reconstructions) -> dict[str, Any]:
     """What the JSON holds."""
     people = comparison.people
     return {
@@ -170,7 +170,7 @@ def _content(comparison: Comparison, found: Reconstructions) -> dict[str, Any]:
     }
 
 
-def _sheet(comparison: Comparison, found: Reconstructions, columns: int) -> tuple[PILImage.Image, str]:
+def _sheet(comparison: ReconstructionComparison, found: Reconstructions, columns: int) -> tuple[PILImage.Image, str]:
     from dreamsim_guidance.evaluation.samples.contact_sheet import contact_sheet, some
 
     metric, cells = next(iter(comparison.cells.items()))

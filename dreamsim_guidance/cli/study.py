@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, subcommand
 
-__all__ = ["Make", "Read", "Study"]
+__all__ = ["Make", "Read", "StudyCommand"]
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ _Command = Annotated[Make, subcommand("make")] | Annotated[Read, subcommand("rea
 
 
 @dataclass(frozen=True)
-class Study:
+class StudyCommand:
     """Let people compare reconstructions on a web page (study make), and read their answers (study read)."""
 
     command: OmitArgPrefixes[OmitSubcommandPrefixes[_Command]]

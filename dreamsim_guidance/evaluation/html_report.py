@@ -16,7 +16,7 @@ from dreamsim_guidance.data.ratings import Ratings
 from dreamsim_guidance.evaluation.hardest import hardest_disagreements
 from dreamsim_guidance.evaluation.judging import Evaluation
 from dreamsim_guidance.evaluation.plots import agreement_plot, curves_plot, scatter_plot
-from dreamsim_guidance.evaluation.report import Part, Report
+from dreamsim_guidance.evaluation.report import ROWS, Part, Report
 from dreamsim_guidance.evaluation.statistics.intervals import Interval
 from dreamsim_guidance.files.atomic import writing
 from dreamsim_guidance.files.pictures import read_rgb
@@ -25,8 +25,6 @@ __all__ = ["html_report", "write_html"]
 
 _SIDE = 160
 """Pixels of a thumbnail's longer side, twice what is shown."""
-
-_ROWS = {"triplets": "triplets", "same pairs": "pairs", "ratings": "rated pictures"}
 
 
 def write_html(evaluation: Evaluation, path: Path, disagreements: int = 6) -> None:
@@ -59,7 +57,7 @@ def html_report(evaluation: Evaluation, disagreements: int = 6) -> str:
 def _head(report: Report) -> Iterator[str]:
     yield f"<h1>Agreement with people</h1><p class=source>{escape(report.source)}</p>"
     facts = {
-        _ROWS[report.kind]: f"{report.triplets:,}",
+        ROWS[report.kind]: f"{report.count:,}",
         "references": f"{report.references:,}",
         "images": f"{report.images:,}",
         "metrics": str(len(report.agreement)),
@@ -127,7 +125,7 @@ def _parts(title: str, parts: dict[str, Part], report: Report) -> Iterator[str]:
     rows = [
         [
             escape(name),
-            f"{part.triplets:,}",
+            f"{part.count:,}",
             f"{part.references:,}",
             *([_value(part.ceiling)] if people else []),
             *(_cell(part.agreement[metric].get(measure)) for metric in metrics),

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from dreamsim_guidance.data.reconstructions import Reconstructions
@@ -24,16 +25,17 @@ from dreamsim_guidance.evaluation.metrics.named_metrics import FileMetric
 from dreamsim_guidance.evaluation.preferences import Preferences, Standing, standings
 from dreamsim_guidance.evaluation.report import Report
 from dreamsim_guidance.evaluation.score import judge
+from dreamsim_guidance.evaluation.statistics.identification import identification_shares
 from dreamsim_guidance.evaluation.statistics.intervals import Interval, cluster_bootstrap, paired_difference
 
-__all__ = ["NO_VOTES", "Cell", "Comparison", "People", "compare_reconstructions"]
+__all__ = ["NO_VOTES", "MethodScore", "People", "ReconstructionComparison", "compare_reconstructions"]
 
 NO_VOTES = "no votes given: nothing here says what people prefer."
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One metric on one method. `distances` are those of `Comparison.references`, in order; lower is more alike.
+class MethodScore:
+    """One metric on one method. `distances` are those of `ReconstructionComparison.references`, in order; lower is more alike.
 
     `difference` to the first method is None for that one; `two_way` is None where it was not asked for.
     """
@@ -53,7 +55,7 @@ class People:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ReconstructionComparison:
     """The matrix of metrics and methods. `incomplete` are references that some method lacks, left out of all numbers.
 
     `failed` says of metrics that could not run why.
@@ -62,7 +64,7 @@ class Comparison:
     references: tuple[str, ...]
     incomplete: tuple[str, ...]
     methods: tuple[str, ...]
-    cells: dict[str, dict[str, Cell]]
+    cells: dict[str, dict[str, MethodScore]]
     failed: dict[str, str]
     people: People | None
 
@@ -73,7 +75,7 @@ class Comparison:
             return NO_VOTES
         votes = sum(standing.votes for standing in self.people.standings.values()) // 2
         references = self.people.agreement.references
-        return f"votes: {votes} on {self.people.agreement.triplets} triplets of {references} references."
+        return f"votes: {votes} on {self.people.agreement.count} triplets of {references} references."
 
 
 def compare_reconstructions(
@@ -86,7 +88,7 @@ def compare_reconstructions(
     resamples: int = 2000,
     seed: int = 0,
     progress: bool = True,
-) -> Comparison:
+) -> ReconstructionComparison:
     """Run every metric on every method's pictures, and on those that people voted on.
 
     `two_way` names metrics that identify too: all n x n pairs, cheap for embeddings only. Metrics that cannot run are
@@ -96,7 +98,7 @@ def compare_reconstructions(
     if not stems:
         lacking = ", ".join(name for name in found.missing if name != "targets")
         raise ValueError(f"no reference has been reconstructed by every method; incomplete: {lacking}.")
-    cells: dict[str, dict[str, Cell]] = {}
+    cells: dict[str, dict[str, MethodScore]] = {}
     voted: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]] = {}
     failed: dict[str, str] = {}
     for name, metric in metrics.items():
@@ -118,7 +120,7 @@ def compare_reconstructions(
             standings(preferences, level=level, resamples=resamples, seed=seed),
             judge(voted, preferences.judgments, resamples, seed, level=level),
         )
-    return Comparison(
+    return ReconstructionComparison(
         references=tuple(stems),
         incomplete=tuple(stem for stem in found.targets if stem not in set(stems)),
         methods=tuple(found.methods),
@@ -161,16 +163,18 @@ def _finite(metric: FileMetric, pairs: list[tuple[Path, Path]], progress: bool) 
     return distances
 
 
-def _cells(distances: dict[str, NDArray[np.float64]], level: float, resamples: int, seed: int) -> dict[str, Cell]:
-    cells: dict[str, Cell] = {}
+def _cells(
+    distances: dict[str, NDArray[np.float64]], level: float, resamples: int, seed: int
+) -> dict[str, MethodScore]:
+    cells: dict[str, MethodScore] = {}
     for name, found in distances.items():
         own = found if found.ndim == 1 else found.diagonal().copy()
         identified = None
         if found.ndim == 2:
-            shares = ((found > own[:, None]).sum(1) + 0.5 * ((found == own[:, None]).sum(1) - 1)) / (len(own) - 1)
+            shares = identification_shares(torch.from_numpy(found)).numpy()
             identified = cluster_bootstrap(shares, level=level, resamples=resamples, seed=seed)
         first = next(iter(cells.values()), None)
-        cells[name] = Cell(
+        cells[name] = MethodScore(
             own,
             cluster_bootstrap(own, level=level, resamples=resamples, seed=seed),
             None

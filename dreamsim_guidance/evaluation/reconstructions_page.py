@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from PIL import Image as PILImage
 
-from dreamsim_guidance.evaluation.reconstructions import Comparison
+from dreamsim_guidance.evaluation.reconstructions import ReconstructionComparison
 from dreamsim_guidance.evaluation.statistics.intervals import Interval
 
 __all__ = ["legend", "matrix", "people_table", "render"]
@@ -30,7 +30,7 @@ img { max-width: 100%; height: auto; }
 """
 
 
-def matrix(found: Comparison) -> Table:
+def matrix(found: ReconstructionComparison) -> Table:
     """Metrics x methods: distance, difference to the first method, two-way identification."""
     table = []
     for name, cells in found.cells.items():
@@ -44,7 +44,7 @@ def matrix(found: Comparison) -> Table:
     return ["", *found.methods], table
 
 
-def people_table(found: Comparison) -> tuple[Table, Table] | None:
+def people_table(found: ReconstructionComparison) -> tuple[Table, Table] | None:
     """Methods with win rate and strength; metrics with their agreement with these people. None without votes."""
     if found.people is None:
         return None
@@ -65,7 +65,7 @@ def people_table(found: Comparison) -> tuple[Table, Table] | None:
     return (columns, methods), (["agreement with people", *rules], metrics)
 
 
-def legend(found: Comparison) -> str:
+def legend(found: ReconstructionComparison) -> str:
     """What the numbers of the matrix are."""
     count = len(found.references)
     left_out = f" ({len(found.incomplete)} incomplete ones left out)" if found.incomplete else ""
@@ -76,7 +76,7 @@ def legend(found: Comparison) -> str:
     return text
 
 
-def render(found: Comparison, sheet: PILImage.Image, caption: str) -> str:
+def render(found: ReconstructionComparison, sheet: PILImage.Image, caption: str) -> str:
     """The page, self-contained."""
     data = io.BytesIO()
     sheet.save(data, "png")

@@ -9,7 +9,7 @@ from dreamsim_guidance.evaluation.metrics.work import Work
 from dreamsim_guidance.evaluation.statistics.intervals import Interval
 from dreamsim_guidance.evaluation.statistics.psychometric import Curve
 
-__all__ = ["MEASURES", "Part", "Report"]
+__all__ = ["MEASURES", "ROWS", "Part", "Report"]
 
 MEASURES: Mapping[str, str] = {
     "fraction": "share of a triplet's votes that side with the metric; equal distances count 1/2 (the original's score)",
@@ -31,16 +31,20 @@ MEASURES: Mapping[str, str] = {
 """What each number is; all of them higher for a better metric."""
 
 
+ROWS: Mapping[str, str] = {"triplets": "triplets", "same pairs": "pairs", "ratings": "rated pictures"}
+"""What `Part.count` counts, by `Report.kind`."""
+
+
 @dataclass(frozen=True)
 class Part:
     """Agreement of each metric under each measure on some of the rows, with intervals clustered by reference.
 
-    `triplets` counts rows (pairs, or rated pictures, in sets of those). `ceiling` is how often one person agrees with
+    `count` is the number of rows: triplets, pairs, or rated pictures. `ceiling` is how often one person agrees with
     another, and `limit` the most that any metric can reach on these very votes, both under the rule "fraction"; None
     without at least two votes for a triplet, and in sets of another kind.
     """
 
-    triplets: int
+    count: int
     references: int
     agreement: dict[str, dict[str, Interval]]
     ceiling: float | None = None

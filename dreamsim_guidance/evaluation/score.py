@@ -47,12 +47,14 @@ def judge(
     check_rules(rules)
 
     def agreement(rows: NDArray[np.int64]) -> tuple[dict[str, Resampled], Part]:
-        found = _resample(metrics, judgments, rows, rules, resamples, seed)
-        votes_a, votes_b = judgments.votes_a[rows], judgments.votes_b[rows]
+        chosen = judgments.select(rows)
+        distances = {name: (d_a[rows], d_b[rows]) for name, (d_a, d_b) in metrics.items()}
+        found = _resample(distances, chosen, rules, resamples, seed)
+        votes_a, votes_b = chosen.votes_a, chosen.votes_b
         several = bool((votes_a + votes_b >= 2).any())
         part = Part(
-            triplets=len(rows),
-            references=len(np.unique(judgments.reference[rows])),
+            count=len(rows),
+            references=len(np.unique(chosen.reference)),
             agreement=labelled(list(metrics), found, level),
             ceiling=ceiling(votes_a, votes_b) if several else None,
             limit=float(np.mean(np.maximum(votes_a, votes_b) / (votes_a + votes_b))) if several else None,
@@ -83,7 +85,7 @@ def report_of(
     """The whole of a set and its splits and groups, from what `part` finds in rows; `measures` None are those found."""
     found, whole = part(np.arange(len(data)))
     return Report(
-        triplets=whole.triplets,
+        count=whole.count,
         references=whole.references,
         agreement=whole.agreement,
         ceiling=whole.ceiling,
@@ -129,24 +131,24 @@ def _parts(words: Sequence[str], part: Callable[[NDArray[np.int64]], Part]) -> d
 def _resample(
     metrics: dict[str, Distances],
     judgments: Judgments,
-    rows: NDArray[np.int64],
     rules: Sequence[str],
     resamples: int,
     seed: int,
 ) -> dict[str, Resampled]:
-    found = {}
+    """The mean credit of each metric under each rule, with its resamples; nothing for a rule that leaves out every row."""
+    means = {}
     for rule in rules:
-        reference = judgments.reference[rows]
         if rule == ODD_ONE_OUT:
-            columns = [odd_one_out(d_a[rows], d_b[rows]).astype(np.float64) for d_a, d_b in metrics.values()]
-            reference = reference[::2]
+            columns = [odd_one_out(d_a, d_b).astype(np.float64) for d_a, d_b in metrics.values()]
+            reference = judgments.reference[::2]
         else:
-            votes = judgments.votes_a[rows], judgments.votes_b[rows]
-            columns = [credits(d_a[rows], d_b[rows], *votes, rule) for d_a, d_b in metrics.values()]  # type: ignore[arg-type]
+            votes = judgments.votes_a, judgments.votes_b
+            columns = [credits(d_a, d_b, *votes, rule) for d_a, d_b in metrics.values()]  # type: ignore[arg-type]
+            reference = judgments.reference
         table = np.stack(columns)
         if not np.isnan(table).all():
-            found[rule] = resample_means(table, reference, resamples=resamples, seed=seed)
-    return found
+            means[rule] = resample_means(table, reference, resamples=resamples, seed=seed)
+    return means
 
 
 def _ceiling_interval(judgments: Judgments, resamples: int, seed: int, level: float) -> Interval:

@@ -114,7 +114,7 @@ def test_within_references_levels_do_not_count() -> None:
     # nine of ten references get one distance for all: no order is found there
     assert flat["spearman within"].value == pytest.approx(0.1)
     assert report.lead["flat"]["spearman within"].high < 0
-    assert set(report.groups) == {"a", "b"} and report.groups["a"].triplets == 40 and report.kind == "ratings"
+    assert set(report.groups) == {"a", "b"} and report.groups["a"].count == 40 and report.kind == "ratings"
 
 
 def test_pairs_within_references_are_counted_by_hand() -> None:
@@ -184,7 +184,7 @@ def test_same_pairs_are_judged_by_family() -> None:
     found = report.agreement["m"]["average precision"]
     assert found.low < found.value < found.high and report.lead["none"]["average precision"].high < 0
     assert report.agreement["none"]["average precision"].value == pytest.approx(data.share_same.mean())
-    assert {name: part.triplets for name, part in report.groups.items()} == {"cnn": 80, "traditional": 40}
+    assert {name: part.count for name, part in report.groups.items()} == {"cnn": 80, "traditional": 40}
     never = SamePairs(
         data.images, data.a, data.b, np.where(np.array(data.group) == "cnn", 0.0, data.share_same), data.votes,
         data.group, data.split,

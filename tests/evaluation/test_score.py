@@ -37,7 +37,7 @@ def drawn(rows: int = 400, seed: int = 0) -> tuple[Judgments, dict[str, tuple[np
 def test_a_report_has_every_rule_and_the_lead_over_the_first() -> None:
     data, metrics = drawn()
     report = judge(metrics, data, resamples=300)
-    assert (report.triplets, report.references, report.images) == (400, 20, 60)
+    assert (report.count, report.references, report.images) == (400, 20, 60)
     for name, sides in metrics.items():
         for rule in ("fraction", "majority", "unanimous"):
             credit = credits(*sides, data.votes_a, data.votes_b, rule)  # type: ignore[arg-type]
@@ -58,7 +58,7 @@ def test_splits_and_groups_are_judged_as_sets_of_their_own() -> None:
     rows = np.flatnonzero(np.array(data.group) == "y")
     alone = judge({name: (d_a[rows], d_b[rows]) for name, (d_a, d_b) in metrics.items()}, data.select(rows), 200)
     assert report.groups["y"].agreement == alone.agreement
-    assert (report.groups["y"].triplets, report.groups["y"].ceiling) == (alone.triplets, alone.ceiling)
+    assert (report.groups["y"].count, report.groups["y"].ceiling) == (alone.count, alone.ceiling)
     one = replace(data, group=("x",) * 400, split=("",) * 400)
     assert judge(metrics, one, 200).groups == {} == judge(metrics, one, 200).splits
 

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from dreamsim_guidance.checkpoints.model_file import write_model
 from dreamsim_guidance.data.photographs import training_photographs
-from dreamsim_guidance.data.scenes.drawing import contact_sheet, draw
+from dreamsim_guidance.data.scenes.drawing import draw, picture_grid
 from dreamsim_guidance.data.scenes.scene import Scene, random_variation, sample_scene, scene_generator, simplify, vary
 from dreamsim_guidance.metric.backbones import CLIP_MEAN, CLIP_STD, Branch, BranchConfig
 from dreamsim_guidance.metric.ensemble import Ensemble
@@ -39,7 +39,7 @@ def pretrain(settings: PretrainPocket, folder: Path) -> dict[str, Any]:
     """Carry out `PretrainPocket.run`."""
     drawn = draw_scenes(settings.scenes, settings.family)
     examples = drawn[1][:: max(1, len(drawn[0]) // 32)][:32, 0].float() / 255
-    save_image(contact_sheet(examples), folder / "scenes.png")
+    save_image(picture_grid(examples), folder / "scenes.png")
     ensemble = Ensemble([train_branch(settings, j, folder, drawn) for j in range(3)]).eval().requires_grad_(False)
     balance(ensemble)
     results = report(ensemble, settings.triplets)

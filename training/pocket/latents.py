@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dreamsim_guidance.data.scenes.captions import caption
-from dreamsim_guidance.data.scenes.drawing import contact_sheet
+from dreamsim_guidance.data.scenes.drawing import picture_grid
 from dreamsim_guidance.data.scenes.pocket_scenes import draw_pocket_scenes
 from dreamsim_guidance.data.scenes.scene import Scene
 from dreamsim_guidance.preprocess import save_image
@@ -76,7 +76,7 @@ def train_latents(settings: TrainPocketLatents, folder: Path) -> dict[str, Any]:
     def watch(step: int) -> None:
         pipeline = save()
         images = sample_latents(pipeline, captions[: min(48, settings.samples)], settings.seed, steps=20)
-        save_image(contact_sheet(images, 12), folder / "samples.png")
+        save_image(picture_grid(images, 12), folder / "samples.png")
 
     write = line_writer(folder / "training.txt")
     fit(learner, settings.schedule, settings.seed, folder / "latents.pt", "latents", write, watch, str(settings))
@@ -101,7 +101,7 @@ def _trained_autoencoder(settings: TrainPocketLatents, folder: Path, pictures: T
 
     def watch(step: int) -> None:
         reconstructed = reconstruct(network, images)
-        save_image(contact_sheet(torch.cat([images, reconstructed]), 12), folder / "autoencoder.png")
+        save_image(picture_grid(torch.cat([images, reconstructed]), 12), folder / "autoencoder.png")
         write(f"autoencoder step {step} rms {rms(reconstructed, images):.4f}")
 
     path, made_of = folder / "autoencoder.pt", str(settings.autoencoder)

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from dreamsim_guidance.data.scenes.drawing import contact_sheet
+from dreamsim_guidance.data.scenes.drawing import picture_grid
 from dreamsim_guidance.data.scenes.pocket_scenes import draw_pocket_scenes
 from dreamsim_guidance.preprocess import save_image
 from dreamsim_guidance.training.fit import Learner, fit, step_generator
@@ -51,7 +51,7 @@ def train_pixels(settings: TrainPocketPixels, folder: Path) -> dict[str, Any]:
     def watch(step: int) -> None:
         pipeline = save()
         images = sample_pixels(pipeline, min(48, settings.samples), settings.seed, steps=25)
-        save_image(contact_sheet(images, 12), folder / "samples.png")
+        save_image(picture_grid(images, 12), folder / "samples.png")
 
     made_of = f"{settings.scenes} {settings.size} {settings.channels} {settings.batch} {settings.average}"
     write = line_writer(folder / "training.txt")

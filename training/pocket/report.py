@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dreamsim_guidance.data.scenes.triplets import Agreement, Triplet, agreement, draw_triplets, sample_triplets
+from dreamsim_guidance.data.scenes.triplets import Agreement, SceneTriplet, agreement, draw_triplets, sample_triplets
 from dreamsim_guidance.evaluation.metrics.pixel_differences import mse
 from dreamsim_guidance.metric.backbones import Branch
 from dreamsim_guidance.metric.dreamsim import half_chord, unit
@@ -44,7 +44,7 @@ def branch_agreement(branch: Branch, count: int) -> float:
 
 
 @lru_cache(maxsize=1)
-def _validation(count: int) -> tuple[list[Triplet], tuple[Image, Image, Image]]:
+def _validation(count: int) -> tuple[list[SceneTriplet], tuple[Image, Image, Image]]:
     triplets = sample_triplets(count, "val")
     return triplets, draw_triplets(triplets)
 
@@ -62,7 +62,7 @@ def _by_features(features: list[Tensor], answers: Tensor) -> Agreement:
     return agreement(half_chord(reference, a), half_chord(reference, b), answers)
 
 
-def _answers(triplets: list[Triplet]) -> Tensor:
+def _answers(triplets: list[SceneTriplet]) -> Tensor:
     return torch.tensor([triplet.b_is_nearer for triplet in triplets])
 
 

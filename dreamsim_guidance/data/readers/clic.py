@@ -39,7 +39,7 @@ def read_clic(root: Path | str, split: str | None = None, least_votes: int | Non
             turned = (original, b, a) in votes
             key = (original, b, a) if turned else (original, a, b)
             votes.setdefault(key, [0.0, 0.0])[int(words[3]) ^ turned] += 1
-    place = _Pictures(file.parent)
+    place = _PictureFinder(file.parent)
     rows = [Triplet(place(o), place(a), place(b), for_a, for_b) for (o, a, b), (for_a, for_b) in votes.items()]
     return gather(choose(rows, file, split, least_votes or 1), file)
 
@@ -71,7 +71,7 @@ def _file(root: Path) -> Path:
     return found[0]
 
 
-class _Pictures:
+class _PictureFinder:
     """Where a picture lies: as it is written, or else wherever below the folder its name is found."""
 
     def __init__(self, folder: Path) -> None:

@@ -18,13 +18,14 @@ from jaxtyping import Float
 from PIL import Image as PILImage
 from PIL import ImageDraw
 from torch import Tensor
+from torchvision.utils import make_grid
 
 from dreamsim_guidance.data.scenes.patterns import background, grid, texture
 from dreamsim_guidance.data.scenes.scene import Scene
 from dreamsim_guidance.data.scenes.styles import STYLES, Layers
 from dreamsim_guidance.types import Image
 
-__all__ = ["contact_sheet", "draw"]
+__all__ = ["draw", "picture_grid"]
 
 _OVERSAMPLING = 4
 
@@ -49,17 +50,10 @@ def draw(scene: Scene, size: int = 64) -> Image:
     return torch.from_numpy(np.ascontiguousarray(pixels)).unsqueeze(0)
 
 
-def contact_sheet(images: Sequence[Image] | Image, columns: int = 8, gap: int = 2) -> Float[Tensor, "1 3 rows columns"]:
-    """Pictures of one size, `(b, 3, h, w)` or a list of such batches, on one white sheet, row by row."""
+def picture_grid(images: Sequence[Image] | Image, columns: int = 8, gap: int = 2) -> Float[Tensor, "1 3 rows columns"]:
+    """Put pictures of one size, `(b, 3, h, w)` or a list of such batches, on one white sheet, row by row."""
     stack = images if isinstance(images, Tensor) else torch.cat(list(images))
-    count, _, height, width = stack.shape
-    columns = min(columns, count)
-    rows = math.ceil(count / columns)
-    sheet = stack.new_ones(1, 3, rows * (height + gap) + gap, columns * (width + gap) + gap)
-    for i, picture in enumerate(stack):
-        top, left = gap + i // columns * (height + gap), gap + i % columns * (width + gap)
-        sheet[0, :, top : top + height, left : left + width] = picture
-    return sheet
+    return make_grid(stack, columns, gap, pad_value=1.0).unsqueeze(0)
 
 
 def _camera(rng: np.random.Generator) -> np.ndarray:

@@ -27,7 +27,7 @@ import torch
 
 from dreamsim_guidance.data.scenes.captions import caption
 from dreamsim_guidance.data.scenes.scene import FACTORS, Scene, factor_distance, sample_scene, scene_generator, vary
-from dreamsim_guidance.data.scenes.triplets import Triplet
+from dreamsim_guidance.data.scenes.triplets import SceneTriplet
 
 __all__ = ["HELD_OUT", "PEOPLE", "SPLITS", "Question", "SceneSet", "changed_factors"]
 
@@ -45,7 +45,7 @@ PEOPLE = (6, 11)
 class Question:
     """A triplet, the votes on it, and how it is shown."""
 
-    triplet: Triplet
+    triplet: SceneTriplet
     people: int
     votes_a: int
     a_is_left: bool
@@ -103,7 +103,7 @@ class SceneSet:
         a_is_left = bool(torch.rand((), generator=generator) < 0.5)
         return Question(triplet, people, votes_a, a_is_left, held_out, caption(triplet.reference, generator, keep=1.0))
 
-    def _triplet(self, held_out: str | None, generator: torch.Generator) -> Triplet:
+    def _triplet(self, held_out: str | None, generator: torch.Generator) -> SceneTriplet:
         reference = sample_scene(generator)
         free = [name for name in FACTORS if name not in self.held_out]
         if held_out is None:
@@ -113,7 +113,7 @@ class SceneSet:
             a, b = vary(same, (), 1.0, generator), vary(same, held_out, _amount(generator), generator)
             if torch.rand((), generator=generator) < 0.5:
                 a, b = b, a
-        return Triplet(reference, a, b, factor_distance(reference, a), factor_distance(reference, b))
+        return SceneTriplet(reference, a, b, factor_distance(reference, a), factor_distance(reference, b))
 
     def _generator(self, split: str, number: int) -> torch.Generator:
         """Of the scenes of one number: torch uses 32 bits of a seed, so a third of these belongs to each of three splits.

@@ -20,13 +20,13 @@ from dreamsim_guidance.data.scenes.drawing import draw
 from dreamsim_guidance.data.scenes.scene import Scene, factor_distance, random_variation, sample_scene, scene_generator
 from dreamsim_guidance.types import Distance, Image
 
-__all__ = ["Agreement", "Triplet", "agreement", "draw_triplets", "sample_triplet", "sample_triplets"]
+__all__ = ["Agreement", "SceneTriplet", "agreement", "draw_triplets", "sample_triplet", "sample_triplets"]
 
 MARGIN = 0.05
 
 
 @dataclass(frozen=True)
-class Triplet:
+class SceneTriplet:
     """A reference scene, two variations, and how far each lies from it in the factors."""
 
     reference: Scene
@@ -50,22 +50,22 @@ class Agreement:
     count: int
 
 
-def sample_triplet(generator: torch.Generator, margin: float = MARGIN) -> Triplet:
+def sample_triplet(generator: torch.Generator, margin: float = MARGIN) -> SceneTriplet:
     """One triplet: each variation changes one to four factors, by an amount between 0.1 and 1."""
     while True:
         reference = sample_scene(generator)
         a, b = random_variation(reference, generator), random_variation(reference, generator)
         distance_a, distance_b = factor_distance(reference, a), factor_distance(reference, b)
         if abs(distance_a - distance_b) >= margin:
-            return Triplet(reference, a, b, distance_a, distance_b)
+            return SceneTriplet(reference, a, b, distance_a, distance_b)
 
 
-def sample_triplets(count: int, split: str, first: int = 0, margin: float = MARGIN) -> list[Triplet]:
+def sample_triplets(count: int, split: str, first: int = 0, margin: float = MARGIN) -> list[SceneTriplet]:
     """Triplets `first`, ..., `first + count - 1` of a split; each depends on its own number only."""
     return [sample_triplet(scene_generator(first + i, split), margin) for i in range(count)]
 
 
-def draw_triplets(triplets: Sequence[Triplet], size: int = 64) -> tuple[Image, Image, Image]:
+def draw_triplets(triplets: Sequence[SceneTriplet], size: int = 64) -> tuple[Image, Image, Image]:
     """Pictures of the references, of `a` and of `b`, each `(n, 3, size, size)`."""
     columns = ([t.reference for t in triplets], [t.a for t in triplets], [t.b for t in triplets])
     reference, a, b = (torch.cat([draw(scene, size) for scene in column]) for column in columns)

@@ -41,7 +41,7 @@ _FEW = 100
 _SETTLED = 2.0
 """Seconds after which a file that is written once more also gets another modification time, on every file system."""
 
-Entry = tuple[int, int, str, bool]
+KnownFile = tuple[int, int, str, bool]
 """Size in bytes, modification time in ns, SHA-256 of a file, and whether the two readings of the picture differ."""
 
 
@@ -50,7 +50,7 @@ class EmbeddingCache:
 
     def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
         self.folder = cache_folder() / "embeddings" if folder is None else Path(folder).expanduser().absolute()
-        self._known: dict[str, Entry] | None = None
+        self._known: dict[str, KnownFile] | None = None
 
     def digests(
         self, files: Sequence[Path], workers: int = 0, progress: bool = True, reading: Reading = "upright"
@@ -103,7 +103,7 @@ class EmbeddingCache:
         except OSError as error:
             log.warning("the embeddings are not kept: %s; give another folder with --cache.", error)
 
-    def _read_index(self) -> dict[str, Entry]:
+    def _read_index(self) -> dict[str, KnownFile]:
         try:
             stored = json.loads((self.folder / "files.json").read_text(encoding="utf-8"))
             entries = {
@@ -114,7 +114,7 @@ class EmbeddingCache:
         except (OSError, ValueError, TypeError, AttributeError):
             return {}
 
-    def _write_index(self, new: dict[str, Entry]) -> None:
+    def _write_index(self, new: dict[str, KnownFile]) -> None:
         limit = time.time_ns() - int(_SETTLED * 1e9)
         settled = {name: entry for name, entry in new.items() if entry[1] < limit}
         file = self.folder / "files.json"

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["two_way_identification"]
+__all__ = ["identification_shares", "two_way_identification"]
 
 
 def two_way_identification(
@@ -29,14 +29,18 @@ def two_way_identification(
             f"{tuple(real.shape)}; flatten them first."
         )
     a, b = (_standard(x.double()) for x in (reconstructed, real))
-    shares = []
-    for start in range(0, len(a), block):
-        r = a[start : start + block] @ b.T
-        own = r.diagonal(start)[:, None]
-        # the picture itself is one of the ties
-        wins = (r < own).sum(1) + 0.5 * ((r == own).sum(1) - 1)
-        shares.append(wins / (len(b) - 1))
-    return torch.cat(shares)
+    starts = range(0, len(a), block)
+    return torch.cat([identification_shares(-a[start : start + block] @ b.T, start) for start in starts])
+
+
+def identification_shares(distances: Float[Tensor, "m n"], first: int = 0) -> Float[Tensor, " m"]:
+    """For each of m reconstructions the share of the n - 1 other pictures that it lies farther from than from its own.
+
+    `distances[i, j]` is that of reconstruction `first` + i to picture j. In [0, 1]; ties count half.
+    """
+    own = distances.diagonal(first)[:, None]
+    wins = (distances > own).sum(1) + 0.5 * ((distances == own).sum(1) - 1)  # the picture itself is one of the ties
+    return wins / (distances.shape[1] - 1)
 
 
 def _standard(x: Tensor) -> Tensor:

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dreamsim_guidance.data.scenes.drawing import contact_sheet, draw
+from dreamsim_guidance.data.scenes.drawing import draw, picture_grid
 from dreamsim_guidance.data.scenes.scene import (
     FACTORS,
     SHAPES,
@@ -136,10 +136,10 @@ def test_random_variations_change_few_factors():
 
 def test_a_contact_sheet_shows_pictures_row_by_row():
     pictures = torch.stack([torch.full((3, 4, 4), i / 10) for i in range(5)])
-    sheet = contact_sheet(pictures, columns=3, gap=1)
+    sheet = picture_grid(pictures, columns=3, gap=1)
     assert sheet.shape == (1, 3, 11, 16)
     assert sheet[0, 0, 2, 2] == 0 and sheet[0, 0, 7, 7] == pytest.approx(0.4) and sheet[0, 0, 0, 0] == 1
-    assert torch.equal(sheet, contact_sheet(list(pictures.split(1)), columns=3, gap=1))
+    assert torch.equal(sheet, picture_grid(list(pictures.split(1)), columns=3, gap=1))
 
 
 def test_wrong_names_and_amounts_are_explained():
