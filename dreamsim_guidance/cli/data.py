@@ -151,6 +151,7 @@ def _summary(found: Judgments | SamePairs | Ratings) -> list[tuple[str, str]]:
     from dreamsim_guidance.data.judgments import Judgments
     from dreamsim_guidance.data.ratings import Ratings
     from dreamsim_guidance.data.same_pairs import SamePairs
+    from dreamsim_guidance.files.names import printable
 
     rows: list[tuple[str, str]] = []
     if isinstance(found, Judgments):
@@ -176,5 +177,5 @@ def _summary(found: Judgments | SamePairs | Ratings) -> list[tuple[str, str]]:
         )
     for name, words in (("groups", found.group), ("splits", found.split)):
         counts = sorted(Counter(words).items())
-        rows.append((name, ", ".join(f"{word or 'none'} {count}" for word, count in counts)))
+        rows.append((name, ", ".join(f"{printable(word) or 'none'} {count}" for word, count in counts)))
     return rows

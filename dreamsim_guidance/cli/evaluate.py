@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as jsonlib
-import os
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tyro.conf import Positional
 
+from dreamsim_guidance.cli.outputs import check_file, write_files
 from dreamsim_guidance.tables import text_table
 
 if TYPE_CHECKING:
@@ -70,20 +70,19 @@ class EvaluateCommand:
     def __call__(self) -> int:
         from dreamsim_guidance.evaluation.metrics.named_metrics import true_name
         from dreamsim_guidance.files.atomic import plain
+        from dreamsim_guidance.files.names import printable
         from dreamsim_guidance.processes import is_main
 
         self._check()
         evaluation = self._evaluate()
         report = evaluation.report
         if is_main():
+            print(jsonlib.dumps(plain(asdict(report)), indent=2) if self.json else "\n".join(report_lines(report)))
             if self.html is not None:
                 from dreamsim_guidance.evaluation.html_report import write_html
 
-                write_html(evaluation, self.html)
-                print(f"report: {self.html}", file=sys.stderr)
-            text = jsonlib.dumps(plain(asdict(report)), indent=2) if self.json else "\n".join(report_lines(report))
-            print(text)
-        return 2 if {true_name(metric) for metric in self.metric} & set(report.failed) else 0
+                write_files({self.html: lambda file: write_html(evaluation, file)})
+        return 2 if {printable(true_name(metric)) for metric in self.metric} & set(report.failed) else 0
 
     def _check(self) -> None:
         if self.cache is not None and self.no_cache:
@@ -95,11 +94,7 @@ class EvaluateCommand:
             if value is not None and value < least:
                 raise ValueError(f"--{name} must be at least {least}, got {value}.")
         if self.html is not None:
-            if self.html.is_dir():
-                raise ValueError(f"'{self.html}' is a folder; give the file to write, as --html report.html.")
-            self.html.parent.mkdir(parents=True, exist_ok=True)
-            if not os.access(self.html.parent, os.W_OK):  # said now, not after an hour
-                raise PermissionError(f"'{self.html.parent}' cannot be written; give another place for --html.")
+            check_file(self.html, "--html")
 
     def _evaluate(self):  # type: ignore[no-untyped-def]
         from dataclasses import replace
@@ -110,6 +105,7 @@ class EvaluateCommand:
         from dreamsim_guidance.evaluation.metrics.embedding_cache import EmbeddingCache
         from dreamsim_guidance.evaluation.metrics.named_metrics import BASELINES, load_metrics
         from dreamsim_guidance.evaluation.score import ODD_ONE_OUT, RULES
+        from dreamsim_guidance.files.names import printable
         from dreamsim_guidance.processes import is_main, process_device
 
         kind = self.kind or recognise(self.data)
@@ -121,7 +117,8 @@ class EvaluateCommand:
         on = process_device(self.device)
         workers = self.workers if self.workers is not None else (0 if on == "cpu" else 4)
         names = dict.fromkeys([*(self.metric or ("ensemble",)), *(BASELINES if self.baselines else ())])
-        metrics = load_metrics(list(names), on, cache, workers, self.batch, self.reading)
+        loaded = load_metrics(list(names), on, cache, workers, self.batch, self.reading)
+        metrics = {printable(name): metric for name, metric in loaded.items()}
         main = is_main()
         if cache is False:  # at the start, not after an hour
             check_pictures(data.images, workers or None, main, self.reading)
@@ -136,7 +133,7 @@ class EvaluateCommand:
             progress=main,
             tell=lambda line: print(line, file=sys.stderr) if main else None,
         )
-        source = f"{self.data}" + (f", split {self.split}" if self.split else "")
+        source = printable(self.data) + (f", split {self.split}" if self.split else "")
         return replace(evaluation, report=replace(evaluation.report, source=source))
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json as jsonlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tyro
 from tyro.conf import Positional
+
+from dreamsim_guidance.cli.outputs import check_file, check_folder, write_files
 
 if TYPE_CHECKING:
     from PIL import Image as PILImage
@@ -63,14 +65,20 @@ class EvaluateReconstructions:
         from dreamsim_guidance.evaluation.metrics.named_metrics import load_metrics
         from dreamsim_guidance.evaluation.preferences import read_preferences
         from dreamsim_guidance.evaluation.reconstructions import compare_reconstructions
-        from dreamsim_guidance.files.atomic import plain, write_json, writing
+        from dreamsim_guidance.files.atomic import plain, write_json, write_text
+        from dreamsim_guidance.files.names import printable
         from dreamsim_guidance.processes import is_main
         from dreamsim_guidance.tables import text_table
 
         if self.columns < 1:
             raise ValueError(f"columns must be at least 1, got {self.columns}.")
+        if self.html is not None:
+            check_file(self.html, "--html")
+        if self.to is not None:
+            check_folder(self.to, "--to")
         names = list(dict.fromkeys([*self.metric, *(BASELINES if self.baselines else ())]))
-        metrics = load_metrics(names, self.device, True if self.cache is None else self.cache)
+        loaded = load_metrics(names, self.device, True if self.cache is None else self.cache)
+        metrics = {printable(name): metric for name, metric in loaded.items()}
         found = find_reconstructions(self.targets, self.methods, least=1)
         preferences = None if self.votes is None else read_preferences(self.votes)
         if preferences is not None:
@@ -83,30 +91,30 @@ class EvaluateReconstructions:
         if not is_main():
             return 0
         for name, stems in found.missing.items():
-            print(f"missing in {name}: {', '.join(stems)}", file=sys.stderr)
+            print(f"missing in {name}: {', '.join(map(printable, stems))}", file=sys.stderr)
         for name, why in comparison.failed.items():
             print(f"{name} did not run: {why}", file=sys.stderr)
         content = plain(_content(comparison, found))
+        if self.json:
+            print(jsonlib.dumps(content, indent=2))
+        else:
+            print(text_table(*page.matrix(comparison)))
+            print(page.legend(comparison))
+            for table in page.people_table(comparison) or ():
+                print()
+                print(text_table(*table))
+            print(comparison.note)
         if self.html is not None or self.to is not None:
             sheet, caption = _sheet(comparison, found, self.columns)
             text = page.render(comparison, sheet, caption)
-            for file in [self.html, None if self.to is None else self.to / "reconstructions.html"]:
-                if file is not None:
-                    with writing(file) as temporary:
-                        temporary.write_text(text, encoding="utf-8")
+            files: dict[Path, Callable[[Path], object]] = {}
+            if self.html is not None:
+                files[self.html] = lambda file: write_text(file, text)
             if self.to is not None:
-                write_json(self.to / "reconstructions.json", content)
-                with writing(self.to / "contact_sheet.png") as temporary:
-                    sheet.save(temporary)
-        if self.json:
-            print(jsonlib.dumps(content, indent=2))
-            return 0
-        print(text_table(*page.matrix(comparison)))
-        print(page.legend(comparison))
-        for table in page.people_table(comparison) or ():
-            print()
-            print(text_table(*table))
-        print(comparison.note)
+                files[self.to / "reconstructions.json"] = lambda file: write_json(file, content)
+                files[self.to / "reconstructions.html"] = lambda file: write_text(file, text)
+                files[self.to / "contact_sheet.png"] = lambda file: _save(sheet, file)
+            write_files(files)
         return 0
 
 
@@ -141,12 +149,14 @@ def _check_methods(found: Reconstructions, preferences: Preferences) -> None:
 
 def _content(comparison: ReconstructionComparison, found: Reconstructions) -> dict[str, Any]:
     """What the JSON holds."""
+    from dreamsim_guidance.files.names import printable
+
     people = comparison.people
     return {
-        "references": comparison.references,
-        "incomplete": comparison.incomplete,
+        "references": [printable(stem) for stem in comparison.references],
+        "incomplete": [printable(stem) for stem in comparison.incomplete],
         "methods": comparison.methods,
-        "missing": found.missing,
+        "missing": {name: [printable(stem) for stem in stems] for name, stems in found.missing.items()},
         "metrics": {
             name: {
                 method: {
@@ -186,3 +196,10 @@ def _sheet(comparison: ReconstructionComparison, found: Reconstructions, columns
         f"{len(stems)} of {len(comparison.references)} references, evenly spread by name; below each picture: {metric}."
     )
     return contact_sheet(rows, notes), caption
+
+
+def _save(sheet: PILImage.Image, file: Path) -> None:
+    from dreamsim_guidance.files.atomic import writing
+
+    with writing(file) as temporary:
+        sheet.save(temporary)

@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, subcommand
 
+from dreamsim_guidance.cli.outputs import check_folder
+
 __all__ = ["Make", "Read", "StudyCommand"]
 
 
@@ -52,8 +54,10 @@ class Make:
     """Milliseconds between the two pictures (jnd)."""
 
     def __call__(self) -> int:
+        from dreamsim_guidance.files.names import printable
         from dreamsim_guidance.study import Page, make_study
 
+        check_folder(self.to.absolute().parent, "--to")
         page = Page(self.name, self.question, self.closing, self.size, self.exposure, self.gap)
         made = make_study(
             self.targets,
@@ -68,7 +72,7 @@ class Make:
             page=page,
         )
         for name, stems in made.missing.items():
-            print(f"missing in {name}: {', '.join(stems)}", file=sys.stderr)
+            print(f"missing in {name}: {', '.join(map(printable, stems))}", file=sys.stderr)
         if made.other_shape:
             print(
                 f"{len(made.other_shape)} pictures have another aspect ratio than their target, by which people may know "
@@ -105,17 +109,19 @@ class Read:
     """Share of the repeated trials that a person must answer as the first time; who has none is kept."""
 
     def __call__(self) -> int:
-        from dreamsim_guidance.study import read_study
-        from dreamsim_guidance.study.screening import rules
+        from dreamsim_guidance.study.folder import check_free
+        from dreamsim_guidance.study.reader import count_votes, write_outcome
 
-        outcome = read_study(
-            self.study, self.votes, self.to, least_catch=self.least_catch, least_consistency=self.least_consistency
+        check_free(self.to)
+        check_folder(self.to.absolute().parent, "--to")
+        outcome = count_votes(
+            self.study, self.votes, least_catch=self.least_catch, least_consistency=self.least_consistency
         )
         for file in outcome.empty:
             print(f"'{file}' holds no votes", file=sys.stderr)
         for number in outcome.shared:
             print(f"participant number {number} was used by several people; each is counted", file=sys.stderr)
-        for rule in rules(outcome.study, self.least_catch, self.least_consistency).values():
+        for rule in outcome.rules.values():
             print(rule)
         for person in outcome.people:
             print(
@@ -128,8 +134,10 @@ class Read:
         kept = sum(person.kept for person in outcome.people)
         what = "triplets" if outcome.study.mode == "2afc" else "pairs"
         print(
-            f"{outcome.votes} votes of {kept} people (of {len(outcome.people)}) for {outcome.judged} {what}: {self.to}"
+            f"{outcome.votes} votes of {kept} people (of {len(outcome.people)}) for {outcome.judged} {what}: {self.to}",
+            flush=True,
         )
+        write_outcome(outcome, self.study, self.to)
         return 0
 
 

@@ -18,7 +18,8 @@ from dreamsim_guidance.evaluation.judging import Evaluation
 from dreamsim_guidance.evaluation.plots import agreement_plot, curves_plot, scatter_plot
 from dreamsim_guidance.evaluation.report import ROWS, Part, Report
 from dreamsim_guidance.evaluation.statistics.intervals import Interval
-from dreamsim_guidance.files.atomic import writing
+from dreamsim_guidance.files.atomic import write_text
+from dreamsim_guidance.files.names import printable
 from dreamsim_guidance.files.pictures import read_rgb
 
 __all__ = ["html_report", "write_html"]
@@ -29,9 +30,7 @@ _SIDE = 160
 
 def write_html(evaluation: Evaluation, path: Path, disagreements: int = 6) -> None:
     """Write `html_report` to `path`; the file appears whole or not at all."""
-    text = html_report(evaluation, disagreements)
-    with writing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files may be any bytes
+    write_text(path, html_report(evaluation, disagreements))
 
 
 def html_report(evaluation: Evaluation, disagreements: int = 6) -> str:
@@ -210,10 +209,11 @@ def _picture(svg: bytes, text: str) -> str:
 
 
 def _thumbnail(file: Path, captions: Sequence[str], kind: str) -> str:
-    name = escape(str(file))
+    name = escape(printable(file))
+    texts = "".join(f"<span>{escape(text)}</span>" for text in captions)
     return (
         f'<div class="picture {kind}"><img alt="{name}" title="{name}" src="{_embedded(file)}">'
-        f"<span class=name>{escape(file.name)}</span>{''.join(f'<span>{escape(text)}</span>' for text in captions)}</div>"
+        f"<span class=name>{escape(printable(file.name))}</span>{texts}</div>"
     )
 
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["new_folder", "plain", "write_json", "write_tensors", "writing"]
+__all__ = ["new_folder", "plain", "write_json", "write_tensors", "write_text", "writing"]
 
 _ATTEMPTS = 100
 """Random names to try before giving up; a single collision is already improbable."""
@@ -93,6 +93,12 @@ def _create(path: Path, ending: str, create: Callable[[str], None]) -> tuple[Pat
             temporary.chmod(mode | (stat.S_IRWXU if temporary.is_dir() else stat.S_IRUSR | stat.S_IWUSR))
             return temporary, mode
     raise FileExistsError(f"no free temporary name beside '{path}'; remove the files named .{path.stem}-*.")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8; a lone surrogate, as of a file name that is not UTF-8, becomes a backslash escape."""
+    with writing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path, value: Any) -> None:

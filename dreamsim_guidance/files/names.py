@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import PurePath
 
-__all__ = ["printable"]
+__all__ = ["encoded", "printable"]
 
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_ENCODED = re.compile(r"%(?=[0-9A-Fa-f]{2})|[\x00-\x1f\x7f\ud800-\udfff]")
 _BYTE = 0xDC00
 """Python reads a byte of a file name that is not UTF-8 as the character `_BYTE` + byte (PEP 383)."""
 
@@ -19,6 +20,15 @@ def printable(name: str | PurePath) -> str:
     can be encoded as UTF-8, and text without such characters is returned unchanged.
     """
     return _UNPRINTABLE.sub(_escape, name.as_posix() if isinstance(name, PurePath) else name)
+
+
+def encoded(name: str) -> str:
+    """`name` for a file that is written and listed in a table: valid Unicode on one line; different names stay different.
+
+    Bytes that are not UTF-8 and control characters become %FF, %0A, and a % that begins such a code becomes %25. Other names
+    are returned unchanged.
+    """
+    return _ENCODED.sub(lambda match: f"%{ord(match[0]) % 0x100:02X}", name)
 
 
 def _escape(match: re.Match[str]) -> str:

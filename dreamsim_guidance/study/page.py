@@ -41,6 +41,10 @@ class Page:
     gap: int = 500
 
     def __post_init__(self) -> None:
+        for name in ("title", "question", "closing"):
+            text = getattr(self, name)
+            if text is not None and any("\ud800" <= letter <= "\udfff" for letter in text):
+                raise ValueError(f"the {name} {text!r} is not valid Unicode text; write it in UTF-8.")
         if not self.title.strip():
             raise ValueError("the title must not be empty.")
         if not 32 <= self.size <= 4096:

@@ -17,20 +17,22 @@ from pathlib import Path
 from typing import Any
 
 from dreamsim_guidance.files.atomic import new_folder, write_json
+from dreamsim_guidance.files.names import encoded
 from dreamsim_guidance.study.design import TARGET, Unit
 from dreamsim_guidance.study.folder import check_free
 from dreamsim_guidance.study.record import Study, read_record
 from dreamsim_guidance.study.screening import Person, rules, screen
 from dreamsim_guidance.study.votes import Session, read_votes
 
-__all__ = ["Outcome", "read_study"]
+__all__ = ["Outcome", "count_votes", "read_study", "write_outcome"]
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What was read and written: `people` with those left out, `votes` for `judged` triplets or pairs of those kept.
 
-    `empty` are files without a vote; `shared` participant numbers that several people used.
+    `empty` are files without a vote; `shared` participant numbers that several people used; `counted` the votes by unit, as
+    `_count` has them; `rules` says in words who was left out.
     """
 
     study: Study
@@ -39,6 +41,8 @@ class Outcome:
     judged: int
     empty: list[Path]
     shared: list[int]
+    counted: dict[Unit, list[int]]
+    rules: dict[str, str]
 
 
 def read_study(
@@ -51,13 +55,24 @@ def read_study(
 ) -> Outcome:
     """Read the files of votes of the study in `folder`, leave out who did not look, write the judgments to `to`.
 
-    Raises FileNotFoundError and ValueError as `read_record`, `read_votes` and `screen`, and ValueError if nobody is
-    left or `to` is not empty; nothing is written then.
+    As `count_votes` and then `write_outcome`; with their errors, and ValueError if `to` is not empty, before anything is
+    read.
     """
-    folder, to = Path(folder), Path(to)
+    check_free(Path(to))
+    outcome = count_votes(folder, votes, least_catch=least_catch, least_consistency=least_consistency)
+    write_outcome(outcome, folder, to)
+    return outcome
+
+
+def count_votes(
+    folder: Path | str, votes: Sequence[Path | str], *, least_catch: float = 0.8, least_consistency: float = 0.0
+) -> Outcome:
+    """Read the files of votes of the study in `folder` and leave out who did not look; nothing is written.
+
+    Raises FileNotFoundError and ValueError as `read_record`, `read_votes` and `screen`, and ValueError if nobody is left.
+    """
+    folder = Path(folder)
     study = read_record(folder)
-    folder = folder if folder.is_dir() else folder.parent
-    check_free(to)
     stated = rules(study, least_catch, least_consistency)
     sessions, empty = read_votes(study, votes)
     people = screen(study, sessions, least_catch, least_consistency)
@@ -67,14 +82,27 @@ def read_study(
         reasons = "; ".join(f"participant {person.participant}: {person.why or 'no votes'}" for person in people)
         raise ValueError(f"no votes are left ({reasons or 'the files hold none'}); nothing was written.")
     numbers = [session.participant for session in sessions]
-    outcome = Outcome(
+    return Outcome(
         study=study,
         people=people,
         votes=sum(map(sum, counted.values())),
         judged=len(counted),
         empty=empty,
         shared=sorted({number for number in numbers if numbers.count(number) > 1}),
+        counted=counted,
+        rules=stated,
     )
+
+
+def write_outcome(outcome: Outcome, folder: Path | str, to: Path | str) -> None:
+    """Write the judgments, the pictures of the study in `folder` that they are about, and report.json to `to`.
+
+    Raises ValueError if `to` is not empty, FileNotFoundError for missing pictures; the folder appears whole or not at all.
+    """
+    folder, to = Path(folder), Path(to)
+    folder = folder if folder.is_dir() else folder.parent
+    check_free(to)
+    study, counted = outcome.study, outcome.counted
     files = {(picture.reference, picture.shows): folder / picture.file for picture in study.pictures}
     needed = {(stem, name) for stem, one, other in counted for name in (TARGET, one, other)}
     if missing := sorted(str(files[key]) for key in needed if not files[key].is_file()):
@@ -91,8 +119,7 @@ def read_study(
             writer = csv.DictWriter(file, list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)
-        write_json(made / "report.json", {**_report(outcome), "rules": stated})
-    return outcome
+        write_json(made / "report.json", {**_report(outcome), "rules": outcome.rules})
 
 
 def _count(study: Study, sessions: Sequence[Session]) -> dict[Unit, list[int]]:
@@ -114,6 +141,7 @@ def _count(study: Study, sessions: Sequence[Session]) -> dict[Unit, list[int]]:
 
 
 def _path(stem: str, shows: str) -> str:
+    stem = encoded(stem)
     return f"targets/{stem}.png" if shows == TARGET else f"methods/{shows}/{stem}.png"
 
 

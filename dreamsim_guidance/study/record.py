@@ -6,6 +6,7 @@ Who reads votes needs this file; who gives votes must not see it, so it stays at
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from dreamsim_guidance.study.design import CHOICES, Mode, Trial
 
 __all__ = ["RULES", "Picture", "Study", "read_record"]
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
+"""A byte of a file name that is not UTF-8, as Python has it; JSON's escape of it is read back as the same."""
 _FORMAT = "dreamsim_guidance study 1"
 
 RULES = {
@@ -66,7 +69,11 @@ class Study:
             "rules": RULES,
             "trials": [trial for block in blocks for trial in block],
         }
-        return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+        return _SURROGATE.sub(_escaped, json.dumps(content, indent=1, ensure_ascii=False)) + "\n"
+
+
+def _escaped(surrogate: re.Match[str]) -> str:
+    return f"\\u{ord(surrogate[0]):04x}"
 
 
 def read_record(folder: Path | str) -> Study:

@@ -13,6 +13,8 @@ from dreamsim_guidance.study.record import Study
 
 __all__ = ["Session", "Vote", "read_votes"]
 
+_LARGEST = 64 << 20
+"""Bytes; a vote takes about 200."""
 _FORMAT = "dreamsim_guidance votes 1"
 _HEAD = ("study", "session", "participant", "chosen_by")
 _VOTE = ("position", "trial", "choice", "milliseconds", "time", "input", "undone", "width")
@@ -95,10 +97,12 @@ def _files(given: Sequence[Path | str]) -> list[Path]:
         if not path.exists():
             raise FileNotFoundError(f"votes not found: '{path}'; give the files that the page downloaded.")
         inside = (
-            sorted(file for file in path.iterdir() if file.suffix.lower() in (".csv", ".json"))
+            sorted(file for file in path.iterdir() if file.suffix.lower() in (".csv", ".json") and file.is_file())
             if path.is_dir()
             else [path]
         )
+        if not path.is_dir() and not path.is_file():
+            raise ValueError(f"'{path}' is not a file of votes; give the files that the page downloaded.")
         if not inside:
             raise ValueError(f"'{path}' holds no .csv and no .json file of votes.")
         found += inside
@@ -108,6 +112,8 @@ def _files(given: Sequence[Path | str]) -> list[Path]:
 
 
 def _rows(file: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    if file.stat().st_size > _LARGEST:
+        raise ValueError(f"'{file}' is not a file of votes: it has {file.stat().st_size:,} bytes.")
     try:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

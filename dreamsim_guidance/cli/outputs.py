@@ -1,0 +1,50 @@
+"""Files that a command writes besides what it prints: places checked before the work, and written after the printing.
+
+What was computed is printed first, so that a full disk or a folder that went away costs a file and not the results.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+__all__ = ["check_file", "check_folder", "write_files"]
+
+
+def check_file(file: Path, option: str) -> None:
+    """Raise ValueError for a folder, OSError for a place where no file can be written; missing folders are created.
+
+    `option` names what the user gave, such as --html.
+    """
+    if file.is_dir():
+        raise ValueError(f"'{file}' is a folder; give the file to write, as {option} {file / 'report.html'}.")
+    check_folder(file.parent, option)
+
+
+def check_folder(folder: Path, option: str) -> None:
+    """Create the folder if it is missing; raise OSError if files cannot be written into it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f"'{folder}' cannot be written; give another place for {option}.")
+
+
+def write_files(writers: Mapping[Path, Callable[[Path], object]]) -> None:
+    """Call each writer with its file, all of them even if one fails; then raise the first error.
+
+    Files that were written, and further errors, are told on stderr.
+    """
+    failures: list[Exception] = []
+    sys.stdout.flush()
+    for file, write in writers.items():
+        try:
+            write(file)
+        except Exception as error:  # a full disk, but also a picture that has been removed since it was judged
+            if failures:
+                print(f"'{file}' was not written: {error}", file=sys.stderr)
+            failures.append(error)
+        else:
+            print(f"written: {file}", file=sys.stderr)
+    if failures:
+        raise failures[0]
