@@ -102,7 +102,7 @@ def test_one_file_that_cannot_be_written_leaves_the_others(tmp_path: Path, capsy
         raise OSError(28, "No space left on device", str(file))
 
     files = {tmp_path / "a": fail, tmp_path / "b": lambda file: file.write_text("b"), tmp_path / "c": fail}
-    with pytest.raises(OSError, match="No space left on device.*a'"):
+    with pytest.raises(OSError, match=r"No space left on device.*a'"):
         write_files(files)
     err = capsys.readouterr().err
     assert (tmp_path / "b").read_text() == "b" and f"written: {tmp_path / 'b'}" in err
