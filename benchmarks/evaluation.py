@@ -29,7 +29,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from official_format import write_official
-from turns import SIDES, describe_machine, take_turns, tell
+from turns import SIDES, describe_machine, print_row, take_turns
 
 from dreamsim_guidance import DreamSim
 from dreamsim_guidance.evaluation.metrics.embedding_metric import EmbeddingMetric
@@ -120,7 +120,7 @@ def main() -> None:
     options.to.mkdir(parents=True, exist_ok=True)
     path = options.to / f"evaluation_{options.variant}.json"
     path.write_text(json.dumps({"machine": machine, "settings": settings, "times": row}, indent=1))
-    tell(f"{row['triplets']} triplets", row)
+    print_row(f"{row['triplets']} triplets", row)
     print(f"\n{machine}\nwritten to {path}")
 
 

@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from turns import SIDES, describe_machine, take_turns, tell
+from turns import SIDES, describe_machine, print_row, take_turns
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from official_format import write_official
@@ -93,7 +93,7 @@ def compare(folder: Path, variant: str, batches: list[int], repeats: int) -> lis
                 )
             row = take_turns({side: work[side][job] for side in SIDES}, repeats if batch < 16 else 3)
             rows.append({"job": job, "batch": batch, **row, "difference": difference})
-            tell(f"{job:12} batch {batch:3}", row)
+            print_row(f"{job:12} batch {batch:3}", row)
     return rows
 
 

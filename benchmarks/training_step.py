@@ -1,11 +1,11 @@
-"""A training step against one around the original's model, on the CPU, both sides in one process, turn by turn.
+"""Time of a training step, compared with one around the original's model, on the CPU, in alternation in one process.
 
     python benchmarks/training_step.py --batches 1 4 --repeats 5 --to benchmarks/results
 
-A step is: LoRA on the ensemble (rank 16, dropout 0.3), the hinge loss of a batch of triplets of distinct pictures, its
-gradient to the adapter, one step of Adam. The original's training embeds four pictures a triplet, the reference twice; ours
-embeds three. Weights are random, in the original's file format. Before anything is timed both sides must agree on the
-loss of three steps with dropout off.
+A step computes the hinge loss of a batch of triplets of distinct pictures under a LoRA adapter of the ensemble (rank 16,
+dropout 0.3), its gradient, and one update by Adam. The original's training embeds four pictures for each triplet, the reference
+twice; ours embeds three. Weights are random, in the original's file format. Before the timing, both sides must agree on the
+losses of three steps without dropout.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from guidance_step import load
 from torch import Tensor
-from turns import SIDES, describe_machine, take_turns, tell
+from turns import SIDES, describe_machine, print_row, take_turns
 
 from dreamsim_guidance.training.metric_with_loss import MetricWithLoss
 from dreamsim_guidance.training.triplet_batches import Piece
@@ -28,7 +28,7 @@ from dreamsim_guidance.training.vote_losses import VoteLoss, VoteLossConfig
 
 
 def pictures(batch: int) -> Tensor:
-    """References, left and right, `(3, batch, 3, 224, 224)` in 8 bits."""
+    """References, left and right pictures, `(3, batch, 3, 224, 224)`, in 8 bits."""
     random = torch.Generator().manual_seed(batch)
     coarse = torch.rand(3 * batch, 3, 14, 14, generator=random)
     fine = torch.nn.functional.interpolate(coarse, (224, 224), mode="bilinear")
@@ -36,7 +36,7 @@ def pictures(batch: int) -> Tensor:
 
 
 def stepper(side: str, folder: Path, variant: str, batch: int, dropout: bool) -> Callable[[], float]:
-    """A function that makes one step and returns its loss."""
+    """A function that makes one training step and returns its loss."""
     images = pictures(batch)
     winner = torch.arange(batch) % 2  # 1: right is nearer
     model = load(side, folder, variant, for_training=True)
@@ -44,9 +44,11 @@ def stepper(side: str, folder: Path, variant: str, batch: int, dropout: bool) ->
     optimiser = torch.optim.Adam(trained, lr=3e-4, betas=(0.5, 0.999))
     if side == "ours":
         trained_metric = MetricWithLoss(model, VoteLoss(VoteLossConfig())).train(dropout)
-        places = torch.arange(3 * batch).unflatten(0, (3, batch))
+        positions = torch.arange(3 * batch).unflatten(0, (3, batch))
         votes = winner.float()
-        piece = Piece(images.flatten(0, 1), *places, 1 - votes, votes, torch.full((batch,), 1 / batch))  # type: ignore[misc]
+        piece = Piece(
+            images.flatten(0, 1), *positions, 1 - votes, votes, torch.full((batch,), 1 / batch, dtype=torch.float32)
+        )  # type: ignore[misc]
 
         def loss() -> Tensor:
             return trained_metric(piece.pictures, piece)[0]
@@ -94,7 +96,7 @@ def main() -> None:
                 steps[side]()  # warm-up
             row = take_turns(steps, options.repeats)
             rows.append({"job": "training step", "batch": batch, **row, "difference": difference})
-            tell(f"{batch:3} triplets", row)
+            print_row(f"{batch:3} triplets", row)
     machine = describe_machine(options.threads)
     options.to.mkdir(parents=True, exist_ok=True)
     path = options.to / f"training_step_{options.variant}.json"

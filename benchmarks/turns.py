@@ -1,4 +1,4 @@
-"""Two sides doing the same, turn by turn in one process, and the machine they did it on."""
+"""Timing of two implementations of the same work, in alternation in one process, and a description of the machine."""
 
 from __future__ import annotations
 
@@ -15,14 +15,17 @@ SIDES = ("original", "ours")
 
 
 def take_turns(work: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, Any]:
-    """Seconds of each side (median, smallest and largest) and the ratio, original to ours, of each turn."""
+    """Time each side `repeats` times in alternation.
+
+    Returns the seconds of each side (median, smallest, largest) and the ratio original / ours (median, smallest, largest).
+    """
     seconds: dict[str, list[float]] = {side: [] for side in SIDES}
     for turn in range(repeats):
         for side in SIDES if turn % 2 else SIDES[::-1]:
             start = time.perf_counter()
             work[side]()
             seconds[side].append(time.perf_counter() - start)
-    ratios = [o / m for o, m in zip(seconds["original"], seconds["ours"], strict=True)]
+    ratios = [original / ours for original, ours in zip(seconds["original"], seconds["ours"], strict=True)]
     return {
         **{f"{side}_s": statistics.median(seconds[side]) for side in SIDES},
         **{f"{side}_spread_s": [min(seconds[side]), max(seconds[side])] for side in SIDES},
@@ -31,8 +34,8 @@ def take_turns(work: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str,
     }
 
 
-def tell(name: str, row: Mapping[str, Any]) -> None:
-    """One line for what `take_turns` found."""
+def print_row(name: str, row: Mapping[str, Any]) -> None:
+    """Print the result of `take_turns` on one line."""
     low, high = row["ratio_spread"]
     print(
         f"{name}: original {row['original_s']:7.2f} s, ours {row['ours_s']:7.2f} s, "
@@ -42,6 +45,7 @@ def tell(name: str, row: Mapping[str, Any]) -> None:
 
 
 def describe_machine(threads: int) -> dict[str, Any]:
+    """Processor, vector instructions, threads, and versions, for the results."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     processor = next((line.split(":")[1].strip() for line in lines if "model name" in line), "")
     return {

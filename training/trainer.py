@@ -232,8 +232,9 @@ class _Run:
         self.model.eval()
         process, processes = self.accelerator.process_index, self.accelerator.num_processes
         share = math.ceil(count / processes)
-        mine = [min(i, count - 1) for i in range(process, share * processes, processes)]
-        loader = DataLoader(Subset(pictures, mine), batch_size=32, num_workers=self.loop.workers if count > 512 else 0)
+        positions = [min(i, count - 1) for i in range(process, share * processes, processes)]
+        workers = self.loop.workers if count > 512 else 0
+        loader = DataLoader(Subset(pictures, positions), batch_size=32, num_workers=workers)
         embedded = torch.cat([self.model(batch.to(self.accelerator.device)).float() for batch in loader])
         gathered = self.accelerator.gather(embedded)
         return gathered.unflatten(0, (processes, share)).transpose(0, 1).flatten(0, 1)[:count]

@@ -94,9 +94,9 @@ class TripletBatches(Dataset[list[Piece]]):
         if not 0 <= step < self.steps:
             raise IndexError(step)
         whole = self.triplets(step)
-        mine = whole[self.process :: self.processes]
+        share = whole[self.process :: self.processes]
         pieces = math.ceil(math.ceil(len(whole) / self.processes) / self.piece)
-        return [self._piece(mine[i::pieces], whole, 1 / len(whole)) for i in range(pieces)]
+        return [self._piece(share[i::pieces], whole, 1 / len(whole)) for i in range(pieces)]
 
     def _piece(self, chosen: NDArray[np.int64], whole: NDArray[np.int64], weight: float) -> Piece:
         if len(chosen) == 0:  # another process has one triplet more: compute one too, with weight 0

@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dreamsim_guidance import BranchConfig, DreamSim, Loss
 from dreamsim_guidance.losses import L1, DreamSimLoss
+from dreamsim_guidance.training.accelerate_state import own_accelerate_state
 
 
 class Autoencoder(nn.Module):
@@ -157,30 +158,28 @@ def test_it_is_float32_under_bfloat16_autocast(metric: DreamSim, x: Tensor, y: T
 
 def test_it_trains_under_accelerate(metric: DreamSim, x: Tensor) -> None:
     from accelerate import Accelerator
-    from accelerate.state import AcceleratorState, GradientState, PartialState
 
-    accelerator = Accelerator(cpu=True)
-    model = Autoencoder(metric)
-    optimiser = torch.optim.SGD(model.parameters(), lr=0.01)
-    prepared, optimiser = accelerator.prepare(model, optimiser)
-    losses = []
-    for _ in range(5):
-        loss = prepared(x)
-        optimiser.zero_grad()
-        accelerator.backward(loss)
-        optimiser.step()
-        losses.append(loss.item())
-    assert losses[-1] < losses[0]
-    assert set(accelerator.get_state_dict(prepared)) == {"net.weight", "net.bias"}
-    for state in (AcceleratorState, GradientState, PartialState):
-        state._reset_state()
+    with own_accelerate_state():
+        accelerator = Accelerator(cpu=True)
+        model = Autoencoder(metric)
+        optimiser = torch.optim.SGD(model.parameters(), lr=0.01)
+        prepared, optimiser = accelerator.prepare(model, optimiser)
+        losses = []
+        for _ in range(5):
+            loss = prepared(x)
+            optimiser.zero_grad()
+            accelerator.backward(loss)
+            optimiser.step()
+            losses.append(loss.item())
+        assert losses[-1] < losses[0]
+        assert set(accelerator.get_state_dict(prepared)) == {"net.weight", "net.bias"}
 
 
 def _train_in_parallel(rank: int, world: int, port: int, metric: DreamSim, images: Tensor, folder: Path) -> None:
     torch.set_num_threads(1)
     store = torch.distributed.TCPStore("127.0.0.1", port, world, is_master=rank == 0)
     torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=world)
-    model = DistributedDataParallel(Autoencoder(metric))
+    model = DistributedDataParallel(Autoencoder(metric).double())
     optimiser = torch.optim.SGD(model.parameters(), lr=0.5)
     for _ in range(2):
         optimiser.zero_grad()
@@ -197,10 +196,13 @@ def _port() -> int:
         return int(listener.getsockname()[1])
 
 
+@pytest.mark.exact
 def test_two_processes_train_what_one_trains_on_both_halves(metric: DreamSim, x: Tensor, tmp_path: Path) -> None:
+    """In float64, in which the two differ by their order of summation only: 1e-15, on every processor."""
+    metric, x = metric.double(), x.double()
     torch.multiprocessing.spawn(_train_in_parallel, (2, _port(), metric, x, tmp_path), nprocs=2)
     parallel = torch.load(tmp_path / "state.pt", weights_only=True)
-    model = Autoencoder(metric)
+    model = Autoencoder(metric).double()
     optimiser = torch.optim.SGD(model.parameters(), lr=0.5)
     for _ in range(2):
         optimiser.zero_grad()
@@ -208,7 +210,8 @@ def test_two_processes_train_what_one_trains_on_both_halves(metric: DreamSim, x:
         optimiser.step()
     assert set(parallel) == {"net.weight", "net.bias"}
     for name, value in model.state_dict().items():
-        torch.testing.assert_close(parallel[name], value)
+        assert value.dtype == torch.float64
+        torch.testing.assert_close(parallel[name], value, atol=1e-10, rtol=0)
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -1,4 +1,4 @@
-"""Training beside a caller's own Accelerator, each in a process of its own: accelerate's state is one for a process."""
+"""Training in a process with an Accelerator of the caller; each test runs a new process, as accelerate's state is global."""
 
 import os
 import subprocess
@@ -48,16 +48,16 @@ def run(data: Path, tmp_path: Path):
 
 def test_an_accelerator_made_before_keeps_all_its_settings(run) -> None:
     run("""
-mine = Accelerator(cpu=True, mixed_precision="bf16", gradient_accumulation_steps=4)
-optimiser = mine.prepare(torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.0))
-mine.gradient_state._set_sync_gradients(False)  # in the middle of an accumulation
-before = (dict(mine.state.__dict__), dict(mine.gradient_state.__dict__), dict(PartialState().__dict__))
+theirs = Accelerator(cpu=True, mixed_precision="bf16", gradient_accumulation_steps=4)
+optimiser = theirs.prepare(torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.0))
+theirs.gradient_state._set_sync_gradients(False)  # in the middle of an accumulation
+before = (dict(theirs.state.__dict__), dict(theirs.gradient_state.__dict__), dict(PartialState().__dict__))
 train(precision="no")
-after = (dict(mine.state.__dict__), dict(mine.gradient_state.__dict__), dict(PartialState().__dict__))
-assert before == after and mine.state.__dict__ is AcceleratorState._shared_state
-assert mine.mixed_precision == "bf16" and mine.device.type == "cpu" and mine.gradient_accumulation_steps == 4
-assert not mine.sync_gradients
-assert dtype_inside(mine) == torch.bfloat16
+after = (dict(theirs.state.__dict__), dict(theirs.gradient_state.__dict__), dict(PartialState().__dict__))
+assert before == after and theirs.state.__dict__ is AcceleratorState._shared_state
+assert theirs.mixed_precision == "bf16" and theirs.device.type == "cpu" and theirs.gradient_accumulation_steps == 4
+assert not theirs.sync_gradients
+assert dtype_inside(theirs) == torch.bfloat16
 saved = torch.load(folder / "run" / "checkpoints" / "step-00000002.pt")["optimiser"]["state"]
 assert all(float(state["step"]) == 2 for state in saved.values())  # the caller's accumulation skipped none of ours
 try:
@@ -66,7 +66,7 @@ except ValueError as error:
     assert "the loss became" in str(error)
 else:
     raise SystemExit("the run should have failed")
-assert mine.mixed_precision == Accelerator().mixed_precision == "bf16"
+assert theirs.mixed_precision == Accelerator().mixed_precision == "bf16"
 """)
 
 
@@ -75,24 +75,24 @@ def test_an_accelerator_made_afterwards_may_have_any_settings(run) -> None:
 train(precision="no")
 adapter(data, lora=None, head=16, steps=2).run(folder / "head")  # computes features before it trains
 assert not AcceleratorState._shared_state and not GradientState._shared_state and not PartialState._shared_state
-mine = Accelerator(mixed_precision="bf16", gradient_accumulation_steps=2)
-assert mine.mixed_precision == "bf16" and mine.gradient_accumulation_steps == 2
-assert dtype_inside(mine) == torch.bfloat16
+theirs = Accelerator(mixed_precision="bf16", gradient_accumulation_steps=2)
+assert theirs.mixed_precision == "bf16" and theirs.gradient_accumulation_steps == 2
+assert dtype_inside(theirs) == torch.bfloat16
 """)
 
 
 def test_training_takes_the_precision_of_an_accelerator_unless_it_is_given_one(run) -> None:
     run("""
 train("alone", precision="bf16"), train("alone in full", precision="no")
-mine = Accelerator(cpu=True, mixed_precision="bf16")
-train("as mine"), train("in full", precision="no")
+theirs = Accelerator(cpu=True, mixed_precision="bf16")
+train("as theirs"), train("in full", precision="no")
 
 def losses(name):
     weights = torch.load(folder / name / "checkpoints" / "step-00000002.pt")["weights"]
     return torch.cat([value.flatten() for value in weights.values()])
 
-assert torch.equal(losses("alone"), losses("as mine"))
+assert torch.equal(losses("alone"), losses("as theirs"))
 assert torch.equal(losses("alone in full"), losses("in full"))
-assert not torch.equal(losses("as mine"), losses("in full"))
-assert mine.mixed_precision == "bf16"
+assert not torch.equal(losses("as theirs"), losses("in full"))
+assert theirs.mixed_precision == "bf16"
 """)

@@ -63,7 +63,9 @@ def test_two_processes_end_with_the_parameters_of_one(
     assert difference(one, two_processes / way) < SAME
     images = torch.rand(2, 3, 32, 32, dtype=torch.float64)
     metrics = [DreamSim(run / "model.safetensors") for run in (one, two_processes / way)]
-    assert metrics[0].card["reference"]["step"] == metrics[1].card["reference"]["step"] > 0  # trained weights are kept
+    assert (
+        metrics[0].card["reference"]["step"] == metrics[1].card["reference"]["step"] > 0
+    )  # the best weights are trained ones
     embedded = [metric.embed(images) for metric in metrics]
     assert embedded[0].dtype == torch.float64
     torch.testing.assert_close(*embedded, atol=SAME, rtol=0)

@@ -11,13 +11,13 @@ from dreamsim_guidance.training.triplet_batches import Piece, TripletBatches, lo
 
 
 class Numbers(Dataset[Tensor]):
-    """Picture i is full of i; counts how often each was asked for."""
+    """Every pixel of picture i is i; records which pictures were read."""
 
     def __init__(self) -> None:
-        self.asked: list[int] = []
+        self.read: list[int] = []
 
     def __getitem__(self, index: int) -> Tensor:
-        self.asked.append(index)
+        self.read.append(index)
         return torch.full((3, 2, 2), index, dtype=torch.uint8)
 
 
@@ -39,19 +39,19 @@ def judgments() -> Judgments:
 
 
 def rows(pieces: list[Piece]) -> list[tuple[float, ...]]:
-    """The triplets of pieces as they were asked for: pictures, votes, weight."""
-    found = []
+    """The triplets of all pieces as rows (reference, a, b, votes, weight), without those of weight 0."""
+    triplets = []
     for piece in pieces:
         names = piece.pictures[:, 0, 0, 0].long()
         columns = (names[piece.reference], names[piece.a], names[piece.b], piece.votes_a, piece.votes_b, piece.weight)
-        found += [tuple(float(x) for x in row) for row in zip(*columns, strict=True) if row[-1] > 0]
-    return sorted(found)
+        triplets += [tuple(float(x) for x in row) for row in zip(*columns, strict=True) if row[-1] > 0]
+    return sorted(triplets)
 
 
 def test_every_distinct_picture_of_a_batch_is_read_once(judgments: Judgments) -> None:
     pictures = Numbers()
     (piece,) = TripletBatches(judgments, pictures, batch=23, steps=1, seed=0)[0]
-    assert sorted(pictures.asked) == list(range(9)) and len(piece.reference) == 23
+    assert sorted(pictures.read) == list(range(9)) and len(piece.reference) == 23
 
 
 def test_an_epoch_has_every_triplet_once_and_the_next_one_another_order(judgments: Judgments) -> None:
