@@ -19,8 +19,12 @@ from dreamsim_guidance.checkpoints.official import load_official
 
 SEEDS = [0, 1, 2]
 EMBEDDING, DISTANCE, GRADIENT, FLOAT64 = 1e-5, 1e-6, 1e-4, 1e-12
-NARROW = 5 * DISTANCE
-"""Towers 32 wide: rounding is averaged over 24 times fewer numbers than at full size, where DISTANCE holds."""
+NARROW = 10 * DISTANCE
+"""Distances of towers 32 wide, whose rounding errors average over 24 times fewer numbers than at full size.
+
+A distance of unit vectors is as exact as the vectors, which may differ by EMBEDDING. The largest difference of seed 0 was
+1.7e-6 in distances, 2.4e-6 in embeddings and 9e-6 in gradients, with no vector instructions, AVX2 and AVX-512 (AMD EPYC).
+"""
 
 
 def images(batch: int, height: int = 224, width: int = 224, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -46,7 +50,7 @@ def compare(theirs: nn.Module, ours: DreamSim, x: Tensor, y: Tensor) -> tuple[fl
     return (e - e2).abs().max().item(), (d - d2).abs().max().item(), ((g - g2).norm() / g.norm()).item()
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", [pytest.param(0, marks=pytest.mark.exact), *SEEDS[1:]])
 @pytest.mark.parametrize("name", VARIANTS)
 def test_narrow_towers_agree_with_the_original(name: str, seed: int, tmp_path: Path, narrow_original: None) -> None:
     theirs, ours = narrow_pair(tmp_path, name, seed)

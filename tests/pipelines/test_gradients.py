@@ -16,6 +16,8 @@ from torch import Tensor
 from dreamsim_guidance.guidance import Method, differentiable, guide
 from dreamsim_guidance.guidance.step import Step
 
+pytestmark = pytest.mark.exact
+
 FAMILIES = ("sd", "sdxl", "sd3", "flux-dev", "flux-true-cfg", "ddim", "sd-inpaint-9", "modular-sdxl", "modular-sd3")
 
 
@@ -68,12 +70,17 @@ def test_gradient_through_the_denoiser_is_that_of_finite_differences(family: str
 
     gradient = probe(0.0)["gradient"]
     assert gradient.dtype == torch.float64
-    slope = difference(lambda offset: probe(offset)["distance"])
-    assert slope == pytest.approx(float((gradient * direction(gradient)).sum()), rel=1e-6)
+    float32 = "sd3" in family or "flux" in family  # transformers take the mean square of RMS norms in it
+    slope = difference(lambda offset: probe(offset)["distance"], 1e-2 if float32 else 5e-3)
+    assert slope == pytest.approx(float((gradient * direction(gradient)).sum()), rel=1e-5 if float32 else 1e-6)
 
 
-def difference(f: Callable[[float], float], size: float = 1e-2) -> float:
-    """The derivative at zero, of fourth order: some layers compute in float32, which forbids small steps."""
+def difference(f: Callable[[float], float], size: float) -> float:
+    """The derivative of `f` at zero, by differences of fourth order.
+
+    With size 5e-3 the differences themselves err by up to 5e-8 of the slope, with 1e-2 by 16 times that, on every processor.
+    What is rounded to float32 adds up to 1e-6 with 5e-3 and half of it with 1e-2, and differs between processors.
+    """
     return (8 * (f(size) - f(-size)) - (f(2 * size) - f(-2 * size))) / (12 * size)
 
 
@@ -90,8 +97,9 @@ def test_pipeline_is_differentiable_in_its_latents(family: str) -> None:
         (gradient,) = torch.autograd.grad(loss(images).sum(), z)
     assert torch.allclose(images.detach(), tiny.call(steps=3, latents=z.detach()), atol=1e-6)
     v = direction(z)
-    slope = difference(lambda offset: float(loss(tiny.call(steps=3, latents=z.detach() + offset * v)).sum()))
     float32 = isinstance(tiny.pipe.scheduler, FlowMatchEulerDiscreteScheduler)  # makes its steps in it in any case
+    size = 1e-2 if float32 else 5e-3
+    slope = difference(lambda offset: float(loss(tiny.call(steps=3, latents=z.detach() + offset * v)).sum()), size)
     assert slope == pytest.approx(float((gradient * v).sum()), rel=1e-4 if float32 else 1e-6)
 
 

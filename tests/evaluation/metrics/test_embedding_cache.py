@@ -260,6 +260,7 @@ def launch(processes: int, *words: str) -> list[tuple[int, str, str]]:
     return [(process.returncode, out, err) for process, (out, err) in zip(started, said, strict=True)]
 
 
+@pytest.mark.exact
 def test_two_processes_find_what_one_finds(
     metric: DreamSim, files: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
