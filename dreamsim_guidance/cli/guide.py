@@ -49,7 +49,7 @@ def guide_recipe(sheet: GuidedSheet) -> Recipe:
 
     model = guided_models.find(sheet.model, sheet.prompt)
     if not sheet.reference and not model.pocket:
-        raise ValueError("a reference is needed: --reference PICTURE, what the samples shall look like.")
+        raise ValueError("a reference is needed: --reference PICTURE, which the samples should look like.")
     if not model.pocket:
         guided_models.check_reachable(model.source)
     for path in (*sheet.reference, sheet.mask, sheet.init):

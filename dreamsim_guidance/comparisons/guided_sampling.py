@@ -1,7 +1,7 @@
-"""Samples of a pipeline, guided and unguided from the same noise: what the command, the recipes and the studies share.
+"""Sample a pipeline with and without guidance from the same noise: what the command and the comparisons share.
 
-Image i of a run starts from the seed `seed + i`, whatever is sampled beside it, so that an unguided and a guided image of
-one number begin alike and what is cut into batches does not depend on their size.
+Image i of a run starts from the seed `seed + i`. So the guided and the unguided image of one number start from the same
+noise, and the images do not depend on the size of the batches.
 """
 
 from __future__ import annotations
@@ -26,10 +26,15 @@ __all__ = ["Sampler", "log_of", "merged", "method_of"]
 
 @dataclass(frozen=True)
 class Sampler:
-    """A pipeline and what its call is given, but for the noise.
+    """A pipeline and the arguments of its call, except for the noise. None and "" leave an argument out.
 
-    cfg: classifier-free guidance; with a negative prompt it goes to `true_cfg_scale` where a pipeline has that.
-    eta: noise of DDIM, 0 is deterministic. size: height and width. init: picture to start from, `init_strength` how far.
+    pipe: a diffusers pipeline that makes images.
+    steps: of the sampler.
+    cfg: scale of classifier-free guidance; with a negative prompt it is passed as `true_cfg_scale` if the pipeline has it.
+    size: height and width in pixels.
+    eta: share of noise in DDIM's steps; 0 is deterministic.
+    init: picture `(1, 3, h, w)` in [0, 1] to start from, instead of noise.
+    init_strength: how much of the way from that picture to noise, in (0, 1].
     """
 
     pipe: Any
@@ -50,9 +55,14 @@ class Sampler:
         label: str = "",
         **options: Any,
     ) -> tuple[Image, Log]:
-        """Images of these seeds, `(b, 3, h, w)` in [0, 1] on the CPU, and the log with their distances.
+        """Sample one image for each seed; return images `(b, 3, h, w)` in [0, 1] on the CPU, and the log of `guide`.
 
-        Without a method nothing is guided and nothing but the result is decoded. `options` are `guide`'s.
+        loss: from images to their distances `(b,)`.
+        method: None samples without guidance, and decodes only the result.
+        label: text of the progress bar.
+        options: further arguments of `guide`.
+
+        Raises ValueError if the pipeline does not return images or does not accept an argument.
         """
         arguments = self.arguments(seeds)
         if method is None:
@@ -66,33 +76,34 @@ class Sampler:
         return torch.as_tensor(images).movedim(-1, 1).float().clamp(0, 1), log
 
     def arguments(self, seeds: Sequence[int]) -> dict[str, Any]:
-        """Of the pipeline's call, by what its signature takes. Raises `ValueError` for what it cannot take."""
-        takes, count = inspect.signature(self.pipe.__call__).parameters, len(seeds)
-        given: dict[str, Any] = {
+        """The arguments of the pipeline's call. Raises ValueError for a setting that its signature does not accept."""
+        accepted, count = inspect.signature(self.pipe.__call__).parameters, len(seeds)
+        values: dict[str, Any] = {
             "num_inference_steps": self.steps,
             "eta": self.eta,
             "height": None if self.size is None else self.size[0],
             "width": None if self.size is None else self.size[1],
         }
-        given["true_cfg_scale" if self.negative_prompt and "true_cfg_scale" in takes else "guidance_scale"] = self.cfg
-        if "prompt" in takes:
-            given["prompt"] = [self.prompt] * count
-            given["negative_prompt"] = [self.negative_prompt] * count if self.negative_prompt else None
+        scale = "true_cfg_scale" if self.negative_prompt and "true_cfg_scale" in accepted else "guidance_scale"
+        values[scale] = self.cfg
+        if "prompt" in accepted:
+            values["prompt"] = [self.prompt] * count
+            values["negative_prompt"] = [self.negative_prompt] * count if self.negative_prompt else None
         elif self.prompt or self.negative_prompt:
             raise ValueError(f"{type(self.pipe).__name__} takes no prompt; leave it out.")
-        elif "batch_size" in takes:
-            given["batch_size"] = count
+        elif "batch_size" in accepted:
+            values["batch_size"] = count
         if self.init is not None:
-            if not {"image", "strength"} <= set(takes):
+            if not {"image", "strength"} <= set(accepted):
                 raise ValueError(f"{type(self.pipe).__name__} does not start from a picture; leave init out.")
             init = self.init if self.size is None else resize(self.init, self.size)
-            given |= {"image": init.expand(count, -1, -1, -1), "strength": self.init_strength}
+            values |= {"image": init.expand(count, -1, -1, -1), "strength": self.init_strength}
         for name, parameter in (("size", "height"), ("eta", "eta")):
-            if getattr(self, name) is not None and parameter not in takes and self.init is None:
+            if getattr(self, name) is not None and parameter not in accepted and self.init is None:
                 raise ValueError(f"{type(self.pipe).__name__} has no {parameter} to choose; leave {name} out.")
-        known = {name: value for name, value in given.items() if value is not None and name in takes}
+        arguments = {name: value for name, value in values.items() if value is not None and name in accepted}
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        return {**known, "generator": generators, "output_type": "np"}
+        return {**arguments, "generator": generators, "output_type": "np"}
 
 
 def method_of(name: str, strength: float | None = None, options: Sequence[str] = ()) -> Method:
@@ -123,7 +134,7 @@ def method_of(name: str, strength: float | None = None, options: Sequence[str] =
 
 
 def merged(logs: Sequence[Log]) -> Log:
-    """The log of several batches as if they had been one."""
+    """The logs of several batches as one log: lists are joined, seconds and skipped gradients added."""
     whole = Log()
     for steps in zip(*(log.entries for log in logs), strict=False):
         whole.entries.append(
@@ -143,9 +154,9 @@ def merged(logs: Sequence[Log]) -> Log:
     return whole
 
 
-def log_of(written: Mapping[str, Any]) -> Log:
-    """The log from what `Log.to_dict` made of it, or from what `Log.save` wrote, where nan and inf are words."""
-    return Log([_entry(step) for step in written["steps"]], final=_numbers(written["final"]))
+def log_of(content: Mapping[str, Any]) -> Log:
+    """The log from its `Log.to_dict`, or from the content of a file that `Log.save` wrote, where nan and inf are text."""
+    return Log([_entry(step) for step in content["steps"]], final=_numbers(content["final"]))
 
 
 def _entry(step: Mapping[str, Any]) -> Entry:

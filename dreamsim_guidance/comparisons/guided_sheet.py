@@ -1,12 +1,12 @@
-"""A sheet of samples, unguided and guided to a reference from the same noise, with what guide and judges say of them.
+"""A sheet of guided samples beside unguided ones from the same noise, with the distances of the guide and of the judges.
 
-    sheet.png           references, unguided, guided, with the guide's distance below each
-    distances.json      per image and name: the guide's distance and the held-out judges', unguided and guided
+    sheet.png           references, unguided and guided samples, with the guide's distance below each
+    distances.json      for each image: the distances of the guide and of the held-out judges, unguided and guided
     log.png             distance, gradient and move over the guided steps
-    unguided/, guided/  every image, and its batch's log
+    unguided/, guided/  every image, and the log of its batch
 
-A batch that was written is not sampled again when an interrupted run goes on. The work is `guided_sheet`'s; this file
-imports nothing heavy, since the command line shows its fields.
+A run that was interrupted does not sample finished batches again. The work is done in `sheet_run.py`; this file imports
+nothing that takes long, since the command line shows its fields.
 """
 
 from __future__ import annotations
@@ -40,71 +40,71 @@ METHODS: Mapping[str, str] = MappingProxyType(
 
 @dataclass(frozen=True)
 class GuidedSheet:
-    """Everything that was decided about a sheet of guided samples."""
+    """The settings of a sheet of guided samples."""
 
     model: str = ""
     """pocket (ships with the package), sd15, sdxl, sdxl-turbo, sd35, flux, a pipeline's folder, or the Hub's owner/name."""
     reference: tuple[Path, ...] = ()
-    """What the samples shall look like; without one the pocket models take a drawn scene, others scikit-image's cat."""
+    """Pictures that the samples should look like; by default a drawn scene for the pocket models, else a cat's photograph."""
     prompt: str = ""
-    """What the samples shall show; the pocket model that takes words is chosen if there are any."""
+    """What the samples should show; with a prompt, "pocket" is the pocket model that reads it."""
     negative_prompt: str = ""
-    """What they shall not show."""
+    """What the samples should not show."""
     method: str = "mpgd"
     """mpgd, dps, lgd, freedom, universal, dsg, tfg, flowchef, mmps."""
     strength: float | None = None
     """How much the reference counts; by default the method's own, and for mpgd on latents 0.03. 0 guides nothing."""
     option: tuple[str, ...] = ()
-    """Further fields of the method, as cap=0.2 or recurrence=3."""
+    """Further fields of the method, such as cap=0.2 or recurrence=3."""
     n: int = 4
-    """How many images, from the seeds seed, seed + 1, ..."""
+    """Number of images, from the seeds seed, seed + 1, ..."""
     seed: int = 0
     metric: str | None = None
-    """The DreamSim that guides: ensemble, dino_vitb16, ..., pocket, or a model file; by default pocket for the pocket
-    models, else ensemble."""
+    """The DreamSim that guides: ensemble, dino_vitb16, ..., pocket, or a model file (.safetensors); by default pocket for
+    the pocket models, else ensemble."""
     judges: tuple[str, ...] = ()
-    """Metrics that judge beside RMS and SSIM and take no part: variants of DreamSim, lpips, dists."""
+    """Metrics that judge, beside RMS and SSIM, without guiding: variants of DreamSim, lpips, dists."""
     reduction: Literal["mean", "min"] = "mean"
-    """Of several references: like all of them, or like the nearest."""
+    """With several references: mean is like all of them, min like the nearest one."""
     mask: Path | None = None
     """White where the reference counts, black where it does not."""
     init: Path | None = None
-    """Start from this picture instead of noise (image to image)."""
+    """Picture to start from, instead of noise (image to image)."""
     init_strength: float = 0.6
-    """How much of the way from that picture to noise."""
+    """How much of the way from that picture to noise, above 0 and up to 1."""
     steps: int | None = None
-    """Of the sampler; by default the model's usual number, as for size and cfg."""
+    """Steps of the sampler; by default the model's usual number. Size and cfg have such defaults too."""
     size: tuple[int, ...] = ()
-    """Side of the square, or height and width."""
+    """Side of the square, or height and width, in pixels."""
     cfg: float | None = None
-    """Classifier-free guidance."""
+    """Scale of classifier-free guidance."""
     eta: float | None = None
     """Noise of DDIM: 0 is deterministic, and 1 what dsg takes by default."""
     scheduler: str | None = None
-    """A class of diffusers to sample with, e.g. EulerAncestralDiscreteScheduler; models without a prompt take few,
-    DDPMScheduler among them."""
+    """A scheduler class of diffusers to sample with, e.g. EulerAncestralDiscreteScheduler; models without a prompt accept
+    only a few, among them DDPMScheduler."""
     window: tuple[float, float] = (0.0, 1.0)
-    """Shares of the run between which to guide."""
+    """The part of the run in which to guide, as shares of the steps."""
     every: int = 1
-    """Guide each k-th step."""
+    """Guide every k-th step."""
     until: float | None = None
-    """Stop guiding an image once its distance is at or below this."""
+    """Stop guiding an image once its distance is this or less."""
     views: int = 1
-    """Augmented views for each gradient, against adversarial gain."""
+    """Number of augmented views for each gradient; more make adversarial gains less likely."""
     taesd: bool = False
-    """Decode during guidance with the tiny autoencoder that was made for the model."""
+    """Decode during guidance with the tiny autoencoder (TAESD) of the model."""
     vae: str | None = None
-    """The same with an AutoencoderTiny of another place: a folder, or the Hub's owner/name."""
+    """Decode during guidance with this AutoencoderTiny: a folder, or the Hub's owner/name."""
     checkpointing: bool = False
-    """Save memory for time."""
+    """Use less memory and more time, by recomputing activations for the gradient."""
     offload: bool = False
-    """Keep the parts of the model that rest in the CPU's memory."""
+    """Keep the parts of the model that do not run at the moment in the CPU's memory."""
     batch: int | None = None
-    """Images at once; by default what suits the model."""
+    """Images that are sampled at once; by default what suits the model."""
     device: str | None = None
     """cpu, cuda, ...; by default an accelerator if there is one."""
     dtype: Literal["float32", "float16", "bfloat16"] | None = None
-    """Of the model; by default float32 on the CPU, elsewhere what the model is published in."""
+    """Type of the model's weights; by default float32 on the CPU, elsewhere the type that the model is published in."""
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:

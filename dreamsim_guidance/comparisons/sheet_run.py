@@ -1,4 +1,4 @@
-"""The work of `guide.GuidedSheet`: sample both rows, write the pictures and the numbers."""
+"""The work of a guided sheet: sample both rows, write the pictures and the numbers."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ _COLUMNS = 8
 
 
 def make(config: GuidedSheet, folder: Path) -> dict[str, Any]:
-    """Write the sheet, the distances, the log and the images into `folder`; return the distances."""
+    """Carry out `GuidedSheet.run`: write the sheet, the distances, the log and the images into `folder`."""
     model = guided_models.find(config.model, config.prompt)
     method = method_of(config.method, config.strength, config.option)
     device = config.device or default_device()
-    # what is small comes first: a mistake there is told before a large model is loaded
-    references = [load_image(path) for path in config.reference] or [_own_reference(model)]
+    # files and metrics first, so that a mistake in them is reported before a large model is loaded
+    references = [load_image(path) for path in config.reference] or [_default_reference(model)]
     mask = None if config.mask is None else load_image(config.mask).mean(1, keepdim=True)
     init = None if config.init is None else load_image(config.init)
     loss, judged = _measures(config, references, mask, model, device)
@@ -67,26 +67,26 @@ def make(config: GuidedSheet, folder: Path) -> dict[str, Any]:
         "checkpointing": config.checkpointing,
     }
     logs, seconds = {}, {}
-    for row, how in (("guided", method), ("unguided", None)):  # where an option is wrong, nothing is sampled in vain
-        parts = [
+    for row, how in (("guided", method), ("unguided", None)):  # guided first: a wrong option fails at once
+        batches = [
             _batch(folder / row, sampler, range(first, min(first + batch, config.n)), config.seed, loss, how, options)
             for first in range(0, config.n, batch)
         ]
-        logs[row] = merged([log_of(part) for part in parts])
-        seconds[row] = sum(part["seconds"] for part in parts)
+        logs[row] = merged([log_of(batch_log) for batch_log in batches])
+        seconds[row] = sum(batch_log["seconds"] for batch_log in batches)
     logs["guided"].baseline = logs["unguided"]
     return _report(config, method, folder, logs, seconds)
 
 
 def pocket_reference(number: int = 0, size: int = 64) -> Image:
-    """A scene that no pocket model was trained on."""
+    """The picture `(1, 3, size, size)` of a held-out scene, by its number in the split "test"."""
     from dreamsim_guidance.data.scenes.drawing import draw
     from dreamsim_guidance.data.scenes.pocket_scenes import pocket_scene
 
     return draw(pocket_scene(number, "test"), size)
 
 
-def _own_reference(model: guided_models.Model) -> Image:
+def _default_reference(model: guided_models.Model) -> Image:
     if model.pocket:
         return pocket_reference()
     from dreamsim_guidance.data.photographs import photograph
@@ -97,16 +97,16 @@ def _own_reference(model: guided_models.Model) -> Image:
 def _measures(
     config: GuidedSheet, references: Sequence[Tensor], mask: Tensor | None, model: guided_models.Model, device: str
 ) -> tuple[Loss, dict[str, JudgeFunction]]:
-    """The guide, and those that judge beside it."""
+    """The guide's loss, and the judges by name."""
     metric = DreamSim(config.metric or ("pocket" if model.pocket else "ensemble"), device=device)
-    own = [one.to(device) for one in references]
+    on_device = [reference.to(device) for reference in references]
     mask = None if mask is None else mask.to(device)
-    if mask is not None and len(own) > 1:  # a mask goes with one batch
-        own = [torch.cat([resize(one, (own[0].shape[-2], own[0].shape[-1])) for one in own])]
-    several = len(references) > 1
-    loss = metric.target(own, mask, config.reduction if several else None)
-    judged = judges([one.to(device) for one in references], config.reduction, mask, config.judges, model.pocket, device)
-    return loss, judged
+    targets = on_device
+    if mask is not None and len(targets) > 1:  # with a mask, references must be one batch
+        size = (targets[0].shape[-2], targets[0].shape[-1])
+        targets = [torch.cat([resize(reference, size) for reference in targets])]
+    loss = metric.target(targets, mask, config.reduction if len(references) > 1 else None)
+    return loss, judges(on_device, config.reduction, mask, config.judges, model.pocket, device)
 
 
 def _sampler(config: GuidedSheet, pipe: Any, model: guided_models.Model, init: Tensor | None) -> Sampler:
@@ -136,7 +136,7 @@ def _sampler(config: GuidedSheet, pipe: Any, model: guided_models.Model, init: T
 
 
 def _check_init(pipe: Any, steps: int | None, strength: float) -> None:
-    """The share of the way from the picture to noise is made in whole steps."""
+    """Raise ValueError if the share of the way from the picture to noise is less than one step."""
     default = inspect.signature(pipe.__call__).parameters.get("num_inference_steps")
     steps = steps or (default.default if default is not None else None)
     if isinstance(steps, int) and int(steps * strength) < 1:
@@ -153,16 +153,16 @@ def _batch(
     method: Method | None,
     options: dict[str, Any],
 ) -> dict[str, Any]:
-    """One batch of one row: its log, from the folder if it is there."""
-    written = folder / f"log-{numbers[0]:04}.json"
-    if written.is_file():
-        return json.loads(written.read_text(encoding="utf-8"))
-    began = time.perf_counter()
-    images, told = sampler.sample([seed + i for i in numbers], loss, method, folder.name, **options)
+    """Sample one batch of one row, unless `folder` holds it, and return its log and the seconds that it took."""
+    log_file = folder / f"log-{numbers[0]:04}.json"
+    if log_file.is_file():
+        return json.loads(log_file.read_text(encoding="utf-8"))
+    start = time.perf_counter()
+    images, batch_log = sampler.sample([seed + i for i in numbers], loss, method, folder.name, **options)
     for number, image in zip(numbers, images, strict=True):
         save_image(image, folder / f"{number:04}.png")
-    content = {**told.to_dict(), "seconds": round(time.perf_counter() - began, 3)}
-    write_json(written, content)  # last: where it is, the pictures are
+    content = {**batch_log.to_dict(), "seconds": round(time.perf_counter() - start, 3)}
+    write_json(log_file, content)  # last: if it exists, the pictures exist
     return content
 
 
@@ -177,11 +177,11 @@ def _report(
         }
         for name in after
     }
-    told = {"distances": means, "parted": logs["guided"].parted, "summary": logs["guided"].summary()}
+    results = {"distances": means, "parted": logs["guided"].parted, "summary": logs["guided"].summary()}
     write_json(
         folder / "distances.json",
         {
-            **told,
+            **results,
             "each": {name: {"unguided": before[name], "guided": after[name]} for name in after},
             "seeds": [config.seed + i for i in range(config.n)],
             "method": repr(method),
@@ -199,4 +199,4 @@ def _report(
     large = max(load_image(rows["guided"][0]).shape) > 128
     with writing(folder / "sheet.png") as temporary:
         contact_sheet(rows, notes, side=256 if large else 128).save(temporary)
-    return told
+    return results

@@ -1,10 +1,10 @@
-"""A photograph, reconstructed from noise by following the gradient of the metric to the pixels.
+"""Reconstruct a photograph from noise, by the gradient of the metric with respect to the pixels.
 
     min_x  mean_k d(crop_k x, crop_k photo) + tv TV(x)
 
-One embedding does not pin an image: very different pictures share it. The embeddings of the whole and of its parts do,
-so the picture and its overlapping crops are each compared with the same part of the photograph, some of them at a step.
-The distance that is minimised becomes small in any case; whether the picture came out alike is judged by what was not
+One embedding does not determine an image: very different pictures share it. The embeddings of the whole image and of its
+parts do, so the picture and its overlapping crops are compared with the same parts of the photograph, some of them at each
+step. The distance that is minimised becomes small in any case; whether the picture looks alike is judged by what was not
 minimised: a branch of the metric that was left out, SSIM and MSE.
 """
 
@@ -20,28 +20,28 @@ __all__ = ["Reconstruction"]
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """Everything that was decided about a reconstruction."""
+    """The settings of a reconstruction."""
 
     image: Path | None = None
-    """The photograph; by default the astronaut that scikit-image ships, which the pocket models never saw."""
+    """The photograph; by default the astronaut that scikit-image ships, on which the pocket models were not trained."""
     metric: str = "pocket"
     """pocket (shipped), ensemble, dino_vitb16, ... (published weights), or a model file (.safetensors)."""
     held_out: bool = True
-    """Leave the metric's last branch out of the loss, to judge the result by it; a single branch is never left out."""
+    """Leave the metric's last branch out of the loss and judge the result by it. A single branch is never left out."""
     size: int = 64
     """Shorter side of the reconstruction, in pixels."""
     steps: int = 300
     """Steps of Adam."""
     lr: float = 0.05
-    """Step size of Adam at the start; it decays to 0 along a cosine."""
+    """Step size of Adam at the start; it falls to 0 along a cosine."""
     grids: tuple[int, ...] = (1, 2, 4, 8, 16)
-    """Parts that are compared: n x n overlapping crops for each n; 1 is the whole picture."""
+    """The parts that are compared: n x n overlapping crops for each n, where 1 is the whole picture."""
     draw: int = 32
-    """How many of the parts a step looks at: the first (the whole, if `grids` begins with 1) and some others."""
+    """How many of the parts each step compares: the first (the whole, if `grids` begins with 1) and random others."""
     tv: float = 0.1
     """Weight of the total variation."""
     noise: float = 0.3
-    """Strength of the noise at the start, on every level of the pyramid."""
+    """Standard deviation of the noise at the start, on every level of the pyramid (`Pixels`)."""
     seed: int = 0
     """Seed of that noise and of the choice of parts."""
     device: str | None = None

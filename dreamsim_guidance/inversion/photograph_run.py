@@ -1,4 +1,4 @@
-"""The work of a photograph's reconstruction: the loss on its parts, the steps, the judges, and the pictures."""
+"""The work of reconstructing a photograph: optimise the pixels, judge the result, and draw the pictures."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["reconstruct"]
 
 
 def reconstruct(config: Reconstruction, folder: Path) -> dict[str, Any]:
-    """What `Reconstruction.run` promises."""
+    """Carry out `Reconstruction.run`; return the distances and the number of steps."""
     device = config.device or default_device()
     target = photograph("astronaut") if config.image is None else load_image(config.image)
     target = _fit(target, config.size).to(device)
@@ -37,32 +37,37 @@ def reconstruct(config: Reconstruction, folder: Path) -> dict[str, Any]:
     parts = Parts(optimised, target, [box for n in config.grids for box in grid(n)], config.draw, config.seed)
     pixels = Pixels(height, width, noise=config.noise, generator=torch.Generator().manual_seed(config.seed)).to(device)
     start = pixels().detach()
-    log.info("%s at %d x %d on %s, seen by %s", config.image or "astronaut", width, height, device, _names(optimised))
-    found = optimise(parts + config.tv * TotalVariation(), pixels, config.steps, config.lr, progress="reconstructing")
+    log.info(
+        "%s at %d x %d on %s, optimised by %s", config.image or "astronaut", width, height, device, _names(optimised)
+    )
+    optimum = optimise(parts + config.tv * TotalVariation(), pixels, config.steps, config.lr, progress="reconstructing")
 
     other = resize(photograph("chelsea"), (height, width)).to(device)
-    candidates = {"before": start, "after": found.image, "another photograph": other}
-    distances = _judge(candidates, target, metric, parts, judge)
+    candidates = {"before": start, "after": optimum.image, "another photograph": other}
+    distances = _distances(candidates, target, metric, parts, judge)
     save_image(target, folder / "target.png")
-    save_image(found.image, folder / "result.png")
-    _draw(folder / "reconstruction.png", target, start, found, distances, optimised)
-    results = {"distances": distances, "steps": config.steps, "best_step": int(found.best_step)}
-    history = {name: [round(float(v), 6) for v in values[:, 0]] for name, values in found.history.items()}
-    timing = {"seconds": round(found.seconds, 2), "device": device}
+    save_image(optimum.image, folder / "result.png")
+    _draw(folder / "reconstruction.png", target, start, optimum, distances, optimised)
+    results = {"distances": distances, "steps": config.steps, "best_step": int(optimum.best_step)}
+    history = {name: [round(float(v), 6) for v in values[:, 0]] for name, values in optimum.history.items()}
+    timing = {"seconds": round(optimum.seconds, 2), "device": device}
     write_json(folder / "reconstruction.json", {**results, **timing, "history": history})
-    log.info("%d steps in %.1f s", config.steps, found.seconds)
+    log.info("%d steps in %.1f s", config.steps, optimum.seconds)
     return results
 
 
 def _fit(image: Tensor, size: int) -> Tensor:
-    """Shrunk (or enlarged) to `size` on the shorter side, aspect kept."""
+    """The image resized to `size` on its shorter side, with its aspect ratio."""
     height, width = image.shape[-2:]
     scale = size / min(height, width)
     return resize(image, (round(height * scale), round(width * scale)))
 
 
 def _split(metric: DreamSim) -> tuple[DreamSim, DreamSim | None]:
-    """The metric without its last branch, and that branch alone; weights are shared."""
+    """The metric without its last branch, and that branch alone, both with the metric's own weights.
+
+    A metric of one branch, or with a head, is not split: the second is None.
+    """
     branches = list(metric.fold().ensemble.branches)
     if len(branches) == 1 or metric.ensemble.head is not None:
         return metric, None
@@ -73,10 +78,10 @@ def _names(metric: DreamSim) -> str:
     return " + ".join(config.name for config in metric.ensemble.configs)
 
 
-def _judge(
+def _distances(
     candidates: dict[str, Tensor], target: Tensor, metric: DreamSim, parts: Loss, judge: DreamSim | None
 ) -> dict[str, dict[str, Any]]:
-    """Every candidate's distance from the target, by what was optimised and by what was not."""
+    """The distance of every candidate from the target, by what was optimised and by held-out judges."""
     rows: dict[str, tuple[str, Any]] = {"dreamsim of the parts": ("optimised", parts)}
     if judge is None:
         rows["dreamsim"] = ("optimised", metric.target(target))
@@ -97,11 +102,11 @@ def _draw(
     file: Path,
     target: Tensor,
     start: Tensor,
-    found: Optimised,
+    optimum: Optimised,
     distances: dict[str, dict[str, Any]],
     optimised: DreamSim,
 ) -> None:
-    """Photograph, start, result and the loss over the steps, side by side."""
+    """Draw photograph, start, result and the loss over the steps, side by side."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -112,17 +117,17 @@ def _draw(
     pictures = {
         "photograph": target,
         f"start, held-out distance {distances[judged]['before']:.3f}": start,
-        f"result, held-out distance {distances[judged]['after']:.3f}": found.image,
+        f"result, held-out distance {distances[judged]['after']:.3f}": optimum.image,
     }
     for axis, (title, picture) in zip(axes, pictures.items(), strict=False):
         axis.imshow(picture[0].detach().permute(1, 2, 0).float().cpu().clamp(0, 1).numpy(), interpolation="nearest")
         axis.set_title(title, fontsize=10)
         axis.set_axis_off()
-    for name, values in found.history.items():
+    for name, values in optimum.history.items():
         axes[3].plot(values[:, 0].numpy(), label=name)
     axes[3].set_yscale("log")
     axes[3].set_xlabel("step")
-    axes[3].set_title(f"loss and its terms, best step {int(found.best_step)}", fontsize=10)
+    axes[3].set_title(f"loss and its terms, best step {int(optimum.best_step)}", fontsize=10)
     figure.supxlabel(f"optimised: {_names(optimised)}; held out: {judged}", fontsize=9)
     axes[3].legend(fontsize=8)
     with writing(file) as temporary:
