@@ -59,7 +59,7 @@ def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
         assert f"• {command}" in out
 
 
-def test_version_names_what_it_stands_on(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_names_the_packages_below(capsys: pytest.CaptureFixture[str]) -> None:
     out, _ = read(capsys, "version")
     assert "torch 2" in out and "dreamsim-guidance" in out
     assert read(capsys, "--version")[0] == out
@@ -107,7 +107,7 @@ def test_a_run_folder_is_run_again_into_a_new_one(capsys: pytest.CaptureFixture[
     assert json.loads(read(capsys, "run", "first", "steps=6", "--folder", "third")[0]) == {"steps": 6}
 
 
-def test_an_interrupt_tells_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
+def test_after_an_interrupt_the_command_to_resume_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     _, err = read(capsys, "run", "mine.py", "seed=1", "--folder", "cut", code=130)
     assert err.splitlines()[-1] == "interrupted; go on with: dreamsim-guidance run cut --resume"
     assert json.loads(read(capsys, "run", "cut", "--resume")[0]) == {"steps": 2}
@@ -136,14 +136,14 @@ def test_resume_takes_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
         (("demo", "image=none.png", "metric=none.safetensors"), "none.png"),
     ],
 )
-def test_a_mistake_is_one_line(capsys: pytest.CaptureFixture[str], words: tuple[str, ...], message: str) -> None:
+def test_an_error_is_one_line(capsys: pytest.CaptureFixture[str], words: tuple[str, ...], message: str) -> None:
     out, err = read(capsys, *words, code=2)
     *_, last = err.splitlines()
     assert last.startswith("error: ") and message in last
     assert "Traceback" not in err and out == ""
 
 
-def test_debug_shows_where(capsys: pytest.CaptureFixture[str]) -> None:
+def test_debug_adds_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     _, err = read(capsys, "run", "mine.py", "seed=13", "--debug", code=2)
     assert "Traceback" in err and err.splitlines()[-1].startswith("error: 13 brings")
 
@@ -166,15 +166,15 @@ def test_an_interrupt_before_the_run_is_130(
 
 def test_the_module_is_the_console_script(here: Path) -> None:
     root = Path(__file__).parents[2]
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "dreamsim_guidance", "run", "mine.py", "stepps=1"],
         capture_output=True,
         text=True,
         env={"PYTHONPATH": str(root), "PATH": "/usr/bin:/bin"},
         check=False,
     )
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: unknown field 'stepps'")
+    assert (process.returncode, process.stdout) == (2, "")
+    assert process.stderr.startswith("error: unknown field 'stepps'")
 
 
 @pytest.fixture
@@ -214,7 +214,7 @@ def test_the_demo_replaces_its_earlier_picture(capsys: pytest.CaptureFixture[str
     assert json.loads((here / "demo" / "recipe.json").read_text())["seed"] == 3
 
 
-def test_the_demo_is_the_recipe_and_runs_again_alike(
+def test_the_folder_of_the_demo_can_be_run_again_with_the_same_result(
     capsys: pytest.CaptureFixture[str], here: Path, model: str
 ) -> None:
     read(capsys, "demo", "--metric", model, "--steps", "3", *SMALL)

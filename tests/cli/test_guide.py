@@ -67,14 +67,16 @@ def test_a_sheet_the_numbers_and_every_image_are_written(
     out = capsys.readouterr().out.splitlines()
     assert out[0].split() == ["role", "unguided", "guided"] and out[-1] == "guided/sheet.png"
     assert [line.split()[0] for line in out[1:4]] == ["distance", "rms", "1"]
-    told = json.loads((here / "guided" / "distances.json").read_text())
-    assert told["seeds"] == [0, 1]
-    assert {name: row["role"] for name, row in told["distances"].items()} == {
+    written = json.loads((here / "guided" / "distances.json").read_text())
+    assert written["seeds"] == [0, 1]
+    assert {name: row["role"] for name, row in written["distances"].items()} == {
         "distance": "guide",
         "rms": "held out",
         "1 - ssim": "held out",
     }
-    for before, after in zip(told["each"]["distance"]["unguided"], told["each"]["distance"]["guided"], strict=True):
+    for before, after in zip(
+        written["each"]["distance"]["unguided"], written["each"]["distance"]["guided"], strict=True
+    ):
         assert after < before
     for name in ("sheet", "log", "reference/0000", "unguided/0001", "guided/0001"):
         assert (here / "guided" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
@@ -114,7 +116,7 @@ def test_strength_zero_changes_nothing(model: str, here: Path) -> None:
 @pytest.mark.parametrize(
     ("stop", "code"), [(KeyboardInterrupt(), 130), (OSError(errno.ENOSPC, "No space left on device"), 2)]
 )
-def test_an_interrupted_run_goes_on_with_what_is_missing(
+def test_an_interrupted_run_samples_only_what_is_missing(
     model: str,
     here: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -125,7 +127,7 @@ def test_an_interrupted_run_goes_on_with_what_is_missing(
     sample = guided_sheet.Sampler.sample
 
     def interrupted(*arguments: Any, **options: Any) -> Any:
-        if arguments[3] is None:  # the method: what is guided comes first
+        if arguments[3] is None:  # the method; the guided row is sampled first
             raise stop
         return sample(*arguments, **options)
 
@@ -139,7 +141,7 @@ def test_an_interrupted_run_goes_on_with_what_is_missing(
     assert (here / "guided" / "sheet.png").is_file()
 
 
-def test_only_an_earlier_result_of_its_own_is_replaced(
+def test_only_earlier_results_of_the_command_are_replaced(
     model: str, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     guided(model)
@@ -153,7 +155,7 @@ def test_only_an_earlier_result_of_its_own_is_replaced(
     assert [path.name for path in (here / "mine").iterdir()] == ["letter.txt"]
 
 
-def test_everything_at_once(model: str, here: Path) -> None:
+def test_all_options_work_together(model: str, here: Path) -> None:
     mask = torch.zeros(1, 3, 32, 32)
     mask[..., :16] = 1
     save_image(mask, "mask.png")
@@ -161,19 +163,19 @@ def test_everything_at_once(model: str, here: Path) -> None:
     words += ["--init-strength", "0.7", "--negative-prompt", "a boat", "--cfg", "3", "--window", "0", "0.9"]
     words += ["--every", "2", "--until", "0.01", "--views", "2", "--checkpointing", "--option", "cap=0.2", "rule=raw"]
     guided(model, *words, "--scheduler", "DDIMScheduler", "--steps", "8")
-    told = json.loads((here / "guided" / "distances.json").read_text())
-    assert told["method"] == "MPGD(strength=0.03, rule='raw', cap=0.2)"
+    written = json.loads((here / "guided" / "distances.json").read_text())
+    assert written["method"] == "MPGD(strength=0.03, rule='raw', cap=0.2)"
     steps = json.loads((here / "guided" / "log.json").read_text())["steps"]
     assert [step["index"] for step in steps] == [0, 2, 4]
 
 
 @pytest.mark.parametrize("method", ["dps", "lgd", "freedom", "universal", "dsg", "tfg", "flowchef", "mmps"])
-def test_every_method_is_at_hand(model: str, here: Path, method: str) -> None:
+def test_every_method_can_be_chosen(model: str, here: Path, method: str) -> None:
     words = ("--scheduler", "DDIMScheduler", "--method", method)
     guided(model, *words, "--n", "1", "--steps", "2")
-    told = json.loads((here / "guided" / "distances.json").read_text())
-    assert told["skipped"] == 0
-    assert told["each"]["distance"]["guided"] != told["each"]["distance"]["unguided"]
+    written = json.loads((here / "guided" / "distances.json").read_text())
+    assert written["skipped"] == 0
+    assert written["each"]["distance"]["guided"] != written["each"]["distance"]["unguided"]
 
 
 def test_the_tiny_autoencoder_may_come_from_a_folder(model: str, here: Path) -> None:
@@ -189,9 +191,9 @@ def test_the_tiny_autoencoder_may_come_from_a_folder(model: str, here: Path) -> 
     tiny.save_pretrained(here / "taesd")
     guided(model, "--vae", "taesd")
     steps = json.loads((here / "guided" / "log.json").read_text())["steps"]
-    guided(model, "--to", "own")
-    own = json.loads((here / "own" / "log.json").read_text())["steps"]
-    assert steps[0]["distance"] != own[0]["distance"]  # another decoder, another picture
+    guided(model, "--to", "full")
+    full = json.loads((here / "full" / "log.json").read_text())["steps"]
+    assert steps[0]["distance"] != full[0]["distance"]  # another decoder makes another picture
 
 
 @pytest.mark.parametrize(
@@ -211,7 +213,7 @@ def test_the_tiny_autoencoder_may_come_from_a_folder(model: str, here: Path) -> 
         (("--model", "./red.png", "--reference", "red.png"), "is a file; give the folder of a pipeline"),
     ],
 )
-def test_a_mistake_is_one_line_and_leaves_no_folder(
+def test_an_error_is_one_line_and_leaves_no_folder(
     here: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], message: str
 ) -> None:
     assert main(["guide", *words]) == 2
@@ -237,7 +239,7 @@ def test_a_mistake_is_one_line_and_leaves_no_folder(
         ),
     ],
 )
-def test_what_a_model_cannot_do_is_told_before_anything_is_sampled(
+def test_what_a_model_cannot_do_is_an_error_before_anything_is_sampled(
     model: str, here: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], message: str, unchecked: None
 ) -> None:
     guided(model, *words, code=2)
@@ -246,19 +248,19 @@ def test_what_a_model_cannot_do_is_told_before_anything_is_sampled(
 
 
 @pytest.mark.parametrize("words", [("--model", "sd15"), ("--model", "owner/name")])
-def test_a_model_that_cannot_be_reached_is_told_at_once(here: Path, words: tuple[str, ...]) -> None:
+def test_a_model_that_cannot_be_reached_is_an_error_at_once(here: Path, words: tuple[str, ...]) -> None:
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(here / "empty"), "PYTHONPATH": str(ROOT)}
-    began = time.perf_counter()
-    done = subprocess.run(
+    start = time.perf_counter()
+    process = subprocess.run(
         [sys.executable, "-m", "dreamsim_guidance", "guide", *words, "--reference", "red.png"],
         capture_output=True,
         text=True,
         env=environment,
         check=False,
     )
-    assert done.returncode == 2 and done.stdout == ""
-    assert "the Hub cannot be reached" in done.stderr and "--local-dir FOLDER" in done.stderr
-    assert time.perf_counter() - began < 30  # it imports neither torch nor diffusers
+    assert process.returncode == 2 and process.stdout == ""
+    assert "the Hub cannot be reached" in process.stderr and "--local-dir FOLDER" in process.stderr
+    assert time.perf_counter() - start < 30  # it imports neither torch nor diffusers
     assert not (here / "guided").exists()
 
 

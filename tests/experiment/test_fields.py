@@ -66,7 +66,7 @@ def test_dashes_in_a_name_are_underscores() -> None:
     assert override(Dashed(), ["--batch-size", "2"]).batch_size == 2
 
 
-def test_nothing_given_changes_nothing() -> None:
+def test_without_words_the_recipe_is_the_same() -> None:
     work = Work()
     assert override(work, []) is work
 
@@ -114,12 +114,12 @@ class Strict:
             raise ValueError("steps must be at least 1.")
 
 
-def test_a_recipes_own_objection_is_shown() -> None:
+def test_the_recipe_s_own_error_is_raised() -> None:
     with pytest.raises(ValueError, match=r"^steps must be at least 1\.$"):
         override(Strict(), ["steps=0"])
 
 
-def test_words_with_blanks_stay_whole() -> None:
+def test_values_may_contain_blanks() -> None:
     assert override(Strict(), ["names=q r, s"]).names == ("q r", "s")
     assert override(Strict(), ["--names", "q r", "s"]).names == ("q r", "s")
 

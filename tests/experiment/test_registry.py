@@ -49,7 +49,7 @@ def test_every_recipe_builds(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", recipes())
-def test_every_recipe_can_be_written_down_and_rebuilt(name: str, tmp_path: Path) -> None:
+def test_every_recipe_can_be_written_to_a_folder_and_rebuilt(name: str, tmp_path: Path) -> None:
     built = load(name)
     run_folder.create(tmp_path / "run", built)
     again = load(tmp_path / "run")
@@ -59,7 +59,7 @@ def test_every_recipe_can_be_written_down_and_rebuilt(name: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize("function", recipes().values(), ids=recipes())
-def test_every_recipe_says_in_one_line_what_it_does(function: Callable[[], object]) -> None:
+def test_the_documentation_of_a_recipe_begins_with_one_line(function: Callable[[], object]) -> None:
     first, *rest = (function.__doc__ or "").strip().splitlines()
     assert first.endswith((".", ":")) and len(first) < 120
     assert not rest or not rest[0].strip()
@@ -89,7 +89,7 @@ def test_an_edited_file_is_read_again(mine: Path) -> None:
     assert load(mine).config.terms == (5, 6)
 
 
-def test_a_file_finds_modules_beside_it(tmp_path: Path) -> None:
+def test_a_recipe_file_can_import_modules_beside_it(tmp_path: Path) -> None:
     (tmp_path / "beside_recipe.py").write_text("number = 41")
     file = tmp_path / "mine.py"
     file.write_text("import beside_recipe\n" + MINE.replace("(1, 2)", "(beside_recipe.number, 2)"))
@@ -173,12 +173,12 @@ def rich() -> Rich:
 def test_types_survive_the_file(tmp_path: Path) -> None:
     run_folder.create(tmp_path / "run", registry.build(rich))
     again = load(tmp_path / "run").config
-    # the classes are those of the copied source, so equality goes by content
+    # the classes are those of the copied source, so the contents are compared
     assert dataclasses.asdict(again) == dataclasses.asdict(Rich())
     assert isinstance(again.path, Path) and type(again.table["a"][1]) is float and type(again.table["a"][0]) is int
 
 
-def test_a_field_that_cannot_be_written_down_is_an_error(tmp_path: Path) -> None:
+def test_a_field_that_fits_no_file_is_an_error(tmp_path: Path) -> None:
     strange = dataclasses.replace(registry.build(rich), config=Rich(words=[object()]))  # type: ignore[list-item]
     with pytest.raises(TypeError, match=r"recipe field words\.0 holds a object; it can hold numbers"):
         run_folder.create(tmp_path / "run", strange)

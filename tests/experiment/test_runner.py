@@ -13,7 +13,7 @@ from dreamsim_guidance.experiment.runner import new_folder, run
 
 @dataclass(frozen=True)
 class Count:
-    """Counts to `to`, keeps what it reached in the folder, and may stop on the way."""
+    """Counts to `to`, stores how far it came in the folder, and stops at a file "stop" beside it."""
 
     to: int = 3
     seed: int = 0
@@ -40,19 +40,19 @@ def counting() -> Recipe:
     return registry.build(count)
 
 
-def test_a_run_folder_tells_what_was_done(counting: Recipe, tmp_path: Path) -> None:
-    done = run(counting, tmp_path / "run")
-    assert done.results == {"reached": 3, "resumed_at": 0} and not done.before
-    names = {path.name for path in done.folder.iterdir()}
+def test_a_run_folder_records_what_was_done(counting: Recipe, tmp_path: Path) -> None:
+    finished = run(counting, tmp_path / "run")
+    assert finished.results == {"reached": 3, "resumed_at": 0} and not finished.before
+    names = {path.name for path in finished.folder.iterdir()}
     assert names == {"recipe.json", "recipe.py", "versions.json", "log.txt", "results.json", "state.txt"}
-    assert json.loads((done.folder / "results.json").read_text()) == done.results
-    resolved = json.loads((done.folder / "recipe.json").read_text())
+    assert json.loads((finished.folder / "results.json").read_text()) == finished.results
+    resolved = json.loads((finished.folder / "recipe.json").read_text())
     assert (resolved["recipe"], resolved["seed"]) == ("count", 0)
     assert resolved["config"]["fields"] == {"to": 3, "seed": 0}
-    versions = json.loads((done.folder / "versions.json").read_text())
+    versions = json.loads((finished.folder / "versions.json").read_text())
     assert versions["python"] and versions["packages"]["torch"] and versions["machine"]["cores"]
-    assert "counted" in (done.folder / "log.txt").read_text()
-    assert (done.folder / "recipe.py").read_text() == Path(__file__).read_text()
+    assert "counted" in (finished.folder / "log.txt").read_text()
+    assert (finished.folder / "recipe.py").read_text() == Path(__file__).read_text()
 
 
 def test_a_run_folder_can_be_run_again(counting: Recipe, tmp_path: Path) -> None:
@@ -148,9 +148,9 @@ class Reads:
 def test_relative_paths_mean_the_same_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.txt").write_text("words")
     monkeypatch.chdir(tmp_path)
-    done = run(Recipe("reads", Reads(Path("a.txt")), "", Path("reads.py"), __name__), Path("run"))
-    # as they are in results.json, so that they can be printed as JSON
-    assert done.results == {"text": "words", "where": str(tmp_path / "a.txt"), "odd": "nan"}
+    finished = run(Recipe("reads", Reads(Path("a.txt")), "", Path("reads.py"), __name__), Path("run"))
+    # as results.json holds them, so that they can be printed as JSON
+    assert finished.results == {"text": "words", "where": str(tmp_path / "a.txt"), "odd": "nan"}
     written = json.loads((tmp_path / "run" / "recipe.json").read_text())
     assert written["config"]["fields"]["file"] == {"path": str(tmp_path / "a.txt")}
 

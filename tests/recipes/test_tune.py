@@ -71,7 +71,7 @@ def test_fields_of_a_training_recipe_are_set_from_the_command_line(nights: Path,
     assert json.loads((tmp_path / "run" / "adapter" / "adapter_config.json").read_text())["r"] == 2
 
 
-def test_parts_of_a_recipe_are_left_out_and_put_in_by_name() -> None:
+def test_parts_of_a_recipe_are_removed_and_added_by_name() -> None:
     config = override(load("train-ensemble-lora").config, ["lora=None", "head=16", "augmentation.crop=0.9"])
     assert config.lora is None and config.head == 16 and config.augmentation == Augmentation(crop=0.9)
     config = override(load("train-mlp").config, ["lora.rank=4", "--loop.batch", "8"])
@@ -81,7 +81,7 @@ def test_parts_of_a_recipe_are_left_out_and_put_in_by_name() -> None:
         override(load("train-ensemble-lora").config, ["lora=None"])
 
 
-def test_judgments_that_are_not_there_say_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_judgments_are_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (
         cli.main(["run", "train-ensemble-lora", f"data={tmp_path / 'nights'}", "--folder", str(tmp_path / "run")]) == 2
     )
@@ -92,14 +92,14 @@ def test_the_pocket_recipe_draws_tunes_and_compares(tmp_path: Path) -> None:
     config = load("train-pocket").config
     loop = replace(config.tuning.loop, steps=3, batch=8, validate_every=3, trackers=())
     small = replace(config, triplets=40, workers=1, tuning=replace(config.tuning, data=tmp_path / "scenes", loop=loop))
-    found = small.run(tmp_path)
+    results = small.run(tmp_path)
     for split in ("test", "test_held_out"):
         judgments = read_nights(tmp_path / "scenes", split)
         metric = EmbeddingMetric("after", DreamSim(tmp_path / "model.safetensors"))
         report = evaluate(judgments, {"after": metric}, ["majority"], progress=False).report
-        assert found[split]["after"]["value"] == report.agreement["after"]["majority"].value
-        gain = found[split]["after"]["value"] - found[split]["before"]["value"]
-        assert found[split]["gain"]["value"] == pytest.approx(gain)
+        assert results[split]["after"]["value"] == report.agreement["after"]["majority"].value
+        gain = results[split]["after"]["value"] - results[split]["before"]["value"]
+        assert results[split]["gain"]["value"] == pytest.approx(gain)
     assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
 
 
@@ -111,4 +111,4 @@ def test_full_size_recipes_build_and_step_on_random_weights(name: str, nights: P
     results = replace(config, data=nights, pretrained=False, save_model=False, loop=loop).run(tmp_path)
     assert results["steps"] == 2 and 0 <= results["validation agreement"] <= 1
     history = json.loads((tmp_path / "history.json").read_text())
-    assert len({row["validation loss"] for row in history if "validation loss" in row}) == 2  # the steps moved it
+    assert len({row["validation loss"] for row in history if "validation loss" in row}) == 2  # the steps changed it
