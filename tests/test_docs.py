@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 import snippets
-from snippets import LANGUAGES, PAGES, ROOT, anchors, blocks, inline_code, inline_commands, links, parse, running_text
+from pages import LANGUAGES, PAGES, ROOT, Block, anchors, blocks, inline_code, inline_commands, links, running_text
+from snippets import parse
 
 pytestmark = pytest.mark.skipif(
     not (ROOT / "README.md").is_file(), reason="the tests were copied out of the repository"
@@ -93,11 +94,11 @@ def test_a_command_that_does_not_exist_is_noticed(command: str, capsys: pytest.C
 
 
 def test_a_broken_snippet_is_noticed(tmp_path: Path) -> None:
-    block = snippets.Block(ROOT / "README.md", 1, "python", "from dreamsim_guidance import Dreamsim", None)
+    block = Block(ROOT / "README.md", 1, "python", "from dreamsim_guidance import Dreamsim", None)
     with pytest.raises(AssertionError, match=r"README\.md:1: ImportError"):
         snippets.run_block(block, {})
     with pytest.raises(AssertionError, match="has no Dreamsim"):
-        snippets.run_block(snippets.Block(block.page, 1, "python", block.text, "it is only parsed"), {})
+        snippets.run_block(Block(block.page, 1, "python", block.text, "it is only parsed"), {})
 
 
 def test_the_readme_is_short() -> None:
