@@ -7,8 +7,8 @@ from .metric.backbones import Branch as Branch
 from .metric.backbones import BranchConfig as BranchConfig
 from .metric.compat import dreamsim as dreamsim
 from .metric.dreamsim import DreamSim as DreamSim
-from .metric.dreamsim import Target as Target
 from .metric.ensemble import Ensemble as Ensemble
+from .metric.target import Target as Target
 from .metric.variants import BRANCHES as BRANCHES
 from .metric.variants import VARIANTS as VARIANTS
 from .pipelines import differentiable as differentiable

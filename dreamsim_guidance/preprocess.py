@@ -39,6 +39,7 @@ __all__ = [
     "resize",
     "save_image",
     "to_image",
+    "transforms_active",
     "values_unknown",
 ]
 
@@ -85,7 +86,7 @@ def check_range(images: Tensor, name: str = "images") -> None:
     Reads two numbers back from the tensor's device: for references, once, not for every step of a loop. Passes where there
     are no values (`values_unknown`).
     """
-    if values_unknown():
+    if values_unknown() or images.is_meta:
         return
     low, high = (float(v) for v in images.detach().aminmax())
     if low >= -_SLACK and high <= 1 + _SLACK:
@@ -121,8 +122,24 @@ def check_candidate(images: Tensor, name: str = "images", overshoot: bool | None
 
 
 def values_unknown() -> bool:
-    """Whether what runs now is followed by shapes alone: inside `torch.compile`, or with fake tensors, as `guidance.plan`."""
-    return torch.compiler.is_compiling() or active_fake_mode() is not None
+    """Whether values cannot be read now: inside `torch.compile`, `torch.vmap`, or with fake tensors, as `guidance.plan`."""
+    return torch.compiler.is_compiling() or active_fake_mode() is not None or _vectorized()
+
+
+def transforms_active() -> bool:
+    """Whether this runs inside a transform of `torch.func`: grad, vmap, jvp, jacrev, ...
+
+    They refuse custom autograd functions, tensor hooks and changes of captured tensors; and a tensor that is made inside of
+    one belongs to it and must not be kept.
+    """
+    return torch._C._are_functorch_transforms_active()  # torch's own autograd.Function asks the same
+
+
+def _vectorized() -> bool:
+    if not transforms_active():
+        return False
+    vmap = torch._C._functorch.TransformType.Vmap
+    return any(level.key() == vmap for level in torch._C._functorch.get_interpreter_stack() or ())
 
 
 def _range_advice(low: float, high: float) -> str:
@@ -168,8 +185,8 @@ def _clamp(x: Tensor) -> Tensor:
 
 def _bicubic_weights(length: int, size: int, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "size length"]:
     # a compiler traces through a cache, with a warning: let it trace the function and keep the result as a constant;
-    # and weights without values must not be kept for images that have some
-    if values_unknown():
+    # and weights without values, or of a transform that ends, must not be kept for other images
+    if values_unknown() or transforms_active():
         return _bicubic_table(length, size).to(device=device, dtype=dtype)
     return _kept_weights(length, size, dtype, device)
 
@@ -186,10 +203,10 @@ def _bicubic_table(length: int, size: int) -> Float[Tensor, "size length"]:
     scale = length / size
     stretch = max(scale, 1.0)
     support = 2.0 * stretch
-    centre = (torch.arange(size, dtype=torch.float64) + 0.5) * scale
+    centre = (torch.arange(size, dtype=torch.float64, device="cpu") + 0.5) * scale
     first = (centre - support + 0.5).floor().clamp(min=0)
     last = (centre + support + 0.5).floor().clamp(max=length)
-    position = torch.arange(length, dtype=torch.float64)
+    position = torch.arange(length, dtype=torch.float64, device="cpu")
     inside = (position >= first[:, None]) & (position < last[:, None])
     weights = torch.where(inside, _cubic((position + 0.5 - centre[:, None]) / stretch), 0.0)
     return weights / weights.sum(1, keepdim=True)

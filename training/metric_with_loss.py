@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from dreamsim_guidance.metric.dreamsim import DreamSim, half_chord, unit
+from dreamsim_guidance.metric.distance import half_chord, unit
+from dreamsim_guidance.metric.dreamsim import DreamSim
 from dreamsim_guidance.training.triplet_batches import Piece
 from dreamsim_guidance.training.vote_losses import VoteLoss
 from dreamsim_guidance.types import Embedding, Image

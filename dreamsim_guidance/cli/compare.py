@@ -122,7 +122,7 @@ def read_pairs(file: Path) -> Pairs:
 def distances(pairs: Sequence[tuple[Path, Path]], model: str, device: str | None = None) -> list[float]:
     """The metric's distance for every pair, in order."""
     from dreamsim_guidance.evaluation.metrics.embedding import directions
-    from dreamsim_guidance.metric.dreamsim import half_chord
+    from dreamsim_guidance.metric.distance import half_chord
 
     files = list(dict.fromkeys(path for pair in pairs for path in pair))
     direction = dict(zip(files, directions(load_metric(model, device), files), strict=True))

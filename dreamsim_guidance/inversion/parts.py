@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from dreamsim_guidance.loss import Loss
-from dreamsim_guidance.metric.dreamsim import DreamSim, Target
+from dreamsim_guidance.metric.dreamsim import DreamSim
+from dreamsim_guidance.metric.target import Target
 from dreamsim_guidance.preprocess import resize
 from dreamsim_guidance.views import Box, chosen_views, cut, numbered_generator
 

@@ -36,11 +36,12 @@ def fill(ensemble: Ensemble, tensors: Mapping[str, Tensor]) -> Ensemble:
     """
     ensemble.load_state_dict(dict(tensors), strict=True, assign=True)
     for branch in cast("list[Branch]", list(ensemble.branches)):  # not in a state_dict: constants of the config
-        branch.mean, branch.std = torch.tensor(branch.config.mean), torch.tensor(branch.config.std)
+        branch.set_colours()
     if any(tensor.is_meta for tensor in chain(ensemble.parameters(), ensemble.buffers())):
         # a tower with constants of its own that no file holds (tables of rotary positions, masks of windows)
         hidden = None if ensemble.head is None else ensemble.head.fc1.out_features
-        ensemble = Ensemble(list(ensemble.configs), hidden)
+        with torch.device("cpu"):
+            ensemble = Ensemble(list(ensemble.configs), hidden).to(next(iter(tensors.values())).dtype)
         ensemble.load_state_dict(dict(tensors), strict=True)
     return ensemble
 

@@ -108,18 +108,28 @@ class Branch(nn.Module):
             # CLIP's has none; the folded normalisation needs one, and the original's files hold zeros
             conv = self.backbone.patch_embed.proj
             conv.bias = nn.Parameter(torch.zeros_like(conv.weight[:, 0, 0, 0]))
-        self.register_buffer("mean", torch.tensor(config.mean), persistent=False)
-        self.register_buffer("std", torch.tensor(config.std), persistent=False)
+        self.register_buffer("mean", None, persistent=False)
+        self.register_buffer("std", None, persistent=False)
+        self.set_colours()
 
     @property
     def dtype(self) -> torch.dtype:
         return next(self.parameters()).dtype
 
+    def set_colours(self) -> None:
+        """Make mean and std anew beside the weights, in their precision.
+
+        From the digits of the config, not from a rounded copy: `.float().double()` keeps float64 exact.
+        """
+        beside = next(self.parameters())
+        self.mean, self.std = (
+            torch.tensor(value, dtype=beside.dtype, device=beside.device)
+            for value in (self.config.mean, self.config.std)
+        )
+
     def _apply(self, fn: Any, recurse: bool = True) -> Branch:
         super()._apply(fn, recurse)
-        # from the digits of the config, not from a rounded copy: .float().double() keeps float64 exact
-        self.mean = torch.tensor(self.config.mean, dtype=self.mean.dtype, device=self.mean.device)
-        self.std = torch.tensor(self.config.std, dtype=self.std.dtype, device=self.std.device)
+        self.set_colours()
         return self
 
     def forward(self, images: Image) -> Tensor:

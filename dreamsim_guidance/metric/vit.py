@@ -24,8 +24,10 @@ from timm.layers.patch_embed import PatchEmbed
 from timm.models.vision_transformer import Attention as TimmAttention
 from timm.models.vision_transformer import Block, LayerScale, VisionTransformer
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
+from dreamsim_guidance.preprocess import transforms_active
 from dreamsim_guidance.types import Image
 
 __all__ = ["is_plain", "tokens"]
@@ -73,7 +75,7 @@ def tokens(
     """
     x = _embed_patches(model, images, mean, std)
     last = len(model.blocks) - 1
-    recompute = model.grad_checkpointing and torch.is_grad_enabled()
+    recompute = model.grad_checkpointing and torch.is_grad_enabled() and not transforms_active()
     for i, block in enumerate(model.blocks):
         alone = class_only and i == last
         run = _block if type(block) is Block else _wrapped_block
@@ -150,6 +152,8 @@ def _attend(attn: Any, x: Tensor, queries: int | None = None) -> Tensor:
     dropout = attn.attn_drop.p if attn.training else 0.0
     if dropout or torch.compiler.is_compiling():
         y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+    elif transforms_active() or forward_ad.unpack_dual(q).tangent is not None:
+        y = _plain_attention(q, k, v)
     else:
         y = _Attention.apply(q, k, v)
     return attn.proj_drop(attn.proj(y.transpose(1, 2).flatten(2)))
@@ -204,6 +208,11 @@ def _mlp(mlp: Any, x: Tensor) -> Tensor:
     return y.view(shape)
 
 
+def _plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention in operations that all of PyTorch's differentiation and vectorisation know."""
+    return (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(-1) @ v
+
+
 class _Attention(torch.autograd.Function):
     """`scaled_dot_product_attention` that can be differentiated twice.
 
@@ -225,9 +234,8 @@ class _Attention(torch.autograd.Function):
         (gradient,) = gradients
         if torch.is_grad_enabled():
             q, k, v = ctx.saved_tensors
-            weights = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(-1)
             wanted = [t for t in (q, k, v) if t.requires_grad]
-            found = iter(torch.autograd.grad(weights @ v, wanted, gradient, create_graph=True))
+            found = iter(torch.autograd.grad(_plain_attention(q, k, v), wanted, gradient, create_graph=True))
         else:
             inputs, y = ctx.fused
             wanted = [t for t in inputs if t.requires_grad]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dreamsim_guidance.data.scenes.triplets import Agreement, SceneTriplet, agreement, draw_triplets, sample_triplets
 from dreamsim_guidance.evaluation.metrics.pixel_differences import mse
 from dreamsim_guidance.metric.backbones import Branch
-from dreamsim_guidance.metric.dreamsim import half_chord, unit
+from dreamsim_guidance.metric.distance import half_chord, unit
 from dreamsim_guidance.metric.ensemble import Ensemble
 from dreamsim_guidance.types import Distance, Embedding, Image
 

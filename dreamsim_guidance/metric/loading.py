@@ -1,0 +1,113 @@
+"""Where a metric's ensemble comes from: a published variant, the pocket model, or a model file; and its card.
+
+The card says what a model file says of itself: name, branches, source, licence, and the numbers that it reached.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from dreamsim_guidance.metric.ensemble import Ensemble
+from dreamsim_guidance.metric.variants import variant
+
+__all__ = ["Loaded", "card_of", "load_ensemble"]
+
+Origin = Literal["published", "base", "random"]
+
+_WEIGHTS = Path(__file__).parents[1] / "weights"
+_POCKET, _POCKET_ADAPTER = _WEIGHTS / "pocket.safetensors", _WEIGHTS / "pocket_adapter"
+
+
+@dataclass
+class Loaded:
+    """An ensemble in its stored precision, at least float32, and what is known about it.
+
+    adapter: folder of the adapter that is still to be attached.
+    source: entries of the card in the model's file.
+    origin: of a published variant, whether its weights are the release's, the base weights without adapter, or random.
+    """
+
+    ensemble: Ensemble
+    adapter: Path | None = None
+    variant: str | None = None
+    source: dict[str, Any] = field(default_factory=dict)
+    origin: Origin | None = None
+
+
+def load_ensemble(
+    model: str | os.PathLike[str],
+    weights: str | os.PathLike[str] | None,
+    cache_dir: str | os.PathLike[str] | None,
+    pretrained: bool,
+    baseline: bool,
+) -> Loaded:
+    """The ensemble that `model` names, on PyTorch's default device; arguments and errors as in `DreamSim`."""
+    loaded = _load(model, weights, cache_dir, pretrained, baseline)
+    # files are read on the CPU, whereas modules that are built appear on the default device: here both do
+    loaded.ensemble.to(torch.get_default_device())
+    return loaded
+
+
+def _load(
+    model: str | os.PathLike[str],
+    weights: str | os.PathLike[str] | None,
+    cache_dir: str | os.PathLike[str] | None,
+    pretrained: bool,
+    baseline: bool,
+) -> Loaded:
+    if model == "pocket" or Path(model).suffix == ".safetensors":
+        if weights is not None or not pretrained or (baseline and model != "pocket"):
+            raise ValueError(
+                f"'{model}' is one file with its weights: weights, baseline and pretrained=False are for published "
+                "variants; leave them out."
+            )
+        from dreamsim_guidance.checkpoints.model_file import read_model
+
+        ensemble, card = read_model(_POCKET if model == "pocket" else model)
+        if model != "pocket" or baseline:
+            return Loaded(ensemble, None, card["name"], card)
+        card |= json.loads((_POCKET_ADAPTER / "card.json").read_text(encoding="utf-8"))
+        return Loaded(ensemble, _POCKET_ADAPTER, card["name"], card)
+    if Path(model).is_dir():
+        raise ValueError(
+            f"'{model}' is a folder; use DreamSim.from_pretrained for one that save_pretrained wrote, or "
+            "DreamSim(name, weights=folder) for an official release."
+        )
+    published = variant(str(model))
+    if not pretrained:
+        return Loaded(Ensemble(published.branches), None, published.name, origin="random")
+    from dreamsim_guidance.checkpoints.official import load_official
+
+    checkpoint = load_official(published.name, weights=weights, cache_dir=cache_dir, pretrained=not baseline)
+    origin: Origin = "base" if baseline else "published"
+    return Loaded(checkpoint.ensemble, checkpoint.adapter, published.name, origin=origin)
+
+
+def card_of(
+    ensemble: Ensemble, name: str | None, source: dict[str, Any], origin: str | None, normalize_embeds: bool
+) -> dict[str, Any]:
+    """What a model file says of this ensemble; the arguments after it are those of `Loaded`."""
+    card: dict[str, Any] = {"source": "unknown", "licence": "unknown", "reference": {}}
+    if origin == "random":
+        card["source"] = "random weights"
+    elif origin is not None and name is not None:
+        published = variant(name)
+        card |= {"source": published.url, "licence": "MIT (dreamsim); the branches' own licences apply"}
+        if origin == "published":  # figures are those of the untouched release only
+            card["reference"] = {f"NIGHTS {s}, published": value for s, value in published.agreement.items()}
+        else:
+            card["source"] += " (base weights, no adapter)"
+    return {
+        **card,
+        **source,
+        "name": name or "dreamsim",
+        "branches": [asdict(config) for config in ensemble.configs],
+        "head": None if ensemble.head is None else {"hidden": ensemble.head.fc1.out_features},
+        "normalize_embeds": normalize_embeds,
+    }

@@ -1,0 +1,129 @@
+"""A loss towards fixed reference images, whose embeddings are computed once."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from dreamsim_guidance.loss import Loss
+from dreamsim_guidance.metric.distance import half_chord
+from dreamsim_guidance.types import Distance, Image, Mask
+
+if TYPE_CHECKING:
+    from dreamsim_guidance.metric.dreamsim import DreamSim
+
+__all__ = ["Reduction", "Target"]
+
+Reduction = Literal["mean", "min"]
+
+
+class Target(Loss):
+    """Distance to fixed references, `target(images) -> (b,)`, in [0, 2]; made by `DreamSim.target`.
+
+    It adds and scales like every `Loss`. The metric is shared, not owned: several targets of one metric hold one set of
+    weights, and a module that holds a target gets none of them among its parameters or in its `state_dict`.
+
+    - `target.to(...)`, `.half()`, `.cuda()` and the like, also of a module that holds the target, move its references. The
+      shared metric stays where it is: if it is not there already, the target goes on with a copy of it of its own. To move
+      many targets without copies, move the metric first.
+    - `requires_grad_`, `train` and `eval` do not reach the metric.
+    - `copy.deepcopy` and `pickle` copy the metric too.
+    - Adapters that are attached, loaded or chosen later change the metric, but not the references' embeddings, which were
+      computed before: calling the target then raises ValueError. A target's own copy does not see those changes.
+
+    Raises, when called, TypeError or ValueError for images that the metric cannot take (see `DreamSim`), for numbers of
+    images and references that do not go together, and for references on another device than the metric.
+    """
+
+    name = "dreamsim"
+    directions: Tensor
+    """Unit embeddings of the references, `(n, d)`."""
+    mask: Tensor | None
+    weights_of_references: Tensor | None
+    references: Tensor | None
+    """The pictures themselves, if they came in one batch: for judges that take no part."""
+
+    def __init__(
+        self,
+        metric: DreamSim,
+        directions: Float[Tensor, "n d"],
+        mask: Mask | None = None,
+        reduction: Reduction | None = None,
+        weights: Sequence[float] | None = None,
+        references: Image | None = None,
+    ) -> None:
+        super().__init__()
+        if reduction not in (None, "mean", "min"):
+            raise ValueError(f"unknown reduction '{reduction}'; known: mean, min, None (one reference each).")
+        if reduction is not None and mask is not None and len(mask) > 1:
+            raise ValueError(
+                f"with reduction='{reduction}' every image meets every reference under one mask, got {len(mask)} masks; "
+                "give one, or add up one target for each reference."
+            )
+        if weights is not None:
+            if reduction != "mean":
+                raise ValueError(f"weights need reduction='mean', got reduction={reduction!r}.")
+            if len(weights) != len(directions) or not all(math.isfinite(w) for w in weights) or sum(weights) <= 0:
+                raise ValueError(
+                    f"{len(directions)} finite weights with a positive sum are needed, got {list(weights)}."
+                )
+        # inside a tuple, nn.Module does not see it: a model that holds this loss keeps its checkpoint and optimiser clean
+        self._metric = (metric,)
+        self._adapters = metric.adapter_state
+        self.reduction = reduction
+        # not persistent: they belong to the run, not to the checkpoint of a model that holds this loss
+        self.register_buffer("directions", directions, persistent=False)
+        self.register_buffer("mask", mask, persistent=False)
+        self.register_buffer("references", references, persistent=False)
+        share = None if weights is None else torch.as_tensor(weights, dtype=directions.dtype, device=directions.device)
+        self.register_buffer("weights_of_references", None if share is None else share / share.sum(), persistent=False)
+
+    @property
+    def metric(self) -> DreamSim:
+        """The metric, shared with whoever made this target, or a copy of its own after `.to(...)`."""
+        return self._metric[0]
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Target:
+        super()._apply(fn, recurse)
+        metric = self.metric
+        probe = fn(torch.empty(0, dtype=metric.dtype, device=metric.device))
+        if (probe.dtype, probe.device) != (metric.dtype, metric.device):
+            self._metric = (copy.deepcopy(metric)._apply(fn),)
+        return self
+
+    def forward(self, images: Image) -> Distance:
+        self._check_metric()
+        self.metric.check(images, overshoot=True)
+        if self.reduction is None and len(self.directions) not in (1, len(images)):
+            raise ValueError(
+                f"one reference, or one for each image, is needed, got {len(self.directions)} references and "
+                f"{len(images)} images; to compare with all of them choose reduction='mean' or 'min'."
+            )
+        x = self.metric.directions(images, self.mask)
+        if self.reduction is None:
+            return half_chord(x, self.directions)
+        distances = half_chord(x[:, None], self.directions[None])
+        if self.reduction == "min":
+            return distances.amin(1)
+        return (
+            distances.mean(1) if self.weights_of_references is None else (distances * self.weights_of_references).sum(1)
+        )
+
+    def _check_metric(self) -> None:
+        """The shared metric may have been moved or tuned since the references were embedded."""
+        if self.metric.adapter_state != self._adapters:
+            raise ValueError(
+                "the metric's adapters or head changed after this target was made, and its references were embedded "
+                "before; make a new one with metric.target(...)."
+            )
+        if self.directions.device != self.metric.device:
+            raise ValueError(
+                f"the target's references and its metric must be on one device, got {self.directions.device} and "
+                f"{self.metric.device}; use target.to('{self.metric.device}')."
+            )

@@ -1,0 +1,199 @@
+"""The weights of a metric: an ensemble, its adapters and head, folding, and saving."""
+
+from __future__ import annotations
+
+import copy
+import os
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from dreamsim_guidance.metric import adapters
+from dreamsim_guidance.metric.loading import Loaded, card_of
+from dreamsim_guidance.preprocess import transforms_active, values_unknown
+
+__all__ = ["TunedEnsemble"]
+
+Self = TypeVar("Self", bound="TunedEnsemble")  # typing has Self from Python 3.11 on
+
+_FOLDING = threading.Lock()
+
+
+class TunedEnsemble(nn.Module):
+    """A frozen ensemble in eval mode, with what tunes it and what is known about it; the base of `DreamSim`.
+
+    An adapter that was loaded with the ensemble is folded into its weights at the first use, if `fold`. That waits, so that
+    `metric.double()` after construction still folds in float64; but it does not show: `state_dict` and `parameters` fold too,
+    so that tensors have one set of names, before and after.
+    """
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+        fold: bool,
+        normalize_embeds: bool,
+    ) -> None:
+        super().__init__()
+        self.ensemble = loaded.ensemble
+        self.variant, self.source, self.origin = loaded.variant, loaded.source, loaded.origin
+        self.normalize_embeds = normalize_embeds
+        self.folded = self.fold_at_first_use = False
+        self.adapter_state: tuple[int, str | None] = (0, None)
+        """Count of changes and name of the active adapter: embeddings made in two states do not go together."""
+        self.ensemble.to(device=device, dtype=dtype)
+        if loaded.adapter is not None:
+            adapters.load_adapter(self.ensemble, loaded.adapter)
+            self.adapter_state = (0, "default")
+        self.requires_grad_(False).eval()
+        self.fold_at_first_use = fold
+        self.register_state_dict_pre_hook(_fold_before)
+        self.register_load_state_dict_pre_hook(_fold_before)
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the weights."""
+        return self.ensemble.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the weights."""
+        return self.ensemble.dtype
+
+    def fold(self: Self) -> Self:
+        """Fold the active adapter into the weights now; the embedding changes by rounding only.
+
+        Worth calling before `torch.compile` and `torch.export`, which cannot do it.
+        """
+        with _FOLDING:  # threads that share a metric: one folds, the others wait
+            if adapters.adapter_names(self.ensemble):
+                adapters.fold_adapters(self.ensemble)
+                self.folded = True
+        return self
+
+    def fold_if_due(self) -> None:
+        """Fold if that waits for the first use, and this is one: not while a compiler or a function transform looks on."""
+        waits = self.fold_at_first_use and not self.folded
+        if waits and not values_unknown() and not transforms_active():
+            self.fold()
+
+    def compile(self, *arguments: Any, **options: Any) -> None:
+        """`nn.Module.compile`, after folding."""
+        self.fold_if_due()
+        super().compile(*arguments, **options)
+
+    def named_parameters(self, *arguments: Any, **options: Any) -> Iterator[tuple[str, nn.Parameter]]:
+        """`nn.Module.named_parameters`, after folding."""
+        self.fold_if_due()
+        return super().named_parameters(*arguments, **options)
+
+    def attach_adapter(self, rank: int = 16, alpha: float = 8.0, dropout: float = 0.3, name: str = "default") -> None:
+        """Attach a fresh, trainable adapter and make it the active one; it is not folded at the next use.
+
+        rank, alpha, dropout: see `adapters.attach_adapter`; the defaults are the original's for the ensemble.
+        Raises ValueError if an adapter is part of the weights already, and for a name that is taken.
+        """
+        self._refuse_if_folded("attach")
+        adapters.attach_adapter(self.ensemble, rank, alpha, dropout, name=name)
+        self._changed(name)
+
+    def load_adapter(self, folder: str | os.PathLike[str], name: str = "default") -> None:
+        """Attach the adapter in a peft folder, frozen, and make it the active one; it is not folded at the next use.
+
+        Raises FileNotFoundError for a folder without the adapter's files, ValueError for an adapter that does not fit, for a
+        name that is taken, and if an adapter is part of the weights already.
+        """
+        self._refuse_if_folded("load")
+        adapters.load_adapter(self.ensemble, folder, name)
+        self._changed(name)
+
+    def set_adapter(self, name: str | None, trainable: bool = False) -> None:
+        """Make one of several attached adapters the active one; None is the un-tuned ensemble. Frozen unless `trainable`.
+
+        Raises ValueError if no adapter of that name is attached.
+        """
+        adapters.set_adapter(self.ensemble, name, trainable)
+        self.adapter_state = (self.adapter_state[0], name)
+
+    def save_adapter(self, folder: str | os.PathLike[str], name: str | None = None) -> None:
+        """Write an adapter, by default the active one, as a peft folder that the original package loads too.
+
+        Raises ValueError if there is no such adapter, OSError if the files cannot be written.
+        """
+        adapters.save_adapter(self.ensemble, folder, name)
+
+    def attach_head(self, hidden: int = 512) -> None:
+        """Put a fresh, trainable residual MLP behind the frozen features: the paper's other way of tuning.
+
+        hidden: its width. Begin with `baseline=True`, as the original does. `save` writes the head with the rest.
+        """
+        self.ensemble.attach_head(hidden)
+        self._changed(self.adapter_state[1])
+
+    def _changed(self, active: str | None) -> None:
+        """Adapters are the user's from now on, and figures that were published or saved hold no more."""
+        self.fold_at_first_use, self.origin = False, None
+        self.source = {**self.source, "reference": {}} if self.source else {}
+        self.adapter_state = (self.adapter_state[0] + 1, active)
+
+    def _refuse_if_folded(self, verb: str) -> None:
+        if self.folded or (self.fold_at_first_use and adapters.adapter_names(self.ensemble)):
+            raise ValueError(
+                f"cannot {verb} an adapter: one is part of the weights already, and both would add up. Build the metric "
+                "with fold=False to keep several and swap them, or with baseline=True to begin without one."
+            )
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """What a model file says of this metric: branches, source, licence, reference numbers."""
+        return card_of(self.ensemble, self.variant, self.source, self.origin, self.normalize_embeds)
+
+    def save(self, path: str | os.PathLike[str], dtype: torch.dtype | None = None, **card: Any) -> None:
+        """Write weights (adapter folded) and card to one safetensors file, which `DreamSim(path)` loads.
+
+        dtype: None for the weights' own precision; float16 halves the file.
+        card: entries that replace those of the card, such as name, licence, source.
+
+        The file appears whole or not at all. Adapters in training stay as they are. Raises ValueError for a card that cannot
+        be written, values that `dtype` cannot hold, and weights without values (the device "meta"); OSError if the file
+        cannot be written.
+        """
+        from dreamsim_guidance.checkpoints.model_file import write_model
+
+        self.fold_if_due()
+        ensemble = self.ensemble
+        if adapters.adapter_names(ensemble):
+            ensemble = copy.deepcopy(ensemble)
+            adapters.fold_adapters(ensemble)
+        write_model(ensemble, path, {**self.card, **card}, dtype=dtype)
+
+    def save_pretrained(self, folder: str | os.PathLike[str], **card: Any) -> None:
+        """Write the model file and a README made from its card into `folder`; errors as `save`.
+
+        `DreamSim.from_pretrained(folder)` reads it.
+        """
+        from dreamsim_guidance.checkpoints.hub import FILE_NAME, write_folder_card
+
+        self.save(Path(folder, FILE_NAME), **card)
+        write_folder_card(folder)
+
+    def push_to_hub(self, repo_id: str, *, dtype: torch.dtype | None = None, **options: Any) -> str:
+        """Upload the model file and a README made from its card to the Hugging Face Hub; return the commit's address.
+
+        repo_id: "owner/name". options: those of `hub.push`: private, token, revision, commit_message, create_pr.
+        """
+        from dreamsim_guidance.checkpoints.hub import FILE_NAME, push
+
+        with tempfile.TemporaryDirectory() as folder:
+            self.save(Path(folder, FILE_NAME), dtype)
+            return push(Path(folder, FILE_NAME), repo_id, **options)
+
+
+def _fold_before(metric: TunedEnsemble, *_: Any) -> None:
+    metric.fold_if_due()
