@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 import os
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from pathlib import Path
 
@@ -41,6 +42,7 @@ __all__ = [
     "to_image",
     "transforms_active",
     "values_unknown",
+    "without_autocast",
 ]
 
 _SLACK = 1e-3
@@ -126,6 +128,12 @@ def values_unknown() -> bool:
     return torch.compiler.is_compiling() or active_fake_mode() is not None or _vectorized()
 
 
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """In this block, operations on `device` compute in their arguments' precision."""
+    # devices that know no autocast, as "meta", refuse to have it switched off
+    return torch.autocast(device.type, enabled=False) if torch.amp.is_autocast_available(device.type) else nullcontext()
+
+
 def transforms_active() -> bool:
     """Whether this runs inside a transform of `torch.func`: grad, vmap, jvp, jacrev, ...
 
@@ -163,7 +171,7 @@ def resize(images: Image, size: tuple[int, int]) -> Float[Tensor, "b 3 height wi
     if images.shape[-2:] == (height, width):
         return images
     dtype = torch.promote_types(images.dtype, torch.float32)
-    with torch.autocast(images.device.type, enabled=False):
+    with without_autocast(images.device):
         x = images.to(dtype)
         # straight-through: what lies outside is seen as clamped, yet can be pulled back by its gradient; x - x is
         # exactly 0 for all finite x, and what is infinite has become finite before

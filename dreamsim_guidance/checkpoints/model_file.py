@@ -76,6 +76,10 @@ def write_model(
                 f"an adapter is attached ({key}); a model file holds one set of weights: fold the adapter first, or "
                 "save it on its own with save_adapter."
             )
+        if value.is_meta:
+            raise ValueError(
+                f"{key} has no values to be written: it is on the device 'meta'; build the model on another."
+            )
         stored = value.detach().cpu()
         if dtype is not None and stored.is_floating_point():
             stored = stored.to(dtype)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from dreamsim_guidance.files.atomic import write_tensors, writing
 from dreamsim_guidance.metric.assembly import difference
-from dreamsim_guidance.metric.ensemble import Ensemble
+from dreamsim_guidance.metric.ensemble import Ensemble, building_for
 
 __all__ = [
     "adapter_names",
@@ -168,6 +168,8 @@ def save_adapter(ensemble: Ensemble, folder: str | os.PathLike[str], name: str |
     config["target_modules"] = sorted(config["target_modules"])
     config["inference_mode"] = True
     config["auto_mapping"] = {"base_model_class": "PerceptualModel", "parent_library": "dreamsim.model"}
+    if ensemble.device.type == "meta":
+        raise ValueError("an adapter on the device 'meta' has no values to be written; build the model on another.")
     tensors = {_their_key(key): value.detach().float().cpu() for key, value in _adapter_tensors(ensemble, name).items()}
     folder = Path(folder)
     with writing(folder / _WEIGHTS) as weights, writing(folder / _CONFIG) as described:
@@ -225,7 +227,7 @@ def _inject(ensemble: Ensemble, config: Any, name: str) -> None:
             )
     before = {key: parameter.requires_grad for key, parameter in ensemble.named_parameters()}
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), building_for(ensemble.device):
             # peft warns that the model has a peft_config already: several adapters side by side are what we want
             warnings.filterwarnings("ignore", message="Already found a `peft_config`")
             inject_adapter_in_model(config, ensemble, adapter_name=name)
@@ -237,7 +239,7 @@ def _inject(ensemble: Ensemble, config: Any, name: str) -> None:
     ensemble.train(ensemble.training)  # new modules start in training mode, where their dropout acts
     for key, parameter in ensemble.named_parameters():
         parameter.requires_grad_(before.get(key, False) and ".lora_" in key)
-        if ".lora_" in key:  # peft makes them float32; the ensemble may be float64
+        if ".lora_" in key:  # peft makes them in float32 or the default dtype; the ensemble may have another
             parameter.data = parameter.data.to(ensemble.dtype)
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dreamsim_guidance.metric.backbones import Branch, BranchConfig
-from dreamsim_guidance.metric.ensemble import Ensemble
+from dreamsim_guidance.metric.ensemble import Ensemble, building_for
 
 __all__ = ["difference", "fill", "skeleton"]
 
@@ -40,7 +40,7 @@ def fill(ensemble: Ensemble, tensors: Mapping[str, Tensor]) -> Ensemble:
     if any(tensor.is_meta for tensor in chain(ensemble.parameters(), ensemble.buffers())):
         # a tower with constants of its own that no file holds (tables of rotary positions, masks of windows)
         hidden = None if ensemble.head is None else ensemble.head.fc1.out_features
-        with torch.device("cpu"):
+        with building_for("cpu"):
             ensemble = Ensemble(list(ensemble.configs), hidden).to(next(iter(tensors.values())).dtype)
         ensemble.load_state_dict(dict(tensors), strict=True)
     return ensemble

@@ -33,9 +33,10 @@ def unit(x: Tensor) -> Tensor:
 
 def check_batches(x: Tensor, y: Tensor) -> None:
     """Raise ValueError unless both batches have one size, or one of them holds a single image."""
-    if len(x) != len(y) and 1 not in (len(x), len(y)):
+    if x.shape[0] != y.shape[0] and 1 not in (x.shape[0], y.shape[0]):
         raise ValueError(
-            f"x and y must have one batch size, got {len(x)} and {len(y)}; pass equal numbers, or one image on one side."
+            f"x and y must have one batch size, got {x.shape[0]} and {y.shape[0]}; pass equal numbers, or one image on "
+            "one side."
         )
 
 
@@ -56,10 +57,10 @@ def mask_out(images: Tensor, mask: Tensor | None) -> Tensor:
         mask.ndim != 4
         or mask.shape[1] != 1
         or 0 in mask.shape
-        or (len(mask) not in (1, len(images)) and len(images) != 1)
+        or (mask.shape[0] not in (1, images.shape[0]) and images.shape[0] != 1)
     ):
         raise ValueError(
-            f"a mask must have shape (1 or {len(images)}, 1, h, w), got {tuple(mask.shape)}; 1 counts, 0 is left out."
+            f"a mask must have shape (1 or {images.shape[0]}, 1, h, w), got {tuple(mask.shape)}; 1 counts, 0 is left out."
         )
     if mask.device != images.device:
         raise ValueError(

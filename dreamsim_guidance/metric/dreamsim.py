@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from typing import cast
 
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from dreamsim_guidance.metric.backbones import Branch, BranchConfig
 from dreamsim_guidance.metric.distance import check_batches, half_chord, mask_out, unit
-from dreamsim_guidance.metric.ensemble import Ensemble
+from dreamsim_guidance.metric.ensemble import Ensemble, building_for
 from dreamsim_guidance.metric.loading import Loaded, load_ensemble
 from dreamsim_guidance.metric.target import Reduction, Target
 from dreamsim_guidance.metric.tuned_ensemble import TunedEnsemble
@@ -80,10 +81,15 @@ class DreamSim(TunedEnsemble):
         if isinstance(model, Ensemble):
             loaded = Loaded(model)
         elif isinstance(model, (str, os.PathLike)):
-            loaded = load_ensemble(model, weights, cache_dir, pretrained, baseline)
+            # files are read on the CPU, whereas modules that are built appear on the default device: here both do
+            device = torch.get_default_device() if device is None else torch.device(device)
+            with building_for(device):
+                loaded = load_ensemble(model, weights, cache_dir, pretrained, baseline)
             normalize_embeds = normalize_embeds and loaded.source.get("normalize_embeds", True)
         elif isinstance(model, Iterable):
-            loaded = Loaded(Ensemble([Branch(b, pretrained) if isinstance(b, BranchConfig) else b for b in model]))
+            with nullcontext() if device is None else building_for(device):
+                branches = [Branch(b, pretrained) if isinstance(b, BranchConfig) else b for b in model]
+                loaded = Loaded(Ensemble(branches))
         else:
             raise TypeError(
                 f"model must be a name, a model file, an Ensemble or a list of branches, got {type(model).__name__}; "
@@ -181,9 +187,11 @@ class DreamSim(TunedEnsemble):
         check_images(images, name)
         images = cast(Tensor, images)
         if images.device != self.device:
+            cure = f"use metric.to('{images.device}') or x.to('{self.device}')"
+            if self.device.type == "meta":
+                cure = "a metric on 'meta' has no values and gives shapes only: build it anew with another device"
             raise ValueError(
-                f"{name} and the metric must be on one device, got {images.device} and {self.device}; "
-                f"use metric.to('{images.device}') or x.to('{self.device}')."
+                f"{name} and the metric must be on one device, got {images.device} and {self.device}; {cure}."
             )
         check_candidate(images, name, overshoot)
 

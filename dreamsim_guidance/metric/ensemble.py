@@ -16,7 +16,15 @@ from dreamsim_guidance.metric.backbones import Branch, BranchConfig
 from dreamsim_guidance.preprocess import resize
 from dreamsim_guidance.types import Embedding, Image
 
-__all__ = ["Ensemble", "MLPHead"]
+__all__ = ["Ensemble", "MLPHead", "building_for"]
+
+
+def building_for(device: torch.device | str) -> torch.device:
+    """A context in which modules that shall go to `device` are built, whatever PyTorch's default device is.
+
+    On the CPU, so that random weights are the same for every accelerator, and on "meta" for "meta".
+    """
+    return torch.device("meta" if torch.device(device).type == "meta" else "cpu")
 
 
 class MLPHead(nn.Module):
@@ -62,7 +70,8 @@ class Ensemble(nn.Module):
     def attach_head(self, hidden: int = 512) -> MLPHead:
         """A fresh, trainable head behind the features, in place of one that may be there."""
         self.head = None
-        head = MLPHead(self._width(), hidden).to(device=self.device, dtype=self.dtype)
+        with building_for(self.device):
+            head = MLPHead(self._width(), hidden).to(device=self.device, dtype=self.dtype)
         self.head = head
         return head
 

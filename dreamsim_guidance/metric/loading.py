@@ -11,8 +11,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from dreamsim_guidance.metric.ensemble import Ensemble
 from dreamsim_guidance.metric.variants import variant
 
@@ -47,20 +45,7 @@ def load_ensemble(
     pretrained: bool,
     baseline: bool,
 ) -> Loaded:
-    """The ensemble that `model` names, on PyTorch's default device; arguments and errors as in `DreamSim`."""
-    loaded = _load(model, weights, cache_dir, pretrained, baseline)
-    # files are read on the CPU, whereas modules that are built appear on the default device: here both do
-    loaded.ensemble.to(torch.get_default_device())
-    return loaded
-
-
-def _load(
-    model: str | os.PathLike[str],
-    weights: str | os.PathLike[str] | None,
-    cache_dir: str | os.PathLike[str] | None,
-    pretrained: bool,
-    baseline: bool,
-) -> Loaded:
+    """The ensemble that `model` names, on the CPU or "meta"; arguments and errors as in `DreamSim`."""
     if model == "pocket" or Path(model).suffix == ".safetensors":
         if weights is not None or not pretrained or (baseline and model != "pocket"):
             raise ValueError(

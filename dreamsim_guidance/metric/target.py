@@ -61,9 +61,9 @@ class Target(Loss):
         super().__init__()
         if reduction not in (None, "mean", "min"):
             raise ValueError(f"unknown reduction '{reduction}'; known: mean, min, None (one reference each).")
-        if reduction is not None and mask is not None and len(mask) > 1:
+        if reduction is not None and mask is not None and mask.shape[0] > 1:
             raise ValueError(
-                f"with reduction='{reduction}' every image meets every reference under one mask, got {len(mask)} masks; "
+                f"with reduction='{reduction}' every image meets every reference under one mask, got {mask.shape[0]} masks; "
                 "give one, or add up one target for each reference."
             )
         if weights is not None:
@@ -100,10 +100,10 @@ class Target(Loss):
     def forward(self, images: Image) -> Distance:
         self._check_metric()
         self.metric.check(images, overshoot=True)
-        if self.reduction is None and len(self.directions) not in (1, len(images)):
+        if self.reduction is None and self.directions.shape[0] not in (1, images.shape[0]):
             raise ValueError(
-                f"one reference, or one for each image, is needed, got {len(self.directions)} references and "
-                f"{len(images)} images; to compare with all of them choose reduction='mean' or 'min'."
+                f"one reference, or one for each image, is needed, got {self.directions.shape[0]} references and "
+                f"{images.shape[0]} images; to compare with all of them choose reduction='mean' or 'min'."
             )
         x = self.metric.directions(images, self.mask)
         if self.reduction is None:

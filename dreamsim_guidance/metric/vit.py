@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
-from dreamsim_guidance.preprocess import transforms_active
+from dreamsim_guidance.preprocess import transforms_active, without_autocast
 from dreamsim_guidance.types import Image
 
 __all__ = ["is_plain", "tokens"]
@@ -100,7 +100,9 @@ def _embed_patches(model: VisionTransformer, images: Image, mean: Tensor, std: T
     pixels = pixels.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # b (gh gw) (3 p p)
     x = F.linear(pixels, weight.flatten(1), bias)
     square = images.shape[-1] == images.shape[-2]
-    x = torch.cat([class_token.expand(len(x), -1, -1), x], dim=1) + _positions(model, height, width, square).to(x.dtype)
+    x = torch.cat([class_token.expand(x.shape[0], -1, -1), x], dim=1) + _positions(model, height, width, square).to(
+        x.dtype
+    )
     return model.norm_pre(x)
 
 
@@ -115,7 +117,7 @@ def _positions(model: VisionTransformer, height: int, width: int, square: bool) 
     side = math.isqrt(stored.shape[1] - 1)
     if height * width == side * side and square:
         return stored
-    with torch.autocast(stored.device.type, enabled=False):
+    with without_autocast(stored.device):
         grid = stored[:, 1:].unflatten(1, (side, side)).permute(0, 3, 1, 2)
         if grid.dtype != torch.float64 or isinstance(model.blocks[0].ls1, LayerScale):
             grid = grid.float()
