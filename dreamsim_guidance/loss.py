@@ -1,12 +1,12 @@
-"""Losses that add and scale, and keep their terms visible.
+"""Losses that can be added and scaled, and whose terms stay visible.
 
-A `Loss` goes from images in [0, 1] to one value per image; a `PairLoss` goes from predicted and target images to one
-value per pair. Both form sums with weights that may change over the steps:
+A `Loss` is a function from images in [0, 1] to one value per image; a `PairLoss` is a function from predicted and target
+images to one value per pair. Both form sums with weights that may change over the steps:
 
     total(x) = sum_i w_i(step) loss_i(x),      e.g.  target + 0.1 * L1(image) + Cosine(1, 0, steps=200) * tv
 
-A sum is a loss again. It holds no state: `loss.at(step)` is the same sum with its weights fixed, and a loss that is
-called without `at` uses the weights of step 0.
+A sum is a loss again. It holds no state: `loss.at(step)` is the same sum with the weights of that step, and a loss that
+is called without `at` uses the weights of step 0.
 """
 
 from __future__ import annotations
@@ -27,31 +27,32 @@ Kind = TypeVar("Kind", bound="_Term")
 
 
 class _Term(nn.Module, Generic[Kind]):
-    """The algebra that losses and pair losses share. Every composite is one flat, weighted sum of named terms."""
+    """The algebra that losses and pair losses share. Every combination is one flat, weighted sum of named terms."""
 
     name: str = ""
-    """Key of this loss among the terms of a sum; the class's name in lower case where a class sets none."""
+    """Key of this loss among the terms of a sum; by default the class's name in lower case."""
 
     _kind: ClassVar[type[Any]]
     _sum: ClassVar[type[Any]]
     _function: ClassVar[type[Any]]
     _hint: ClassVar[str]
 
-    __array_ufunc__ = None  # a numpy number leaves `number * loss` to the loss
+    __array_ufunc__ = None  # lets `numpy_number * loss` reach `__rmul__` of the loss
 
     @classmethod
     def of(cls, function: Callable[..., Tensor], name: str = "") -> Kind:
-        """A loss from a plain function (or module) that returns one value per image, shape `(b,)`.
+        """A loss from a plain function or module that returns one value per image, `(b,)`.
 
-        `Loss.of(f)` calls `f(images)`, `PairLoss.of(f)` calls `f(pred, target)`. A module becomes a submodule.
-        A loss made from a lambda works, but cannot be pickled.
+        function: called as `f(images)` for `Loss.of(f)`, as `f(pred, target)` for `PairLoss.of(f)`. A module becomes a
+            submodule. A loss from a lambda works, but cannot be pickled.
+        name: key among the terms of a sum, by default the function's name.
         """
         if not callable(function):
             raise TypeError(f"{cls.__name__}.of needs a function from images to one value per image, got {function!r}.")
         return cls._function(function, name)
 
     def named(self, name: str) -> Kind:
-        """The same loss as one term called `name`; a sum that is given a name is logged as a single term."""
+        """The same loss as one term called `name`; a sum with a name is logged as a single term."""
         if not isinstance(name, str) or not name:
             raise TypeError(f"a loss is named by a non-empty string, got {name!r}.")
         return self._sum([Entry(name, Constant(1.0), self)])
@@ -75,17 +76,17 @@ class _Term(nn.Module, Generic[Kind]):
         return terms
 
     def value_and_terms(self, *images: Tensor) -> tuple[Distance, dict[str, Distance]]:
-        """The total `(b,)` and the value of every term before weighting, detached, for the log; one evaluation."""
+        """The total `(b,)`, and the value of every term before weighting, detached, for the log; each is evaluated once."""
         terms = self.terms(*images)
         total = weighted(self._entries(), terms)
-        # the log must not keep the graph of every step alive
+        # a log would otherwise keep the graph of every step in memory
         return total, {name: value.detach() for name, value in terms.items()}
 
     def _get_name(self) -> str:
         return type(self).__name__.lstrip("_")
 
     def _entries(self) -> Sequence[Entry]:
-        """The terms as a sum would hold them, names told apart."""
+        """The terms as a sum would hold them, each with its own name."""
         return (Entry(self.name or self._get_name().lower(), Constant(1.0), self),)
 
     def __add__(self, other: Any) -> Kind:
@@ -131,7 +132,7 @@ class _Term(nn.Module, Generic[Kind]):
 
 
 class Loss(_Term["Loss"]):
-    """From images `(b, 3, h, w)` in [0, 1] to one value per image `(b,)`, smaller is better.
+    """A function from images `(b, 3, h, w)` in [0, 1] to one value per image `(b,)`, smaller is better.
 
     Subclasses define `forward(images)`. `a + b`, `a - b`, `2 * a`, `a / 2`, `-a`, `sum([a, b])` and `schedule * a` are
     losses again.
@@ -143,14 +144,15 @@ class Loss(_Term["Loss"]):
         raise NotImplementedError(f"{type(self).__name__} must define forward(images) -> one value per image")
 
     def of_pred(self) -> PairLoss:
-        """This loss as a `PairLoss` that looks at the prediction alone, as a regulariser in training."""
+        """This loss as a `PairLoss` that uses only the prediction, as a regulariser in training."""
         return _OfPred(self)
 
 
 class PairLoss(_Term["PairLoss"]):
-    """From predicted and target images `(b, 3, h, w)` in [0, 1] to one value per pair `(b,)`, smaller is better.
+    """A function from predicted and target images `(b, 3, h, w)` in [0, 1] to one value per pair `(b,)`, smaller is better.
 
-    Subclasses define `forward(pred, target)`; a target of batch 1 serves all predictions. The algebra is `Loss`'s.
+    Subclasses define `forward(pred, target)`; a target of batch 1 is compared with every prediction. Pair losses are
+    added and scaled as `Loss` is.
     """
 
     _hint = "a Loss takes one image: use its pair form, loss.of_pred(), or bind this one, pair.against(reference)"
@@ -159,7 +161,7 @@ class PairLoss(_Term["PairLoss"]):
         raise NotImplementedError(f"{type(self).__name__} must define forward(pred, target) -> one value per pair")
 
     def against(self, reference: Image) -> Loss:
-        """This loss as a `Loss` towards a fixed reference of batch 1 or b, whose range is checked here, once."""
+        """This loss as a `Loss` towards a fixed reference of batch 1 or b, which is checked here, once."""
         check_images(reference, "reference")
         check_range(reference, "reference")
         return _Against(self, reference)
@@ -171,7 +173,7 @@ class _Against(Loss):
     def __init__(self, pair: PairLoss, reference: Tensor) -> None:
         super().__init__()
         self.pair = pair
-        # not persistent: a picture does not belong into the checkpoint of a model that holds this loss
+        # not persistent: a picture does not belong in the checkpoint of a model that holds this loss
         self.register_buffer("reference", reference.detach().clone(), persistent=False)
         self.name = pair._entries()[0].name
 

@@ -1,13 +1,13 @@
-"""From any RGB image in [0, 1] to the square that the branches see.
+"""Check images, resize them as PIL does but with a gradient, and read and write picture files.
 
-The original squashes a picture to 224 x 224 with PIL's bicubic filter, which widens with the scale (antialiased), works
-in two passes and stores 8 bits after each. Here the same two passes are two dense matrix products with a clamp after
-each, so that the result agrees with PIL to one grey level and has an exact gradient:
+The original package squashes a picture to 224 x 224 with PIL's bicubic filter, which widens with the scale (antialiased),
+works in two passes and stores 8 bits after each. Here the same two passes are two dense matrix products with a clamp
+after each, so that the result agrees with PIL to one grey level and has an exact gradient:
 
     columns <- clamp(image W_x^T),  square <- clamp(W_y columns)
 
-Which pass comes first matters by up to 6/255, through the clamp in between: PIL shortens the rows first, and since its
-version 13 the columns of pictures that lose far more height than width.
+The order of the passes changes the result by up to 6/255, because of the clamp in between. PIL resizes the width first;
+since version 13 it resizes the height first where a picture loses far more height than width.
 
 Keys, Cubic convolution interpolation for digital image processing, IEEE TASSP 1981 (a = -0.5, as in PIL).
 """
@@ -46,14 +46,13 @@ __all__ = [
 ]
 
 _SLACK = 1e-3
-"""Overshoot that a reference image may have: rounding of a resize, not another range."""
+"""How far a reference image may exceed [0, 1]: enough for the rounding of a resize, too little for another range."""
 
 _ROUNDING = 1e-5
-"""The clamp's slack: white and black areas come out of a float product as 1 +- 1e-7 and must keep their gradient."""
-
+"""Slack of the clamp in `resize`: a matrix product turns white into 1 +- 1e-7, which must keep its gradient."""
 
 _PIL_CHOOSES = int(PIL.__version__.split(".")[0]) >= 13
-"""Whether PIL's order of the two passes depends on the sizes."""
+"""Whether the installed PIL chooses the order of the two passes by the sizes."""
 
 
 def check_images(images: object, name: str = "images") -> None:
@@ -85,8 +84,8 @@ def check_images(images: object, name: str = "images") -> None:
 def check_range(images: Tensor, name: str = "images") -> None:
     """Raise ValueError unless all values lie in [0, 1].
 
-    Reads two numbers back from the tensor's device: for references, once, not for every step of a loop. Passes where there
-    are no values (`values_unknown`).
+    This reads two numbers back from the tensor's device: use it once, for references, not at every step of a loop. Where
+    there are no values (`values_unknown`) nothing is checked.
     """
     if values_unknown() or images.is_meta:
         return
@@ -102,12 +101,13 @@ def check_range(images: Tensor, name: str = "images") -> None:
 
 
 def check_candidate(images: Tensor, name: str = "images", overshoot: bool | None = None) -> None:
-    """Range check for an image that is being judged or optimised; never stalls an accelerator.
+    """Check the range of an image that is being judged or optimised, without stalling an accelerator.
 
-    With `overshoot` only a wrong scale is refused (a tenth of all values more than 0.25 outside [0, 1]) and values that
-    are NaN or infinite: the predictions of a generator and images that are being optimised overshoot a little. Without,
-    it is `check_range`; by default an image that a gradient flows to may overshoot. Checked on the CPU only, and where
-    there are values (`values_unknown`).
+    overshoot: True refuses only values that are NaN or infinite and a wrong scale (more than a tenth of all values more
+        than 0.25 outside [0, 1]), because the predictions of a generator and images that are being optimised exceed
+        [0, 1] a little. False is `check_range`. By default images may overshoot if a gradient flows to them.
+
+    Raises ValueError. Only images on the CPU are checked, and only where there are values (`values_unknown`).
     """
     if values_unknown() or images.device.type != "cpu":
         return
@@ -124,23 +124,23 @@ def check_candidate(images: Tensor, name: str = "images", overshoot: bool | None
 
 
 def values_unknown() -> bool:
-    """Whether values cannot be read now: inside `torch.compile`, `torch.vmap`, or with fake tensors, as `guidance.plan`."""
+    """Whether the values of tensors cannot be read now: in `torch.compile`, `torch.vmap`, or with the fake tensors of `plan`."""
     return torch.compiler.is_compiling() or active_fake_mode() is not None or _vectorized()
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:
-    """In this block, operations on `device` compute in their arguments' precision."""
-    # devices that know no autocast, as "meta", refuse to have it switched off
+    """A context in which operations on `device` compute in the precision of their arguments."""
+    # devices without autocast, such as "meta", raise when it is switched off
     return torch.autocast(device.type, enabled=False) if torch.amp.is_autocast_available(device.type) else nullcontext()
 
 
 def transforms_active() -> bool:
     """Whether this runs inside a transform of `torch.func`: grad, vmap, jvp, jacrev, ...
 
-    They refuse custom autograd functions, tensor hooks and changes of captured tensors; and a tensor that is made inside of
-    one belongs to it and must not be kept.
+    Transforms refuse custom autograd functions, tensor hooks and changes of captured tensors. A tensor that is made inside
+    a transform belongs to it and must not be cached.
     """
-    return torch._C._are_functorch_transforms_active()  # torch's own autograd.Function asks the same
+    return torch._C._are_functorch_transforms_active()  # as torch's own autograd.Function asks
 
 
 def _vectorized() -> bool:
@@ -161,9 +161,11 @@ def _range_advice(low: float, high: float) -> str:
 
 
 def resize(images: Image, size: tuple[int, int]) -> Float[Tensor, "b 3 height width"]:
-    """Antialiased bicubic squash of `(b, 3, h, w)` to `size` = (height, width), as PIL does it for 8-bit images.
+    """Resize images `(b, 3, h, w)` to `size` = (height, width) by PIL's antialiased bicubic filter, without its rounding.
 
-    Differentiable, in float32 or better whatever the autocast mode; images of that size already are returned as they are.
+    The aspect ratio is not kept. Differentiable, in float32 or wider even under autocast. Images that have this size are
+    returned unchanged.
+
     Values outside [0, 1], however large, count as clamped and still receive the gradient of the clamped value. Infinite
     values count as clamped too, and receive none. A NaN makes the result of its image NaN, of no other image.
     """
@@ -173,8 +175,8 @@ def resize(images: Image, size: tuple[int, int]) -> Float[Tensor, "b 3 height wi
     dtype = torch.promote_types(images.dtype, torch.float32)
     with without_autocast(images.device):
         x = images.to(dtype)
-        # straight-through: what lies outside is seen as clamped, yet can be pulled back by its gradient; x - x is
-        # exactly 0 for all finite x, and what is infinite has become finite before
+        # straight-through: values outside are clamped, but keep a gradient that can pull them back inside. x - x is
+        # exactly 0 for every finite x, and infinite values have been replaced before
         x = x.nan_to_num(nan=math.nan, posinf=1.0, neginf=0.0)
         x = x.clamp(0, 1).detach() + (x - x.detach())
         less_height, less_width = x.shape[-2] - height, x.shape[-1] - width
@@ -192,22 +194,21 @@ def _clamp(x: Tensor) -> Tensor:
 
 
 def _bicubic_weights(length: int, size: int, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "size length"]:
-    # a compiler traces through a cache, with a warning: let it trace the function and keep the result as a constant;
-    # and weights without values, or of a transform that ends, must not be kept for other images
+    # a compiler warns of caches that it traces, and a table of fake tensors or of a transform must not serve other images
     if values_unknown() or transforms_active():
         return _bicubic_table(length, size).to(device=device, dtype=dtype)
-    return _kept_weights(length, size, dtype, device)
+    return _cached_weights(length, size, dtype, device)
 
 
 @lru_cache(maxsize=64)
-def _kept_weights(length: int, size: int, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "size length"]:
-    """On the device, so that no step of a loop waits for a copy; usable outside of the inference mode it was made in."""
+def _cached_weights(length: int, size: int, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "size length"]:
+    """The table on the device, so that no step of a loop waits for a copy, and usable outside inference mode."""
     with torch.inference_mode(False):
         return _bicubic_table(length, size).to(device=device, dtype=dtype)
 
 
 def _bicubic_table(length: int, size: int) -> Float[Tensor, "size length"]:
-    """Row i holds the weights of the inputs of output i, summing to one: PIL's `precompute_coeffs`, float64."""
+    """The weights of all inputs for output i in row i, which sums to one, float64: PIL's `precompute_coeffs`."""
     scale = length / size
     stretch = max(scale, 1.0)
     support = 2.0 * stretch
@@ -245,7 +246,7 @@ def load_image(path: str | os.PathLike[str]) -> Image:
     """The picture in a file as `(1, 3, h, w)` float32 in [0, 1], upright as its EXIF tag says, without alpha.
 
     Grey pictures of 16 bits or floating point keep their depth. (The original's `preprocess`, and ours in
-    `metric.compat`, ignores the EXIF tag and clips what has more than 8 bits.)
+    `metric.compat`, ignores the EXIF tag and clips values above 8 bits.)
 
     Raises FileNotFoundError, or ValueError for a file that PIL cannot read, is cut short, or has too many pixels.
     """
@@ -272,8 +273,8 @@ def _from_pixels(pixels: object, name: str) -> Image:
         raise TypeError(
             f"an array must be uint8, uint16, bool or floating point in [0, 1], got {pixels.dtype}; convert it first."
         )
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes inf, which the check of the range names
-        native = np.ascontiguousarray(pixels[..., :3], dtype=np.float32)  # also from the other byte order
+    with np.errstate(over="ignore"):  # values too large for float32 become inf, which the range check reports
+        native = np.ascontiguousarray(pixels[..., :3], dtype=np.float32)  # of any byte order
     image = (torch.from_numpy(native) / white).permute(2, 0, 1).unsqueeze(0)
     if kind == "f":
         check_range(image, name)
@@ -289,7 +290,10 @@ def _shape_advice(shape: tuple[int, ...]) -> str:
 
 
 def save_image(image: Float[Tensor, "*b 3 h w"], path: str | os.PathLike[str]) -> None:
-    """Write one image in [0, 1] as 8 bits, in the format of the file's ending; the file appears whole or not at all."""
+    """Write one image, `(3, h, w)` or `(1, 3, h, w)` in [0, 1], with 8 bits in the format of the file's ending.
+
+    Values outside [0, 1] are clamped. The file appears complete or not at all. Raises ValueError for a larger batch.
+    """
     if image.ndim == 4:
         if image.shape[0] != 1:
             raise ValueError(f"one image is needed, got a batch of {image.shape[0]}; write them one by one.")

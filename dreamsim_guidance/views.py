@@ -1,11 +1,11 @@
-"""Parts and random views of images: the only place that cuts and augments.
+"""Parts and random views of images. Only this module cuts and augments images.
 
     cut(images, box)                      a fixed part, its box given in fractions of height and width
     RandomChanges(...).chain(size)        crop, flip, rotation, colour, blur and noise, from kornia
     random_view(transform, images, g)     one view by a chain or any other transform, its random numbers from g
     random_crop, random_squares, recolour the views of the pocket models' training, without kornia
 
-Every random number comes from a `torch.Generator` that is passed in, and torch's global generators are left as they are.
+All random numbers come from a `torch.Generator` that is passed in; torch's global generators are not changed.
 """
 
 from __future__ import annotations
@@ -45,10 +45,12 @@ FULL: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
 def grid(
     rows: int, columns: int | None = None, overlap: int | float = 0.25
 ) -> tuple[tuple[float, float, float, float], ...]:
-    """Boxes that cover the picture in `rows` x `columns`, row by row.
+    """Boxes that cover the picture in a grid, row by row.
 
-    rows, columns: numbers of boxes, at least 1; columns are as many as rows by default.
-    overlap: share of its width and height that a box has in common with its neighbour, in [0, 1).
+    rows, columns: size of the grid, at least 1; by default there are as many columns as rows.
+    overlap: share of a box's width and height that it has in common with its neighbour, in [0, 1).
+
+    Raises ValueError for other numbers.
     """
     columns = rows if columns is None else columns
     if rows < 1 or columns < 1 or not 0 <= overlap < 1:
@@ -59,7 +61,7 @@ def grid(
 
 
 def cut(images: Tensor, box: Box, widen: bool = False) -> Tensor:
-    """The part of images `(..., h, w)` inside the box, a view of their memory.
+    """The part of images `(..., h, w)` inside the box; it shares their memory.
 
     box: fractions, rounded to whole pixels.
     widen: take one pixel where the box is too narrow to hold any, instead of raising.
@@ -87,18 +89,19 @@ def numbered_generator(seed: int, number: int | float) -> torch.Generator:
 
 
 def chosen_views(count: int, draw: int, generator: torch.Generator) -> tuple[int, ...]:
-    """`draw` different numbers below `count`, all of them if there are fewer, in random order."""
+    """Draw different numbers below `count`, at most `draw` of them, in random order."""
     return tuple(torch.randperm(count, generator=generator)[:draw].tolist())
 
 
 def random_view(transform: Callable[[Tensor], Any], images: Tensor, generator: torch.Generator) -> Any:
-    """What `transform` makes of images, its random numbers taken from `generator` instead of torch's global generators.
+    """Apply `transform` to images, with random numbers from `generator` instead of torch's global generators.
 
-    transform: any function or module that draws from torch's generators, such as a chain of kornia's augmentations.
-    generator: a CPU generator; it moves on by what was drawn. Where the images are on a CUDA device, that device's
-        generator is seeded from it.
+    transform: a function or module that draws from torch's global generators, such as a chain of kornia's augmentations.
+    generator: a CPU generator, which advances by the numbers that are drawn. If the images are on a CUDA device, that
+        device's generator is seeded from it for the call.
 
-    torch's own generators are as before afterwards; with `torch.default_generator` it is that one which moves on.
+    Afterwards torch's global generators are in the state they had before, except that `torch.default_generator` advances
+    if it is the one that is passed.
     """
     if generator is torch.default_generator:
         return transform(images)
@@ -116,35 +119,38 @@ def random_view(transform: Callable[[Tensor], Any], images: Tensor, generator: t
 
 @dataclass(frozen=True)
 class RandomChanges:
-    """What a random view changes, in this order: crop, flip, rotation, colour, blur, noise."""
+    """The random changes of a view, applied in this order: crop, flip, rotation, colour, blur, noise."""
 
     crop: tuple[float, float] | None = None
-    """Share of the area that is kept, from and to; the part is brought back to the full size. None does not crop."""
+    """Range of the share of the area that the crop keeps; the crop is resized to the full size. None does not crop."""
     ratio: tuple[float, float] = (0.8, 1.25)
-    """Aspect ratio of the crop, from and to."""
+    """Range of the crop's aspect ratio."""
     flip: float = 0.0
-    """Chance of a mirror image, left and right exchanged."""
+    """Probability of mirroring left and right."""
     degrees: float = 0.0
-    """Largest rotation, either way."""
+    """Largest angle of the rotation, in either direction."""
     rotated: float = 1.0
-    """Chance of a rotation."""
+    """Probability of a rotation."""
     rotate_first: bool = False
-    """Rotate before the crop, which then cuts off some of the border."""
+    """Rotate before the crop instead of after the flip."""
     colour: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
-    """Largest change of brightness, contrast and saturation, as a share, and of hue, in cycles."""
+    """Largest change of brightness, contrast and saturation, relative to 1, and of hue, in cycles."""
     coloured: float = 1.0
-    """Chance of a change of colour."""
+    """Probability of a change of colour."""
     added_brightness: bool = False
-    """Add to the brightness (kornia's ColorJiggle) instead of multiplying it (ColorJitter, as torchvision)."""
+    """Add to the brightness (kornia's ColorJiggle) instead of scaling it (ColorJitter, as in torchvision)."""
     blur: float = 0.0
-    """Chance of a Gaussian blur of 3 x 3 pixels."""
+    """Probability of a Gaussian blur of 3 x 3 pixels."""
     noise: float = 0.0
-    """Standard deviation of Gaussian noise; the images are not clamped after it."""
+    """Standard deviation of Gaussian noise, after which the images are not clamped."""
     alike: bool = False
-    """Change all images of a batch alike; otherwise each has random numbers of its own."""
+    """Use the same random numbers for all images of a batch, instead of different ones for each."""
 
     def chain(self, size: tuple[int, int]) -> nn.Module:
-        """The module from images to images of `size` = (height, width) that draws from torch's CPU generator."""
+        """Build the module that changes images and returns them in `size` = (height, width).
+
+        It draws from torch's CPU generator; `random_view` makes it draw from another.
+        """
         import kornia.augmentation as K
 
         alike: dict[str, Any] = {"same_on_batch": self.alike}
@@ -171,9 +177,9 @@ class RandomChanges:
 def random_crop(
     image: Float[Tensor, "1 3 h w"], size: int, generator: torch.Generator, smallest: float = 0.3
 ) -> Float[Tensor, "1 3 size size"]:
-    """A random square of an image, mirrored half of the time, resampled to `(1, 3, size, size)`.
+    """Cut a random square from an image, mirror it in half of all cases, and resample it to `(1, 3, size, size)`.
 
-    smallest: smallest side of the square, as a share of the image's shorter side.
+    smallest: smallest side of the square as a share of the image's shorter side.
     """
     height, width = image.shape[-2:]
     u = torch.rand(4, generator=generator, dtype=torch.float32).tolist()
@@ -189,7 +195,7 @@ def random_squares(
 ) -> Float[Tensor, "b 3 side side"]:
     """Cut one random square from each image and resample it to `(b, 3, size, size)`.
 
-    share: side of the square as a share of the image's side, from and to.
+    share: range of the square's side as a share of the image's side.
 
     Squares are not mirrored, since a metric has to distinguish left from right.
     """

@@ -1,9 +1,9 @@
-"""Losses: from images in [0, 1] to one value per image. They add, scale, keep their terms, and follow schedules.
+"""Losses: from images in [0, 1] to one value per image. They can be added, scaled and scheduled, and keep their terms.
 
     loss = metric.target(image) + 0.1 * L1(image) + Cosine(0.02, 0.0, steps=400) * TotalVariation()
 
-Those that compare two images come in two forms: `L1(image)` goes from images to their distance from that image, `L1()`
-from `(pred, target)` to the distance of each pair, for training.
+A loss that compares two images has two forms: `L1(image)` is a function of images, their distance from that image;
+`L1()` is a function of `(pred, target)`, the distance of each pair, for training.
 """
 
 if __name__ != "dreamsim_guidance.losses":

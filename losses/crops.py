@@ -1,10 +1,10 @@
 """Distances of crops, for detail that a metric of fixed input size cannot see.
 
-DreamSim squashes any picture to 224 x 224. A sum over the whole picture and its crops compares each part at that size:
+DreamSim resizes every picture to 224 x 224. A mean over the whole picture and its crops compares each part at that size:
 
     d(x, y) = sum_k w_k d(crop_k x, crop_k y) / sum_k w_k
 
-Boxes are fractions of height and width, so that image and reference may differ in resolution.
+Boxes are fractions of height and width, so that image and reference may have different resolutions.
 """
 
 from __future__ import annotations
@@ -23,11 +23,14 @@ __all__ = ["FULL", "Box", "MultiCrop", "grid", "target_of"]
 def MultiCrop(
     metric: Any, reference: Image, crops: Sequence[Box] | None = None, weights: Sequence[int | float] | None = None
 ) -> Loss:
-    """Weighted mean of a metric's distances to crops of the reference, by default the whole picture and a 2 x 2 grid.
+    """Weighted mean of a metric's distances to crops of the reference; a term called "crops".
 
-    `metric` is anything that binds a reference: a `DreamSim` (`.target`) or a pair loss (`.against`). Weights are equal
-    unless given. One pass of the metric per crop. The term is called "crops". Raises ValueError for a crop outside the
-    image or without a pixel.
+    metric: anything that can be bound to a reference: a `DreamSim` (`.target`) or a pair loss (`.against`).
+    reference: `(1 or b, 3, h, w)` in [0, 1].
+    crops: boxes (top, left, bottom, right) in [0, 1], by default the whole picture and a 2 x 2 grid.
+    weights: one number per crop, with a positive sum; equal by default.
+
+    Costs one pass of the metric per crop. Raises ValueError for a crop outside the image or without a pixel.
     """
     crops = (FULL, *grid(2)) if crops is None else tuple(crops)
     weights = (1.0,) * len(crops) if weights is None else tuple(weights)
@@ -53,7 +56,7 @@ def target_of(metric: Any, reference: Image) -> Any:
 
 
 def target_at(target: Any, step: int | float) -> Any:
-    """The bound loss with scheduled weights fixed, if it has such."""
+    """The bound loss with its scheduled weights fixed at their value for `step`, if it has any."""
     return target.at(step) if isinstance(target, Loss) else target
 
 

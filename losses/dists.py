@@ -32,12 +32,16 @@ def DISTS(reference: Image, *, network: nn.Module | None = None) -> Loss: ...
 @overload
 def DISTS(reference: None = None, *, network: nn.Module | None = None) -> PairLoss: ...
 def DISTS(reference: Image | None = None, *, network: nn.Module | None = None) -> Loss | PairLoss:
-    """DISTS of images in [0, 1], one value per image, 0 for equal images; no gradient to the target or the network.
+    """DISTS, one value per image, 0 for equal images and larger for different ones.
 
-    `DISTS(image)` is a loss towards that image (its features are computed once), `DISTS()` one on pairs. The authors
-    resize images so that the shorter side is 256; nothing is resized here.
-    `network`: a torchmetrics `DISTSNetwork` with weights of your own; without it the extra `losses` is needed, and
-    torchvision's VGG16 weights (528 MB) are downloaded on first use (OSError without a connection).
+    `DISTS(image)` is a loss towards that image, whose features are computed once; `DISTS()` is a loss on pairs. Images
+    lie in [0, 1] and have at least 32 x 32 pixels. The authors resize them so that the shorter side is 256; nothing is
+    resized here. No gradient flows to the target or the network.
+
+    network: a `DISTSNetwork` of torchmetrics with your own weights. By default the extra `losses` is needed, and
+        torchvision's VGG16 weights (528 MB) are downloaded on first use.
+
+    Raises ImportError without that extra, OSError where the weights cannot be downloaded.
     """
     return bind(_DISTS(_build() if network is None else network), reference)
 

@@ -1,8 +1,9 @@
 """DreamSim between predicted and target images, for training generators and autoencoders.
 
-    loss = DreamSimLoss("ensemble");   loss(decode(encode(x)), x).mean().backward()
+    loss = DreamSimLoss("ensemble")
+    loss(decode(encode(x)), x).mean().backward()
 
-It may be an attribute of the trained model: it adds nothing to its parameters, its checkpoint or its optimiser.
+The loss may be an attribute of the trained model: it adds nothing to the model's parameters, checkpoint or optimiser.
 """
 
 from __future__ import annotations
@@ -25,11 +26,13 @@ __all__ = ["DreamSimLoss"]
 
 
 class DreamSimLoss(FrozenPairLoss):
-    """Perceptual distance of each pair, `(b,)`, in [0, 2]; images RGB in [0, 1] of any sizes.
+    """Perceptual distance of each pair, `(b,)`, in [0, 2]; images are RGB in [0, 1] and may have any size.
 
-    `metric` is a `DreamSim`, or what builds one: a name, a file, an `Ensemble`, a list of branches; frozen in place.
-    The gradient flows to `pred` alone; the target is embedded without a graph. `against(reference)` is `metric.target`.
-    The distance is computed in float32 under autocast too, and its gradient is finite (zero) for equal images.
+    metric: a `DreamSim`, which is frozen, or anything that builds one: a name, a file, an `Ensemble`, a list of branches.
+    device: where the metric is moved, by default nowhere.
+
+    The gradient flows to `pred` only; the target is embedded without a graph. `against(reference)` is `metric.target`.
+    The distance is computed in float32 even under autocast, and its gradient is finite (zero) for equal images.
     """
 
     name = "dreamsim"
@@ -49,7 +52,7 @@ class DreamSimLoss(FrozenPairLoss):
         return cast(DreamSim, self.network)
 
     def forward(self, pred: Image, target: Float[torch.Tensor, "#b 3 h2 w2"], mask: Mask | None = None) -> Distance:
-        # cuts the path to the target: nothing of its branch is kept for the backward pass
+        # cuts the gradient path to the target, so that its activations are not stored for the backward pass
         target = target.detach()
         self.metric.check(pred, "pred", overshoot=True)
         self.metric.check(target, "target")

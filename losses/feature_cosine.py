@@ -1,4 +1,4 @@
-"""Cosine distance of CLIP or DINO image features: the un-tuned backbones that DreamSim starts from.
+"""Cosine distance of CLIP or DINO image features, the untuned backbones that DreamSim starts from.
 
     d(x, y) = 1 - cos(f(x), f(y)),   computed as half the squared chord of the unit features
 
@@ -30,11 +30,15 @@ def CLIPCosine(reference: Image, *, tower: Tower = "clip_vitb32") -> Loss: ...
 @overload
 def CLIPCosine(reference: None = None, *, tower: Tower = "clip_vitb32") -> PairLoss: ...
 def CLIPCosine(reference: Image | None = None, *, tower: Tower = "clip_vitb32") -> Loss | PairLoss:
-    """Cosine distance of CLIP image embeddings, in [0, 2]; images in [0, 1] of any size, squashed to the tower's.
+    """Cosine distance of CLIP image embeddings, one value per image in [0, 2].
 
-    `tower`: "clip_vitb32", "clip_vitb16", "clip_vitl14" (OpenAI's, downloaded by timm on first use; OSError without a
-    connection), the config of any timm or open_clip tower with its `tag`, or a `Branch` or `Ensemble` that has weights.
-    `CLIPCosine(image)` is a loss towards that image, `CLIPCosine()` one on pairs.
+    `CLIPCosine(image)` is a loss towards that image, `CLIPCosine()` is a loss on pairs. Images lie in [0, 1] and may have
+    any size; they are resized to the tower's.
+
+    tower: "clip_vitb32", "clip_vitb16" or "clip_vitl14" (OpenAI's, downloaded by timm on first use), the config of any
+        timm or open_clip tower with its `tag`, or a `Branch` or `Ensemble` with weights.
+
+    Raises ValueError for an unknown name, OSError where the weights cannot be downloaded.
     """
     return bind(_FeatureCosine(_metric(tower, "clip"), "clip"), reference)
 
@@ -44,9 +48,9 @@ def DINOCosine(reference: Image, *, tower: Tower = "dino_vitb16") -> Loss: ...
 @overload
 def DINOCosine(reference: None = None, *, tower: Tower = "dino_vitb16") -> PairLoss: ...
 def DINOCosine(reference: Image | None = None, *, tower: Tower = "dino_vitb16") -> Loss | PairLoss:
-    """Cosine distance of DINO's class tokens after the last norm; otherwise as `CLIPCosine`.
+    """Cosine distance of DINO's class tokens after the last norm, one value per image in [0, 2]; see `CLIPCosine`.
 
-    `tower`: "dino_vitb16", "dino_vitb8", "dino_vits16", "dino_vits8" or "dinov2_vitb14" by name.
+    tower: "dino_vitb16", "dino_vitb8", "dino_vits16", "dino_vits8", "dinov2_vitb14", or as for `CLIPCosine`.
     """
     return bind(_FeatureCosine(_metric(tower, "dino"), "dino"), reference)
 
@@ -66,7 +70,7 @@ def _metric(tower: Tower, family: str) -> DreamSim:
         if tower not in known:
             raise ValueError(f"unknown {family} tower '{tower}'; known: {', '.join(known)}, or give a BranchConfig.")
         config = BRANCHES[tower]
-        # DreamSim reads DINO's token before the norm; as a feature of its own it is used after it
+        # DreamSim takes DINO's class token before the last norm; as an image feature it is used after it
         tower = config if config.feature == "embedding" else replace(config, feature="last_layer")
     if isinstance(tower, BranchConfig):
         tower = _download(tower)
@@ -84,5 +88,5 @@ def _download(config: BranchConfig) -> Branch:
         raise OSError(
             f"the tower '{config.name}' needs the weights {config.architecture}.{config.tag}, which are not cached and "
             f"could not be downloaded ({error}); load it once where there is a connection and copy {HF_HUB_CACHE}, or "
-            "pass tower=Branch(...) with weights of your own."
+            "pass tower=Branch(...) with your own weights."
         ) from error

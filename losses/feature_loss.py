@@ -1,4 +1,4 @@
-"""Losses on the features of a frozen network, with the features of a fixed reference computed once."""
+"""Losses on the features of a frozen network; the features of a fixed reference are computed once."""
 
 from __future__ import annotations
 
@@ -20,37 +20,39 @@ __all__ = ["FeatureLoss"]
 class FeatureLoss(FrozenPairLoss):
     """A pair loss that is a distance of feature maps; subclasses define `features` and `distance`.
 
-    No gradient flows to the target or to the network. `against(reference)` keeps the reference's features, which spares
+    No gradient flows to the target or to the network. `against(reference)` stores the reference's features, which saves
     one pass of the network per step.
     """
 
     smallest: int = 1
-    """Least height and width that the network can take."""
+    """Smallest height and width, in pixels, that the network accepts."""
 
     def features(self, images: Image) -> Sequence[Tensor]:
         """Feature maps `(b, c, h, w)`, one per layer."""
         raise NotImplementedError
 
     def distance(self, a: Sequence[Tensor], b: Sequence[Tensor]) -> Distance:
-        """One value per image from the feature maps of two batches; those of `b` may be of batch 1."""
+        """One value per image, `(b,)`, from the feature maps of two batches; those of `b` may have a batch of 1."""
         raise NotImplementedError
 
     def forward(self, pred: Image, target: Float[Tensor, "#b 3 h w"]) -> Distance:
         check_pair(pred, target)
         self._check_size(pred)
         with torch.no_grad():
-            wanted = self.features(target.detach())  # DISTS' first feature is the image itself, which may have a graph
-        return self._distance(self.features(pred), wanted)
+            of_target = self.features(
+                target.detach()
+            )  # DISTS' first feature is the image itself, which may have a graph
+        return self._distance(self.features(pred), of_target)
 
     def against(self, reference: Image) -> Loss:
-        """This loss towards a fixed reference of batch 1 or b, checked and brought to its features once, here."""
+        """This loss towards a fixed reference of batch 1 or b; it is checked and its features are computed here."""
         check_images(reference, "reference")
         check_range(reference, "reference")
         self._check_size(reference)
         return _AgainstFeatures(self, reference)
 
     def _distance(self, a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
-        # in float32 or wider, whatever type autocast gave the features
+        # in float32 or wider, whatever dtype autocast gave the features
         with torch.autocast(a[0].device.type, enabled=False):
             return self.distance([_wide(x) for x in a], [_wide(x) for x in b])
 

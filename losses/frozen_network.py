@@ -1,9 +1,9 @@
-"""Losses that ask a network and never train it.
+"""Losses that use a network without training it.
 
-A perceptual loss that is part of a trained model is a nuisance: its weights end in the model's checkpoint and in the
-optimiser, `model.requires_grad_(True)` and `model.train()` reach them, and data-parallel wrappers synchronise them.
-Here the network is frozen, in evaluation mode, and not registered as a submodule: only `.to(...)` and its kin, such as
-`.half()` and `.cuda()`, still reach it.
+If a perceptual loss is an ordinary submodule of a trained model, its weights end up in the model's checkpoint and in the
+optimiser, `model.requires_grad_(True)` and `model.train()` change them, and data-parallel wrappers synchronise them.
+Here the network is frozen, in evaluation mode, and not registered as a submodule. Only `.to(...)` and methods like it,
+such as `.half()` and `.cuda()`, still reach it.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ __all__ = ["FrozenPairLoss"]
 
 
 class FrozenPairLoss(PairLoss):
-    """A pair loss that holds `network`, frozen in place; it has no parameters and an empty state dict."""
+    """A pair loss that holds `network` and freezes it; it has no parameters and an empty state dict itself."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        # inside a tuple, nn.Module does not see it
+        # in a tuple, where nn.Module does not find it
         self._network = (network.requires_grad_(False).eval(),)
 
     @property

@@ -31,12 +31,17 @@ def LPIPS(reference: Image, *, network: Trunk | nn.Module = "alex") -> Loss: ...
 @overload
 def LPIPS(reference: None = None, *, network: Trunk | nn.Module = "alex") -> PairLoss: ...
 def LPIPS(reference: Image | None = None, *, network: Trunk | nn.Module = "alex") -> Loss | PairLoss:
-    """LPIPS of images in [0, 1] (converted inside), one value per image; no gradient to the target or the network.
+    """LPIPS, one value per image, 0 for equal images and larger for different ones.
 
-    `LPIPS(image)` is a loss towards that image (its features are computed once), `LPIPS()` one on pairs.
-    `network`: "alex" (the paper's choice as a metric), "vgg" (usual as a training loss), "squeeze", or a module of the
-    `lpips` or `torchmetrics` package with weights of your own. The named ones need the extra `losses` and download
-    torchvision's classification weights on first use (OSError without a connection).
+    `LPIPS(image)` is a loss towards that image, whose features are computed once; `LPIPS()` is a loss on pairs. Images
+    lie in [0, 1] (they are brought to the network's range inside) and have at least 32 x 32 pixels. No gradient flows to
+    the target or the network.
+
+    network: "alex" (the paper's choice for a metric), "vgg" (usual as a training loss), "squeeze", or a module of the
+        package lpips or torchmetrics with your own weights. The named ones need the extra `losses` and download
+        torchvision's classification weights on first use.
+
+    Raises ImportError without that extra, OSError where the weights cannot be downloaded.
     """
     return bind(_LPIPS(_build(network) if isinstance(network, str) else network), reference)
 
@@ -66,7 +71,7 @@ class _LPIPS(FeatureLoss):
 
 
 def _unit(x: Tensor) -> Tensor:
-    # The original adds its epsilon outside the root, so that the gradient at all-zero features (flat areas) is NaN.
+    # the original adds its epsilon outside the root, which makes the gradient NaN where all features are 0 (flat areas)
     return x / (x.square().sum(1, keepdim=True) + _EPS).sqrt()
 
 

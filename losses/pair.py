@@ -1,4 +1,4 @@
-"""What the losses on pairs of images share: their checks, their float type, and how they are bound to a reference."""
+"""Code that the losses on pairs of images share: checks, the common dtype, and binding to a reference."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ __all__ = ["bind", "check_agreement", "check_pair", "common_pair"]
 
 
 def bind(pair: PairLoss, reference: Image | None) -> Loss | PairLoss:
-    """The pair loss itself, or the loss towards `reference` where one is given."""
+    """The loss towards `reference`, or the pair loss itself where it is None."""
     return pair if reference is None else pair.against(reference)
 
 
 def check_pair(pred: Tensor, target: Tensor) -> None:
-    """Raise TypeError or ValueError unless both are batches in [0, 1] of one size, the target of batch b or 1."""
+    """Raise TypeError or ValueError unless both are batches in [0, 1] of the same size; the target's batch may be 1."""
     check_images(pred, "pred")
     check_images(target, "target")
     check_agreement(pred, tuple(target.shape))
@@ -32,7 +32,7 @@ def check_pair(pred: Tensor, target: Tensor) -> None:
 
 
 def check_agreement(pred: Tensor, target: tuple[int, ...]) -> None:
-    """Raise ValueError unless `pred` goes with a target of this shape."""
+    """Raise ValueError unless `pred` fits a target of this shape: the same size, and the same batch or a batch of 1."""
     if tuple(pred.shape[-2:]) != target[-2:] or target[0] not in (1, pred.shape[0]):
         raise ValueError(
             f"pred and target must have one size, and target the same batch or one image, got {tuple(pred.shape)} and "
@@ -41,7 +41,7 @@ def check_agreement(pred: Tensor, target: tuple[int, ...]) -> None:
 
 
 def common_pair(pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Both batches, checked, in their common type (float32 or wider: half-precision differences are coarse)."""
+    """Both batches, checked, in their common dtype, at least float32 because half-precision differences are coarse."""
     check_pair(pred, target)
     dtype = torch.promote_types(torch.promote_types(pred.dtype, target.dtype), torch.float32)
     return pred.to(dtype), target.to(dtype).expand_as(pred)

@@ -4,7 +4,7 @@ Each is a mean over the pixels and channels of an image, so that its scale does 
 
     L1 = mean |x - y|,   MSE = mean (x - y)^2,   Charbonnier = mean sqrt((x - y)^2 + eps^2) - eps
 
-`L1(image)` is a loss towards that image, `L1()` a loss on pairs `(pred, target)`.
+`L1(image)` is a loss towards that image, `L1()` is a loss on pairs `(pred, target)`.
 
 Charbonnier et al., Two deterministic half-quadratic regularization algorithms, ICIP 1994.
 Rudin, Osher, Fatemi, Nonlinear total variation based noise removal algorithms, Physica D 1992 (here anisotropic).
@@ -31,7 +31,7 @@ def L1(reference: Image) -> Loss: ...
 @overload
 def L1(reference: None = None) -> PairLoss: ...
 def L1(reference: Image | None = None) -> Loss | PairLoss:
-    """Mean absolute difference, in [0, 1]."""
+    """Mean absolute difference of images in [0, 1], one value per image in [0, 1]."""
     return bind(_L1(), reference)
 
 
@@ -40,7 +40,7 @@ def MSE(reference: Image) -> Loss: ...
 @overload
 def MSE(reference: None = None) -> PairLoss: ...
 def MSE(reference: Image | None = None) -> Loss | PairLoss:
-    """Mean squared difference (no root), in [0, 1]; the peak signal-to-noise ratio is `-10 log10` of it."""
+    """Mean squared difference of images in [0, 1], one value per image in [0, 1]. The PSNR is `-10 log10` of it."""
     return bind(_MSE(), reference)
 
 
@@ -53,12 +53,15 @@ def Charbonnier(reference: Image, *, eps: float = 1e-3) -> Loss: ...
 @overload
 def Charbonnier(reference: None = None, *, eps: float = 1e-3) -> PairLoss: ...
 def Charbonnier(reference: Image | None = None, *, eps: float = 1e-3) -> Loss | PairLoss:
-    """A smooth L1, quadratic for differences below `eps`; exactly 0 for equal images."""
+    """A smooth L1 of images in [0, 1], one value per image in [0, 1), exactly 0 for equal images.
+
+    eps: difference below which the loss is about quadratic, positive.
+    """
     return bind(_Charbonnier(eps), reference)
 
 
 class TotalVariation(Loss):
-    """Mean absolute difference of vertical plus that of horizontal neighbours: 0 for flat images, at most 2."""
+    """Mean absolute difference of vertical neighbours plus that of horizontal ones, `(b,)` in [0, 2]; 0 for flat images."""
 
     name = "tv"
 

@@ -27,10 +27,11 @@ def SSIM(reference: Image, *, window: int = 11) -> Loss: ...
 @overload
 def SSIM(reference: None = None, *, window: int = 11) -> PairLoss: ...
 def SSIM(reference: Image | None = None, *, window: int = 11) -> Loss | PairLoss:
-    """1 - SSIM per image, in [0, 2], averaged over channels and the windows that lie inside the image.
+    """1 - SSIM of images in [0, 1], one value per image in [0, 2], averaged over channels and windows inside the image.
 
-    `SSIM(image)` is a loss towards that image, `SSIM()` one on pairs. Images must be at least `window` pixels
-    wide and high.
+    `SSIM(image)` is a loss towards that image, `SSIM()` is a loss on pairs.
+
+    window: side of the window in pixels, odd and at least 3; images must not be smaller.
     """
     return bind(_SSIM(window), reference)
 

@@ -1,4 +1,4 @@
-"""The algebra of losses: sums, weights, schedules, terms, and what is refused."""
+"""The algebra of losses: sums, weights, schedules, terms, and errors."""
 
 from __future__ import annotations
 
@@ -119,13 +119,13 @@ def test_the_gradient_is_the_weighted_sum_of_the_gradients(x: Tensor) -> None:
     assert torch.autograd.gradcheck(a - 0.5 * b, (leaf,))
 
 
-def test_equal_names_are_told_apart() -> None:
+def test_equal_names_get_numbers() -> None:
     assert list((a + a + a).weights) == ["brightness", "brightness_2", "brightness_3"]
     assert list((a + a.named("brightness_2") + a).weights) == ["brightness", "brightness_2", "brightness_3"]
     assert list(((a + a) + (a + a)).weights) == ["brightness", "brightness_2", "brightness_3", "brightness_2_2"]
 
 
-def test_a_name_does_not_change_the_loss_it_is_given_to(x: Tensor) -> None:
+def test_naming_a_loss_leaves_the_original_unchanged(x: Tensor) -> None:
     style = a.named("style")
     assert (style.weights, a.weights) == ({"style": 1.0}, {"brightness": 1.0})
     torch.testing.assert_close(style(x), a(x))
@@ -175,7 +175,7 @@ def test_without_a_step_the_weights_are_those_of_step_zero(x: Tensor) -> None:
     torch.testing.assert_close(loss(x), loss.at(0)(x))
 
 
-def test_fixing_a_step_leaves_the_loss_as_it_was(x: Tensor) -> None:
+def test_fixing_a_step_leaves_the_original_unchanged(x: Tensor) -> None:
     loss = Linear(0, 1, 10) * a
     loss.at(10)
     assert loss.weights == {"brightness": 0.0}
@@ -268,7 +268,7 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
 
 @pytest.mark.parametrize("name", REFUSED)
 @pytest.mark.usefixtures("unchecked")
-def test_what_is_no_loss_is_refused_with_advice(name: str) -> None:
+def test_operands_that_are_not_losses_are_refused_with_advice(name: str) -> None:
     expression, message = REFUSED[name]
     with pytest.raises(TypeError, match=message):
         expression()

@@ -23,16 +23,16 @@ PHOTOGRAPHS = ["astronaut", "coffee", "chelsea", "rocket"]
 @pytest.mark.parametrize("upright", [False, True])
 def test_resize_agrees_with_pil_to_one_grey_level(name: str, size: tuple[int, int], upright: bool) -> None:
     pixels = getattr(skimage.data, name)()
-    if upright:  # PIL goes through the passes in another order
+    if upright:  # PIL then does its two passes in the other order
         pixels = np.ascontiguousarray(np.rot90(pixels))
     pil = to_image(PILImage.fromarray(pixels).resize(size[::-1], PILImage.Resampling.BICUBIC))
     difference = (resize(to_image(pixels), size) - pil).abs() * 255
-    # PIL rounds to 8 bits after each of its two passes: half a level each, the first seen through the second's weights
+    # PIL rounds to 8 bits after each of its two passes, which costs half a level each; the second filters the first's error
     assert difference.max() < 1.15
     assert difference.mean() < 0.31
 
 
-def test_resize_in_inference_mode_leaves_the_gradient_of_later_ones_alive() -> None:
+def test_resize_has_a_gradient_after_a_resize_in_inference_mode() -> None:
     with torch.inference_mode():
         resize(torch.rand(1, 3, 71, 53), (32, 32))
     image = torch.rand(1, 3, 71, 53, requires_grad=True)
@@ -40,7 +40,7 @@ def test_resize_in_inference_mode_leaves_the_gradient_of_later_ones_alive() -> N
     assert image.grad is not None and image.grad.isfinite().all()
 
 
-def test_images_without_values_pass_the_checks_of_values_and_leave_no_weights_behind() -> None:
+def test_fake_tensors_pass_the_range_checks_and_leave_no_cached_weights() -> None:
     with FakeTensorMode():
         images = torch.rand(1, 3, 73, 57) + 5
         check_range(images)
@@ -63,14 +63,14 @@ def test_resize_has_the_exact_gradient(size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
 @pytest.mark.parametrize("shape", [(300, 200), (40, 50)])
-def test_gradient_lives_at_black_and_white_pixels(value: float, shape: tuple[int, int]) -> None:
+def test_the_gradient_does_not_vanish_at_black_and_white_pixels(value: float, shape: tuple[int, int]) -> None:
     image = torch.full((1, 3, *shape), value, requires_grad=True)
     resize(image, (64, 64)).sum().backward()
     assert image.grad is not None
     assert (image.grad > 0).all()
 
 
-def test_gradient_pulls_back_what_lies_outside() -> None:
+def test_the_gradient_does_not_vanish_outside_the_range() -> None:
     image = torch.full((1, 3, 40, 40), 1.3, requires_grad=True)
     resize(image, (32, 32)).sum().backward()
     assert image.grad is not None
@@ -111,7 +111,7 @@ def test_bad_shapes_are_refused(images: object, error: type[Exception], message:
         (-2.1, 2.6, "undo the mean and standard deviation"),
     ],
 )
-def test_wrong_ranges_are_named_with_their_cure(low: float, high: float, message: str) -> None:
+def test_the_error_for_a_wrong_range_says_how_to_convert_it(low: float, high: float, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         check_range(torch.linspace(low, high, 192).view(1, 3, 8, 8))
 
@@ -139,7 +139,7 @@ def test_a_saved_image_is_read_back(tmp_path) -> None:
     assert [f.name for f in (tmp_path / "deep").iterdir()] == ["a.png"]
 
 
-def test_files_that_are_no_pictures_are_refused(tmp_path) -> None:
+def test_files_that_are_not_pictures_are_refused(tmp_path) -> None:
     with pytest.raises(FileNotFoundError, match="image not found"):
         load_image(tmp_path / "none.png")
     (tmp_path / "text.png").write_text("not a picture")
@@ -201,7 +201,7 @@ def test_arrays_without_a_known_white_are_refused(kind: str) -> None:
 @pytest.mark.parametrize(
     ("value", "message"), [(np.nan, "got NaN"), (np.inf, "got inf"), (-np.inf, "got -inf"), (1e300, "got inf")]
 )
-def test_arrays_with_values_that_are_no_colours_are_refused(value: float, message: str) -> None:
+def test_arrays_with_values_that_are_not_finite_are_refused(value: float, message: str) -> None:
     pixels = np.zeros((4, 4, 3))
     pixels[1, 2, 0] = value
     with pytest.raises(ValueError, match=message):
@@ -222,7 +222,7 @@ def test_arrays_with_values_that_are_no_colours_are_refused(value: float, messag
         ([[0.5]], TypeError, "got list; use np.asarray"),
     ],
 )
-def test_what_is_no_picture_is_refused_with_its_cure(picture, error: type[Exception], message: str) -> None:
+def test_inputs_that_are_not_pictures_are_refused_with_advice(picture, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         to_image(picture)
 

@@ -47,7 +47,7 @@ SAMPLERS: dict[str, Callable[[Tensor, torch.Generator], Any]] = {
     "losses": lambda x, g: random_view(augmentation((32, 40)), x, g),
     "guidance": lambda x, g: random_view(cutouts((32, 40)), x, g),
     "training": lambda x, g: Augmentation(degrees=10.0, brightness=0.2, blur=0.5)(x[..., :32], g),
-    "one's own": lambda x, g: random_view(lambda y: y + torch.rand_like(y), x, g),
+    "own transform": lambda x, g: random_view(lambda y: y + torch.rand_like(y), x, g),
     "random_crop": lambda x, g: random_crop(x[:1], 16, g),
     "random_squares": lambda x, g: random_squares(x, 16, (0.3, 0.8), g),
     "recolour": recolour,
@@ -59,8 +59,8 @@ def test_views_are_augmented_in_one_place() -> None:
     roots = (PACKAGE, *(PACKAGE.parent / name for name in ("losses", "recipes", "training")))
     files = {file.resolve() for root in roots for file in root.rglob("*.py")}
     pattern = re.compile(r"kornia\.augmentation|grid_sample|default_generator\.(set_state|manual_seed)")
-    found = {file.name for file in files if pattern.search(file.read_text(encoding="utf-8"))}
-    assert found == {"views.py"}
+    augmenting = {file.name for file in files if pattern.search(file.read_text(encoding="utf-8"))}
+    assert augmenting == {"views.py"}
 
 
 @samplers
@@ -134,7 +134,7 @@ def test_augmented_views_are_those_of_their_seed_and_number(images: Tensor) -> N
     torch.testing.assert_close(loss.view(images, 1), expected)
 
 
-def test_a_generator_of_views_is_left_where_it_was_drawn_from() -> None:
+def test_chosen_views_are_different_numbers_drawn_from_the_generator() -> None:
     generator = seeded(1)
     assert len(set(chosen_views(9, 4, generator))) == 4
     assert chosen_views(9, 4, generator) != chosen_views(9, 4, seeded(1))

@@ -1,9 +1,9 @@
-"""The command `compare`: distances of images. Every image is read and embedded once.
+"""The command `compare`: distances between images. Every image is read and embedded once.
 
-two files               one pair
-reference, several      the first file against every other
-two folders             pictures of the same file name
-a CSV file              its rows
+two files              one pair
+three or more files    the first file, the reference, with each of the others
+two folders            the pictures with the same file name
+a CSV file             the pairs in its rows
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ __all__ = ["CompareCommand", "Pairs", "distances", "find_pairs", "load_metric", 
 class CompareCommand:
     """Distances between images: two files, one reference against several, two folders (by file name), or pairs.
 
-    0 means alike, larger means more different. Images may have any size. Patterns such as 'out/*.png' are expanded; a
-    folder stands for the pictures in it. With one reference, that is the first file.
+    0 means alike, larger means more different. Images may have any size. Patterns such as 'out/*.png' are expanded, and a
+    folder stands for the pictures in it. With one reference against several, the reference is the first file.
     """
 
     images: Positional[tuple[str, ...]] = ()
@@ -71,15 +71,20 @@ class CompareCommand:
 
 @dataclass(frozen=True)
 class Pairs:
-    """What is compared, how each pair is called in the table, and the files of two folders that have no partner."""
+    """The pairs of files that are compared."""
 
     pairs: list[tuple[Path, Path]]
     labels: list[str]
+    """The name of each pair in the table."""
     unmatched: dict[str, list[str]] = field(default_factory=dict)
+    """By folder, the files that have no partner in the other folder."""
 
 
 def find_pairs(arguments: Sequence[str]) -> Pairs:
-    """Pairs from files, folders and patterns. Raises FileNotFoundError or ValueError."""
+    """The pairs that files, folders and patterns describe, see above.
+
+    Raises FileNotFoundError for a missing file or a pattern without a match, ValueError for arguments that form no pair.
+    """
     paths = [path for argument in arguments for path in _expand(argument)]
     if not paths:
         raise ValueError("at least two images are needed, got none; give files, folders or patterns.")
@@ -94,7 +99,7 @@ def find_pairs(arguments: Sequence[str]) -> Pairs:
 
 
 def read_pairs(file: Path) -> Pairs:
-    """Pairs from the first two columns of a CSV file, relative to its folder; the same errors."""
+    """The pairs in the first two columns of a CSV file, paths relative to its folder. Errors as `find_pairs`."""
     if not file.is_file():
         raise FileNotFoundError(f"pairs not found: '{file}'; give a CSV file with two columns of paths.")
     pairs: list[tuple[Path, Path]] = []
@@ -120,7 +125,7 @@ def read_pairs(file: Path) -> Pairs:
 
 
 def distances(pairs: Sequence[tuple[Path, Path]], model: str, device: str | None = None) -> list[float]:
-    """The metric's distance for every pair, in order."""
+    """The metric's distance for every pair, in order; arguments as `load_metric`."""
     from dreamsim_guidance.evaluation.metrics.embedding import directions
     from dreamsim_guidance.metric.distance import half_chord
 
@@ -130,7 +135,10 @@ def distances(pairs: Sequence[tuple[Path, Path]], model: str, device: str | None
 
 
 def load_metric(model: str, device: str | None = None) -> DreamSim:
-    """The metric by name, on an accelerator if there is one; an error about weights names the way without."""
+    """Load a metric by name or file, by default on an accelerator if there is one.
+
+    Raises OSError where weights cannot be downloaded; the message names the metric that needs no download.
+    """
     from dreamsim_guidance.metric.dreamsim import DreamSim
     from dreamsim_guidance.processes import default_device
 
@@ -144,6 +152,7 @@ def load_metric(model: str, device: str | None = None) -> DreamSim:
 
 
 def _expand(argument: str) -> list[Path]:
+    """The file or folder that an argument names, or all that match it as a pattern."""
     if not argument.strip():
         raise ValueError("the path of an image is empty; is a variable of your shell not set?")
     path = Path(argument)
@@ -164,6 +173,7 @@ def _check_exists(path: Path) -> None:
 
 
 def _match(a: Path, b: Path) -> Pairs:
+    """The pairs of pictures that have the same name in two folders."""
     left = {path.name: path for path in _pictures(a)}
     right = {path.name: path for path in _pictures(b)}
     names = sorted(left.keys() & right.keys())

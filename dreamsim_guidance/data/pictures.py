@@ -1,8 +1,8 @@
-"""Pictures of a data set: checked before a run, then decoded and squashed in worker processes.
+"""Pictures of a data set: checked before a run, then decoded and resized in worker processes.
 
-Files are read by `files.pictures` and squashed to a square by PIL's antialiased bicubic filter in 8 bits, as the original
-package does. The bytes stay uint8 on their way between processes, a quarter of the traffic; divided by 255 they are the
-original's tensors, except for files whose reading differs (see `Reading`), of which `check_pictures` warns.
+Files are read by `files.pictures` and resized to a square by PIL's antialiased bicubic filter in 8 bits, as the original
+package does. Processes exchange uint8, a quarter of the traffic of float32; divided by 255 the pictures are the
+original's tensors, except for files whose two readings differ (see `files.pictures`). `check_pictures` warns of those.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from dreamsim_guidance.processes import is_main
 
 __all__ = ["Pictures", "check_pictures", "decode", "differing", "load_pictures", "warn_of_reading"]
 
-_NAMED = 5
-"""Pictures that a message names; of further ones it gives the number."""
+_NAMED_BROKEN, _NAMED_DIFFERING = 5, 20
+"""Number of pictures that the error and the warning name; they count the others."""
 
 
 class Pictures(Dataset[Tensor]):
@@ -55,7 +55,10 @@ class Pictures(Dataset[Tensor]):
 
 
 def decode(path: Path, size: tuple[int, int] | None = None, reading: Reading = "upright") -> UInt8[Tensor, "3 h w"]:
-    """The picture in 8 bits, squashed to `size` = (height, width) if given. Raises FileNotFoundError or ValueError."""
+    """Read a picture in 8 bits and resize it to `size` = (height, width), by default not at all.
+
+    Raises FileNotFoundError, or ValueError for a file that cannot be read.
+    """
     rgb = read_rgb(path, reading)
     if size is not None:
         rgb = rgb.resize(size[::-1], PILImage.Resampling.BICUBIC)
@@ -65,14 +68,14 @@ def decode(path: Path, size: tuple[int, int] | None = None, reading: Reading = "
 def load_pictures(
     paths: Sequence[Path], size: int = 224, workers: int = 0, batch: int = 64, reading: Reading = "upright"
 ) -> Iterator[UInt8[Tensor, "b 3 size size"]]:
-    """The pictures in order, `batch` at a time, decoded in `workers` processes (0: in this one). Errors as `Pictures`."""
+    """Read the pictures in order, `batch` at a time, in `workers` processes or, for 0, in this one. Errors as `Pictures`."""
     yield from DataLoader(Pictures(paths, size, reading), batch_size=batch, num_workers=workers)
 
 
 def check_pictures(
     paths: Sequence[Path], workers: int | None = None, progress: bool = True, reading: Reading = "upright"
 ) -> int:
-    """Decode every distinct picture once and return how many there are; warn of those whose two readings differ.
+    """Decode every distinct picture once and return their number; warn of those whose two readings differ.
 
     paths: the files; one that occurs several times is read once.
     workers: threads (PIL decodes outside of Python's lock), by default one for each of up to 8 processors.
@@ -95,17 +98,21 @@ def differing(paths: Sequence[Path], workers: int | None = None, progress: bool 
     broken = [f"'{path}' ({fault})" for path, (fault, _) in zip(paths, results, strict=True) if fault]
     if broken:
         raise ValueError(
-            f"{len(broken)} of {len(paths)} pictures cannot be read: {_first(broken)}; "
+            f"{len(broken)} of {len(paths)} pictures cannot be read: {_first(broken, _NAMED_BROKEN)}; "
             "get them again, or take their rows out of the set."
         )
     return [path for path, (_, differs) in zip(paths, results, strict=True) if differs]
 
 
 def warn_of_reading(paths: Sequence[Path], reading: Reading) -> None:
-    """One warning, on the main process, that names the files whose two readings differ; none if there are none."""
+    """Give one warning, on the main process, that names the files whose two readings differ.
+
+    paths: those files; without any there is no warning.
+    reading: the reading that is used.
+    """
     if not paths or not is_main():
         return
-    names = _first([f"'{path}'" for path in paths])
+    names = _first([f"'{path}'" for path in paths], _NAMED_DIFFERING)
     if reading == "original":
         text = f"as the original package does, not turned upright and with values above 8 bits clipped: {names}"
     else:
@@ -113,17 +120,17 @@ def warn_of_reading(paths: Sequence[Path], reading: Reading) -> None:
             f"otherwise than by the original package, turned upright by their EXIF tag or scaled from more than 8 bits: "
             f"{names}; reading 'original' reads them as it does"
         )
-    # from one line, whoever asks: Python then shows the warning once, though each metric looks at the same pictures
+    # always attributed to this line, so that Python shows the warning once although every metric reads the same pictures
     warnings.warn(f"{len(paths)} picture{'s are' if len(paths) > 1 else ' is'} read {text}.", stacklevel=1)
 
 
-def _first(names: Sequence[str]) -> str:
-    more = f", and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
+def _first(names: Sequence[str], count: int) -> str:
+    more = f", and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(names[:count]) + more
 
 
 def _inspect(path: Path) -> tuple[str | None, bool]:
-    """Why a picture cannot be decoded, None if it can, and whether its two readings differ."""
+    """The reason why a picture cannot be decoded, or None, and whether its two readings differ."""
     try:
         return None, readings_differ(path)
     except FileNotFoundError:

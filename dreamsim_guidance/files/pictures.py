@@ -1,12 +1,12 @@
-"""Picture files: the only place that opens them, so that every entry of the library sees the same picture.
+"""Read picture files. Only this module opens them, so that all parts of the library see the same picture.
 
     reading       orientation                  more than 8 bits
     "upright"     as the EXIF tag says         scaled to [0, 1]
     "original"    as stored                    clipped at 255
 
-"original" is what the original package sees: PIL's `convert("RGB")` of the file as it is stored. In both readings
-palettes become colours, grey is repeated, CMYK is converted, alpha is dropped, and an animation is its first frame. Of
-colour pictures with 16 bits per channel PIL keeps the upper 8.
+"original" is the reading of the original package: PIL's `convert("RGB")` of the file as it is stored. In both readings
+palettes become colours, grey is repeated, CMYK is converted, alpha is dropped, and an animation is its first frame. PIL
+reads only the upper 8 bits of colour pictures with 16 bits per channel.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from PIL import Image as PILImage
 __all__ = ["SUFFIXES", "PictureError", "Reading", "pixels_of", "read_pixels", "read_rgb", "readings_differ", "rgb_of"]
 
 Reading = Literal["upright", "original"]
-"""How a picture file is read, see above."""
+"""How a picture file is read; see the table above."""
 
 SUFFIXES = (".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """Endings of the files in a folder that count as pictures."""
@@ -42,7 +42,7 @@ _UPRIGHT = {
     7: PILImage.Transpose.TRANSVERSE,
     8: PILImage.Transpose.ROTATE_90,
 }
-"""What makes a picture upright, by the value of its EXIF tag."""
+"""The operation that makes a picture upright, by the value of its EXIF tag."""
 
 _UNREADABLE = (
     OSError,
@@ -57,11 +57,11 @@ _UNREADABLE = (
     struct.error,
     zlib.error,
 )
-"""What PIL raises for broken files of its many formats."""
+"""Exceptions that PIL raises for broken files, depending on the format."""
 
 
 class PictureError(ValueError):
-    """A file that cannot be read as a picture. `reason` says why, without the name of the file."""
+    """A file cannot be read as a picture. `reason` is the cause without the name of the file."""
 
     def __init__(self, message: str, reason: str = "") -> None:
         super().__init__(message)
@@ -69,18 +69,18 @@ class PictureError(ValueError):
 
 
 def read_pixels(path: str | os.PathLike[str]) -> NDArray[Any]:
-    """The picture in a file at its full depth, upright: an array as `pixels_of` returns it.
+    """Read the picture in a file at its full depth, upright, as an array like that of `pixels_of`.
 
-    Raises FileNotFoundError, or PictureError (a ValueError) for anything that is not a complete picture.
+    Raises FileNotFoundError, or PictureError (a ValueError) for a file that is not a complete picture.
     """
     with _opened(path) as picture:
         return pixels_of(_upright(picture))
 
 
 def read_rgb(path: str | os.PathLike[str], reading: Reading = "upright") -> PILImage.Image:
-    """The picture in a file as a PIL image of mode RGB, 8 bits per channel. Errors as `read_pixels`.
+    """Read the picture in a file as a PIL image of mode RGB, with 8 bits per channel. Errors as `read_pixels`.
 
-    In the reading "upright" a deeper picture is rounded to 8 bits; its floating-point values must lie in [0, 1].
+    With the reading "upright", deeper pictures are rounded to 8 bits; floating-point values must lie in [0, 1].
     """
     if reading not in ("upright", "original"):
         raise ValueError(f"reading must be 'upright' or 'original', got {reading!r}.")
@@ -94,16 +94,16 @@ def read_rgb(path: str | os.PathLike[str], reading: Reading = "upright") -> PILI
 
 
 def readings_differ(path: str | os.PathLike[str]) -> bool:
-    """Whether the two readings of a file give different pictures. Decodes the whole file; errors as `read_pixels`."""
+    """Whether the two readings of a file may give different pictures. Decodes the whole file; errors as `read_pixels`."""
     with _opened(path) as picture:
         picture.load()
         return _is_deep(picture) or _orientation(picture) in _UPRIGHT
 
 
 def pixels_of(picture: PILImage.Image) -> NDArray[Any]:
-    """The pixels of a PIL image: `(h, w, 3)` uint8, or of one with more than 8 bits `(h, w)` uint16 or float32.
+    """The pixels of a PIL image: `(h, w, 3)` uint8, or `(h, w)` uint16 or float32 if it has more than 8 bits.
 
-    Raises ValueError for integers that do not fit into 16 bits without a sign: which of them is white is not known.
+    Raises ValueError for integers outside [0, 65535], whose white point is not known.
     """
     if not _is_deep(picture):
         return np.array(rgb_of(picture))
@@ -111,23 +111,25 @@ def pixels_of(picture: PILImage.Image) -> NDArray[Any]:
     if picture.mode == "F":
         return pixels
     low, high = int(pixels.min()), int(pixels.max())
-    if low < 0 or high > 65535:  # mode "I" holds 32 bits; some formats store 16 in it
-        raise ValueError(f"its integers run from {low} to {high}, so white is not known; store it with 8 or 16 bits")
+    if low < 0 or high > 65535:  # mode "I" has 32 bits, and some formats use it for 16
+        raise ValueError(
+            f"its integers run from {low} to {high}, so its white point is not known; store it with 8 or 16 bits"
+        )
     return pixels.astype(np.uint16)
 
 
 def rgb_of(picture: PILImage.Image) -> PILImage.Image:
-    """A PIL image of any mode as RGB in 8 bits, as `convert("RGB")` does it, without alpha."""
-    if picture.mode == "P":  # directly to RGB, PIL warns of a palette's transparency
+    """Convert a PIL image of any mode to RGB in 8 bits, without alpha, as `convert("RGB")` does."""
+    if picture.mode == "P":  # converting a transparent palette directly to RGB causes a warning
         picture = picture.convert("RGBA")
-    elif picture.mode == "La":  # premultiplied: PIL converts it to LA only
+    elif picture.mode == "La":  # premultiplied alpha, which PIL converts only to LA
         picture = picture.convert("LA")
     return picture.convert("RGB")
 
 
 @contextmanager
 def _opened(path: str | os.PathLike[str]) -> Iterator[PILImage.Image]:
-    """The file as PIL opens it; whatever goes wrong while it is decoded is a PictureError."""
+    """Open the file with PIL; any failure to decode it, also inside the block, becomes a PictureError."""
     if not os.fspath(path):
         raise FileNotFoundError("image not found: the path is empty; give the path of a picture (png, jpg, webp, ...).")
     file = Path(path)
@@ -136,7 +138,7 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[PILImage.Image]:
     if not file.exists():
         raise FileNotFoundError(f"image not found: '{file}'; give the path of a picture (png, jpg, webp, ...).")
     try:
-        # from a stream, not by name: PIL maps a named file into memory and then scrambles turned TIFFs of 16 bits
+        # from a stream, because PIL maps a named file into memory and then scrambles rotated 16-bit TIFFs
         with file.open("rb") as stream, PILImage.open(stream) as picture:
             yield picture
     except PILImage.DecompressionBombError as error:
@@ -166,13 +168,13 @@ def _too_large(file: Path, error: Exception) -> PictureError:
 
 
 def _upright(picture: PILImage.Image) -> PILImage.Image:
-    picture.load()  # some formats keep the tag behind the pixels
+    picture.load()  # some formats store the tag behind the pixels
     method = _UPRIGHT.get(_orientation(picture))
     return picture if method is None else picture.transpose(method)
 
 
 def _orientation(picture: PILImage.Image) -> int:
-    """The EXIF tag, 1 where there is none or the EXIF data are damaged."""
+    """The EXIF orientation; 1, upright, where the tag is missing or the EXIF data are damaged."""
     try:
         return picture.getexif().get(_ORIENTATION, 1)
     except _UNREADABLE:

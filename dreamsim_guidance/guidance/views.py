@@ -1,10 +1,10 @@
-"""The loss as guidance sees it: under several augmentations, and with one reference for each prompt.
+"""The loss that guides: under several random views of the image, and with one reference for each prompt.
 
-A network can be led to an embedding by changes that no one sees. They rarely survive a crop, a change of colour and a little
-noise, so the gradient is averaged over random views of the image; it is gathered at the image, view by view, and passes the
-decoder once.
+Changes that nobody sees can move an image to any embedding of a network. Such changes rarely survive a crop, a change of
+colour and a little noise, so the gradient is averaged over random views of the image. The gradients are added up at the
+image, view by view, so that the decoder is passed only once.
 
-The idea of gathering at the image is Disco Diffusion's; Shen et al., Understanding and Improving Training-free Loss-based
+Adding them up at the image is an idea of Disco Diffusion; Shen et al., Understanding and Improving Training-free Loss-based
 Diffusion Guidance, NeurIPS 2024 (augmentation against misaligned gradients).
 """
 

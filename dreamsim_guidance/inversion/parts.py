@@ -18,10 +18,15 @@ __all__ = ["Parts"]
 
 
 class Parts(Loss):
-    """Mean distance of parts of the images to the same parts of a reference, whose embeddings are kept.
+    """Mean distance between parts of the images and the same parts of a reference, `(b,)` in [0, 2].
 
-    `boxes` are (top, left, bottom, right) as fractions; all parts go through the metric as one batch. `loss.at(step)`
-    looks at `draw` of them, chosen by `seed` and `step`, the first one always.
+    metric: the metric of the parts; the embeddings of the reference's parts are computed once.
+    reference: one image `(1, 3, h, w)` in [0, 1].
+    boxes: the parts, each (top, left, bottom, right) in [0, 1]; all go through the metric as one batch.
+    draw: how many parts `loss.at(step)` compares, at least 1: always the first, and others by `seed` and `step`.
+    seed: decides which parts a step compares.
+
+    Raises ValueError for `draw` below 1 and boxes outside the image.
     """
 
     name = "parts"
@@ -36,7 +41,7 @@ class Parts(Loss):
         self.register_buffer("directions", metric.target(self.cut(reference, range(len(boxes)))).directions)
 
     def cut(self, images: Tensor, chosen: Sequence[int]) -> Tensor:
-        """The chosen parts of one image, each squashed to the square that the metric sees."""
+        """The chosen parts of one image, each resized to the metric's square, `(parts, 3, side, side)`."""
         parts = (cut(images, self.boxes[k], widen=True) for k in chosen)
         return torch.cat([resize(part, (self.side, self.side)) for part in parts])
 
@@ -44,6 +49,7 @@ class Parts(Loss):
         return self.mean_of(images, range(len(self.boxes)))
 
     def mean_of(self, images: Tensor, chosen: Sequence[int]) -> Tensor:
+        """The mean distance of the chosen parts, by their numbers, `(b,)`."""
         target = Target(self.metric, self.directions[list(chosen)])
         return torch.stack([target(self.cut(image[None], chosen)).mean() for image in images])
 

@@ -43,7 +43,7 @@ class Reconstruction:
     noise: float = 0.3
     """Standard deviation of the noise at the start, on every level of the pyramid (`Pixels`)."""
     seed: int = 0
-    """Seed of that noise and of the choice of parts."""
+    """Seed of the noise and of the choice of parts."""
     device: str | None = None
     """cpu, cuda, ...; by default an accelerator if there is one."""
 

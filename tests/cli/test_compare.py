@@ -56,10 +56,10 @@ def test_folders_are_matched_by_file_name(capsys: pytest.CaptureFixture[str]) ->
 
 def test_json_has_everything(capsys: pytest.CaptureFixture[str]) -> None:
     out, _ = read(capsys, "a", "b", "--json")
-    found = json.loads(out)
-    assert found["metric"] == "tiny.safetensors" and found["unmatched"] == {"a": ["x.png"], "b": ["w.png"]}
-    assert [(pair["a"], pair["b"]) for pair in found["pairs"]] == [("a/y.png", "b/y.png"), ("a/z.png", "b/z.png")]
-    assert all(0 < pair["distance"] <= 2 for pair in found["pairs"])
+    result = json.loads(out)
+    assert result["metric"] == "tiny.safetensors" and result["unmatched"] == {"a": ["x.png"], "b": ["w.png"]}
+    assert [(pair["a"], pair["b"]) for pair in result["pairs"]] == [("a/y.png", "b/y.png"), ("a/z.png", "b/z.png")]
+    assert all(0 < pair["distance"] <= 2 for pair in result["pairs"])
 
 
 def test_pairs_come_from_a_file(capsys: pytest.CaptureFixture[str], here: Path) -> None:
@@ -72,12 +72,12 @@ def test_pairs_come_from_a_file(capsys: pytest.CaptureFixture[str], here: Path) 
 
 
 def test_every_image_is_embedded_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[int] = []
+    batches: list[int] = []
     embed = DreamSim.directions
-    monkeypatch.setattr(DreamSim, "directions", lambda self, x, mask: (seen.append(len(x)), embed(self, x, mask))[1])
+    monkeypatch.setattr(DreamSim, "directions", lambda self, x, mask: (batches.append(len(x)), embed(self, x, mask))[1])
     x, y, z = (Path(f"a/{name}.png") for name in "xyz")
     values = distances([(x, y), (x, z), (y, z), (y, x)], "tiny.safetensors")
-    assert seen == [3]  # one batch, although the sizes differ
+    assert batches == [3]  # one batch, although the sizes differ
     assert values[0] == values[3] and len(set(values)) == 3
 
 

@@ -13,7 +13,7 @@ from dreamsim_guidance.metric.compat import preprocess
 
 @pytest.fixture
 def files(tmp_path: Path) -> list[Path]:
-    """A picture of every kind that sets have: large, small, wide, grey, with alpha, with a palette, turned by a tag."""
+    """Pictures of many kinds: large, small, wide, grey, with alpha, with a palette, turned by an EXIF tag."""
     rng = np.random.default_rng(0)
 
     def noise(*shape: int) -> PILImage.Image:
@@ -37,15 +37,15 @@ def test_pictures_are_the_originals_to_the_bit(files: list[Path]) -> None:
     transform = transforms.Compose(
         [transforms.Resize((224, 224), transforms.InterpolationMode.BICUBIC), transforms.ToTensor()]
     )
-    for file, found in zip(files, Pictures(files, reading="original"), strict=True):
+    for file, pixels in zip(files, Pictures(files, reading="original"), strict=True):
         with PILImage.open(file) as picture:
             expected = transform(picture.convert("RGB"))
             assert torch.equal(preprocess(picture)[0], expected)
-        assert found.dtype == torch.uint8 and found.is_contiguous()
-        assert torch.equal(found.float() / 255, expected)
+        assert pixels.dtype == torch.uint8 and pixels.is_contiguous()
+        assert torch.equal(pixels.float() / 255, expected)
 
 
-def test_size_is_free(files: list[Path]) -> None:
+def test_pictures_may_have_any_size(files: list[Path]) -> None:
     with PILImage.open(files[0]) as picture:
         expected = picture.convert("RGB").resize((48, 48), PILImage.Resampling.BICUBIC)
     assert torch.equal(Pictures(files, 48)[0], pil_to_tensor(expected))
@@ -64,11 +64,11 @@ def test_loading_keeps_the_order_in_any_number_of_workers(files: list[Path], wor
 
 def test_reading_names_the_file_that_fails(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no picture")
-    found = Pictures([tmp_path / "none.png", tmp_path / "text.png"])
+    pictures = Pictures([tmp_path / "none.png", tmp_path / "text.png"])
     with pytest.raises(FileNotFoundError, match=r"image not found: '.*none.png'"):
-        found[0]
+        pictures[0]
     with pytest.raises(ValueError, match=r"text.png' cannot be read as an image"):
-        found[1]
+        pictures[1]
 
 
 def test_only_pictures_whose_reading_differs_are_not_the_originals(files: list[Path]) -> None:
@@ -82,14 +82,14 @@ def test_whole_pictures_pass_and_are_counted_once(files: list[Path]) -> None:
 
 
 def test_one_warning_names_all_pictures_whose_reading_differs(files: list[Path], tmp_path: Path) -> None:
-    for i in range(6):
+    for i in range(21):
         PILImage.fromarray(np.full((4, 4), 257 * i, np.uint16)).save(tmp_path / f"deep{i}.png")
     deep = sorted(tmp_path.glob("deep*"))
     with pytest.warns(UserWarning) as caught:
-        assert check_pictures([*files, *deep, *files], progress=False) == len(files) + 6
+        assert check_pictures([*files, *deep, *files], progress=False) == len(files) + 21
     (warning,) = caught
     message = str(warning.message)
-    assert message.startswith("7 pictures are read otherwise than by the original package")
+    assert message.startswith("22 pictures are read otherwise than by the original package")
     assert "turned.jpg', " in message and "deep0.png'" in message and ", and 2 more; reading 'original'" in message
     assert "grey.png" not in message
     with pytest.warns(UserWarning, match=r"^1 picture is read as the original package does, not turned .*turned.jpg'"):

@@ -31,8 +31,8 @@ def quiet(loss: object, image: nn.Module, steps: int = 30, **options: object) ->
 
 def test_it_finds_the_picture_that_the_loss_asks_for() -> None:
     picture = torch.rand(1, 3, 16, 16) * 0.8 + 0.1
-    found = quiet(Away(picture), pixels(), 300)
-    assert (found.image - picture).abs().mean() < 0.01
+    result = quiet(Away(picture), pixels(), 300)
+    assert (result.image - picture).abs().mean() < 0.01
 
 
 def test_the_metrics_gradient_lowers_the_metric(metric: DreamSim, photograph: Tensor) -> None:
@@ -49,24 +49,24 @@ def test_the_best_step_is_returned_and_not_the_last() -> None:
         images.append(x.detach())
         return x.flatten(1).mean(1) * 0 + len(images)
 
-    found = quiet(worse_every_step, pixels(), 5)
-    assert found.best_step.tolist() == [0]
-    assert torch.equal(found.image, images[0])
+    result = quiet(worse_every_step, pixels(), 5)
+    assert result.best_step.tolist() == [0]
+    assert torch.equal(result.image, images[0])
 
 
 def test_the_returned_loss_is_that_of_the_returned_image() -> None:
     loss = Away(torch.rand(2, 3, 16, 16))
-    found = quiet(loss, pixels(2))
-    assert torch.equal(loss(found.image), found.loss)
-    assert torch.equal(found.loss, found.history["loss"].amin(0))
+    result = quiet(loss, pixels(2))
+    assert torch.equal(loss(result.image), result.loss)
+    assert torch.equal(result.loss, result.history["loss"].amin(0))
 
 
-def test_each_sample_is_found_as_if_it_were_alone() -> None:
+def test_each_sample_is_optimised_as_if_it_were_alone() -> None:
     pictures = torch.rand(2, 3, 16, 16)
     together = pixels(2)
     alone = pixels(1)
-    for one, both in zip(alone.levels, together.levels, strict=True):
-        one.data = both.data[1:].clone()
+    for single, double in zip(alone.levels, together.levels, strict=True):
+        single.data = double.data[1:].clone()
     assert torch.allclose(quiet(Away(pictures), together).image[1:], quiet(Away(pictures[1:]), alone).image, atol=1e-6)
 
 
@@ -78,34 +78,34 @@ def test_the_same_seed_gives_the_same_picture() -> None:
 def test_history_holds_the_start_and_every_term() -> None:
     target = torch.rand(1, 3, 16, 16)
     loss = Away(target) + 2 * Away(1 - target).named("opposite")
-    found = quiet(loss, pixels(2), 7)
-    assert set(found.history) == {"loss", "away", "opposite"}
-    assert all(values.shape == (8, 2) for values in found.history.values())
-    assert torch.allclose(found.history["loss"], found.history["away"] + 2 * found.history["opposite"])
+    result = quiet(loss, pixels(2), 7)
+    assert set(result.history) == {"loss", "away", "opposite"}
+    assert all(values.shape == (8, 2) for values in result.history.values())
+    assert torch.allclose(result.history["loss"], result.history["away"] + 2 * result.history["opposite"])
 
 
 def test_scheduled_weights_follow_the_step() -> None:
-    found = quiet(Linear(1, 0, steps=4) * Away(torch.rand(1, 3, 16, 16)), pixels(), 4)
-    weights = (found.history["loss"] / found.history["away"])[:, 0]
+    result = quiet(Linear(1, 0, steps=4) * Away(torch.rand(1, 3, 16, 16)), pixels(), 4)
+    weights = (result.history["loss"] / result.history["away"])[:, 0]
     assert torch.allclose(weights, torch.tensor([1.0, 0.75, 0.5, 0.25, 0.0]))
 
 
-def test_zero_steps_judge_the_start() -> None:
+def test_zero_steps_return_the_start_and_its_loss() -> None:
     start = pixels()
-    found = quiet(Away(torch.rand(1, 3, 16, 16)), start, 0)
-    assert torch.equal(found.image, start().detach())
-    assert found.history["loss"].shape == (1, 1)
+    result = quiet(Away(torch.rand(1, 3, 16, 16)), start, 0)
+    assert torch.equal(result.image, start().detach())
+    assert result.history["loss"].shape == (1, 1)
 
 
 def test_the_callback_sees_every_step_without_a_graph() -> None:
-    seen: list[tuple[int, bool, tuple[int, ...]]] = []
+    calls: list[tuple[int, bool, tuple[int, ...]]] = []
     quiet(
         Away(torch.rand(1, 3, 16, 16)),
         pixels(2),
         3,
-        callback=lambda step, images, losses: seen.append((step, images.requires_grad, tuple(losses.shape))),
+        callback=lambda step, images, losses: calls.append((step, images.requires_grad, tuple(losses.shape))),
     )
-    assert seen == [(step, False, (2,)) for step in range(4)]
+    assert calls == [(step, False, (2,)) for step in range(4)]
 
 
 def test_trainable_weights_of_the_loss_are_left_alone() -> None:
@@ -114,7 +114,7 @@ def test_trainable_weights_of_the_loss_are_left_alone() -> None:
     assert network.weight.grad is None
 
 
-def test_a_sample_whose_loss_is_nan_loses_nothing_that_was_found() -> None:
+def test_a_sample_whose_loss_becomes_nan_keeps_its_best_image() -> None:
     calls: list[int] = []
 
     def breaks_later(x: Tensor) -> Tensor:
@@ -122,8 +122,8 @@ def test_a_sample_whose_loss_is_nan_loses_nothing_that_was_found() -> None:
         value = x.flatten(1).mean(1)
         return value * torch.nan if len(calls) > 3 else value
 
-    found = quiet(breaks_later, pixels(), 6)
-    assert found.image.isfinite().all() and found.best_step.item() == 2
+    result = quiet(breaks_later, pixels(), 6)
+    assert result.image.isfinite().all() and result.best_step.item() == 2
 
 
 def test_a_loss_that_is_never_finite_is_an_error() -> None:

@@ -1,4 +1,4 @@
-"""Augmented and multi-crop evaluation: the same view of both images, cached references, no hidden state."""
+"""Augmented and MultiCrop: both images get the same view, references are embedded once, and there is no hidden state."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def y() -> Tensor:
     return torch.rand(1, 3, 40, 48)
 
 
-class Seen(nn.Module):
+class Counting(nn.Module):
     """Counts how often the metric embeds a reference."""
 
     def __init__(self) -> None:
@@ -48,10 +48,10 @@ def test_views_stay_the_same_when_the_loss_is_cast(metric: DreamSim, y: Tensor) 
 def test_drawing_a_view_does_not_reseed_accelerators(
     metric: DreamSim, y: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loss, seeded = Augmented(metric, y, views=2), []
-    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    loss, seeds = Augmented(metric, y, views=2), []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds.append)
     loss(y)
-    assert seeded == []
+    assert seeds == []
 
 
 def test_schedules_inside_crops_and_views_follow_the_step(x: Tensor, y: Tensor) -> None:
@@ -75,11 +75,11 @@ def test_the_views_differ_and_are_drawn_at_construction(y: Tensor) -> None:
 
 
 def test_references_are_embedded_once_per_view(x: Tensor, y: Tensor) -> None:
-    seen = Seen()
-    loss = Augmented(seen, y, views=5)
+    metric = Counting()
+    loss = Augmented(metric, y, views=5)
     loss(x)
     loss.at(3)(x)
-    assert seen.references == 5
+    assert metric.references == 5
 
 
 def test_the_views_of_an_image_do_not_depend_on_its_batch(x: Tensor, y: Tensor) -> None:
@@ -138,7 +138,7 @@ def test_an_image_may_be_smaller_than_its_reference(metric: DreamSim, y: Tensor)
     assert Augmented(metric, y, views=2)(torch.rand(3, 3, 16, 16)).shape == (3,)
 
 
-def test_a_transform_of_ones_own_is_used(x: Tensor, y: Tensor) -> None:
+def test_a_custom_transform_is_used(x: Tensor, y: Tensor) -> None:
     loss = Augmented(MSE(), y, views=2, transform=nn.AvgPool2d(2))
     pool = nn.AvgPool2d(2)
     torch.testing.assert_close(loss(x), MSE()(pool(x), pool(y)))

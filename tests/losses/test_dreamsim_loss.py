@@ -1,4 +1,4 @@
-"""DreamSimLoss in training: what is frozen, what has a graph, and the frameworks that it must work under."""
+"""DreamSimLoss in training: frozen weights, gradient paths, and the frameworks it has to work with."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_the_target_has_no_graph(metric: DreamSim, x: Tensor, y: Tensor) -> None
     assert y.grad is None
 
 
-def test_the_metric_is_frozen_and_out_of_sight(metric: DreamSim, x: Tensor) -> None:
+def test_the_metric_is_frozen_and_not_a_submodule(metric: DreamSim, x: Tensor) -> None:
     model = Autoencoder(metric)
     model.train().requires_grad_(True)
     assert {name for name, _ in model.named_parameters()} == {"net.weight", "net.bias"}
@@ -197,7 +197,7 @@ def _port() -> int:
 
 
 @pytest.mark.exact
-def test_two_processes_train_what_one_trains_on_both_halves(metric: DreamSim, x: Tensor, tmp_path: Path) -> None:
+def test_two_processes_train_as_one_does_on_both_halves(metric: DreamSim, x: Tensor, tmp_path: Path) -> None:
     """In float64, in which the two differ by their order of summation only: 1e-15, on every processor."""
     metric, x = metric.double(), x.double()
     torch.multiprocessing.spawn(_train_in_parallel, (2, _port(), metric, x, tmp_path), nprocs=2)
@@ -255,7 +255,7 @@ def test_predictions_may_overshoot_in_validation_as_in_training(metric: DreamSim
         loss(pred, pred.detach())
 
 
-def test_one_prediction_has_one_target(metric: DreamSim, unchecked: None) -> None:
+def test_the_target_has_the_batch_of_the_prediction_or_one_image(metric: DreamSim, unchecked: None) -> None:
     with pytest.raises(ValueError, match="got 3 targets for 1 images"):
         DreamSimLoss(metric)(torch.rand(1, 3, 32, 32), torch.rand(3, 3, 32, 32))
 

@@ -1,4 +1,4 @@
-"""LPIPS, DISTS, CLIP and DINO cosine: laws and parity with the packages they come from, on random networks."""
+"""LPIPS, DISTS, CLIP and DINO cosine on random networks: laws, and parity with the packages they come from."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def lpips_network(net: str = "squeeze") -> nn.Module:
     lpips = pytest.importorskip("lpips")
     torch.manual_seed(0)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it calls torchvision with a deprecated argument
+        warnings.simplefilter("ignore")  # lpips calls torchvision with a deprecated argument
         return lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
 
 
@@ -73,7 +73,7 @@ def test_dists_agrees_with_torchmetrics(monkeypatch: pytest.MonkeyPatch, x: Tens
     network = dists_network(monkeypatch)
     with torch.no_grad():
         theirs = network(x, y, require_grad=True)
-    # theirs loses digits in 1 - sum and in E[xy] - E[x] E[y]
+    # torchmetrics loses digits in 1 - sum and in E[xy] - E[x] E[y]
     torch.testing.assert_close(DISTS(network=network)(x, y), theirs, atol=1e-5, rtol=1e-3)
 
 
@@ -128,7 +128,7 @@ def test_cached_features_give_the_same_loss_and_gradient(
     assert list(bound.weights) == list(pair.weights)
 
 
-def test_the_network_is_frozen_and_out_of_sight(make: Callable[..., FeatureLoss], x: Tensor, y: Tensor) -> None:
+def test_the_network_is_frozen_and_not_a_submodule(make: Callable[..., FeatureLoss], x: Tensor, y: Tensor) -> None:
     loss = make()
     holder = nn.ModuleDict({"loss": loss, "bound": make(y)})
     holder.train().requires_grad_(True)
@@ -167,7 +167,7 @@ def test_distances_are_float32_under_autocast(make: Callable[..., FeatureLoss], 
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_network_losses_refuse_what_they_cannot_compare(make: Callable[..., FeatureLoss], x: Tensor) -> None:
+def test_network_losses_refuse_images_that_they_cannot_compare(make: Callable[..., FeatureLoss], x: Tensor) -> None:
     with pytest.raises(ValueError, match="needs images of at least 32 x 32 pixels, got 20 x 40"):
         make()(torch.rand(1, 3, 20, 40), torch.rand(1, 3, 20, 40))
     with pytest.raises(ValueError, match=r"got \(2, 3, 32, 36\) and \(2, 3, 36, 32\)"):
@@ -227,7 +227,7 @@ def test_the_cosine_losses_are_one_minus_the_cosine_of_the_features(
     assert list(build(tower=branch).weights) == list(build(y, tower=branch).weights) == [name]
 
 
-def test_a_named_tower_is_read_as_its_own_authors_read_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_named_tower_gives_the_feature_that_its_authors_use(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[BranchConfig] = []
 
     def remember(config: BranchConfig) -> Branch:
@@ -245,7 +245,7 @@ def test_a_named_tower_is_read_as_its_own_authors_read_it(monkeypatch: pytest.Mo
     ]
 
 
-def test_a_tower_that_cannot_be_had_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_for_an_unavailable_tower_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: object, **kwargs: object) -> None:
         raise OSError("offline")
 

@@ -103,7 +103,7 @@ def test_pixel_losses_survive_pickle_and_deepcopy(make: Callable[..., PairLoss],
             torch.testing.assert_close(twin(*images), loss(*images))
 
 
-def test_the_means_are_what_they_say(x: Tensor, y: Tensor) -> None:
+def test_the_values_are_those_of_the_formulas(x: Tensor, y: Tensor) -> None:
     d = (x - y).flatten(1)
     torch.testing.assert_close(L1()(x, y), d.abs().mean(1))
     torch.testing.assert_close(MSE()(x, y), d.square().mean(1))
@@ -176,7 +176,7 @@ def test_total_variation_joins_a_training_loss(x: Tensor, y: Tensor) -> None:
 
 @pairs
 @pytest.mark.usefixtures("unchecked")
-def test_images_of_different_size_are_refused_with_both_shapes(make: Callable[..., PairLoss]) -> None:
+def test_the_error_for_images_of_different_size_states_both_shapes(make: Callable[..., PairLoss]) -> None:
     message = r"got \(1, 3, 16, 16\) and \(1, 3, 16, 20\); dreamsim_guidance.preprocess.resize"
     with pytest.raises(ValueError, match=message):
         make()(torch.rand(1, 3, 16, 16), torch.rand(1, 3, 16, 20))
@@ -198,7 +198,7 @@ def test_the_wrong_range_is_refused_on_both_sides(make: Callable[..., PairLoss],
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_what_is_no_batch_of_images_is_refused() -> None:
+def test_inputs_that_are_not_image_batches_are_refused() -> None:
     with pytest.raises(TypeError, match="pred must be floating point"):
         L1()(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), torch.zeros(1, 3, 8, 8))
     with pytest.raises(ValueError, match="3 channels"):
@@ -208,7 +208,7 @@ def test_what_is_no_batch_of_images_is_refused() -> None:
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_devices_are_not_mixed() -> None:
+def test_images_on_two_devices_are_refused() -> None:
     with pytest.raises(ValueError, match=r"must be on one device, got cpu and meta; use target.to"):
         L1()(torch.rand(1, 3, 8, 8), torch.empty(1, 3, 8, 8, device="meta"))
 

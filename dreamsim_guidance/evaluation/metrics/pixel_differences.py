@@ -1,4 +1,4 @@
-"""The pixel metrics of the paper's table, as distances: lower is more alike.
+"""The pixel metrics of the paper's table as distances: lower means more similar.
 
     mse      mean (x - y)^2 at 64 x 64
     psnr     10 log10 mean (x - y)^2, the negative PSNR; equal pictures count as 100 dB
@@ -7,9 +7,12 @@
 
     l = (2 mu_x mu_y + c1) / (mu_x^2 + mu_y^2 + c1),   cs = (2 sigma_xy + c2) / (sigma_x^2 + sigma_y^2 + c2)
 
-with moments under an 11 x 11 Gaussian window of sigma 1.5 inside the picture, c1 = 0.01^2, c2 = 0.03^2, a mean below zero
-counting as zero. At the pictures' own size except for mse, as in the original's evaluation, whose package (torchmetrics) lets
-the window reach over the border into a mirrored picture, unlike the authors; it moves SSIM in the third digit.
+with moments under an 11 x 11 Gaussian window of sigma 1.5 inside the picture, c1 = 0.01^2, c2 = 0.03^2; a mean below zero
+counts as zero. Pictures are compared at their own size except for mse, as in the original's evaluation. Its package
+(torchmetrics), unlike the authors of SSIM, also places windows across the border of a mirrored picture, which changes the
+third digit of SSIM.
+
+All functions take two batches `(b, 3, h, w)` in [0, 1] and return one value per pair, `(b,)`.
 
 Wang, Bovik, Sheikh, Simoncelli, Image quality assessment, IEEE TIP 2004; Wang, Simoncelli, Bovik, Multiscale structural
 similarity for image quality assessment, Asilomar 2003.
@@ -30,24 +33,24 @@ _SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
 
 def mse(x: Tensor, y: Tensor) -> Tensor:
-    """Mean squared difference, `(b,)`."""
+    """Mean squared difference, in [0, 1]."""
     return (x - y).square().flatten(1).mean(1)
 
 
 def psnr(x: Tensor, y: Tensor) -> Tensor:
-    """Minus the decibels, `(b,)`."""
+    """Negative peak signal-to-noise ratio in decibels, at least -100."""
     return 10 * mse(x, y).clamp(min=_LEAST_ERROR).log10()
 
 
 def ssim(x: Tensor, y: Tensor) -> Tensor:
-    """`(b,)`; ValueError for pictures smaller than the window."""
+    """1 - SSIM, in [0, 2]. Raises ValueError for pictures smaller than the window."""
     _check_size("ssim", x, _WINDOW)
     luminance, structure = _terms(x, y)
     return 1 - _mean(luminance * structure)
 
 
 def ms_ssim(x: Tensor, y: Tensor) -> Tensor:
-    """`(b,)`; ValueError for pictures whose fifth scale is smaller than the window."""
+    """1 - MS-SSIM, in [0, 1]. Raises ValueError for pictures whose fifth scale is smaller than the window."""
     _check_size("ms-ssim", x, _WINDOW << (len(_SCALES) - 1))
     product = x.new_ones(len(x))
     for i, weight in enumerate(_SCALES):
@@ -59,7 +62,7 @@ def ms_ssim(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _terms(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Luminance and contrast-structure at every place of the window."""
+    """The terms l and cs at every position of the window."""
     from kornia.filters import filter2d_separable, get_gaussian_kernel1d
 
     window = get_gaussian_kernel1d(_WINDOW, _SIGMA, device=x.device, dtype=x.dtype)
