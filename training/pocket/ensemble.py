@@ -20,7 +20,8 @@ from tqdm import tqdm
 from dreamsim_guidance.checkpoints.model_file import write_model
 from dreamsim_guidance.data.photographs import training_photographs
 from dreamsim_guidance.data.scenes.drawing import draw, picture_grid
-from dreamsim_guidance.data.scenes.scene import Scene, random_variation, sample_scene, scene_generator, simplify, vary
+from dreamsim_guidance.data.scenes.scene import Scene, sample_scene, scene_generator
+from dreamsim_guidance.data.scenes.variations import random_variation, simplify, vary
 from dreamsim_guidance.metric.backbones import CLIP_MEAN, CLIP_STD, Branch, BranchConfig
 from dreamsim_guidance.metric.ensemble import Ensemble
 from dreamsim_guidance.preprocess import save_image

@@ -17,7 +17,7 @@ from __future__ import annotations
 import colorsys
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 
 import torch
@@ -29,11 +29,8 @@ __all__ = [
     "Scene",
     "factor_distance",
     "factor_distances",
-    "random_variation",
     "sample_scene",
     "scene_generator",
-    "simplify",
-    "vary",
 ]
 
 SYMMETRY: Mapping[str, int] = MappingProxyType(
@@ -87,7 +84,7 @@ SPLITS = ("train", "val", "test")
 """Scenes are numbered within a split, and no number of one split seeds the same scene as a number of another."""
 
 HSV = tuple[float, float, float]
-_DARKEST, _PALEST = 0.25, 0.15
+DARKEST, PALEST = 0.25, 0.15
 
 
 @dataclass(frozen=True)
@@ -132,67 +129,19 @@ def sample_scene(generator: torch.Generator) -> Scene:
     while _colour_distance(colour, background_colour) < 0.35:
         background_colour = _colour(torch.rand(3, generator=generator).tolist(), pale=True)
     return Scene(
-        shape=_pick(SHAPES, u[6]),
+        shape=pick(SHAPES, u[6]),
         colour=colour,
         count=COUNTS[0] + int(u[7] * (COUNTS[1] - COUNTS[0] + 1)),
-        layout=_pick(LAYOUTS, u[8]),
+        layout=pick(LAYOUTS, u[8]),
         rotation=(2 * u[9] - 1) * LEAN,
         scale=SCALES[0] + u[10] * (SCALES[1] - SCALES[0]),
         perspective=(2 * u[11] - 1, 2 * u[12] - 1),
-        background=_pick(BACKGROUNDS, u[13]),
+        background=pick(BACKGROUNDS, u[13]),
         background_colour=background_colour,
-        texture=_pick(TEXTURES, u[14]),
-        style=_pick(STYLES, u[15]),
-        seed=_seed(generator),
+        texture=pick(TEXTURES, u[14]),
+        style=pick(STYLES, u[15]),
+        seed=random_seed(generator),
     )
-
-
-def simplify(scene: Scene, difficulty: float, generator: torch.Generator) -> Scene:
-    """An easier version of the scene for the beginning of a training: 0 is one large flat thing in the middle, 1 leaves all.
-
-    Factors with degrees shrink, kinds become the plainest with probability 1 - `difficulty`; colours and shape stay.
-    """
-    keep_layout, keep_background, keep_texture, keep_style = (torch.rand(4, generator=generator) <= difficulty).tolist()
-    middle = 1.1
-    return replace(
-        scene,
-        count=1 + round((scene.count - 1) * difficulty),
-        layout=scene.layout if keep_layout else "grid",
-        rotation=scene.rotation * difficulty,
-        scale=middle + (scene.scale - middle) * difficulty,
-        perspective=(scene.perspective[0] * difficulty, scene.perspective[1] * difficulty),
-        background=scene.background if keep_background else "plain",
-        texture=scene.texture if keep_texture else "plain",
-        style=scene.style if keep_style else "flat",
-    )
-
-
-def vary(scene: Scene, factors: str | Sequence[str], amount: float, generator: torch.Generator) -> Scene:
-    """The scene with the named factors changed, redrawn with a new seed.
-
-    `amount` in (0, 1] is how far a factor with degrees moves (colour, count, rotation, scale, perspective, the colour
-    of the background); a kind (shape, layout, texture, style, and the background's from an amount of 0.5) becomes
-    another kind whatever the amount. An empty list of factors redraws the same scene. Raises ValueError for an unknown
-    factor and for an amount outside (0, 1].
-    """
-    factors = (factors,) if isinstance(factors, str) else tuple(factors)
-    if unknown := [name for name in factors if name not in FACTORS]:
-        raise ValueError(f"unknown factor '{unknown[0]}'; known: {', '.join(FACTORS)}.")
-    if not 0 < amount <= 1:
-        raise ValueError(f"amount must lie in (0, 1], got {amount}.")
-    changed = replace(scene, seed=_seed(generator))
-    for name in factors:
-        u = torch.rand(4, generator=generator).tolist()
-        changed = _VARIATIONS[name](changed, amount, u)
-    return changed
-
-
-def random_variation(scene: Scene, generator: torch.Generator, most: int = 4) -> Scene:
-    """The scene with one to `most` factors changed, chosen at random, by one random amount in [0.1, 1)."""
-    count = int(torch.randint(1, most + 1, (), generator=generator))
-    chosen = torch.randperm(len(FACTORS), generator=generator)[:count].tolist()
-    amount = 0.1 + 0.9 * float(torch.rand((), generator=generator))
-    return vary(scene, [FACTORS[i] for i in chosen], amount, generator)
 
 
 def factor_distances(a: Scene, b: Scene) -> dict[str, float]:
@@ -247,77 +196,13 @@ def oklab(colour: HSV) -> tuple[float, float, float]:
 
 
 def _colour(u: Sequence[float], pale: bool = False) -> HSV:
-    saturation = u[1] ** 1.5 if pale else 1 - (1 - _PALEST) * u[1] ** 2
-    return u[0], saturation, _DARKEST + (1 - _DARKEST) * u[2] ** 0.5
+    saturation = u[1] ** 1.5 if pale else 1 - (1 - PALEST) * u[1] ** 2
+    return u[0], saturation, DARKEST + (1 - DARKEST) * u[2] ** 0.5
 
 
-def _seed(generator: torch.Generator) -> int:
+def random_seed(generator: torch.Generator) -> int:
     return int(torch.randint(2**31, (), generator=generator))
 
 
-def _pick(kinds: Sequence[str], u: float) -> str:
+def pick(kinds: Sequence[str], u: float) -> str:
     return kinds[min(int(u * len(kinds)), len(kinds) - 1)]
-
-
-def _other(kinds: Sequence[str], current: str, u: float) -> str:
-    return _pick([kind for kind in kinds if kind != current], u)
-
-
-def _reflected(value: float, step: float, low: float, high: float) -> float:
-    """One step that turns round where it would leave the range, as long as the range has room for it."""
-    moved = value + step
-    return min(max(moved if low <= moved <= high else value - step, low), high)
-
-
-def _vary_colour(colour: HSV, amount: float, u: Sequence[float]) -> HSV:
-    hue, saturation, value = colour
-    sign = 1 if u[0] < 0.5 else -1
-    return (
-        (hue + sign * 0.4 * amount) % 1.0,
-        _reflected(saturation, (u[1] - 0.5) * amount, 0.0, 1.0),
-        _reflected(value, (u[2] - 0.5) * amount, _DARKEST, 1.0),
-    )
-
-
-def _vary_count(scene: Scene, amount: float, u: Sequence[float]) -> Scene:
-    step = max(1, round(amount * (COUNTS[1] - COUNTS[0])))
-    lower, upper = scene.count - step, scene.count + step
-    inside = [n for n in (lower, upper) if COUNTS[0] <= n <= COUNTS[1]]
-    furthest = COUNTS[0] if scene.count - COUNTS[0] > COUNTS[1] - scene.count else COUNTS[1]
-    return replace(scene, count=inside[int(u[0] * len(inside))] if inside else furthest)
-
-
-def _vary_rotation(scene: Scene, amount: float, u: Sequence[float]) -> Scene:
-    step = (1 if u[0] < 0.5 else -1) * amount * LEAN
-    return replace(scene, rotation=_reflected(scene.rotation, step, -LEAN, LEAN))
-
-
-def _vary_scale(scene: Scene, amount: float, u: Sequence[float]) -> Scene:
-    step = (1 if u[0] < 0.5 else -1) * amount * (SCALES[1] - SCALES[0])
-    return replace(scene, scale=_reflected(scene.scale, step, *SCALES))
-
-
-def _vary_perspective(scene: Scene, amount: float, u: Sequence[float]) -> Scene:
-    x, y = scene.perspective
-    angle = 2 * math.pi * u[0]
-    turn, tip = 1.5 * amount * math.cos(angle), 1.5 * amount * math.sin(angle)
-    return replace(scene, perspective=(_reflected(x, turn, -1.0, 1.0), _reflected(y, tip, -1.0, 1.0)))
-
-
-def _vary_background(scene: Scene, amount: float, u: Sequence[float]) -> Scene:
-    kind = _other(BACKGROUNDS, scene.background, u[3]) if amount >= 0.5 else scene.background
-    return replace(scene, background=kind, background_colour=_vary_colour(scene.background_colour, amount, u))
-
-
-_VARIATIONS = {
-    "shape": lambda s, amount, u: replace(s, shape=_other(SHAPES, s.shape, u[0])),
-    "colour": lambda s, amount, u: replace(s, colour=_vary_colour(s.colour, amount, u)),
-    "count": _vary_count,
-    "layout": lambda s, amount, u: replace(s, layout=_other(LAYOUTS, s.layout, u[0])),
-    "rotation": _vary_rotation,
-    "scale": _vary_scale,
-    "perspective": _vary_perspective,
-    "background": _vary_background,
-    "texture": lambda s, amount, u: replace(s, texture=_other(TEXTURES, s.texture, u[0])),
-    "style": lambda s, amount, u: replace(s, style=_other(STYLES, s.style, u[0])),
-}

@@ -26,8 +26,9 @@ from dataclasses import dataclass
 import torch
 
 from dreamsim_guidance.data.scenes.captions import caption
-from dreamsim_guidance.data.scenes.scene import FACTORS, Scene, factor_distance, sample_scene, scene_generator, vary
+from dreamsim_guidance.data.scenes.scene import FACTORS, Scene, factor_distance, sample_scene, scene_generator
 from dreamsim_guidance.data.scenes.triplets import SceneTriplet
+from dreamsim_guidance.data.scenes.variations import vary
 
 __all__ = ["HELD_OUT", "PEOPLE", "SPLITS", "Question", "SceneSet", "changed_factors"]
 

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from dreamsim_guidance.data.scenes.drawing import draw
-from dreamsim_guidance.data.scenes.scene import Scene, factor_distance, random_variation, sample_scene, scene_generator
+from dreamsim_guidance.data.scenes.scene import Scene, factor_distance, sample_scene, scene_generator
+from dreamsim_guidance.data.scenes.variations import random_variation
 from dreamsim_guidance.types import Distance, Image
 
 __all__ = ["Agreement", "SceneTriplet", "agreement", "draw_triplets", "sample_triplet", "sample_triplets"]

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image as PILImage
+from data.readers.small_sets import (
+    TREES,
+    bapps,
+    bapps_jnd,
+    clic,
+    kadid10k,
+    nights,
+    nights_jnd,
+    nights_unfiltered,
+    own_folder,
+    pieapp,
+    pipal,
+    things,
+    tid2013,
+)
 
 from dreamsim_guidance.data.judgments import Judgments
 from dreamsim_guidance.data.ratings import Ratings
@@ -23,148 +35,6 @@ from dreamsim_guidance.data.readers.sets import KINDS, read_judgments, recognise
 from dreamsim_guidance.data.readers.things import odd_one_out, read_things
 from dreamsim_guidance.data.readers.tid2013 import read_tid2013
 from dreamsim_guidance.data.same_pairs import SamePairs
-
-
-def draw(root: Path, *names: str) -> None:
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        PILImage.new("RGB", (4, 4)).save(root / name)
-
-
-def write(file: Path, *lines: str) -> Path:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("\n".join(lines) + "\n")
-    return file
-
-
-def nights(root: Path) -> None:
-    write(
-        root / "data.csv",
-        "id,left_vote,right_vote,votes,ref_path,left_path,right_path,split,is_imagenet,prompt",
-        'A0,1,0,7,ref/000/000.png,distort/000/000_1.png,distort/000/000_0.png,test,True,"An image of a cat, tabby"',
-        "A1,0,1,6,ref/000/001.png,distort/000/001_0.png,distort/000/001_1.png,train,False,An image of a rose",
-    )
-    draw(root, *(f"ref/000/00{i}.png" for i in "01"), *(f"distort/000/00{i}_{j}.png" for i in "01" for j in "01"))
-
-
-def nights_unfiltered(root: Path) -> None:
-    write(
-        root / "nights_raw.csv",
-        "id,left_vote,right_vote,votes,ref_path,left_path,right_path",
-        "0,0.25,0.75,4,ref/0.png,distort/0_0.png,distort/0_1.png",
-        "1,0,0,0,ref/1.png,distort/1_0.png,distort/1_1.png",
-        "2,1,0,1,ref/0.png,distort/0_0.png,distort/0_1.png",
-    )
-    draw(root, "ref/0.png", "distort/0_0.png", "distort/0_1.png")
-
-
-def nights_jnd(root: Path) -> None:
-    write(
-        root / "jnd_votes.csv",
-        "id,ref_path,distort_path,same,votes",
-        "0,ref/0.png,distort/0_0.png,0.75,4",
-        "1,ref/0.png,distort/0_1.png,0,3",
-    )
-    draw(root, "ref/0.png", "distort/0_0.png", "distort/0_1.png")
-
-
-def bapps(root: Path) -> None:
-    for place, shares in {"train/cnn": [0.5], "val/cnn": [0.2, 1.0], "val/traditional": [0.0]}.items():
-        for i, share in enumerate(shares):
-            (root / "2afc" / place / "judge").mkdir(parents=True, exist_ok=True)
-            np.save(root / "2afc" / place / "judge" / f"{i:06d}.npy", np.array([share], dtype=np.float32))
-            draw(root / "2afc" / place, *(f"{folder}/{i:06d}.png" for folder in ("ref", "p0", "p1")))
-
-
-def bapps_jnd(root: Path) -> None:
-    for family, share in {"traditional": 1 / 3, "cnn": 1.0}.items():
-        place = root / "jnd" / "val" / family
-        (place / "same").mkdir(parents=True)
-        np.save(place / "same" / "000000.npy", np.array([share]))
-        draw(place, "p0/000000.png", "p1/000000.png")
-
-
-def things(root: Path) -> None:
-    write(root / "things_valset.txt", "0 5 7", "12 0 5")
-    draw(root, "0.png", "5.png", "7.png", "12.png")
-
-
-def pieapp(root: Path) -> None:
-    head = "ref.image, distorted image A, distorted image B,"
-    write(
-        root / "labels/train/ref_1_pairwise_labels.csv",
-        head + " raw preference for A, processed preference for A",
-        "ref_1.png, distort_1_x_inter_0.png, distort_1_y_inter_0.png, 0.9, 0.75",
-        "ref_1.png, distort_1_y_inter_0.png, distort_1_x_inter_0.png, , 0.3",
-    )
-    write(
-        root / "labels/test/ref_2_pairwise_labels.csv",
-        head + " preference for A",
-        "ref_2.png,distort_2_x_inter_0.png,distort_2_y_inter_0.png,0.1",
-        "ref_2.png,ref_2.png,distort_2_y_inter_0.png,1.0",
-    )
-    write(root / "labels/test/ref_2_per_image_score.csv", "ref_image, distorted image, score for distorted image")
-    for part, n in (("train", 1), ("test", 2)):
-        draw(root, f"reference_images/{part}/ref_{n}.png")
-        draw(root / f"distorted_images/{part}/ref_{n}", *(f"distort_{n}_{kind}_inter_0.png" for kind in "xy"))
-
-
-def tid2013(root: Path) -> None:
-    write(root / "mos_with_names.txt", "5.51429 I01_01_1.bmp", "5.56757 i01_01_2.bmp", "2.5 I25_24_5.bmp")
-    draw(root / "reference_images", "I01.BMP", "i25.bmp")
-    draw(root / "distorted_images", "i01_01_1.bmp", "I01_01_2.bmp", "I25_24_5.BMP")
-
-
-def kadid10k(root: Path) -> None:
-    write(
-        root / "dmos.csv",
-        "dist_img,ref_img,dmos,var",
-        "I01_01_01.png,I01.png,4.57,0.496",
-        "I01_25_02.png,I01.png,2.0,0.5",
-    )
-    draw(root / "images", "I01.png", "I01_01_01.png", "I01_25_02.png")
-
-
-def pipal(root: Path) -> None:
-    write(root / "Train_Label/A0001.txt", "A0001_00_00.bmp,1520.0648", "A0001_03_01.bmp, 1437.0798")
-    write(root / "val_label.txt", "A0000_10_00.bmp,1400")
-    draw(root, "Train_Ref/A0001.bmp", "Val_Ref/A0000.bmp", "Val_Dist/A0000_10_00.bmp")
-    draw(root, "Distortion_1/A0001_00_00.bmp", "Distortion_2/A0001_03_01.bmp")
-
-
-def clic(root: Path) -> None:
-    write(
-        root / "oracle.csv",
-        "o.png,x.png,y.png,0",
-        "o.png,y.png,x.png,0",
-        "o.png,x.png,y.png,0",
-        "o.png,x.png,z.png,1",
-        "o.png,o.png,y.png,0",
-        "o.png,y.png,y.png,1",
-    )
-    write(root / "validation.csv", "o.png,x.png,y.png")
-    draw(root, "o.png", "x.png", "crops/y.png", "crops/z.png")
-
-
-def own_folder(root: Path) -> None:
-    write(root / "votes.csv", "name,votes_a,votes_b,split", "cat.png,3,1,val", "dog.png,0,2,train")
-    draw(root, *(f"{folder}/{name}.png" for folder in ("ref", "a", "b") for name in ("cat", "dog")))
-
-
-TREES: dict[str, Callable[[Path], None]] = {
-    "nights": nights,
-    "nights-unfiltered": nights_unfiltered,
-    "nights-jnd": nights_jnd,
-    "bapps": bapps,
-    "bapps-jnd": bapps_jnd,
-    "things": things,
-    "pieapp": pieapp,
-    "tid2013": tid2013,
-    "kadid10k": kadid10k,
-    "pipal": pipal,
-    "clic": clic,
-    "folder": own_folder,
-}
 
 
 def triplets(found: Judgments) -> list[str]:
@@ -349,118 +219,3 @@ def test_a_folder_of_ones_own(tmp_path: Path) -> None:
     ]
     assert found.votes_a.tolist() == [3, 0] and found.votes_b.tolist() == [1, 2] and found.split == ("val", "train")
     assert len(read_own_folder(tmp_path, "val")) == 1 and len(read_own_folder(tmp_path, least_votes=3)) == 1
-
-
-def change(root: Path, file: str, old: str, new: str) -> None:
-    text = (root / file).read_text()
-    assert old in text
-    (root / file).write_text(text.replace(old, new, 1))
-
-
-@pytest.mark.parametrize(
-    ("kind", "file", "old", "new", "message"),
-    [
-        ("nights", "data.csv", "right_path", "path", "lacks the column right_path; it has id, left_vote,.*, path, split"),
-        ("nights-unfiltered", "nights_raw.csv", "votes", "n", "lacks the column votes; it has .*Needed: id, left_vote"),
-        ("nights-unfiltered", "nights_raw.csv", "0.75", "0.5", "line 2: left_vote and right_vote must add up to 1"),
-        ("nights-unfiltered", "nights_raw.csv", "\n1,", "\n0,", "line 3: the id 0 occurs twice"),
-        ("nights-jnd", "jnd_votes.csv", "same", "answer", "lacks the column same; it has id, ref_path, distort_path"),
-        ("nights-jnd", "jnd_votes.csv", "0.75", "7", "line 2: same must be between 0 and 1, got 7"),
-        ("nights-jnd", "jnd_votes.csv", "ref/0.png", "../0.png", "line 2: the path '../0.png' leaves the folder"),
-        ("nights-jnd", "jnd_votes.csv", "\n1,", "\n0,", "line 3: the id 0 occurs twice"),
-        ("things", "things_valset.txt", "12 0 5", "12 0", "line 2: three different numbers of pictures are needed"),
-        ("things", "things_valset.txt", "12 0 5", "12 0 0", "line 2: three different numbers of pictures are needed"),
-        ("things", "things_valset.txt", "12 0 5", "12 0 ../5", "line 2: three different numbers"),
-        ("pieapp", "labels/train/ref_1_pairwise_labels.csv", " 0.75", " 75", "must be between 0 and 1, got 75"),
-        ("pieapp", "labels/train/ref_1_pairwise_labels.csv", "ref_1.png", "/ref_1.png", "leaves the folder"),
-        ("pieapp", "labels/test/ref_2_pairwise_labels.csv", "preference", "choice", "lacks the column processed preference"),
-        ("tid2013", "mos_with_names.txt", "5.51429 I01_01_1.bmp", "5.51429", "line 1: a score and a file such as"),
-        ("tid2013", "mos_with_names.txt", "5.51429", "nan", "line 1: the score must be finite, got nan"),
-        ("tid2013", "mos_with_names.txt", "i01_01_2", "I01_01_1", "'i01_01_1.bmp' is rated twice"),
-        ("kadid10k", "dmos.csv", "dmos", "mos", "lacks the column dmos; it has dist_img, ref_img, mos, var"),
-        ("kadid10k", "dmos.csv", "4.57", "0.5", "line 2: dmos must be between 1 and 5, got 0.5"),
-        ("kadid10k", "dmos.csv", "I01.png", "C:\\I01.png", "leaves the folder"),
-        ("kadid10k", "dmos.csv", "I01_25_02.png", "I01_01_01.png", "'I01_01_01.png' is rated twice"),
-        ("pipal", "Train_Label/A0001.txt", "A0001_00_00.bmp,1520.0648", "A0001_00_00.bmp", "line 1: a file such as"),
-        ("pipal", "Train_Label/A0001.txt", "1520.0648", "many", "the score must be a number, got 'many'"),
-        ("pipal", "Train_Label/A0001.txt", "A0001_03_01", "A0001_00_00", "'A0001_00_00.bmp' is rated twice"),
-        ("clic", "oracle.csv", "o.png,x.png,y.png,0", "o.png,x.png,y.png,2", "line 1: original,A,B and 0 or 1 are needed"),
-        ("clic", "oracle.csv", "o.png,y.png,x.png,0", "o.png,../y.png,x.png,0", "line 2: the path '../y.png' leaves"),
-        ("folder", "votes.csv", "votes_b", "b", "lacks the column votes_b; it has name, votes_a, b, split"),
-        ("folder", "votes.csv", "3,1", "-3,1", "line 2: votes_a must be finite and at least 0, got -3"),
-        ("folder", "votes.csv", "3,1", "0,0", "line 2: cat.png has no vote"),
-        ("folder", "votes.csv", "dog.png", "cat.png", "line 3: the name cat.png occurs twice"),
-        ("folder", "votes.csv", "dog.png", "../dog.png", "line 3: the path '../dog.png' leaves the folder"),
-    ],
-)  # fmt: skip
-def test_odd_lines_are_refused_with_where_they_are(
-    tmp_path: Path, kind: str, file: str, old: str, new: str, message: str
-) -> None:
-    TREES[kind](tmp_path)
-    change(tmp_path, file, old, new)
-    with pytest.raises(ValueError, match=message):
-        read_judgments(tmp_path, kind)
-
-
-@pytest.mark.parametrize("kind", ["bapps", "bapps-jnd"])
-@pytest.mark.parametrize(
-    ("value", "message"),
-    [(np.array([1.5]), "must lie in .0, 1., got 1.5"), (np.zeros(2), "must hold one number"), (None, "one number")],
-)
-def test_odd_shares_of_bapps_are_refused(tmp_path: Path, kind: str, value: Any, message: str) -> None:
-    TREES[kind](tmp_path)
-    file = next(tmp_path.rglob("*.npy"))
-    file.write_bytes(b"") if value is None else np.save(file, value)
-    with pytest.raises(ValueError, match=message):
-        read_judgments(tmp_path, kind)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_missing_picture_is_named_at_the_start(tmp_path: Path, kind: str) -> None:
-    TREES[kind](tmp_path)
-    gone = read_judgments(tmp_path).images[-1]
-    gone.unlink()
-    with pytest.raises(FileNotFoundError, match=rf"1 of \d+ pictures of .* are missing, the first: .*{gone.stem}"):
-        read_judgments(tmp_path, kind)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_an_unknown_split_is_an_error(tmp_path: Path, kind: str) -> None:
-    TREES[kind](tmp_path)
-    with pytest.raises(ValueError, match=r"no judgments of split 'half'.*; its splits: "):
-        read_judgments(tmp_path, kind, "half")
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_an_empty_folder_says_what_is_needed(tmp_path: Path, kind: str) -> None:
-    with pytest.raises(FileNotFoundError):
-        read_judgments(tmp_path, kind)
-
-
-def test_least_votes_needs_votes(tmp_path: Path) -> None:
-    kadid10k(tmp_path)
-    with pytest.raises(ValueError, match="holds mean scores, not votes; leave least_votes out"):
-        read_judgments(tmp_path, least_votes=2)
-
-
-def test_several_files_of_answers_need_a_choice(tmp_path: Path) -> None:
-    clic(tmp_path)
-    (tmp_path / "mine.csv").write_text((tmp_path / "oracle.csv").read_text())
-    with pytest.raises(
-        ValueError, match=r"must have one csv file .*, it has mine.csv, oracle.csv; give the file itself"
-    ):
-        read_clic(tmp_path)
-    assert len(read_clic(tmp_path / "mine.csv")) == 2
-
-
-def test_pictures_of_one_name_in_two_places_are_refused(tmp_path: Path) -> None:
-    pipal(tmp_path)
-    draw(tmp_path, "copy/A0001.bmp")
-    with pytest.raises(ValueError, match="have the same name; keep one of them"):
-        read_pipal(tmp_path)
-
-
-def test_what_is_not_text_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "data.csv").write_bytes(b"\x89PNG\r\n\x1a\n\xff\xfe")
-    with pytest.raises(ValueError, match="is not a table of comma-separated text"):
-        read_judgments(tmp_path)

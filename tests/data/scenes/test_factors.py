@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from dreamsim_guidance.data.scenes.factors import FactorTable
-from dreamsim_guidance.data.scenes.scene import factor_distance, random_variation, sample_scene, scene_generator
+from dreamsim_guidance.data.scenes.scene import factor_distance, sample_scene, scene_generator
+from dreamsim_guidance.data.scenes.variations import random_variation
 
 
 def test_the_table_agrees_with_factor_distance():

@@ -12,12 +12,10 @@ from dreamsim_guidance.data.scenes.scene import (
     Scene,
     factor_distance,
     factor_distances,
-    random_variation,
     sample_scene,
     scene_generator,
-    simplify,
-    vary,
 )
+from dreamsim_guidance.data.scenes.variations import random_variation, simplify, vary
 
 PLAIN = Scene(
     shape="arrow",

@@ -5,7 +5,8 @@ import torch
 
 from dreamsim_guidance.data.scenes.drawing import draw
 from dreamsim_guidance.data.scenes.pocket_scenes import draw_pocket_scenes, pocket_scene
-from dreamsim_guidance.data.scenes.scene import sample_scene, scene_generator, vary
+from dreamsim_guidance.data.scenes.scene import sample_scene, scene_generator
+from dreamsim_guidance.data.scenes.variations import vary
 from dreamsim_guidance.evaluation.samples.factor_agreement import agreement_by_factor, factor_agreement
 from dreamsim_guidance.evaluation.samples.frechet import frechet_distance
 from dreamsim_guidance.evaluation.samples.scene_judge import JUDGED, SceneJudge, factor_classes, load_judge
