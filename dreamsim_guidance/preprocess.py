@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import math
 import os
-from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from pathlib import Path
 
@@ -26,10 +25,10 @@ import torch
 from jaxtyping import Float
 from PIL import Image as PILImage
 from torch import Tensor
-from torch._guards import active_fake_mode
 
 from dreamsim_guidance.files.atomic import writing
 from dreamsim_guidance.files.pictures import pixels_of, read_pixels
+from dreamsim_guidance.tracing import transforms_active, values_unknown, without_autocast
 from dreamsim_guidance.types import Image
 
 __all__ = [
@@ -40,9 +39,6 @@ __all__ = [
     "resize",
     "save_image",
     "to_image",
-    "transforms_active",
-    "values_unknown",
-    "without_autocast",
 ]
 
 _SLACK = 1e-3
@@ -121,33 +117,6 @@ def check_candidate(images: Tensor, name: str = "images", overshoot: bool | None
     outside = ((values < -0.25) | (values > 1.25)).float().mean()
     if not (math.isfinite(low) and math.isfinite(high)) or float(outside) > 0.1:
         check_range(images, name)
-
-
-def values_unknown() -> bool:
-    """Whether the values of tensors cannot be read now: in `torch.compile`, `torch.vmap`, or with the fake tensors of `plan`."""
-    return torch.compiler.is_compiling() or active_fake_mode() is not None or _vectorized()
-
-
-def without_autocast(device: torch.device) -> AbstractContextManager[object]:
-    """A context in which operations on `device` compute in the precision of their arguments."""
-    # devices without autocast, such as "meta", raise when it is switched off
-    return torch.autocast(device.type, enabled=False) if torch.amp.is_autocast_available(device.type) else nullcontext()
-
-
-def transforms_active() -> bool:
-    """Whether this runs inside a transform of `torch.func`: grad, vmap, jvp, jacrev, ...
-
-    Transforms refuse custom autograd functions, tensor hooks and changes of captured tensors. A tensor that is made inside
-    a transform belongs to it and must not be cached.
-    """
-    return torch._C._are_functorch_transforms_active()  # as torch's own autograd.Function asks
-
-
-def _vectorized() -> bool:
-    if not transforms_active():
-        return False
-    vmap = torch._C._functorch.TransformType.Vmap
-    return any(level.key() == vmap for level in torch._C._functorch.get_interpreter_stack() or ())
 
 
 def _range_advice(low: float, high: float) -> str:

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dreamsim_guidance.preprocess import check_range, values_unknown
+from dreamsim_guidance.preprocess import check_range
+from dreamsim_guidance.tracing import values_unknown
 
 __all__ = ["check_batches", "half_chord", "mask_out", "unit"]
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from dreamsim_guidance.metric import adapters
 from dreamsim_guidance.metric.loading import Loaded, card_of
-from dreamsim_guidance.preprocess import transforms_active, values_unknown
+from dreamsim_guidance.tracing import transforms_active, values_unknown
 
 __all__ = ["TunedEnsemble"]
 
