@@ -1,4 +1,4 @@
-"""Adam or AdamW, and the learning rate as a function of the step, so that there is no scheduler to save."""
+"""Adam or AdamW, with a learning rate that is a function of the step, so that checkpoints need no scheduler state."""
 
 from __future__ import annotations
 

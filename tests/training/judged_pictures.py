@@ -1,4 +1,4 @@
-"""A folder in NIGHTS' layout whose answers can be learned: pictures of one colour each, the nearer red wins."""
+"""A folder in NIGHTS' layout with answers that can be learned: of two candidates, the one with the nearer red wins."""
 
 import csv
 from pathlib import Path
@@ -8,7 +8,7 @@ from PIL import Image as PILImage
 
 
 def write_judged_pictures(folder: Path, triplets: int = 24, size: int = 32, pictures: int = 12, seed: int = 0) -> Path:
-    """Two thirds of the triplets are for training, with winners and votes from 6 to 10."""
+    """Write noisy pictures of one colour each, and triplets with 6 to 10 votes; two thirds of them are the training split."""
     random = np.random.default_rng(seed)
     colours = random.uniform(40, 215, (pictures, 3))
     for i, colour in enumerate(colours):
