@@ -135,3 +135,20 @@ def test_a_compiled_run_has_the_same_parameters(data: Path, tmp_path: Path) -> N
     process = launch(data, {tmp_path / "compiled": {"steps": 3, "compile": True}}, timeout=400)
     assert process.returncode == 0, process.stderr
     assert difference(tmp_path / "plain", tmp_path / "compiled") < 1e-3
+
+
+@pytest.mark.parametrize("trained", ["adapter", "head", "all weights"])
+def test_loaded_weights_stay_float32_under_another_default_dtype(trained: str, data: Path, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {
+        "adapter": {},
+        "head": {"lora": None, "head": 16, "average": 0.9},
+        "all weights": {"lora": None, "all_weights": True, "loss": VoteLossConfig("bradley_terry")},
+    }[trained]
+    torch.set_default_dtype(torch.float64)
+    try:
+        adapter(data, steps=2, **changes).run(tmp_path)
+        metric = DreamSim(tmp_path / "model.safetensors")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert {value.dtype for value in last_weights(tmp_path).values()} == {torch.float32}
+    assert metric.dtype == torch.float32
