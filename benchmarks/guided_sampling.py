@@ -30,39 +30,18 @@ import torch
 from torch import Tensor, nn
 from turns import describe_machine
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "guidance"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "pipelines"))
 import real_pipelines
 import tiny_pipelines
 
-from dreamsim_guidance.guidance import (
-    DPS,
-    DSG,
-    LGD,
-    MPGD,
-    TFG,
-    FlowChef,
-    FreeDoM,
-    Machine,
-    Method,
-    UniversalGuidance,
-    guide,
-)
+from dreamsim_guidance.guidance import Machine, guide
+from dreamsim_guidance.guidance.methods import METHODS, method_class
 from dreamsim_guidance.guidance.planning.cost import ARITHMETIC
 from dreamsim_guidance.guidance.planning.prices import Prices, Way
 from dreamsim_guidance.metric.ensemble import Ensemble
 from dreamsim_guidance.metric.variants import variant
 
 TINY = ("ddim", "sd-v", "sdxl", "sd3", "flux-dev", "flux2", "qwen-image", "sana", "pixart-sigma", "lcm")
-METHODS: dict[str, Callable[[], Method]] = {
-    "mpgd": MPGD,
-    "dps": DPS,
-    "lgd": LGD,
-    "freedom": FreeDoM,
-    "universal": UniversalGuidance,
-    "tfg": TFG,
-    "flowchef": FlowChef,
-    "dsg": DSG,
-}
 
 
 @dataclass(frozen=True)
@@ -88,14 +67,14 @@ class Case:
         if not guided:
             self.pipe(**arguments)
         else:
-            with guide(self.pipe, self.loss, METHODS[self.method](), judges={}, **self.options):
+            with guide(self.pipe, self.loss, method_class(self.method)(), judges={}, **self.options):
                 self.pipe(**arguments)
 
     def predict(self, prices: Prices) -> tuple[float, int]:
         """Slowdown and peak bytes, as `plan` would tell."""
         vae = self.options.get("vae")
         twin = None if vae is None else prices.twin(vae)
-        way = Way(METHODS[self.method](), 1, twin, bool(self.options.get("checkpointing")))
+        way = Way(method_class(self.method)(), 1, twin, bool(self.options.get("checkpointing")))
         return prices.slowdown(way), prices.peak(way)
 
 
@@ -177,10 +156,9 @@ class Predictions:
 
     def of(self, case: Case) -> dict[str, Any]:
         if case.pipe is not self._pipe:
-            options = {"window": (0.0, 1.0), "decode": None, "views": 1}
             machines = [ARITHMETIC] if self.machine is None else [ARITHMETIC, self.machine]
             self._pipe = case.pipe
-            self._prices = [Prices(case.pipe, case.loss, case.call, one, options, False) for one in machines]
+            self._prices = [Prices(case.pipe, case.loss, case.call, machine, progress=False) for machine in machines]
         found = [case.predict(prices) for prices in self._prices]
         here = {} if self.machine is None else {"predicted_here": found[1][0]}
         return {"predicted": found[0][0], "predicted_peak": found[0][1], **here}

@@ -11,6 +11,7 @@ is called without `at` uses the weights of step 0.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -21,7 +22,7 @@ from dreamsim_guidance.schedule import Constant, as_schedule, is_number
 from dreamsim_guidance.terms import Entry, check_values, describe, distinct, weighted
 from dreamsim_guidance.types import Distance, Image
 
-__all__ = ["Loss", "PairLoss"]
+__all__ = ["Loss", "PairLoss", "unbound_arguments"]
 
 Kind = TypeVar("Kind", bound="_Term")
 
@@ -124,7 +125,7 @@ class _Term(nn.Module, Generic[Kind]):
             return "a constant has no gradient: leave it out, or scale by it, number * loss"
         if isinstance(other, _Term):
             return self._hint
-        if hasattr(other, "target"):
+        if unbound_arguments(other) or callable(getattr(other, "target", None)):
             return "bind it to its reference first, metric.target(image)"
         if callable(other):
             return f"wrap it, {self._kind.__name__}.of(function, name='...')"
@@ -266,3 +267,20 @@ class _PairSum(_Sum, PairLoss):
 
 Loss._kind, Loss._sum, Loss._function = Loss, _LossSum, _FunctionLoss
 PairLoss._kind, PairLoss._sum, PairLoss._function = PairLoss, _PairSum, _FunctionPairLoss
+
+
+def unbound_arguments(loss: Any) -> list[str]:
+    """Names of what a callable needs beside the images, in its signature; empty for a loss on images alone.
+
+    A metric or pair loss needs a second image: it is not a loss yet, but becomes one when it is bound to a reference.
+    """
+    if isinstance(loss, PairLoss):
+        return ["target"]
+    loss = getattr(loss, "_orig_mod", loss)  # inside torch.compile's wrapper
+    is_plain_module = isinstance(loss, nn.Module) and type(loss).__call__ is nn.Module.__call__
+    try:
+        parameters = inspect.signature(loss.forward if is_plain_module else loss).parameters.values()
+    except (TypeError, ValueError):  # not callable, or without a signature
+        return []
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return [p.name for p in parameters if p.kind in positional and p.default is p.empty][1:]

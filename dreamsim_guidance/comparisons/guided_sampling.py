@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dreamsim_guidance.comparisons.guided_sheet import METHODS
 from dreamsim_guidance.experiment.registry import suggestion
 from dreamsim_guidance.guidance import Entry, Log, Method, guide
+from dreamsim_guidance.guidance.methods import METHODS, method_class
 from dreamsim_guidance.preprocess import resize
 from dreamsim_guidance.types import Image
 
@@ -107,12 +107,14 @@ class Sampler:
 
 
 def method_of(name: str, strength: float | None = None, options: Sequence[str] = ()) -> Method:
-    """A guidance method by its name, with its own defaults but for what is given; options as "cap=0.2"."""
-    from dreamsim_guidance import guidance
+    """A guidance method by its name.
 
-    if name not in METHODS:
+    name: a short name, or a class of your own as package.module.Class. strength, options ("cap=0.2", "shift=-1"): fields that
+    differ from the method's defaults. Raises `ValueError` for unknown names and impossible values.
+    """
+    if name not in METHODS and "." not in name:
         raise ValueError(f"unknown method '{name}'{suggestion(name, METHODS)}; known: {', '.join(METHODS)}.")
-    kind: Any = getattr(guidance, METHODS[name])
+    kind: Any = method_class(name)
     known, chosen = {entry.name for entry in fields(kind)}, {}
     for option in options:
         key, equals, text = option.partition("=")

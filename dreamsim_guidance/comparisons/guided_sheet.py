@@ -12,30 +12,16 @@ nothing that takes long, since the command line shows its fields.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import tyro
 
 from dreamsim_guidance.experiment.registry import suggestion
+from dreamsim_guidance.guidance.methods import METHODS
 
-__all__ = ["METHODS", "GuidedSheet"]
-
-METHODS: Mapping[str, str] = MappingProxyType(
-    {
-        "mpgd": "MPGD",
-        "dps": "DPS",
-        "lgd": "LGD",
-        "freedom": "FreeDoM",
-        "universal": "UniversalGuidance",
-        "dsg": "DSG",
-        "tfg": "TFG",
-        "flowchef": "FlowChef",
-        "mmps": "MMPS",
-    }
-)
-"""Names of the methods, and of their classes in `dreamsim_guidance.guidance`."""
+__all__ = ["GuidedSheet"]
 
 
 @dataclass(frozen=True)
@@ -50,10 +36,9 @@ class GuidedSheet:
     """What the samples should show; with a prompt, "pocket" is the pocket model that reads it."""
     negative_prompt: str = ""
     """What the samples should not show."""
-    method: str = "mpgd"
-    """mpgd, dps, lgd, freedom, universal, dsg, tfg, flowchef, mmps."""
+    method: Annotated[str, tyro.conf.arg(help=f"{', '.join(METHODS)}, or package.module.Class of your own.")] = "mpgd"
     strength: float | None = None
-    """How much the reference counts; by default the method's own, and for mpgd on latents 0.03. 0 guides nothing."""
+    """How much the reference counts; by default the method's own for pixels or for latents. 0 guides nothing."""
     option: tuple[str, ...] = ()
     """Further fields of the method, such as cap=0.2 or recurrence=3."""
     n: int = 4
@@ -79,7 +64,7 @@ class GuidedSheet:
     cfg: float | None = None
     """Scale of classifier-free guidance."""
     eta: float | None = None
-    """Noise of DDIM: 0 is deterministic, and 1 what dsg takes by default."""
+    """Noise of DDIM: 0 is deterministic; by default 1 for methods that need noise (dsg), else the pipeline's own."""
     scheduler: str | None = None
     """A scheduler class of diffusers to sample with, e.g. EulerAncestralDiscreteScheduler; models without a prompt accept
     only a few, among them DDPMScheduler."""
@@ -107,7 +92,7 @@ class GuidedSheet:
     """Type of the model's weights; by default float32 on the CPU, elsewhere the type that the model is published in."""
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
+        if self.method not in METHODS and "." not in self.method:
             hint = suggestion(self.method, METHODS)
             raise ValueError(f"unknown method '{self.method}'{hint}; known: {', '.join(METHODS)}.")
         for name in ("n", "steps", "every", "views", "batch", *("size" for _ in self.size)):

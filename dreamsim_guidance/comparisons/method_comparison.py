@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dreamsim_guidance.comparisons.guided_sheet import METHODS
+from dreamsim_guidance.guidance.methods import METHODS
 
 __all__ = ["GuideMethods"]
 

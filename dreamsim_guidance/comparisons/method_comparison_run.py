@@ -91,10 +91,11 @@ def conditions(config: GuideMethods) -> list[tuple[str, Method | None, float | N
             strength = float(rest.pop(0)) if rest and rest[0] and "=" not in rest[0] else None
         except ValueError as error:
             raise ValueError(f"'{text}' is not name:strength:option=value:...: {error}.") from error
-        eta = 1.0 if name == "dsg" else None
+        method = method_of(name, strength, rest)
+        eta = 1.0 if method.needs_noise else None
         if eta is not None and all(row_eta != eta for _, _, row_eta in rows):
             rows.append(("unguided, eta 1", None, eta))
-        rows.append((text, method_of(name, strength, rest), eta))
+        rows.append((text, method, eta))
     return rows
 
 

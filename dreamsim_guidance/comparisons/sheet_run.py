@@ -8,7 +8,6 @@ import logging
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,7 @@ from dreamsim_guidance.comparisons.guided_judges import JudgeFunction, judges
 from dreamsim_guidance.comparisons.guided_sampling import Sampler, log_of, merged, method_of
 from dreamsim_guidance.evaluation.samples.contact_sheet import contact_sheet, some
 from dreamsim_guidance.files.atomic import write_json, writing
-from dreamsim_guidance.guidance import Log, Method, default_method
+from dreamsim_guidance.guidance import Log, Method
 from dreamsim_guidance.loss import Loss
 from dreamsim_guidance.metric.dreamsim import DreamSim
 from dreamsim_guidance.preprocess import load_image, resize, save_image
@@ -49,10 +48,10 @@ def make(config: GuidedSheet, folder: Path) -> dict[str, Any]:
     init = None if config.init is None else load_image(config.init)
     loss, judged = _measures(config, references, mask, model, device)
     pipe = guided_models.load(model, device, config.dtype, config.offload, config.scheduler)
-    if config.strength is None and config.method == "mpgd":
-        method = replace(method, strength=default_method(pipe).strength)
+    if config.strength is None:
+        method = method.suited_to(pipe)
     vae = guided_models.tiny_autoencoder(model, pipe, config.vae, device) if config.taesd or config.vae else None
-    sampler = _sampler(config, pipe, model, init)
+    sampler = _sampler(config, method, pipe, model, init)
     for number, reference in enumerate(references):
         save_image(reference, folder / "reference" / f"{number:04}.png")
     batch = config.batch or model.batch
@@ -109,7 +108,9 @@ def _measures(
     return loss, judges(on_device, config.reduction, mask, config.judges, model.pocket, device)
 
 
-def _sampler(config: GuidedSheet, pipe: Any, model: guided_models.Model, init: Tensor | None) -> Sampler:
+def _sampler(
+    config: GuidedSheet, method: Method, pipe: Any, model: guided_models.Model, init: Tensor | None
+) -> Sampler:
     if init is not None:
         from diffusers import AutoPipelineForImage2Image
 
@@ -120,8 +121,8 @@ def _sampler(config: GuidedSheet, pipe: Any, model: guided_models.Model, init: T
         _check_init(pipe, config.steps or model.steps, config.init_strength)
     sides = config.size or (() if model.size is None else (model.size,))
     eta = config.eta
-    if eta is None and config.method == "dsg" and type(pipe.scheduler).__name__ == "DDIMScheduler":
-        eta = 1.0  # it turns the noise that the sampler adds
+    if eta is None and method.needs_noise and type(pipe.scheduler).__name__ == "DDIMScheduler":
+        eta = 1.0
     return Sampler(
         pipe,
         prompt=config.prompt,

@@ -1,56 +1,43 @@
-"""Similarity-guided sampling: one line around any diffusers pipeline."""
+"""Similarity-guided sampling: one line around any diffusers pipeline.
+
+Names are imported on first use, so that the table of methods can be read without torch.
+"""
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from dreamsim_guidance.guidance.guide import Guide, default_method, guide
-from dreamsim_guidance.guidance.log import Entry, Log
-from dreamsim_guidance.guidance.method import Method
-from dreamsim_guidance.guidance.methods.dps import DPS
-from dreamsim_guidance.guidance.methods.dsg import DSG
-from dreamsim_guidance.guidance.methods.flowchef import FlowChef
-from dreamsim_guidance.guidance.methods.freedom import FreeDoM
-from dreamsim_guidance.guidance.methods.lgd import LGD
-from dreamsim_guidance.guidance.methods.mmps import MMPS
-from dreamsim_guidance.guidance.methods.mpgd import MPGD
-from dreamsim_guidance.guidance.methods.tfg import TFG
-from dreamsim_guidance.guidance.methods.universal import UniversalGuidance
-from dreamsim_guidance.guidance.planning.cost import Machine
-from dreamsim_guidance.guidance.planning.plan import Option, Plan, plan
-from dreamsim_guidance.pipelines.differentiable import differentiable
+import lazy_loader
+
+from dreamsim_guidance.guidance.methods import METHODS
 
 if TYPE_CHECKING:
-    from dreamsim_guidance.guidance.native import GuidanceCallback, LossGuidance
+    from dreamsim_guidance.guidance.guiding import Guide as Guide
+    from dreamsim_guidance.guidance.guiding import default_method as default_method
+    from dreamsim_guidance.guidance.guiding import guide as guide
+    from dreamsim_guidance.guidance.log import Entry as Entry
+    from dreamsim_guidance.guidance.log import Log as Log
+    from dreamsim_guidance.guidance.method import Method as Method
+    from dreamsim_guidance.guidance.methods import *  # noqa: F403  # what the table lists
+    from dreamsim_guidance.guidance.native import GuidanceCallback as GuidanceCallback
+    from dreamsim_guidance.guidance.native import LossGuidance as LossGuidance
+    from dreamsim_guidance.guidance.planning.cost import Machine as Machine
+    from dreamsim_guidance.guidance.planning.plan import Option as Option
+    from dreamsim_guidance.guidance.planning.plan import Plan as Plan
+    from dreamsim_guidance.guidance.planning.plan import plan as plan
+    from dreamsim_guidance.guidance.step import Step as Step
+    from dreamsim_guidance.pipelines.differentiable import differentiable as differentiable
 
-__all__ = [
-    "DPS",
-    "DSG",
-    "LGD",
-    "MMPS",
-    "MPGD",
-    "TFG",
-    "Entry",
-    "FlowChef",
-    "FreeDoM",
-    "GuidanceCallback",
-    "Guide",
-    "Log",
-    "LossGuidance",
-    "Machine",
-    "Method",
-    "Option",
-    "Plan",
-    "UniversalGuidance",
-    "default_method",
-    "differentiable",
-    "guide",
-    "plan",
-]
-
-
-def __getattr__(name: str) -> Any:
-    if name in ("GuidanceCallback", "LossGuidance"):  # diffusers is imported for these only
-        return getattr(import_module("dreamsim_guidance.guidance.native"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "guiding": ["Guide", "default_method", "differentiable", "guide"],
+        "log": ["Entry", "Log"],
+        "method": ["Method"],
+        "native": ["GuidanceCallback", "LossGuidance"],
+        "planning.cost": ["Machine"],
+        "planning.plan": ["Option", "Plan", "plan"],
+        "step": ["Step"],
+        **{f"methods.{file}": [name] for file, name in METHODS.items()},
+    },
+)

@@ -1,7 +1,7 @@
-"""Held-out judges: what of the gain is seen by others than the guide.
+"""Judges: distances to the references that take no part in the guidance, and show whether its gain is real.
 
-Two need no weights: the root mean square difference (RMS) and 1 - SSIM to the references, under the mask,
-weights and reduction of the target; where a loss has several targets, their mean.
+Two judges need no weights: the root mean square difference (RMS) and 1 - SSIM to the references, with the mask, weights and
+reduction of the target. Where a loss has several targets, a judge is the mean over them.
 
 Wang et al., Image quality assessment: from error visibility to structural similarity, IEEE TIP 2004.
 """
@@ -15,22 +15,26 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dreamsim_guidance.metric.dreamsim import Target
 from dreamsim_guidance.preprocess import resize
 from dreamsim_guidance.types import Distance, Image, Mask
 
 __all__ = ["dissimilarity", "judges_of", "rms"]
 
-Judge = Callable[[Tensor, Tensor, Mask | None], Tensor]
-"""From images, as many references, and a mask to one value for each."""
+PairJudge = Callable[[Tensor, Tensor, Mask | None], Tensor]
+"""From images, as many references, and a mask to one value for each pair."""
 
 
 def rms(x: Image, y: Image, mask: Mask | None = None) -> Distance:
-    """Root mean square difference of pixels in [0, 1], each weighted by the mask."""
+    """Root mean square difference of images in [0, 1], one value per pair; pixels are weighted by the mask."""
     return _mean((x - y).square(), mask).sqrt()
 
 
 def dissimilarity(x: Image, y: Image, mask: Mask | None = None) -> Distance:
-    """1 - SSIM, the mean over the pixels weighted by the mask; the window is 11 pixels wide, or what the images hold."""
+    """1 - SSIM of images in [0, 1], one value per pair; pixels are weighted by the mask.
+
+    The window is 11 pixels wide, or the largest odd number that the images have room for.
+    """
     from kornia.metrics import ssim
 
     window = min(11, *x.shape[-2:])
@@ -38,37 +42,41 @@ def dissimilarity(x: Image, y: Image, mask: Mask | None = None) -> Distance:
 
 
 def judges_of(loss: Any) -> dict[str, Callable[[Tensor], Tensor]]:
-    """Judges towards the pictures that a loss is bound to (its `references`), by name; none where it has none."""
-    parts = loss.modules() if isinstance(loss, nn.Module) else [loss]
-    found: list[Any] = [part for part in parts if isinstance(getattr(part, "references", None), Tensor)]
-    if not found:
+    """The judges "rms" and "1 - ssim" towards the reference pictures of a loss, by name.
+
+    Pictures are those of the `Target`s (from `DreamSim.target`) in the loss that keep theirs, the loss itself or any module
+    inside it. Attributes of other losses are never taken for pictures, whatever their name. Empty if there are none.
+    """
+    parts = loss.modules() if isinstance(loss, nn.Module) else ()
+    targets = [part for part in parts if isinstance(part, Target) and part.references is not None]
+    if not targets:
         return {}
 
-    def of(judge: Judge) -> Callable[[Tensor], Tensor]:
-        return lambda images: torch.stack([_towards(target, judge, images) for target in found]).mean(0)
+    def towards_all(judge: PairJudge) -> Callable[[Tensor], Tensor]:
+        return lambda images: torch.stack([_towards(target, judge, images) for target in targets]).mean(0)
 
-    return {"rms": of(rms), "1 - ssim": of(dissimilarity)}
+    return {"rms": towards_all(rms), "1 - ssim": towards_all(dissimilarity)}
 
 
-def _towards(target: Any, judge: Judge, images: Tensor) -> Tensor:
-    """What a judge says of images `(b, 3, h, w)` and a target's references, `(b,)`."""
-    own = target.references.to(images.device, images.dtype)
-    images = resize(images, (own.shape[-2], own.shape[-1])).clamp(0, 1)
-    mask, reduction = getattr(target, "mask", None), getattr(target, "reduction", None)
+def _towards(target: Target, judge: PairJudge, images: Tensor) -> Tensor:
+    """A judge's values `(b,)` for images `(b, 3, h, w)` and a target's references."""
+    assert target.references is not None  # `judges_of` has looked
+    references = target.references.to(images.device, images.dtype)
+    images = resize(images, (references.shape[-2], references.shape[-1])).clamp(0, 1)
+    mask, weights = target.mask, target.weights_of_references
     if mask is not None:
         mask = mask.to(images).repeat_interleave(max(1, len(images) // len(mask)), dim=0)
-    if reduction is None:
-        return judge(images, own.repeat_interleave(max(1, len(images) // len(own)), dim=0), mask)
+    if target.reduction is None:
+        return judge(images, references.repeat_interleave(max(1, len(images) // len(references)), dim=0), mask)
     # every image meets every reference
-    values = torch.stack([judge(images, one.expand_as(images), mask) for one in own])
-    if reduction == "min":
+    values = torch.stack([judge(images, reference.expand_as(images), mask) for reference in references])
+    if target.reduction == "min":
         return values.amin(0)
-    weights = getattr(target, "weights_of_references", None)
     return values.mean(0) if weights is None else (values * weights.to(values)[:, None]).sum(0)
 
 
 def _mean(values: Tensor, mask: Tensor | None) -> Tensor:
-    """Over channels and pixels, `(b,)`; a mask of another size is brought to the values'."""
+    """Weighted mean over channels and pixels, `(b,)`; a mask of another size is resized to the values'."""
     if mask is None:
         return values.flatten(1).mean(1)
     share = F.interpolate(mask.float(), values.shape[-2:], mode="bilinear", antialias=True).expand_as(values)

@@ -1,7 +1,7 @@
-"""What happened during a guided run, step by step, and what others say of the result.
+"""The record of a guided run, step by step, and the judges' values of its result.
 
-A guide can always be pleased; whether the picture came closer to the reference as well is for judges to say that took no
-part in the guidance. Where the guide's distance falls and a judge's rises, the two have parted: the gain is adversarial.
+A loss that guides can always be lowered. Whether the image came closer to the reference is shown by judges, which take no part
+in the guidance: where the loss falls and a judge's distance rises, part of the gain is adversarial.
 """
 
 from __future__ import annotations
@@ -18,75 +18,91 @@ __all__ = ["Entry", "Log"]
 
 @dataclass(frozen=True)
 class Entry:
-    """One step. Lists have one value for each image of the batch."""
+    """One step of a guided run. Lists have one value for each sample of the batch."""
 
     index: int
+    """Number of the step, from 0."""
     timestep: float
+    """As the scheduler counts them."""
     noise: float
-    """Relative noise level, s / sqrt(a^2 + s^2)."""
+    """Relative noise level, s / sqrt(a^2 + s^2), in [0, 1]."""
     guided: bool
+    """Whether the method made the step; else the scheduler made it alone."""
     distance: list[float]
-    """The guide's distance of the decoded clean estimate, before this step's move."""
+    """The loss of the decoded clean estimate, before this step's move."""
     gradient_norm: list[float]
+    """Euclidean norm of the loss's gradient in the clean estimate."""
     move: list[float]
     """Root mean square of the clean estimate's move, in units of the noise level."""
     skipped: int
-    """Images whose gradient was not finite: they were not guided in this step."""
+    """Number of samples of which a gradient was not finite and was left out."""
     seconds: float
+    """Duration of the step, without the denoiser."""
     judges: dict[str, list[float]] = field(default_factory=dict)
+    """The judges' values of the decoded clean estimate, by name; in the first entry of a run only."""
 
 
 @dataclass
 class Log:
-    """The entries of the last run inside a guide, and its end."""
+    """The last guided call of a pipeline: its steps and its result.
+
+    entries: one for each step in the window, in order.
+    baseline: the log of the same call without guidance, to compare with.
+    final: distance and judges of the images that the pipeline returned.
+    """
 
     entries: list[Entry] = field(default_factory=list)
     baseline: Log | None = None
-    """Of the same call without guidance."""
     final: dict[str, list[float]] = field(default_factory=dict)
-    """Of the images that the pipeline returned: "distance", and each judge by name."""
+    """"distance", and each judge by name, one value for each sample."""
 
     @property
     def distance(self) -> list[float]:
-        """The final distances; of the last clean estimate where the pipeline decoded nothing. Empty before a run."""
+        """The final distances, or those of the last clean estimate if the pipeline decoded nothing. Empty before a run."""
         return self.final.get("distance") or (self.entries[-1].distance if self.entries else [])
 
     @property
+    def gradients(self) -> int:
+        """Number of gradients that guided the run, one for each sample and guided step."""
+        return sum(len(entry.distance) for entry in self.entries if entry.guided)
+
+    @property
     def skipped(self) -> int:
-        """Gradients that were not finite, over the run."""
+        """Number of these gradients that were not finite and were left out."""
         return sum(entry.skipped for entry in self.entries)
 
     @property
     def parted(self) -> list[str]:
-        """Judges to whom the result is worse than the baseline's while the guide finds it better.
+        """Names of the judges whose distance is worse than the baseline's while the guiding loss is better.
 
-        By more than chance: two standard errors of the images' mean difference; 2 % where there are too few images to tell.
+        Worse by more than chance: by two standard errors of the mean difference, or by 2 % for fewer than 4 samples.
         """
         before = {} if self.baseline is None else self.baseline.final
         if not (before and self.final) or not _mean(self.final["distance"]) < _mean(before["distance"]):
             return []
-        return [name for name, was in before.items() if _worse(was, self.final.get(name, was))]
+        return [name for name, values in before.items() if _worse(values, self.final.get(name, values))]
 
     def summary(self) -> str:
-        """The end in a few words: distance, judges, what was skipped, and which judges disagree."""
+        """The result in one line: distance, judges, gradients that were left out, and judges that disagree."""
         if not self.entries:
             return "nothing was guided yet"
         now = self.final or {"distance": self.distance}
         before = {} if self.baseline is None else self.baseline.final
-        words = [
+        phrases = [
             f"{name} {_mean(before[name]):.4f} -> {_mean(values):.4f}"
             if name in before
             else f"{name} {_mean(values):.4f}"
             for name, values in now.items()
         ]
         if self.skipped:
-            words.append(f"{self.skipped} gradients were not finite and were left out")
+            were = "was" if self.gradients == 1 else "were"
+            phrases.append(f"{self.skipped} of {self.gradients} gradients {were} not finite and left out")
         if self.parted:
-            words.append(f"the guide and {', '.join(self.parted)} have parted: part of the gain is adversarial")
-        return "; ".join(words)
+            phrases.append(f"the guide and {', '.join(self.parted)} have parted: part of the gain is adversarial")
+        return "; ".join(phrases)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, for JSON."""
+        """The log as plain data for JSON."""
         return {"steps": [asdict(entry) for entry in self.entries], "final": dict(self.final), "parted": self.parted}
 
     def save(self, path: str | Path) -> None:
@@ -94,7 +110,11 @@ class Log:
         write_json(Path(path), self.to_dict())
 
     def plot(self, path: str | Path | None = None) -> Any:
-        """Draw distance, gradient and move over the steps; returns matplotlib's figure, and writes it where `path` says."""
+        """Draw distance, gradient and move over the steps.
+
+        path: where to write the figure, if anywhere; the suffix decides the format.
+        Returns matplotlib's figure. Raises `ValueError` for an empty log.
+        """
         from matplotlib.figure import Figure
 
         if not self.entries:

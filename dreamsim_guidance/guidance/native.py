@@ -1,36 +1,36 @@
 """Guidance through diffusers' own extension points, with nothing replaced on the pipeline.
 
 `LossGuidance` is a guider of Modular Diffusers: it sees the denoiser's inputs and combines its predictions, so it can move the
-clean estimate (score injection) and leaves the state alone. `GuidanceCallback` is a callback at the end of each step: from two
-states in a row of a deterministic first-order sampler follow the clean estimate and the noise,
+clean estimate (score injection) and leaves the state alone. `GuidanceCallback` is a callback at the end of each step: two
+consecutive states of a deterministic first-order sampler determine the clean estimate and the noise,
 
     x0 = (s' x_t - s x_t') / (a s' - a' s)
 
-and the later state can be moved. Both are made of the same parts as `guide`, which can do more. This is the one file of the
-package that imports diffusers for guidance.
+and the later state can be moved. Both run the same `GuidedRun` as `guide`, with a `StepCall` of their own; `guide` can do more.
+This is the one file of the package that imports diffusers for guidance.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from diffusers.callbacks import PipelineCallback
 from torch import Tensor, nn
 
-from dreamsim_guidance.guidance.guide import guide
-from dreamsim_guidance.guidance.log import Log
+from dreamsim_guidance.guidance.guiding import guide
 from dreamsim_guidance.guidance.method import Method
-from dreamsim_guidance.guidance.run import Run
+from dreamsim_guidance.guidance.methods import METHODS, method_class
+from dreamsim_guidance.guidance.run import GuidedRun
 from dreamsim_guidance.pipelines.caller import argument_of_call, images_per_prompt
 from dreamsim_guidance.pipelines.decoder import Geometry
-from dreamsim_guidance.pipelines.frozen import without_gradients
-from dreamsim_guidance.pipelines.interception import refuse_inference_mode
+from dreamsim_guidance.pipelines.frozen import denoiser_of, without_gradients
+from dreamsim_guidance.pipelines.interception import leaf_of_input, refuse_inference_mode, state_among
 from dreamsim_guidance.pipelines.levels import Level
-from dreamsim_guidance.pipelines.scheduler import level_after
+from dreamsim_guidance.pipelines.scheduler import level_after, level_of
 from dreamsim_guidance.pipelines.step_call import StepCall
+from dreamsim_guidance.pipelines.visitor import Sampling
 
 try:
     from diffusers.guiders import BaseGuidance, ClassifierFreeGuidance
@@ -40,16 +40,16 @@ except ImportError:  # diffusers before 0.35
 __all__ = ["GuidanceCallback", "LossGuidance"]
 
 _FIRST_ORDER = ("DDIMScheduler", "EulerDiscreteScheduler", "FlowMatchEulerDiscreteScheduler")
-_SCORE_METHODS = ("MPGD", "DPS", "LGD", "MMPS", "TFG", "UniversalGuidance")
 
 
 class LossGuidance(BaseGuidance or object):  # type: ignore[misc]
     """A guider that adds a loss on the images to another guider: `pipe.update_components(guider=LossGuidance(pipe, loss))`.
 
-    loss, method, options: as for `guide`; methods that change the state itself (FreeDoM, DSG, FlowChef, recurrence) are not
-        possible here, and MPGD takes its score form. `log` tells what happened in the last run.
+    loss, method, options: as for `guide`; methods that declare `through_guider` and make each step once. MPGD takes its score
+        form, in which the state stays.
     guider: combines the denoiser's predictions; the pipeline's own by default.
-    size: height and width of the images, for families that pack their latents.
+    size: height and width of the images in pixels, for families that pack their latents.
+    `log` is the log of the last run.
     Raises `ImportError` before diffusers 0.35, which has no guiders, and `ValueError` for other methods.
     """
 
@@ -74,13 +74,15 @@ class LossGuidance(BaseGuidance or object):  # type: ignore[misc]
         super().__init__()
         self.register_to_config()
         self.pipe, self.inner = pipe, inner
-        self.log = Log()
-        self._run = _run(pipe, loss, method, size, self.log, options)
-        if type(self._run.method).__name__ not in _SCORE_METHODS or self._run.method.repeats(0.5) > 1:
+        self._guidance = guide(pipe, loss, method, **options).guidance()
+        self.log, self._geometry = self._guidance.log, Geometry(*(size or ()))
+        if not self._guidance.method.through_guider or self._guidance.method.recurrent:
+            suitable = [kind.__name__ for kind in map(method_class, METHODS) if kind.through_guider]
             raise ValueError(
-                f"a guider can only move the clean estimate, which {self._run.method} does not keep to; use guide(pipe, loss, "
-                f"method), or one of {', '.join(_SCORE_METHODS)} without recurrence."
+                f"a guider can only move the clean estimate, which {self._guidance.method} does not keep to; use guide(pipe, "
+                f"loss, method), or one of {', '.join(suitable)} without recurrence."
             )
+        self._run: GuidedRun | None = None
         self._inputs: list[Tensor] = []
         self._hook: Any = None
 
@@ -90,8 +92,9 @@ class LossGuidance(BaseGuidance or object):  # type: ignore[misc]
         self._inputs = []
         if step == 0:
             refuse_inference_mode()
-            self._run.interception.images_per_prompt = images_per_prompt(self.pipe)
-            self._run.begin(num_inference_steps)
+            self._run = self._guidance.begin(
+                Sampling(num_inference_steps, self._geometry, images_per_prompt(self.pipe))
+            )
 
     def prepare_inputs(self, data: Any) -> Any:
         return self.inner.prepare_inputs(data)
@@ -109,17 +112,23 @@ class LossGuidance(BaseGuidance or object):  # type: ignore[misc]
 
     def forward(self, **predictions: Tensor) -> Any:
         output = self.inner.forward(**predictions)
-        scheduler, step, total = self.pipe.scheduler, self._step, max(1, self._num_inference_steps)
-        given = self._inputs[0].detach()
-        ones = torch.ones(1, dtype=torch.float32, device=given.device)
+        assert self._run is not None  # set_state has begun it
+        scheduler, state = self.pipe.scheduler, self._inputs[0].detach()
+        ones = torch.ones(1, dtype=torch.float32, device=state.device)
         scale = (
             float(scheduler.scale_model_input(ones, self._timestep)) if hasattr(scheduler, "scale_model_input") else 1.0
         )
-        x_t = given[: len(output.pred)] / scale
-        through = self._run.wants_graph(step, step / total)
-        call = _ScoreCall(scheduler, output.pred, self._timestep, x_t, self._inputs if through else ())
-        with without_gradients([self.pipe.transformer if hasattr(self.pipe, "transformer") else self.pipe.unet]):
-            self._run.step(call, step, step / total)
+        x_t = state[: len(output.pred)] / scale
+        call = _ScoreCall(
+            x_t,
+            output.pred,
+            level_of(scheduler, self._timestep),
+            float(self._timestep),
+            inputs=self._inputs if self._wants_graph() else (),
+        )
+        denoiser = denoiser_of(self.pipe)
+        with without_gradients([] if denoiser is None else [denoiser]):
+            self._run.step(call, self._step)
         if call.moved is not None:
             output.pred = call.level.model_output(call.moved, x_t).to(output.pred.dtype)
         else:
@@ -134,21 +143,25 @@ class LossGuidance(BaseGuidance or object):  # type: ignore[misc]
     def num_conditions(self) -> int:
         return self.inner.num_conditions
 
+    def _wants_graph(self) -> bool:
+        return self._guidance.wants_graph(self._step, max(1, self._num_inference_steps))
+
     def _take_input(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        name = next((name for name in ("sample", "hidden_states", "x") if name in kwargs), "")
-        given = args[0] if args else kwargs[name]
-        if self._run.wants_graph(self._step, self._step / max(1, self._num_inference_steps)):
-            torch.set_grad_enabled(True)  # until the denoising block ends, whose decorator puts it back
-            given = given.detach().requires_grad_()  # a leaf: gradients are led from here to the state by hand
-        self._inputs.append(given)
-        return ((given, *args[1:]), kwargs) if args else (args, {**kwargs, name: given})
+        if not self._wants_graph():
+            self._inputs.append(state_among(args, kwargs))
+            return args, kwargs
+        args, kwargs, leaf = leaf_of_input(args, kwargs)  # from which gradients are led to the state by hand
+        self._inputs.append(leaf)
+        return args, kwargs
 
 
 class GuidanceCallback(PipelineCallback):  # type: ignore[misc]
     """A callback that guides: `pipe(prompt, callback_on_step_end=GuidanceCallback(pipe, loss))`.
 
-    loss, method, options: as for `guide`, with methods that do not go through the denoiser. The first step is not guided.
-    size: height and width of the images, for families that pack their latents.
+    loss, method, options: as for `guide`, with methods that do not go through the denoiser and make each step once. The first
+        step is not guided.
+    size: height and width of the images in pixels, for families that pack their latents.
+    `log` is the log of the last run.
     Raises `ValueError` for samplers other than DDIM (eta 0), Euler and flow-matching Euler, and for other methods.
     """
 
@@ -162,13 +175,14 @@ class GuidanceCallback(PipelineCallback):  # type: ignore[misc]
         **options: Any,
     ) -> None:
         super().__init__()
-        self.log = Log()
-        self._run = _run(pipe, loss, method, size, self.log, options)
+        self._guidance = guide(pipe, loss, method, **options).guidance()
+        self.log, self._geometry = self._guidance.log, Geometry(*(size or ()))
         _check_sampler(pipe)
-        if self._run.method.through_denoiser or self._run.method.repeats(0.5) > 1:
+        if self._guidance.method.through_denoiser or self._guidance.method.recurrent:
             raise ValueError(
-                f"a callback comes after the denoiser: {self._run.method} needs guide(pipe, loss, method)."
+                f"a callback comes after the denoiser: {self._guidance.method} needs guide(pipe, loss, method)."
             )
+        self._run: GuidedRun | None = None
         self._before: tuple[Tensor, Level] | None = None
 
     @property
@@ -187,23 +201,22 @@ class GuidanceCallback(PipelineCallback):  # type: ignore[misc]
         if step_index == 0:
             refuse_inference_mode()
             _check_sampler(pipeline)
-            self._before = None
-            self._run.interception.images_per_prompt = images_per_prompt(pipeline)
-            self._run.begin(getattr(pipeline, "num_timesteps", total))
-        if self._before is not None:
-            call = _StateCall(*self._before, x_after, after, timesteps)
-            x_after = self._run.step(call, step_index, step_index / self._run.total).to(x_after.dtype)
+            steps = getattr(pipeline, "num_timesteps", total)
+            self._run = self._guidance.begin(Sampling(steps, self._geometry, images_per_prompt(pipeline)))
+        elif self._run is not None and self._before is not None:
+            call = _state_call(*self._before, x_after, after, float(timesteps))
+            x_after = self._run.step(call, step_index).to(x_after.dtype)
             callback_kwargs["latents"] = x_after
         self._before = (x_after, after)
         return callback_kwargs
 
 
 def _check_sampler(pipe: Any) -> None:
-    """Raise `ValueError` for a sampler whose states do not tell the clean estimate."""
+    """Raise `ValueError` for a sampler whose states do not determine the clean estimate."""
     name = type(pipe.scheduler).__name__
     if name not in _FIRST_ORDER or getattr(pipe.scheduler.config, "stochastic_sampling", False):
         raise ValueError(
-            f"a callback sees states only, and those of {name} do not tell the clean estimate; use one of "
+            f"a callback sees states only, and those of {name} do not determine the clean estimate; use one of "
             f"{', '.join(_FIRST_ORDER)}, or guide(pipe, loss)."
         )
     if eta := argument_of_call(pipe, "eta"):
@@ -213,9 +226,8 @@ def _check_sampler(pipe: Any) -> None:
 class _ScoreCall(StepCall):
     """A step of which only the clean estimate can be changed."""
 
-    def __init__(self, scheduler: Any, pred: Tensor, timestep: Any, x_t: Tensor, inputs: Any) -> None:
-        super().__init__(scheduler, _no_step, pred, timestep, x_t, ((), {}), None, None, inputs)
-        self.moved: Tensor | None = None
+    moved: Tensor | None = None
+    """The clean estimate that the method chose; None for the denoiser's own."""
 
     def advance(self, x0: Tensor | None = None, x_t: Tensor | None = None) -> tuple[Tensor, Level]:
         self.moved = x0
@@ -225,29 +237,18 @@ class _ScoreCall(StepCall):
 class _StateCall(StepCall):
     """A step that has been made, of which only the result can be changed."""
 
-    def __init__(self, x_t: Tensor, level: Level, x_after: Tensor, after: Level, timestep: Any) -> None:
-        self.x_t, self.level, self.timestep, self.generator = x_t, level, timestep, None
-        self._x_after, self._after = x_after, after
-        x, x_next = x_t.float(), x_after.float()
-        self._x0 = (
-            x_next if after.s == 0 else (after.s * x - level.s * x_next) / (level.a * after.s - after.a * level.s)
-        )
-        self.model_output = self._x0
-
-    def clean(self) -> Tensor:
-        return self._x0
+    x_after: Tensor
+    after: Level
 
     def advance(self, x0: Tensor | None = None, x_t: Tensor | None = None) -> tuple[Tensor, Level]:
-        moved = self._x_after if x0 is None else self._x_after + self._after.a * (x0 - self._x0)
-        return moved, self._after
+        moved = self.x_after if x0 is None else self.x_after + self.after.a * (x0 - self.clean())
+        return moved, self.after
 
 
-def _run(pipe: Any, loss: Any, method: Method | None, size: tuple[int, int] | None, log: Log, options: Any) -> Run:
-    run = guide(pipe, loss, method, **options).run(log)
-    height, width = size or (None, None)
-    run.interception = SimpleNamespace(geometry=Geometry(height, width), images_per_prompt=1, bar=None)
-    return run
-
-
-def _no_step(*args: Any, **kwargs: Any) -> Any:
-    raise RuntimeError("this is not possible without standing in the scheduler's place; use guide(pipe, loss, method).")
+def _state_call(x_t: Tensor, level: Level, x_after: Tensor, after: Level, timestep: float) -> _StateCall:
+    """The step between two states, whose clean estimate takes the place of the model's output."""
+    x, x_next = x_t.float(), x_after.float()
+    x0 = x_next if after.s == 0 else (after.s * x - level.s * x_next) / (level.a * after.s - after.a * level.s)
+    call = _StateCall(x_t, x0, Level(level.a, level.s, 0.0, 1.0), timestep)
+    call.x_after, call.after = x_after, after
+    return call

@@ -11,11 +11,11 @@ Diffusion Guidance, NeurIPS 2024 (augmentation against misaligned gradients).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from dreamsim_guidance.loss import Loss
 from dreamsim_guidance.terms import check_values
 from dreamsim_guidance.views import RandomChanges, numbered_generator, random_view
 
@@ -23,7 +23,13 @@ __all__ = ["Views", "cutouts"]
 
 
 class Views:
-    """A loss, taken under `views` augmentations. The random numbers are those of the step, so that runs repeat."""
+    """A loss, evaluated under augmentations whose random numbers depend on the step alone, so that runs can be repeated.
+
+    loss: from images `(b, 3, h, w)` to one value for each; a `Loss` is fixed at the step, `loss.at(step)`.
+    views: number of augmented evaluations for each gradient.
+    augmentation: from images to as many images; by default `cutouts` if there are several views, else none.
+    images_per_reference (attribute, 1 at first): how many images in a row belong to one reference of the loss.
+    """
 
     def __init__(
         self, loss: Callable[[Tensor], Tensor], views: int = 1, augmentation: Callable[[Tensor], Tensor] | None = None
@@ -34,9 +40,12 @@ class Views:
         self.images_per_reference = 1
 
     def __call__(self, images: Tensor, step: int) -> Tensor:
-        """One value per image `(b,)`, without augmentation.
+        """The loss of each image `(b,)`, without augmentation.
 
-        Where prompts have several images, a loss sees one image of each prompt at a time, or all if it cannot take that.
+        With several images per reference, the loss is called with one image of each reference at a time; a loss that does not
+        accept that is called with all images from then on.
+
+        Raises `TypeError` or `ValueError` unless the loss returns one value per image.
         """
         loss = self._at(step)
         k = self.images_per_reference
@@ -49,27 +58,34 @@ class Views:
             raise
         except (RuntimeError, ValueError) as error:
             try:
-                alone = check_values(loss(images), images, "the loss")
+                values_of_all = check_values(loss(images), images, "the loss")
             except (RuntimeError, ValueError):
                 raise ValueError(
                     f"{error} (The loss was called with {len(images) // k} images, one of each prompt's {k}, and with all "
                     f"{len(images)}; it has to take one or the other.)"
                 ) from error
             self.images_per_reference = 1  # it has a reference for each image
-            return alone
+            return values_of_all
 
     def gradient(self, images: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """The mean over the views, `(b,)`, and its gradient in the images."""
+        """The loss of each image, averaged over the views, `(b,)`, and its gradient in the images.
+
+        Raises `ValueError` for a loss whose value does not depend on the images.
+        """
         total, slope = torch.zeros((), dtype=torch.float32), torch.zeros_like(images)
         for view in range(self.views):
             leaf = images.detach().requires_grad_()  # one view's graph at a time
             with torch.enable_grad():
                 values = self(self._view(leaf, step, view), step)
-                if not values.requires_grad:
+                part = None
+                if values.requires_grad:  # perhaps by parameters of its own alone
+                    (part,) = torch.autograd.grad(values.sum(), leaf, allow_unused=True)
+                if part is None:
                     raise ValueError(
-                        "the loss has no gradient in the images; it must be differentiable, without no_grad inside."
+                        "the loss has no gradient in the images: its value does not depend on them, or the graph was cut. It "
+                        "must be differentiable, without detach(), no_grad or numbers (.item(), numpy) inside; a constant "
+                        "cannot guide, leave it out."
                     )
-                (part,) = torch.autograd.grad(values.sum(), leaf)
             total = total.to(values.device) + values.detach() / self.views
             slope = slope + part / self.views
         return total, slope
@@ -79,21 +95,24 @@ class Views:
             return images
         if self._augmentation is None:
             self._augmentation = cutouts((images.shape[-2], images.shape[-1]))
-        view_of = random_view(self._augmentation, images, numbered_generator(step, view))
-        if not isinstance(view_of, Tensor) or len(view_of) != len(images):
+        augmented = random_view(self._augmentation, images, numbered_generator(step, view))
+        if not isinstance(augmented, Tensor) or len(augmented) != len(images):
             raise ValueError(
-                f"augmentation must return a batch of as many images, {len(images)}, got {getattr(view_of, 'shape', view_of)}; "
-                "for several views of each give views=."
+                f"augmentation must return a batch of as many images, {len(images)}, got "
+                f"{getattr(augmented, 'shape', augmented)}; for several views of each give views=."
             )
-        return view_of
+        return augmented
 
     def _at(self, step: int) -> Callable[[Tensor], Tensor]:
-        loss: Any = self.loss
-        return loss.at(step) if hasattr(loss, "at") else loss
+        return self.loss.at(step) if isinstance(self.loss, Loss) else self.loss
 
 
 def cutouts(size: tuple[int, int], share: tuple[float, float] = (0.6, 1.0), noise: float = 0.03) -> nn.Module:
-    """Random cutouts of a `share` of the area, brought back to `size`, with changes of colour and Gaussian noise."""
+    """The default augmentation: random cutouts resized to the images' size, changes of colour, and Gaussian noise.
+
+    size: height and width in pixels. share: smallest and largest part of the area that is cut out, in (0, 1].
+    noise: standard deviation.
+    """
     return RandomChanges(
         crop=share, colour=(0.1, 0.1, 0.1, 0.02), coloured=0.5, added_brightness=True, noise=noise
     ).chain(size)

@@ -13,19 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dreamsim_guidance.files.atomic import new_folder, write_tensors, writing
-from dreamsim_guidance.guidance import (
-    DPS,
-    DSG,
-    LGD,
-    MMPS,
-    MPGD,
-    TFG,
-    FlowChef,
-    FreeDoM,
-    Method,
-    UniversalGuidance,
-    guide,
-)
+from dreamsim_guidance.guidance import Method, guide
+from dreamsim_guidance.guidance.methods import method_class
 from dreamsim_guidance.known_answers.digit_judge import DigitJudge
 from dreamsim_guidance.known_answers.digit_models import DigitDenoiser, DigitGuide, train_denoiser, train_guide
 from dreamsim_guidance.known_answers.digit_set import CLASSES, digits
@@ -88,7 +77,7 @@ class Bench:
         with writing(self.folder / "rows" / f"{name}.npy") as temporary:
             np.save(temporary, (images[:_SHOWN, 0] * 255).round().byte().numpy())
         judged = self.judge(images, self.labels)
-        strength = None if method_name == "none" else getattr(config.strengths, method_name)
+        strength = None if method_name == "none" else self._method(method_name).strength
         return {
             "method": name,
             "strength": strength,
@@ -117,21 +106,10 @@ class Bench:
         }
 
     def _method(self, name: str) -> Method:
-        strength = getattr(self.config.strengths, name)
-        methods: dict[str, Method] = {
-            "mpgd": MPGD(strength),
-            "mpgd_raw": MPGD(strength, rule="raw"),
-            "mpgd_rms": MPGD(strength, rule="rms"),
-            "dps": DPS(strength),
-            "lgd": LGD(strength),
-            "mmps": MMPS(strength),
-            "freedom": FreeDoM(strength),
-            "universal": UniversalGuidance(strength),
-            "dsg": DSG(strength),
-            "tfg": TFG(strength),
-            "flowchef": FlowChef(strength),
-        }
-        return methods[name]
+        short_name, _, rule = name.partition("_")
+        kind: Any = method_class(short_name)
+        method: Method = kind(rule=rule) if rule else kind()
+        return method.with_strength(getattr(self.config.strengths, name, method.strength))
 
     def _denoiser(self) -> nn.Module:
         folder, config = self.folder / "denoiser", self.config

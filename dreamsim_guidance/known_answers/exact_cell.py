@@ -10,19 +10,8 @@ from typing import Any
 
 import torch
 
-from dreamsim_guidance.guidance import (
-    DPS,
-    DSG,
-    LGD,
-    MMPS,
-    MPGD,
-    TFG,
-    FlowChef,
-    FreeDoM,
-    Method,
-    UniversalGuidance,
-    guide,
-)
+from dreamsim_guidance.guidance import Method, guide
+from dreamsim_guidance.guidance.methods import method_class
 from dreamsim_guidance.known_answers.exact_pipelines import exact_pipeline, final_state
 from dreamsim_guidance.known_answers.exact_truth import Cell, ExactTruth
 from dreamsim_guidance.known_answers.gaussian_mixture import GaussianMixture, random_mixture
@@ -80,18 +69,17 @@ def measure(config: ExactTruth, cell: Cell) -> dict[str, Any]:
 
 
 def _method(config: ExactTruth, cell: Cell) -> Method:
-    strength = cell.strength
-    methods: dict[str, Method] = {
-        "dps": DPS(strength, cap=None),
-        "lgd": LGD(strength, samples=config.draws, cap=None),
-        # products with the curvature span as many directions as the energy has
-        "mmps": MMPS(strength, solves=len(config.observed) if cell.case.endswith("quadratic") else 1, cap=None),
-        "mpgd": MPGD(strength),
-        "mpgd-raw": MPGD(strength, rule="raw"),
-        "tfg": TFG(strength),
-        "freedom": FreeDoM(),
-        "universal": UniversalGuidance(strength),
-        "dsg": DSG(),
-        "flowchef": FlowChef(strength),
+    """The method of a cell. Those that aim at the exact posterior go without a trust region, which would be a bias."""
+    name, _, rule = cell.method.partition("-")
+    # products with the curvature span as many directions as the energy has
+    solves = len(config.observed) if cell.case.endswith("quadratic") else 1
+    exact: dict[str, dict[str, Any]] = {
+        "dps": {"cap": None},
+        "lgd": {"cap": None, "samples": config.draws},
+        "mmps": {"cap": None, "solves": solves},
     }
-    return methods[cell.method]
+    options = exact.get(name, {})
+    if rule:
+        options["rule"] = rule
+    kind: Any = method_class(name)
+    return kind(cell.strength, **options) if kind.strength_is_energy else kind(**options)

@@ -19,6 +19,8 @@ from typing import Any
 
 from dreamsim_guidance.experiment.registry import suggestion
 from dreamsim_guidance.files.atomic import write_json
+from dreamsim_guidance.guidance.methods import METHODS as GUIDANCE_METHODS
+from dreamsim_guidance.guidance.methods import method_class
 
 __all__ = ["CASES", "METHODS", "SAMPLERS", "STOCHASTIC", "Cell", "ExactTruth"]
 
@@ -37,7 +39,7 @@ CASES = (
 SAMPLERS = ("ddim", "ddim-eta1", "ddpm", "dpm++2m", "euler", "euler-ancestral", "unipc", "flow")
 STOCHASTIC = ("ddim-eta1", "ddpm", "euler-ancestral")
 
-METHODS = ("none", "dps", "lgd", "mmps", "mpgd", "mpgd-raw", "tfg", "freedom", "universal", "dsg", "flowchef")
+METHODS = ("none", *GUIDANCE_METHODS, "mpgd-raw")
 """`none` samples the prior without guidance and is held against it: what the sampler alone errs by. dps, lgd and mmps go
 without their trust region here, which would be a bias; mpgd has its own, mpgd-raw has none."""
 
@@ -147,11 +149,12 @@ class ExactTruth:
         """The rows of the table. dsg has none for deterministic samplers: they have no noise that it could turn."""
         for case in self.cases:
             for method in self.methods:
+                kind = None if method == "none" else method_class(method.partition("-")[0])
                 for sampler in self.samplers:
-                    if method == "dsg" and sampler not in STOCHASTIC:
+                    if kind is not None and kind.needs_noise and sampler not in STOCHASTIC:
                         continue
-                    own = method in ("none", "freedom", "dsg")
-                    for strength in (1.0,) if own else self.strengths:
+                    scaled = kind is not None and kind.strength_is_energy
+                    for strength in self.strengths if scaled else (1.0,):
                         for steps in sorted(set(self.steps)):
                             yield Cell(case, method, sampler, strength, steps)
 

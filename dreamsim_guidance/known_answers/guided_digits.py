@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from dreamsim_guidance.experiment.registry import suggestion
 from dreamsim_guidance.files.atomic import write_json
+from dreamsim_guidance.guidance.methods import METHODS
 
 __all__ = ["DigitStrengths", "GuidedDigits"]
 
@@ -65,7 +66,8 @@ class GuidedDigits:
         "tfg",
         "flowchef",
     )
-    """Rows: none, or a method of `strengths`; +ensemble guides by all classifiers, +noise averages over 4 noisy views."""
+    """Rows: none, or a method, with its default strength where `strengths` has none; +ensemble guides by all classifiers,
+    +noise averages over 4 noisy views."""
     strengths: DigitStrengths = DigitStrengths()
     sampler: Literal["ddim", "ddpm"] = "ddim"
     """Diffusers' unmodified pipelines of these names."""
@@ -87,7 +89,7 @@ class GuidedDigits:
     """Of training, of the halves, and of sampling: the same noise for all rows."""
 
     def __post_init__(self) -> None:
-        known = ("none", *(field.name for field in fields(DigitStrengths)))
+        known = ("none", *dict.fromkeys((*METHODS, *(field.name for field in fields(DigitStrengths)))))
         if not self.methods:
             raise ValueError(f"methods must not be empty; known: {', '.join(known)}.")
         for row in self.methods:

@@ -1,4 +1,9 @@
-"""Who is calling, and with what: read from the running call of a pipeline, which tells it nowhere else."""
+"""Questions about a running call of a pipeline that can be answered from its stack frames only.
+
+Nothing that a pipeline hands on says who called it, or with what. Frames are therefore read here, and nowhere else: when a
+run is planned (`is_of_another_pipeline`), at its first step (`argument_of_call`), and when a decoder is called after its
+last step (`calls_itself`); never step by step.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +14,15 @@ from typing import Any
 
 __all__ = ["argument_of_call", "calls_itself", "images_per_prompt", "is_of_another_pipeline"]
 
-_OWN = ("dreamsim_guidance.guidance", "dreamsim_guidance.pipelines", "jaxtyping", "beartype")
-"""This package, and what may check its types at run time."""
+_TRANSPARENT = ("dreamsim_guidance.pipelines", "jaxtyping", "beartype")
+"""Modules whose frames are passed over: the interception itself, and packages that check its types at run time."""
 
 
 def _frames() -> Iterator[FrameType]:
-    """The functions that are running, from the innermost outwards, without this package's own."""
+    """The running functions from the innermost outwards, without those of `_TRANSPARENT` modules."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        if not str(frame.f_globals.get("__name__")).startswith(_OWN):
+        if not str(frame.f_globals.get("__name__")).startswith(_TRANSPARENT):
             yield frame
         frame = frame.f_back
 
@@ -27,18 +32,27 @@ def _of_diffusers(frame: FrameType) -> bool:
 
 
 def _works_for(pipe: Any, frame: FrameType) -> bool:
-    """Whether a function is the pipeline's own, or a block of a modular pipeline, which is handed the pipeline."""
-    known = frame.f_locals
-    return known.get("self") is pipe or (_of_diffusers(frame) and any(value is pipe for value in known.values()))
+    """Whether a function is the pipeline's own, or a block of a modular pipeline, which receives the pipeline."""
+    variables = frame.f_locals
+    return variables.get("self") is pipe or (
+        _of_diffusers(frame) and any(value is pipe for value in variables.values())
+    )
 
 
 def calls_itself(pipe: Any) -> bool:
-    """Whether the function that called this package works for the pipeline."""
+    """Whether the function that called the replaced method works for the pipeline.
+
+    An autoencoder may also be called by the user's preview in a callback, or by another pipeline that shares it, with the
+    very same latents.
+    """
     return _works_for(pipe, next(_frames()))
 
 
 def is_of_another_pipeline(pipe: Any, scheduler: Any) -> bool:
-    """Whether the running call is that of another pipeline which has the same scheduler."""
+    """Whether the running call is that of another pipeline with the same scheduler.
+
+    `scheduler.set_timesteps` is the first thing that many pipelines call, so no earlier call could have left a mark.
+    """
     for frame in _frames():
         caller = frame.f_locals.get("self")
         if caller is pipe:
@@ -49,23 +63,27 @@ def is_of_another_pipeline(pipe: Any, scheduler: Any) -> bool:
 
 
 def argument_of_call(pipe: Any, *names: str) -> Any:
-    """The value of the first of these names that the pipeline's running call knows; None if it knows none."""
+    """The value of the first of these variables that the pipeline's running call has set; None if there is none.
+
+    Arguments such as `num_images_per_prompt` are used up in the pipeline's own function: what it passes on to others is a
+    batch, in which prompts and images per prompt cannot be told apart.
+    """
     for frame in _frames():
         if not _works_for(pipe, frame):
             continue
-        known = frame.f_locals
+        variables = frame.f_locals
         for name in names:
-            if known.get(name) is not None:
-                return known[name]
-            for state in (known.get("block_state"), known.get("state")):  # of modular pipelines
+            if variables.get(name) is not None:
+                return variables[name]
+            for state in (variables.get("block_state"), variables.get("state")):  # of modular pipelines
                 values = getattr(state, "values", None)
-                found = values.get(name) if isinstance(values, dict) else getattr(state, name, None)
-                if found is not None:
-                    return found
+                value = values.get(name) if isinstance(values, dict) else getattr(state, name, None)
+                if value is not None:
+                    return value
     return None
 
 
 def images_per_prompt(pipe: Any) -> int:
-    """How many images the running call makes of each prompt."""
+    """How many images the running call makes of each prompt, at least 1."""
     count = argument_of_call(pipe, "num_images_per_prompt", "num_videos_per_prompt")
     return count if isinstance(count, int) and count > 0 else 1

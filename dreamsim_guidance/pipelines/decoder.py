@@ -1,7 +1,7 @@
-"""From the clean estimate that a sampler works on to the picture that a person would see.
+"""From the clean estimate that a sampler works on to the image that a person would see.
 
-Families pack, scale and shift their latents in ways of their own; all factors are read from the pipeline at run time. That
-the way was the right one is checked at the end of each run against the tensor which the pipeline itself decodes.
+Families pack, scale and shift their latents in different ways; all factors are read from the pipeline at run time. Whether
+they were read correctly is checked at the end of each run against the tensor that the pipeline itself decodes.
 """
 
 from __future__ import annotations
@@ -23,27 +23,31 @@ __all__ = ["Decoder", "Geometry"]
 
 @dataclass
 class Geometry:
-    """What a pipeline said when it made its first latents."""
+    """The arguments and results of a pipeline's `prepare_latents` that its decoding depends on.
+
+    height, width: of the images in pixels. extras: what was returned beside the latents (FLUX.2: positions of the tokens).
+    """
 
     height: int | None = None
     width: int | None = None
     extras: tuple[Any, ...] = ()
-    """What came with the latents: FLUX.2's positions of the tokens."""
 
 
 class Decoder:
-    """Clean estimates `(b, ...)` to images `(b, 3, h, w)`; near [0, 1], not clamped, so that every pixel has a gradient.
+    """Maps clean estimates `(b, ...)` to images `(b, 3, h, w)` near [0, 1], not clamped, so that every pixel has a gradient.
 
-    What an autoencoder decodes is as it is within [0, 1]; beyond, an overshoot u is u / (1 + 4 u), always below 0.25, so that
-    a metric is asked about what could be a picture, and the gradient is the bounded function's own. Pixels of a sampler that
-    clips its estimates are clipped as it does, and their gradient passes the clipping. Other pixels are as they are.
+    Images from an autoencoder are unchanged within [0, 1]; beyond, an overshoot u becomes u / (1 + 4 |u|), always below 0.25
+    in size, so that a metric only sees what could be a picture, and the gradient is that of the bounded function. Pixels of a
+    sampler that clips its estimates are clipped likewise, while their gradient passes the clipping. Other pixels stay as they
+    are. An infinite overshoot or pixel has its bound for a value and a gradient of zero; nan stays nan.
 
     pipe: any pipeline with a `vae`, or one that samples pixels in [-1, 1].
+    geometry: size and layout of the latents.
     vae: decodes instead of the pipeline's own: an AutoencoderTiny takes latents as the sampler scales them, any other
-        autoencoder gets what the pipeline's would.
-    decode: a function from clean estimates to images in [0, 1], instead of all this.
-    Frames of a video become images; `frames` says how many there are for each sample.
-    Raises `ValueError` if the pipeline has neither, or packs its latents in an unknown way.
+        autoencoder receives what the pipeline's would.
+    decode: a function from clean estimates to images in [0, 1] that replaces all of this.
+    `frames` is the number of images for each sample: frames of a video become images.
+    Raises `ValueError` if the pipeline has neither autoencoder nor pixels, or packs its latents in an unknown way.
     """
 
     def __init__(
@@ -69,35 +73,28 @@ class Decoder:
 
     @property
     def networks(self) -> list[nn.Module]:
-        """What decodes, if it is a network."""
+        """The network that decodes, if there is one."""
         return [] if self._module is None else [self._module]
 
     def __call__(self, x0: Tensor) -> Tensor:
         if self.decode is not None:
-            images = self.decode(x0)
-            if not isinstance(images, Tensor) or images.ndim != 4 or not _one_for_each(images, x0):
-                raise ValueError(
-                    f"decode must return images (b, 3, h, w), one for each clean estimate or the frames of a video, got "
-                    f"{tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__} of {tuple(x0.shape)}."
-                )
-            if torch.is_grad_enabled() and x0.requires_grad and not images.requires_grad:
-                raise ValueError(
-                    "decode must be differentiable, and its images have no gradient; leave out detach() and no_grad."
-                )
+            images = self._checked(self.decode(x0), x0)
         elif self.pixels:
             images = x0 / 2 + 0.5
             if getattr(self.pipe.scheduler.config, "clip_sample", False):
-                images = images + (images.clamp(0, 1) - images).detach()  # the sampler goes on from the clipped one
+                # the value is the clipped one, which the sampler goes on from; inf - inf has no value and no gradient
+                images = images.detach().clamp(0, 1) + (images - images.detach()).nan_to_num()
         else:
             images = _bounded(self.through_vae(x0))
         self.frames = max(1, len(images) // len(x0))
         return images
 
     def shown(self, images: Tensor) -> Tensor:
-        """Images as the pipeline delivers them, in [0, 1]; a `decode` of one's own has no such bounds."""
+        """Images as the pipeline delivers them, clamped to [0, 1]; unchanged with a `decode` of the user's."""
         return images if self.decode is not None else images.clamp(0, 1)
 
     def through_vae(self, x0: Tensor) -> Tensor:
+        """Images from the autoencoder, not bounded."""
         latents = self.unpack(x0) if self.tiny else self.vae_input(x0)
         module: Any = self._module
         parameter = next(module.parameters())
@@ -108,7 +105,7 @@ class Decoder:
         return wide(decoded.to(x0.device)) / 2 + 0.5
 
     def unpack(self, x0: Tensor) -> Tensor:
-        """Latents on their grid, scaled as the sampler has them; frames of a video become the batch."""
+        """Latents on their grid, in the sampler's scale; frames of a video become the batch."""
         pipe = self.pipe
         if hasattr(pipe, "_unpack_latents_with_ids"):
             if not self.geometry.extras:
@@ -118,20 +115,20 @@ class Decoder:
         if x0.ndim == 3:
             unpack = getattr(pipe, "_unpack_latents", None)
             names = list(inspect.signature(unpack).parameters) if unpack else []
-            known = {
+            values = {
                 "height": self.geometry.height,
                 "width": self.geometry.width,
                 "vae_scale_factor": getattr(pipe, "vae_scale_factor", None),
             }
-            if unpack is None or not set(names[1:]) <= set(known) or None in known.values():
+            if unpack is None or not set(names[1:]) <= set(values) or None in values.values():
                 raise ValueError(_missing(pipe, "`_unpack_latents(latents, height, width, vae_scale_factor)`"))
-            return unpack(x0, *(known[name] for name in names[1:]))
+            return unpack(x0, *(values[name] for name in names[1:]))
         if x0.ndim == 5 and hasattr(pipe, "decode_latents"):  # AnimateDiff: an image autoencoder, frame by frame
             return rearrange(x0, "b c f h w -> (b f) c h w")
         return x0
 
     def vae_input(self, x0: Tensor) -> Tensor:
-        """What the pipeline's autoencoder takes for this clean estimate."""
+        """The input of the pipeline's autoencoder for this clean estimate."""
         latents = self.unpack(x0)
         own: Any = self.vae if self.own is None else self.own
         normaliser = getattr(own, "bn", None)
@@ -151,9 +148,11 @@ class Decoder:
         return latents if shift is None else latents + shift
 
     def check(self, decoded: Tensor, candidates: list[Tensor], offset: int) -> None:
-        """Compare with what the pipeline decodes: one of the last step's results, or those of them that a mask left alone.
+        """Compare with what the pipeline decodes.
 
-        Raises `RuntimeError` if hardly an element agrees.
+        decoded: the input of the pipeline's autoencoder, from sample `offset` of the batch on.
+        candidates: the tensors that the last step returned, one of which must agree, at least where no mask replaced it.
+        Raises `RuntimeError` if less than 2 % of the elements agree.
         """
         if self.decode is not None or self.own is None:
             return
@@ -168,26 +167,39 @@ class Decoder:
                 best = max(best, float(same.float().mean()))
         if best < 0.02:
             raise RuntimeError(
-                f"the images that guided this run were not decoded as {type(self.pipe).__name__} decodes its own: its latents "
-                "are scaled or packed in another way. Pass decode=, a function from the sampler's clean estimate to images "
-                "(b, 3, h, w) in [0, 1]."
+                f"the images of this run's clean estimates were not decoded as {type(self.pipe).__name__} decodes its own: its "
+                "latents are scaled or packed in another way. Pass decode=, a function from the sampler's clean estimate to "
+                "images (b, 3, h, w) in [0, 1]."
             )
+
+    def _checked(self, images: Any, x0: Tensor) -> Tensor:
+        """The result of the user's `decode`, checked."""
+        if not isinstance(images, Tensor) or images.ndim != 4 or not _one_for_each(images, x0):
+            raise ValueError(
+                f"decode must return images (b, 3, h, w), one for each clean estimate or the frames of a video, got "
+                f"{tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__} of {tuple(x0.shape)}."
+            )
+        if torch.is_grad_enabled() and x0.requires_grad and not images.requires_grad:
+            raise ValueError(
+                "decode must be differentiable, and its images have no gradient; leave out detach() and no_grad."
+            )
+        return images
 
 
 def _one_for_each(images: Tensor, x0: Tensor) -> bool:
-    """Or as many frames for each, which latents on a plane do not hold."""
+    """Whether there is one image for each clean estimate, or one for each frame, which latents on a plane do not have."""
     return len(images) == len(x0) or (x0.ndim != 4 and len(images) > 0 and len(images) % len(x0) == 0)
 
 
 def _bounded(images: Tensor) -> Tensor:
-    """Early estimates may decode to anything."""
+    """Keep overshoots below 0.25: early estimates may decode to anything, infinity included."""
     inside = images.clamp(0, 1)
-    overshoot = images - inside
+    overshoot = (images - inside).clamp(-1e30, 1e30)  # so that 4 |u| is a number in float32
     return inside + overshoot / (1 + 4 * overshoot.abs())
 
 
 def _ready(vae: nn.Module, pipe: Any) -> nn.Module:
-    """The module that decodes during guidance; a copy in float32 without hooks where the pipeline's own cannot serve.
+    """The module that decodes clean estimates; a copy in float32 without hooks where the pipeline's own cannot serve.
 
     Offloading would move the denoiser out at every decode, and some autoencoders overflow in half precision.
     """
@@ -198,12 +210,7 @@ def _ready(vae: nn.Module, pipe: Any) -> nn.Module:
         return vae
     from accelerate.hooks import remove_hook_from_module
 
-    # the graph of parameters is not copied, and the interception lives on the instance
-    patched = {name: vae.__dict__.pop(name) for name in ("decode",) if name in vae.__dict__}
-    try:
-        module = copy.deepcopy(vae)
-    finally:
-        vae.__dict__.update(patched)
+    module = copy.deepcopy(vae)
     remove_hook_from_module(module, recurse=True)
     device = getattr(pipe, "_execution_device", None) or parameter.device
     return module.to(device=device, dtype=torch.float32 if overflows else parameter.dtype).requires_grad_(False)

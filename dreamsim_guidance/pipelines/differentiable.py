@@ -5,11 +5,11 @@
         loss(images).sum().backward()          # z.grad
 
 Autograd is switched on inside the pipeline's `no_grad` before its latents are prepared, and every call of the denoiser (and
-the decoder) is checkpointed: of each only inputs and outputs are kept, so that the memory of activations does not grow with the
+the decoder) is checkpointed: only its inputs and outputs are kept, so that the memory for activations does not grow with the
 number of steps. The backward pass runs every call once more.
 
 Chen et al., Training Deep Nets with Sublinear Memory Cost, 2016; Wallace et al., End-to-End Diffusion Latent Optimization
-Improves Classifier Guidance (DOODL), ICCV 2023 (what it is good for).
+Improves Classifier Guidance (DOODL), ICCV 2023 (an application).
 """
 
 from __future__ import annotations
@@ -33,17 +33,20 @@ __all__ = ["differentiable"]
 
 @contextmanager
 def differentiable(pipe: Any, checkpointing: bool = True) -> Iterator[None]:
-    """Gradients through the pipeline's calls in the block, from `output_type="pt"` images to `latents=`.
+    """Make the pipeline's calls in the block differentiable, from `output_type="pt"` images to the `latents=` argument.
 
     The backward pass must run inside the block, where the networks are frozen and their calls can be repeated.
-    checkpointing: recompute each call of the denoiser in the backward pass; without, all activations of all steps stay.
-    Raises `ValueError` for a pipeline that takes no `latents` or has no scheduler, `RuntimeError` under inference_mode.
+
+    pipe: a diffusers pipeline that takes `latents=`.
+    checkpointing: recompute each call of the denoiser in the backward pass (default); False keeps the activations of all
+        steps in memory.
+    Raises `ValueError` for a pipeline that takes no `latents` or has no scheduler, and inside the block for another
+    `output_type`; `RuntimeError` under `torch.inference_mode()`.
     """
     scheduler_of(pipe)
     if "latents" not in inspect.signature(type(pipe).__call__).parameters or not hasattr(pipe, "prepare_latents"):
         raise ValueError(
-            f"{type(pipe).__name__} takes no `latents`, so there is nothing to differentiate in; a pipeline with `latents=` is "
-            "needed."
+            f"{type(pipe).__name__} takes no `latents`, to which gradients could flow; a pipeline with `latents=` is needed."
         )
     denoiser = denoiser_of(pipe)
     mode = torch.is_grad_enabled()
@@ -54,10 +57,10 @@ def differentiable(pipe: Any, checkpointing: bool = True) -> Iterator[None]:
             raise ValueError(
                 f'pictures of output_type="{kind}" have no gradient; call the pipeline with output_type="pt".'
             )
-        torch.set_grad_enabled(True)  # for the frame of the pipeline's call, whose decorator puts it back
+        torch.set_grad_enabled(True)  # until the pipeline's call ends, whose decorator restores the mode
         return original(*args, **kwargs)
 
-    def again(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def checkpointed_call(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if not (checkpointing and torch.is_grad_enabled()):
             return original(*args, **kwargs)
         return checkpoint(functools.partial(original, **kwargs), *args, use_reentrant=False)
@@ -65,8 +68,8 @@ def differentiable(pipe: Any, checkpointing: bool = True) -> Iterator[None]:
     with Patches() as patches, frozen(pipe):
         patches.replace(pipe, "prepare_latents", switch_on)
         patches.replace(pipe, "progress_bar", switch_on)
-        patches.replace(denoiser, "forward", again)
-        patches.replace(getattr(pipe, "vae", None), "decode", again)
+        patches.replace(denoiser, "forward", checkpointed_call)
+        patches.replace(getattr(pipe, "vae", None), "decode", checkpointed_call)
         try:
             yield
         finally:

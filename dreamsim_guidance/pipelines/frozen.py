@@ -1,4 +1,4 @@
-"""Networks without gradients of their own for a while, and with checkpointed activations where that is asked for."""
+"""Freezing a pipeline's networks for a while, and checkpointing their activations."""
 
 from __future__ import annotations
 
@@ -8,17 +8,25 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["checkpointed", "denoiser_of", "frozen", "networks_of", "refuse_inference_tensors", "without_gradients"]
+__all__ = [
+    "checkpointed",
+    "denoiser_of",
+    "frozen",
+    "networks_of",
+    "refuse_inference_tensors",
+    "refuse_meta_tensors",
+    "without_gradients",
+]
 
 _SWITCHES = ("gradient_checkpointing", "_gradient_checkpointing_func")
 
 
 def denoiser_of(pipe: Any) -> nn.Module | None:
-    """The network that a pipeline calls at each step."""
+    """The network that a pipeline calls at each step; None if it has none."""
     for name in ("transformer", "unet", "prior"):
-        found = getattr(pipe, name, None)
-        if isinstance(found, nn.Module):
-            return found
+        network = getattr(pipe, name, None)
+        if isinstance(network, nn.Module):
+            return network
     return None
 
 
@@ -32,17 +40,27 @@ def refuse_inference_tensors(pipe: Any) -> None:
     for network in networks_of(pipe):
         if any(parameter.is_inference() for parameter in network.parameters()):
             raise RuntimeError(
-                f"{type(network).__name__} was loaded under torch.inference_mode(), whose tensors can take part in no gradient "
-                "ever; load the pipeline outside of it."
+                f"{type(network).__name__} was loaded under torch.inference_mode(), whose tensors can never take part in a "
+                "gradient; load the pipeline outside of it."
+            )
+
+
+def refuse_meta_tensors(networks: Iterable[nn.Module]) -> None:
+    """Raise `RuntimeError` if a network that is going to be run is on the meta device, which has shapes but no numbers."""
+    for network in networks:
+        if any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers())):
+            raise RuntimeError(
+                f"{type(network).__name__} is on the meta device, where tensors have shapes and no numbers, so it cannot be "
+                "run; load its weights onto a real device first."
             )
 
 
 @contextmanager
 def without_gradients(networks: Iterable[nn.Module]) -> Iterator[None]:
-    """No parameter asks for a gradient, so that nothing is kept for one; put back after.
+    """Switch off `requires_grad` of all parameters in the block, so that nothing is kept for their gradients.
 
-    Only around what is differentiated: torch multiplies matrices in another order where a weight asks for a gradient, even
-    under `no_grad`, and what the pipeline computes for itself shall not change in its last bit.
+    To be used around differentiated code only: torch multiplies matrices in another order where a weight requires a gradient,
+    even under `no_grad`, and the pipeline's own results must not change in their last bit.
     """
     trainable = [p for network in networks for p in network.parameters() if p.requires_grad]
     try:
@@ -55,23 +73,23 @@ def without_gradients(networks: Iterable[nn.Module]) -> Iterator[None]:
 
 
 def frozen(pipe: Any) -> AbstractContextManager[None]:
-    """No parameter of the pipeline asks for a gradient; put back after."""
+    """Switch off `requires_grad` of all the pipeline's parameters in the block."""
     return without_gradients(networks_of(pipe))
 
 
 @contextmanager
 def checkpointed(pipe: Any) -> Iterator[None]:
-    """The pipeline's networks checkpoint their activations if they can; put back after."""
-    switches: list[tuple[nn.Module, dict[str, Any]]] = []
+    """Switch on gradient checkpointing in all networks of the pipeline that support it, in the block."""
+    before: list[tuple[nn.Module, dict[str, Any]]] = []
     try:
         for module in networks_of(pipe):
             if getattr(module, "_supports_gradient_checkpointing", False):
                 for part in module.modules():
-                    switches.append((part, {name: vars(part)[name] for name in _SWITCHES if name in vars(part)}))
+                    before.append((part, {name: vars(part)[name] for name in _SWITCHES if name in vars(part)}))
                 module.enable_gradient_checkpointing()  # type: ignore[operator]
         yield
     finally:
-        for part, kept in switches:
+        for part, switches in before:
             for name in _SWITCHES:
                 vars(part).pop(name, None)
-            vars(part).update(kept)
+            vars(part).update(switches)

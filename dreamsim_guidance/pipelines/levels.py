@@ -1,8 +1,8 @@
-"""Noise levels, and what a denoiser's output says about the clean image at each.
+"""Noise levels, and how a denoiser's output turns into a clean estimate at each.
 
 Whatever a diffusion model predicts and however its sampler scales the state, two pairs of numbers describe one step:
 
-    x_t = a x0 + s eps              what the state is made of
+    x_t = a x0 + s eps              the noisy state
     x0  = p x_t + q m               the clean estimate from the model's output m
 
             variance preserving      variance exploding     rectified flow
@@ -24,11 +24,11 @@ from torch import Tensor
 __all__ = ["CLEAN", "Level", "level_from", "wide"]
 
 _SMALLEST = 1e-6
-"""A share of signal below this counts as this: the first step of a flow starts at a = 0."""
+"""Lower bound of divisors: the first step of a flow starts at a = 0."""
 
 
 class Level(NamedTuple):
-    """The four numbers of one step."""
+    """The four numbers a, s, p, q of one step."""
 
     a: float
     s: float
@@ -42,7 +42,7 @@ class Level(NamedTuple):
 
     @property
     def signal(self) -> float:
-        """a, never quite zero, to divide by."""
+        """a, bounded away from zero, as a divisor."""
         return max(self.a, _SMALLEST)
 
     def clean(self, model_output: Tensor, x_t: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ class Level(NamedTuple):
         return self.p * wide(x_t) + self.q * wide(model_output)
 
     def noise(self, x0: Tensor, x_t: Tensor) -> Tensor:
-        """The noise that makes `x_t` of `x0`."""
+        """The noise eps with x_t = a x0 + s eps."""
         return (wide(x_t) - self.a * x0) / max(self.s, _SMALLEST)
 
     def state(self, x0: Tensor, noise: Tensor) -> Tensor:
@@ -58,14 +58,14 @@ class Level(NamedTuple):
         return self.a * x0 + self.s * noise
 
     def model_output(self, x0: Tensor, x_t: Tensor) -> Tensor:
-        """What the model would have said for this clean estimate; the inverse of `clean`."""
-        if self.q == 0:  # no noise is left: every output means the same image
+        """The model output that gives this clean estimate; the inverse of `clean`."""
+        if self.q == 0:  # without noise every output gives the same image
             return x0 * 0
         return (x0 - self.p * wide(x_t)) / self.q
 
 
 CLEAN = Level(1.0, 0.0, 1.0, 0.0)
-"""Where sampling ends."""
+"""The level at which sampling ends."""
 
 
 def level_from(a: float, s: float, prediction: str) -> Level:
@@ -87,5 +87,5 @@ def level_from(a: float, s: float, prediction: str) -> Level:
 
 
 def wide(x: Tensor) -> Tensor:
-    """In at least float32; double stays double."""
+    """The tensor in at least float32; float64 stays float64."""
     return x.float() if x.dtype.itemsize < 4 else x

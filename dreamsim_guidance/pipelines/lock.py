@@ -1,4 +1,4 @@
-"""One thread at a time works with a scheduler, whose state all runs through it share."""
+"""Locks that let one thread at a time work with a scheduler, whose state is shared by all runs through it."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ __all__ = ["Lock", "lock_of"]
 
 
 class Lock:
-    """Like `threading.RLock`, but any thread may release it: a generator can go on in another one."""
+    """A reentrant lock that any thread may release, unlike `threading.RLock`: a generator may be resumed in another thread."""
 
     def __init__(self) -> None:
         self._free, self._owner, self._count = threading.Condition(), 0, 0
 
     def acquire(self) -> None:
-        """Wait until no other thread has it."""
+        """Wait until no other thread holds the lock."""
         with self._free:
             self._free.wait_for(lambda: self._count == 0 or self._owner == threading.get_ident())
             self._owner, self._count = threading.get_ident(), self._count + 1
 
     def release(self) -> None:
-        """Give it back, as often as it was acquired."""
+        """Release once; the lock is free after as many releases as acquisitions."""
         with self._free:
             self._count -= 1
             self._free.notify_all()
@@ -33,6 +33,6 @@ _guarding = threading.Lock()
 
 
 def lock_of(thing: Any) -> Lock:
-    """The lock of an object, one for as long as the object lives."""
+    """The lock that belongs to an object for as long as the object lives."""
     with _guarding:
         return _locks.setdefault(thing, Lock())

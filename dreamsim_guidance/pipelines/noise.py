@@ -1,4 +1,4 @@
-"""Random numbers as diffusers' schedulers draw them, and generators that are put back."""
+"""Random numbers as diffusers' schedulers draw them, and the states of their generators."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
 def draw_noise(like: Tensor, generator: Generators) -> Tensor:
-    """Standard normal noise of the shape, type and device of `like`, drawn where the generators live.
+    """Standard normal noise of the shape, dtype and device of `like`, drawn on the generators' own device.
 
-    The same numbers as `diffusers.utils.torch_utils.randn_tensor` draws for the same generators.
+    The numbers are those of `diffusers.utils.torch_utils.randn_tensor` with the same generators.
+    Raises `ValueError` for several generators that are not one for each sample.
     """
     generators = _listed(generator)
     if len(generators) not in (1, len(like)):
@@ -36,7 +37,7 @@ def draw_noise(like: Tensor, generator: Generators) -> Tensor:
 
 
 def beside(generator: Generators) -> Generators:
-    """New generators, seeded by these, which are left where they stand: their numbers belong to the sampler."""
+    """New generators seeded from these, which are not drawn from: their numbers belong to the sampler."""
     return [
         torch.Generator("cpu" if g is None else g.device).manual_seed(
             (torch.initial_seed() if g is None else g.initial_seed()) ^ 0x5EED
@@ -46,12 +47,12 @@ def beside(generator: Generators) -> Generators:
 
 
 def generator_states(generator: Generators, device: torch.device) -> list[Tensor]:
-    """Where the generators stand."""
+    """The current states of the generators."""
     return [_global_state(device) if g is None else g.get_state() for g in _listed(generator)]
 
 
 def set_generator_states(generator: Generators, device: torch.device, states: Sequence[Tensor]) -> None:
-    """Put generators back to where they stood."""
+    """Restore states from `generator_states`."""
     for g, state in zip(_listed(generator), states, strict=True):
         if g is not None:
             g.set_state(state)

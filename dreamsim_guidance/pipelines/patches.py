@@ -1,4 +1,9 @@
-"""Methods replaced on instances, and put back."""
+"""Methods replaced on instances for a while.
+
+A replacement belongs to its instance. A copy of the instance, made by `copy.deepcopy` or `pickle` while the replacement
+stands, gets its own original method instead, so that it neither changes nor is changed by what happens to the original.
+(`copy.copy` shares the replacement, as it shares every other attribute.)
+"""
 
 from __future__ import annotations
 
@@ -14,28 +19,21 @@ class Patches:
     """A context in which instances have other methods; at its end their dictionaries are as they were."""
 
     def __init__(self) -> None:
-        self._kept: list[tuple[Any, str, dict[str, Any]]] = []
+        self._replacements: list[_Replacement] = []
 
     def replace(self, owner: Any, name: str, function: Callable[..., Any]) -> None:
-        """From now on `owner.name(...)` is `function(original, ...)`; nothing happens where there is no such method."""
+        """From now on `owner.name(...)` is `function(original, ...)`; nothing happens if there is no such method."""
         if owner is None or not hasattr(owner, name):
             return
-        original = getattr(owner, name)
-
-        # signatures are looked at: diffusers asks schedulers whether they take `sigmas` or `eta`
-        @functools.wraps(original)
-        def replacement(*args: Any, **kwargs: Any) -> Any:
-            return function(original, *args, **kwargs)
-
-        self._kept.append((owner, name, {name: vars(owner)[name]} if name in vars(owner) else {}))
-        vars(owner)[name] = replacement
+        self._replacements.append(_Replacement(owner, name, function))
+        vars(owner)[name] = self._replacements[-1]
 
     def undo(self) -> None:
-        """Put everything back, the last first."""
-        while self._kept:
-            owner, name, own = self._kept.pop()
-            vars(owner).pop(name, None)
-            vars(owner).update(own)
+        """Put everything back, the last replacement first."""
+        while self._replacements:
+            replacement = self._replacements.pop()
+            vars(replacement.owner).pop(replacement.name, None)
+            vars(replacement.owner).update(replacement.before)
 
     def __enter__(self) -> Patches:
         return self
@@ -44,3 +42,26 @@ class Patches:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.undo()
+
+
+class _Replacement:
+    """A function in place of a method; it has the method's signature, which diffusers inspects."""
+
+    def __init__(self, owner: Any, name: str, function: Callable[..., Any]) -> None:
+        original = getattr(owner, name)
+        functools.update_wrapper(self, original)
+        self.owner, self.name, self.function, self.original = owner, name, function, original
+        self.before = {name: vars(owner)[name]} if name in vars(owner) else {}
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(self.original, *args, **kwargs)
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """What a copy of the owner has in this place: its own method, or a copy of what stood here before."""
+        if self.before:
+            return _itself, (self.before[self.name],)
+        return getattr, (self.owner, self.name)
+
+
+def _itself(value: Any) -> Any:
+    return value

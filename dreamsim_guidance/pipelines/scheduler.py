@@ -1,7 +1,7 @@
-"""The noise level at which a scheduler stands, for all schedulers of diffusers.
+"""The current noise level of a scheduler, for all schedulers of diffusers.
 
-Schedulers keep their levels in five ways, told apart by their attributes; the numbers are read at run time, nothing is
-assumed about training. What a step leaves behind in a scheduler can be kept and put back, so that a step can be repeated.
+Schedulers store their levels in five ways, recognised by their attributes; the numbers are read at run time, and nothing is
+assumed about training. `snapshot` and `restore` undo the changes that a step makes to a scheduler, so that it can be repeated.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ __all__ = ["level_after", "level_of", "restore", "second_stage", "snapshot"]
 
 
 def level_of(scheduler: Any, timestep: Any) -> Level:
-    """The level of the state that `scheduler.step(model_output, timestep, state)` is about to take.
+    """The level of the state that `scheduler.step(model_output, timestep, state)` is about to receive.
 
-    Raises `ValueError` if the scheduler shows neither sigmas nor cumulated alphas.
+    Raises `ValueError` if the scheduler has neither sigmas nor cumulative alphas.
     """
     if hasattr(scheduler, "sigmas") and hasattr(scheduler, "step_index"):
         if scheduler.step_index is None and hasattr(scheduler, "_init_step_index"):
             scheduler._init_step_index(timestep)
         return _of_sigma(scheduler, _sigma(scheduler))
     if hasattr(scheduler, "alphas_cumprod"):
-        cumulated = float(scheduler.alphas_cumprod[int(timestep)])
-        return level_from(math.sqrt(cumulated), math.sqrt(1 - cumulated), _prediction(scheduler, "epsilon"))
+        cumulative = float(scheduler.alphas_cumprod[int(timestep)])
+        return level_from(math.sqrt(cumulative), math.sqrt(1 - cumulative), _prediction(scheduler, "epsilon"))
     if type(scheduler).__name__ == "SCMScheduler":  # an angle on the circle, data of standard deviation sigma_data
         angle = float(timestep)
         a, s = math.cos(angle), math.sin(angle)
         return Level(a, s, a, -s)
     raise ValueError(
-        f"{type(scheduler).__name__} shows neither `sigmas` with a `step_index` nor `alphas_cumprod`, so its noise levels are "
+        f"{type(scheduler).__name__} has neither `sigmas` with a `step_index` nor `alphas_cumprod`, so its noise levels are "
         "unknown; choose another scheduler, e.g. DDIMScheduler.from_config(pipe.scheduler.config)."
     )
 
@@ -57,17 +57,17 @@ def second_stage(scheduler: Any) -> bool:
 
 
 def snapshot(scheduler: Any) -> dict[str, Any]:
-    """All that a step may change: counters, history, stored states."""
+    """Everything that a step may change in a scheduler: counters, history, stored states."""
     return {
         name: copy.copy(value) if isinstance(value, list | dict) else value for name, value in vars(scheduler).items()
     }
 
 
-def restore(scheduler: Any, kept: dict[str, Any]) -> None:
-    """Put a snapshot back; it may be put back again."""
-    for name in set(vars(scheduler)) - set(kept):
+def restore(scheduler: Any, state: dict[str, Any]) -> None:
+    """Put a snapshot back; the same snapshot may be used several times."""
+    for name in set(vars(scheduler)) - set(state):
         delattr(scheduler, name)
-    for name, value in kept.items():
+    for name, value in state.items():
         scheduler.__dict__[name] = copy.copy(value) if isinstance(value, list | dict) else value
 
 

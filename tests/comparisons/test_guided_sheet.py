@@ -17,13 +17,14 @@ from dreamsim_guidance.comparisons import sheet_run as guided_sheet
 from dreamsim_guidance.comparisons.guided_cells import GuidedCell, diversity, guided_cell, held_out_scenes
 from dreamsim_guidance.comparisons.guided_judges import judges
 from dreamsim_guidance.comparisons.guided_sampling import Sampler, log_of, merged, method_of
-from dreamsim_guidance.comparisons.guided_sheet import METHODS, GuidedSheet
+from dreamsim_guidance.comparisons.guided_sheet import GuidedSheet
 from dreamsim_guidance.comparisons.method_comparison import GuideMethods
 from dreamsim_guidance.comparisons.strength_sweep import StrengthSweep
 from dreamsim_guidance.data.scenes.pocket_scenes import pocket_scene
 from dreamsim_guidance.experiment.fields import override
 from dreamsim_guidance.experiment.registry import load, recipes
 from dreamsim_guidance.guidance import MPGD, TFG, Entry, FreeDoM, Log
+from dreamsim_guidance.guidance.methods import METHODS
 from dreamsim_guidance.preprocess import load_image
 
 HUB = {"guide-sd15": "sd15", "guide-sdxl": "sdxl", "guide-sdxl-turbo": "sdxl-turbo", "guide-sd35": "sd35"}
@@ -212,7 +213,7 @@ def test_a_log_with_a_number_that_json_lacks_is_read_back(tmp_path: Path) -> Non
     before.save(tmp_path / "log.json")
     after = log_of(json.loads((tmp_path / "log.json").read_text()))
     assert repr(after) == repr(before)  # nan is not equal to itself
-    assert after.summary() == "distance nan; rms nan; 1 gradients were not finite and were left out"
+    assert after.summary() == "distance nan; rms nan; 1 of 2 gradients were not finite and left out"
 
 
 SAMPLED = [("DDIMScheduler", "DDIMPipeline"), ("DDPMScheduler", "DDPMPipeline")]

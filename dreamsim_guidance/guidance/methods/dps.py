@@ -7,7 +7,7 @@ denoiser. It enters as a score, which is Tweedie's formula in every parametrisat
 
 The paper subtracts zeta grad_{x_t} ||y - A(x0)|| from the next state instead: the same direction with another weight
 over time, whose size depends on the sampler's scaling. In this form the strength means the same in every family, and
-for a linear loss under a Gaussian prior the sampler converges to the exact posterior. For others the estimate ignores
+for a linear loss under a Gaussian prior the sampler converges to the exact posterior. For other losses the estimate ignores
 that the clean image is uncertain (Jensen's gap), and steps are unstable while strength n lvl^2 times the loss's
 curvature exceeds about one: hence the cap.
 
@@ -32,15 +32,17 @@ class DPS(Method):
 
     strength: nats per unit of loss and element.
     cap: bound of a move in units of the noise level; None for none, as exact comparisons need.
-    One denoiser backward and one decoder backward for each step.
+    Cost of a step: one backward pass of the denoiser, and one forward and backward pass of the decoder.
     """
 
     strength: int | float = 0.03
     cap: int | float | None = 0.5
 
-    @property
-    def through_denoiser(self) -> bool:
-        return True
+    through_denoiser = True
+    through_guider = True
+
+    def __post_init__(self) -> None:
+        self._check_numbers("strength", "cap")
 
     def __call__(self, step: Step) -> Tensor:
         d = -self.strength * step.level.s**2 / step.level.signal * step.pull_back(step.gradient())

@@ -25,11 +25,11 @@ __all__ = ["FlowChef"]
 
 @dataclass(frozen=True)
 class FlowChef(Method):
-    """Gradient steps on the end point of the flow; made for flow-matching models, defined for all.
+    """Gradient steps on the end point of the flow; made for flow-matching models, defined for all families.
 
     strength: of a move, in noise levels per unit of n * gradient, as for `MPGD`.
-    iterations: gradient steps, each with a decoder forward and backward.
-    cap: bound of each in units of the noise level; None for none.
+    iterations: number of gradient steps, each with a forward and backward pass of the decoder.
+    cap: bound of each move in units of the noise level; None for none.
     """
 
     strength: int | float = 0.005
@@ -37,10 +37,8 @@ class FlowChef(Method):
     cap: int | float | None = 0.5
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check(
-            isinstance(self.iterations, int) and self.iterations >= 1, "a whole number of iterations, at least 1"
-        )
+        self._check_numbers("strength", "cap")
+        self._check_counts("iterations")
 
     def __call__(self, step: Step) -> Tensor:
         x0 = step.x0
@@ -49,5 +47,4 @@ class FlowChef(Method):
             d = d + step.descent(step.gradient(x0 + d), self.strength, self.cap)
         step.moved(d)
         x_prev = step.sample()
-        assert step.next_level is not None  # sample() has set it
         return x_prev + (step.next_level.a + step.next_level.s) * d

@@ -1,7 +1,7 @@
 """Loss-guided diffusion with Monte Carlo estimates.
 
-The clean image is not known at a noisy state but spread around its estimate. The likelihood is averaged over that spread,
-taken to be white with the variance that the posterior has for data of unit variance:
+At a noisy state the clean image is uncertain. The likelihood is averaged over a white distribution around its estimate, with
+the variance of the posterior for data of unit variance:
 
     log p(y | x_t) = log 1/k sum_i exp(-strength n loss(x0 + r z_i)),   r = s / sqrt(a^2 + s^2)
 
@@ -29,8 +29,8 @@ class LGD(Method):
     """DPS with the loss averaged over `samples` noisy copies of the clean estimate.
 
     strength: nats per unit of loss and element.
-    samples: k; each costs one decoder forward and backward.
-    spread: factor on the paper's r.
+    samples: k, the number of noisy copies; each costs one forward and backward pass of the decoder.
+    spread: factor on the paper's r; 0 makes it DPS.
     cap: bound of a move in units of the noise level; None for none.
     """
 
@@ -39,13 +39,12 @@ class LGD(Method):
     spread: int | float = 1.0
     cap: int | float | None = 0.5
 
-    @property
-    def through_denoiser(self) -> bool:
-        return True
+    through_denoiser = True
+    through_guider = True
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check(isinstance(self.samples, int) and self.samples >= 1, "a whole number of samples, at least 1")
+        self._check_numbers("strength", "spread", "cap")
+        self._check_counts("samples")
 
     def __call__(self, step: Step) -> Tensor:
         x0 = step.x0.detach()  # the samples' gradients are taken at x0; `pull_back` brings them to x_t
@@ -55,7 +54,7 @@ class LGD(Method):
 
 
 def smoothed_gradient(step: Step, x0: Tensor, strength: int | float, samples: int, spread: int | float) -> Tensor:
-    """n times the gradient of -1/(strength n) log mean_i exp(-strength n loss(x0 + spread lvl z_i))."""
+    """n times the gradient in `x0` of -1/(strength n) log mean_i exp(-strength n loss(x0 + spread lvl z_i))."""
     if spread == 0:
         return step.gradient(x0)
     distances, gradients = [], []
@@ -63,7 +62,7 @@ def smoothed_gradient(step: Step, x0: Tensor, strength: int | float, samples: in
         gradients.append(step.gradient(x0 + spread * step.level.relative * step.draw(x0)))
         distances.append(step.distance)
     energies = strength * step.elements * torch.stack(distances)
-    # a sample whose distance is not finite has no weight; where all are such, there is no gradient
+    # a copy whose loss is not finite has no weight; without any finite one there is no gradient
     weights = (-energies.nan_to_num(torch.inf)).softmax(0).nan_to_num(0.0).unsqueeze(-1)
     mean = (weights * torch.stack(gradients).flatten(2)).sum(0)
     return mean.view_as(x0)

@@ -22,18 +22,18 @@ import torch
 from torch import Tensor
 
 from dreamsim_guidance.guidance.method import Method
-from dreamsim_guidance.guidance.step import Step, dot, rms
+from dreamsim_guidance.guidance.step import Step, dot, length, rms
 
 __all__ = ["MMPS"]
 
 
 @dataclass(frozen=True)
 class MMPS(Method):
-    """DPS that knows how uncertain the clean estimate is, and in which directions.
+    """DPS that accounts for how uncertain the clean estimate is, and in which directions.
 
     strength: nats per unit of loss and element.
-    solves: steps of GMRES; each costs a denoiser backward and a decoder forward and backward. As many as the loss has
-        directions make the solution exact.
+    solves: steps of GMRES; each costs a backward pass of the denoiser and two forward and backward passes of the decoder. The
+        solution is exact after as many steps as the loss's curvature has directions.
     cap: bound of a move in units of the noise level; None for none, as exact comparisons need.
     """
 
@@ -41,13 +41,12 @@ class MMPS(Method):
     solves: int = 3
     cap: int | float | None = 0.5
 
-    @property
-    def through_denoiser(self) -> bool:
-        return True
+    through_denoiser = True
+    through_guider = True
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check(isinstance(self.solves, int) and self.solves >= 1, "a whole number of solves, at least 1")
+        self._check_numbers("strength", "cap")
+        self._check_counts("solves")
 
     def __call__(self, step: Step) -> Tensor:
         x0 = step.x0.detach()  # expanded around here; `pull_back` keeps the denoiser's graph
@@ -66,24 +65,24 @@ class MMPS(Method):
 
 def _gmres(operator: Callable[[Tensor], Tensor], b: Tensor, steps: int) -> Tensor:
     """Solve operator(x) = b for every sample of the batch, starting at zero."""
-    length = dot(b, b).sqrt()
-    basis = [b / length.clamp_min(1e-30)]
+    size = length(b)
+    basis = [b / size.clamp_min(1e-30)]
     hessenberg = torch.zeros(len(b), steps + 1, steps, dtype=b.dtype, device=b.device)
     for k in range(steps):
         w = operator(basis[k])
-        for _ in range(2):  # once more against rounding
+        for _ in range(2):  # a second time against rounding errors
             for i, v in enumerate(basis):
                 share = dot(w, v)
                 hessenberg[:, i, k] += share.flatten()
                 w = w - share * v
-        rest = dot(w, w).sqrt()
+        rest = length(w)
         hessenberg[:, k + 1, k] = rest.flatten()
-        # a direction that is used up has length zero: a zero vector in the basis changes nothing
+        # once all directions are used, the rest has length zero: a zero vector in the basis changes nothing
         basis.append(
             torch.where(rest > 1e-6 * hessenberg[:, :, k].norm(dim=1).view_as(rest), w / rest.clamp_min(1e-30), 0.0)
         )
     goal = torch.zeros(len(b), steps + 1, 1, dtype=b.dtype, device=b.device)
-    goal[:, 0] = length.view(-1, 1)
+    goal[:, 0] = size.view(-1, 1)
     # directions of the null space (a sample without gradient) get no weight
     weights = torch.linalg.pinv(hessenberg, rtol=1e-6) @ goal
     shape = [-1] + [1] * (b.ndim - 1)

@@ -8,7 +8,7 @@ Two moves, one through the denoiser and one on the clean estimate, of a loss smo
 
 Delta_t enters as a score, Delta_0 with the noise kept. DPS is rho = 1, mu = 0; LGD adds sigma and samples; MPGD is rho = 0,
 mu = 1, iterations = 1; FreeDoM's time travel and universal guidance's inner steps are `recurrence` and `iterations`. The
-paper writes both moves for the variance-preserving case; in this form they have one unit for all families.
+paper states both moves for the variance-preserving case; in this form they have the same unit for all families.
 
 Ye et al., TFG: Unified Training-Free Guidance for Diffusion Models, NeurIPS 2024, algorithm 1.
 """
@@ -34,14 +34,15 @@ Course = Literal["constant", "increase", "decrease"]
 
 @dataclass(frozen=True)
 class TFG(Method):
-    """Both moves, smoothed and repeated; DPS, LGD and MPGD are its corners.
+    """Both moves, smoothed and repeated; DPS, LGD and MPGD are special cases.
 
     strength: as for `DPS` and `MPGD`; rho and mu are factors on it for the two moves.
     sigma: noise of the smoothed loss in units of the noise level, with `samples` draws; 0 for the loss itself.
     iterations: gradient steps of the second move. recurrence: how often each step is made.
-    rho_course, mu_course: over the run, each of mean 1.
+    rho_course, mu_course: how the factors change over the run, "constant", "increase" or "decrease", each with mean 1.
     cap: bound of each move in units of the noise level; None for none.
-    A step costs `recurrence` x (one denoiser forward, a backward if rho > 0, and samples x (1 + iterations) decoder passes).
+    Cost of a step: `recurrence` times a forward pass of the denoiser, a backward pass if rho > 0, and `samples` x (1 +
+    `iterations`) forward and backward passes of the decoder.
     """
 
     strength: int | float = 0.01
@@ -55,11 +56,11 @@ class TFG(Method):
     mu_course: Course = "constant"
     cap: int | float | None = 0.5
 
+    through_guider = True
+
     def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("samples", "iterations", "recurrence"):
-            value = getattr(self, name)
-            self._check(isinstance(value, int) and value >= 1, f"a whole number of {name}, at least 1")
+        self._check_numbers("strength", "rho", "mu", "sigma", "cap")
+        self._check_counts("samples", "iterations", "recurrence")
         for course in (self.rho_course, self.mu_course):
             self._check(course in get_args(Course), f"courses out of {', '.join(get_args(Course))}")
         self._check(self.rho + self.mu > 0, "rho or mu above zero")

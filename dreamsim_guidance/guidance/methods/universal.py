@@ -1,7 +1,7 @@
 """Universal guidance: forward, backward, and self-recurrence.
 
-Forward: the gradient through the denoiser enters as a score. Backward: a few gradient steps on the clean estimate alone find
-what the loss would rather see, and the predicted noise follows. Every step is made several times, noised back in between.
+Forward: the gradient through the denoiser enters as a score. Backward: a few gradient steps on the clean estimate alone lower
+the loss further, and the predicted noise follows. Every step is made several times, noised back in between.
 
     x0 <- x0 - strength n (s^2/a) J^T grad loss(x0)              forward
     x0 <- x0 - backward n lvl grad loss(x0)     m times          backward
@@ -26,10 +26,10 @@ class UniversalGuidance(Method):
     """Forward and backward guidance with self-recurrence.
 
     strength: of the forward part, in nats per unit of loss and element.
-    backward: of each backward step, as a factor on the strength; backward_steps: how many.
-    recurrence: how often each step is made.
+    backward: of each backward step, as a factor on the strength. backward_steps: their number, at least 0.
+    recurrence: how often each step is made, at least 1.
     cap: bound of each part's move in units of the noise level; None for none.
-    A step costs `recurrence` denoiser forwards and backwards, each with `backward_steps` + 1 decoder backwards.
+    Cost of a step: `recurrence` forward and backward passes of the denoiser, each with `backward_steps` + 1 of the decoder.
     """
 
     strength: int | float = 0.03
@@ -38,14 +38,13 @@ class UniversalGuidance(Method):
     recurrence: int = 2
     cap: int | float | None = 0.5
 
-    @property
-    def through_denoiser(self) -> bool:
-        return True
+    through_denoiser = True
+    through_guider = True
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check(isinstance(self.recurrence, int) and self.recurrence >= 1, "a whole recurrence, at least 1")
-        self._check(isinstance(self.backward_steps, int), "a whole number of backward_steps")
+        self._check_numbers("strength", "backward", "cap")
+        self._check_counts("recurrence")
+        self._check_counts("backward_steps", least=0)
 
     def __call__(self, step: Step) -> Tensor:
         forward = -self.strength * step.level.s**2 / step.level.signal * step.pull_back(step.gradient())

@@ -1,1 +1,1 @@
-"""What guidance will cost, predicted from shapes before anything is run."""
+"""Prediction of what guidance costs, from shapes, before anything is run."""

@@ -1,4 +1,4 @@
-"""What a plan assumes where nothing is given: the published ensemble for the loss, the published tiny autoencoders.
+"""Defaults of a plan: the published ensemble as the loss, and the published tiny autoencoders.
 
 Architectures only, on the meta device: nothing is downloaded.
 """
@@ -17,7 +17,7 @@ __all__ = ["PublishedLoss", "tiny_decoder"]
 
 
 class PublishedLoss(nn.Module):
-    """As dear as the distance of the published ensemble to a fixed reference; its value means nothing."""
+    """A loss that costs as much as the published ensemble's distance to a fixed reference. Its value has no meaning."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -29,10 +29,10 @@ class PublishedLoss(nn.Module):
 
 
 def tiny_decoder(pipe: Any) -> tuple[nn.Module, str] | None:
-    """A tiny autoencoder for the latents of `pipe`, and its published name; None where there is none.
+    """A tiny autoencoder for the latents of `pipe`, on the meta device, and its published name; None if there is none.
 
-    O. Boer Bohan, Tiny AutoEncoder for Stable Diffusion (TAESD), 2023: for autoencoders that make one latent pixel of 8 x 8,
-    in 4 or 16 channels.
+    O. Boer Bohan, Tiny AutoEncoder for Stable Diffusion (TAESD), 2023: for autoencoders that turn 8 x 8 pixels into one latent
+    pixel of 4 or 16 channels.
     """
     vae = getattr(pipe, "vae", None)
     if vae is None or type(vae).__name__ != "AutoencoderKL":

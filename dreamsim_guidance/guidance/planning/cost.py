@@ -1,11 +1,9 @@
-"""What running some code would cost, counted from shapes while it runs on tensors without numbers.
+"""Counting the arithmetic and memory of code while it runs on tensors that have shapes but no numbers.
 
-Arithmetic is counted operation by operation with PyTorch's own formulas (matrix products, convolutions, attention); memory by
-watching storages being born and dying, so that activations which a graph keeps, what checkpointing drops and recomputes, and
-the temporaries of a backward pass are all in it, each storage once. Weights and inputs are older than the watch: they
-are not.
-
-Attention is counted, and its memory taken, as fused kernels have it, which do not store the matrix of all pairs.
+Arithmetic is counted operation by operation with PyTorch's own formulas (matrix products, convolutions, attention). Memory is
+counted by following storages from their allocation to their release, each once: activations that a graph keeps, what
+checkpointing drops and recomputes, and temporaries of a backward pass are included; weights and inputs, which exist before,
+are not. Attention is counted as fused kernels compute it, which do not store the matrix of all pairs.
 """
 
 from __future__ import annotations
@@ -31,15 +29,17 @@ SAME_SHAPES = {
     _ATEN._scaled_dot_product_flash_attention_for_cpu: _ATEN._scaled_dot_product_flash_attention,
     _ATEN._scaled_dot_product_flash_attention_for_cpu_backward: _ATEN._scaled_dot_product_flash_attention_backward,
 }
-"""Operations that older versions of PyTorch have no formula for, and their like."""
+"""Operations without a formula in older versions of PyTorch, and operations whose formula holds for them."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """How long an operation takes: the longer of its arithmetic and its memory traffic, and a latency.
+    """How long an operation takes: the longer of its arithmetic and its memory traffic, plus a latency.
 
-    Williams et al., Roofline: An Insightful Visual Performance Model, Communications of the ACM 2009; the latency is that of
-    launching an operation, which is all that tiny networks feel.
+    flops_per_second: rate of arithmetic. bytes_per_second: rate of memory traffic, by default unlimited.
+    latency: seconds for launching an operation, which dominates tiny networks; by default 0.
+
+    Williams et al., Roofline: An Insightful Visual Performance Model, Communications of the ACM 2009.
     """
 
     flops_per_second: float
@@ -47,12 +47,12 @@ class Machine:
     latency: float = 0.0
 
     def seconds(self, flops: float, traffic: float) -> float:
-        """Of one operation that reads and writes `traffic` bytes."""
+        """Duration of one operation with `flops` floating-point operations that reads and writes `traffic` bytes."""
         return self.latency + max(flops / self.flops_per_second, traffic / self.bytes_per_second)
 
     @classmethod
     def measured(cls, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Machine:
-        """This machine: a matrix product, a copy, and the layers of a network so small that only their number counts."""
+        """Measure this machine by a matrix product, a copy, and a network so small that only its number of layers counts."""
         side, length = (4096, 2**28) if torch.device(device).type == "cuda" else (768, 2**24)
         matrix = torch.randn(side, side, device=device, dtype=dtype)
         long, small = (
@@ -69,7 +69,7 @@ class Machine:
 
 
 def _fastest(work: Callable[[], Tensor], times: int, repeats: int = 5) -> float:
-    """Seconds of the fastest repeat, for one of its `times`."""
+    """Seconds for one execution of `work`, from the fastest of some repeats of `times` executions."""
     seconds = []
     for _ in range(repeats + 1):  # the first is warm-up
         start = time.perf_counter()
@@ -82,12 +82,15 @@ def _fastest(work: Callable[[], Tensor], times: int, repeats: int = 5) -> float:
 
 
 ARITHMETIC = Machine(1e12)
-"""Counts arithmetic alone, the same everywhere: its "seconds" are TFLOP."""
+"""A machine whose "seconds" are TFLOP: counts arithmetic alone, the same for every device."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one part of a step. seconds: on the meter's machine; flops: arithmetic; peak, held: bytes, at most and in the end."""
+    """Cost of one part of a step.
+
+    seconds: on the meter's machine. flops: floating-point operations. peak, held: bytes, at most and at the end.
+    """
 
     seconds: float = 0.0
     flops: int = 0
@@ -96,7 +99,7 @@ class Cost:
 
 
 class Meter(TorchDispatchMode):
-    """Watches all operations in its `with` block; made for use inside a FakeTensorMode, right on real tensors too."""
+    """Counts all operations in its `with` block; meant for use inside a FakeTensorMode, also correct for real tensors."""
 
     def __init__(self, machine: Machine = ARITHMETIC) -> None:
         super().__init__()
@@ -104,34 +107,34 @@ class Meter(TorchDispatchMode):
         self.seconds = 0.0
         self.flops = 0
         self.live = 0
-        """Bytes of the storages made in the block that are alive now."""
+        """Bytes of the storages that were allocated in the block and are alive now."""
         self.peak = 0
         self._watched: dict[int, weakref.ref[Any]] = {}
 
     @property
     def cost(self) -> Cost:
-        """Of all operations so far."""
+        """The cost of all operations so far."""
         return Cost(self.seconds, self.flops, self.peak, self.live)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
-        for tensor in given:
+        inputs = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        for tensor in inputs:
             self._watch(tensor, own=False)
         out = func(*args, **kwargs)
-        made = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
-        fresh = [self._watch(tensor, own=True) for tensor in made]
+        outputs = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
+        fresh = [self._watch(tensor, own=True) for tensor in outputs]
         packet = func._overloadpacket
         formula = flop_registry.get(packet) or flop_registry.get(SAME_SHAPES.get(packet))
         flops = formula(*args, **kwargs, out_val=out) if formula is not None else 0
         self.flops += flops
         if any(fresh) or func._schema.is_mutable:  # a view moves nothing
-            traffic = sum(t.numel() * t.element_size() for t in (*given, *made))
+            traffic = sum(t.numel() * t.element_size() for t in (*inputs, *outputs))
             self.seconds += self.machine.seconds(float(flops), float(traffic))
         return out
 
     def _watch(self, tensor: Tensor, own: bool) -> bool:
-        """Follow a tensor's storage; whether it was unknown."""
+        """Follow a tensor's storage and return whether it is new. own: count its bytes, as allocated in the block."""
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key in self._watched:

@@ -1,6 +1,6 @@
-"""What a method asks for in one step: found out by letting it make a step of a handful of numbers, and counting.
+"""What a method asks for in one step, found by letting it make a step on random numbers and counting.
 
-No method is known here by name; one of your own is counted alike.
+No method is known here by name; a method of your own is counted alike.
 """
 
 from __future__ import annotations
@@ -12,48 +12,57 @@ from torch import Tensor
 
 from dreamsim_guidance.guidance.method import Method
 from dreamsim_guidance.guidance.step import Step
-from dreamsim_guidance.pipelines.levels import Level, level_from
+from dreamsim_guidance.pipelines.levels import Level
+from dreamsim_guidance.pipelines.step_call import StepCall
 
 __all__ = ["Demand", "demand_of"]
 
 
 @dataclass(frozen=True)
 class Demand:
-    """gradients: of the loss at a clean estimate; pull_backs: of such a gradient through the denoiser."""
+    """What one step takes beside the denoiser's forward pass.
+
+    gradients: evaluations of the loss's gradient at a clean estimate.
+    pull_backs: backward passes of such a gradient through the denoiser.
+    """
 
     gradients: int
     pull_backs: int
 
 
-def demand_of(method: Method, progress: float) -> Demand:
-    """What `method` asks for at this share of the run, each time the step is made."""
-    level = level_from(0.8, 0.6, "epsilon")
-    counts = {"gradients": 0, "pull_backs": 0}
+def demand_of(method: Method, progress: float, shape: tuple[int, ...] = (4, 8, 8)) -> Demand:
+    """Count what `method` asks for in a step, each time the step is made.
+
+    progress: share of the run that is done, in [0, 1). shape: of one clean estimate, without the batch.
+    """
     random = torch.Generator().manual_seed(0)
-    x_t, x0, noise = (torch.randn(1, 8, generator=random) for _ in range(3))
+    x_t, x0, x_prev = (torch.randn(1, *shape, generator=random, dtype=torch.float32) for _ in range(3))
+    call = _CountedCall(x_t, x0, Level(0.8, 0.6, 0.0, 1.0), timestep=500.0, generator=random)
+    call.x_prev = x_prev
+    gradients = 0
 
     def evaluate(x0: Tensor) -> tuple[Tensor, Tensor]:
-        counts["gradients"] += 1
-        return x0.square().mean(1), x0 / 4
+        nonlocal gradients
+        gradients += 1
+        return x0.square().flatten(1).mean(1), 2 * x0 / x0[0].numel()
 
-    def advance(x0: Tensor | None, x_t: Tensor | None) -> tuple[Tensor, Level]:
-        return noise, level
+    with torch.no_grad():
+        method(Step(call, evaluate, progress, random))
+    return Demand(gradients, call.pull_backs)
 
-    def pull(x0: Tensor, gradient: Tensor) -> Tensor:
-        counts["pull_backs"] += 1
+
+class _CountedCall(StepCall):
+    """A step whose answers are random numbers; the model's output is the clean estimate."""
+
+    x_prev: Tensor
+    pull_backs = 0
+
+    def pull_back(self, x0: Tensor, gradient: Tensor) -> Tensor:
+        self.pull_backs += 1
         return gradient
 
-    step = Step(
-        x_t=x_t,
-        x0=x0,
-        level=level,
-        progress=progress,
-        generator=random,
-        evaluate=evaluate,
-        advance=advance,
-        pull=pull,
-        separate=lambda: (x_t, noise),
-    )
-    with torch.no_grad():
-        method(step)
-    return Demand(**counts)
+    def advance(self, x0: Tensor | None = None, x_t: Tensor | None = None) -> tuple[Tensor, Level]:
+        return self.x_prev, self.level
+
+    def separate(self) -> tuple[Tensor, Tensor]:
+        return self.x_t, self.x_prev

@@ -1,11 +1,11 @@
-"""What guidance will cost, before anything is run: seconds per step over the unguided step, and peak memory.
+"""Predicting what guidance costs before anything is run: time per step over the unguided step, and peak memory.
 
     print(plan(pipe, loss, DPS(), prompt="a cat", memory=24))
 
-Nothing is computed: the user's own call is rehearsed up to its first step with networks that know shapes only, and the
-parts of a guided step (denoiser, decoder, loss, forward and backward) run their real code on shapes while arithmetic and memory
-are counted. What the method asks of them comes from the method. Guidance through an image autoencoder is mostly the price of
-its decoder, so each way of guiding is set beside others that cost less.
+Nothing is computed: the user's own call is rehearsed up to its first step with networks that have shapes only, and the parts of
+a guided step (denoiser, decoder, loss, forward and backward) run their real code on shapes while arithmetic and memory are
+counted. How often a method uses each part is found by asking the method. Most of the cost of guiding through an image
+autoencoder is its decoder, so each way of guiding is shown beside others that cost less.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dreamsim_guidance.guidance.guide import guide
+from dreamsim_guidance.guidance.guiding import default_method, guide
 from dreamsim_guidance.guidance.method import Method
 from dreamsim_guidance.guidance.methods.mpgd import MPGD
 from dreamsim_guidance.guidance.planning.assumptions import PublishedLoss, tiny_decoder
@@ -35,8 +35,8 @@ GIB = 2**30
 class Option:
     """One way to guide.
 
-    switches: what to change in the call of `guide`, nothing for the way that was asked about.
-    slowdown: seconds per step, in the mean of the run, over those of the unguided step.
+    switches: what to change in the call of `guide`; empty for the way that was asked about.
+    slowdown: seconds per step, averaged over the run, divided by those of the unguided step; at least 1.
     peak_bytes: weights and what a guided step needs beside them, or the pipeline's own last decoding if that is more.
     fits: whether both are within the budget.
     """
@@ -49,12 +49,12 @@ class Option:
 
 @dataclass(frozen=True)
 class Plan:
-    """What `plan` found; printing it shows a table.
+    """The result of `plan`; printing it shows a table.
 
-    options: the way that was asked about, then others, the smallest sacrifice first; those that are neither faster nor
-        smaller than one before them are left out.
-    unguided_bytes: peak of the pipeline without guidance. weight_bytes: of the pipeline's networks.
-    memory, slowdown: the budget in GiB and as a factor, None where there is none.
+    options: the way that was asked about, then others in the order of what they give up, least first; those that are neither
+        faster nor smaller than an earlier one are left out.
+    unguided_bytes: peak memory of the pipeline without guidance. weight_bytes: of the pipeline's networks.
+    memory, slowdown: the budget in GiB and as a factor; None for no limit.
     """
 
     options: tuple[Option, ...]
@@ -74,7 +74,11 @@ class Plan:
         return next((option for option in self.options if option.fits), None)
 
     def within(self, memory: float | None = None, slowdown: float | None = None) -> Plan:
-        """The same plan under another budget: GiB, and seconds per step over unguided. Raises `ValueError` if it is none."""
+        """The same plan under another budget.
+
+        memory: in GiB (2^30 bytes). slowdown: seconds per step over those of the unguided step. None for no limit.
+        Raises `ValueError` for a memory of 0 or less and a slowdown below 1.
+        """
         _check_budget(memory, slowdown)
         size = math.inf if memory is None else memory * GIB
         time = math.inf if slowdown is None else slowdown
@@ -102,8 +106,8 @@ class Plan:
             smallest = min(option.peak_bytes for option in self.options)
             fastest = min(option.slowdown for option in self.options)
             return (
-                f"{within}nothing fits; the least is {_bytes(smallest)} or {fastest:.2f} x. Fewer images at once, a smaller "
-                "image, or a pipeline with offloading need less."
+                f"{within}nothing fits; the least is {_bytes(smallest)} or {fastest:.2f} x. Fewer images at once, smaller "
+                "images, or a pipeline with offloading need less."
             )
         return within + (", ".join(self.best.switches) or "as asked") + "."
 
@@ -126,25 +130,27 @@ def plan(
     progress: bool = True,
     **call: Any,
 ) -> Plan:
-    """Predict time and memory of `guide(pipe, loss, method, ...)` around `pipe(**call)`, and what would make them less.
+    """Predict time and memory of `guide(pipe, loss, method, ...)` around `pipe(**call)`, and what would reduce them.
 
-    pipe: its networks may be on any device, the meta device too, so that a model can be judged before it is downloaded.
-    loss, method, window, every, vae, decode, views, checkpointing, images_per_reference: as for `guide`; without a loss,
-        that of the published ensemble's three networks. The cost of an augmentation itself is not in it.
-    memory: of the device, in GiB (2^30 bytes). slowdown: seconds per step over unguided that are acceptable.
+    pipe: its networks may be on any device, also on the meta device, so that a model can be judged before it is downloaded.
+    loss, method, window, every, vae, decode, views, checkpointing, images_per_reference: as for `guide`. The loss may be on the
+        meta device; without one, the published ensemble's three networks are counted. The cost of an augmentation itself is
+        not included.
+    memory: of the device, in GiB (2^30 bytes). slowdown: acceptable seconds per step over those of the unguided step, at least
+        1. By default there is no limit.
     machine: what an operation takes. By default arithmetic alone is counted, the same for every device, which suits large
-        models; `Machine.measured(device, dtype)` knows rates of arithmetic and memory and the latency as well.
-    progress: show a bar on stderr; counting takes seconds to a minute, by the number of operations, whatever the size.
+        models; `Machine.measured(device, dtype)` also includes memory traffic and latency.
+    progress: show a bar on stderr. Counting takes seconds to a minute, depending on the number of operations, not on sizes.
     call: the arguments of the pipeline's call. Where the text encoder cannot run on shapes, pass embeddings
         (`prompt_embeds=...`), on the meta device if they are not known.
 
-    The switches that are tried, by what they give up: `checkpointing=True` (time only), a tiny autoencoder for the gradient
-    (it follows a decoder that is not quite the pipeline's), `every=` 2 and 4 (less guidance), and `MPGD()` instead of a
-    method through the denoiser (another approximation).
-    Memory is what tensors take: a device's context, fragments and convolution workspaces come on top. Networks that are
-    offloaded count while a step needs them.
+    The switches that are tried, in the order of what they give up: `checkpointing=True` (time only), a tiny autoencoder for
+    the gradient (a decoder that differs slightly from the pipeline's), `every=` 2 and 4 (less guidance), and `MPGD()` instead
+    of a method through the denoiser (another approximation).
+    Memory is that of tensors: a device's context, fragmentation and convolution workspaces come on top. Offloaded networks
+    count while a step needs them.
 
-    Raises `ValueError` for a budget that is none and for arguments of `guide` that are not counted (`schedule`, `until`,
+    Raises `ValueError` for an invalid budget and for arguments of `guide` that are not counted (`schedule`, `until`,
     `augmentation`, `judges`, `baseline`, `callback`), what `guide` raises for its arguments, what the pipeline raises for its
     call, and `RuntimeError` if a network or the loss cannot be run on shapes.
     """
@@ -155,26 +161,26 @@ def plan(
     options["images_per_reference"] = images_per_reference
     guide(pipe, loss, method, every=every, vae=vae, checkpointing=checkpointing, **options)  # for its errors
     _check_budget(memory, slowdown)
-    found: list[Option] = []
-    with Prices(pipe, loss, call, machine, options, progress) as prices:
+    worthwhile: list[Option] = []
+    with Prices(pipe, loss, call, machine, **options, progress=progress) as prices:
         decoder = None if vae is None else prices.twin(vae)
-        asked = Way(MPGD() if method is None else method, every, decoder, checkpointing)
+        asked = Way(default_method(pipe) if method is None else method, every, decoder, checkpointing)
         tiny = tiny_decoder(pipe) if vae is None and decode is None else None
         for way, switches in _ways(asked, None if tiny is None else (prices.twin(tiny[0]), tiny[1])):
             time, peak = prices.slowdown(way), prices.peak(way)
-            if not any(option.slowdown <= time and option.peak_bytes <= peak for option in found):
-                found.append(Option(switches, time, peak, True))
-        return Plan(tuple(found), prices.unguided_peak(), prices.weights()).within(memory, slowdown)
+            if not any(option.slowdown <= time and option.peak_bytes <= peak for option in worthwhile):
+                worthwhile.append(Option(switches, time, peak, True))
+        return Plan(tuple(worthwhile), prices.unguided_peak(), prices.weights()).within(memory, slowdown)
 
 
 def _check_call(pipe: Any, call: Mapping[str, Any]) -> None:
-    """Many pipelines would swallow what is meant for `guide`."""
-    own = inspect.signature(type(pipe).__call__).parameters if callable(pipe) else {}
-    meant = [name for name in call if name in inspect.signature(guide).parameters and name not in own]
-    if meant:
+    """Refuse arguments of `guide` that are not counted; many pipelines would accept and ignore them."""
+    accepted = inspect.signature(type(pipe).__call__).parameters if callable(pipe) else {}
+    misplaced = [name for name in call if name in inspect.signature(guide).parameters and name not in accepted]
+    if misplaced:
         raise ValueError(
-            f"plan counts every step in the window as guided at full cost and has no argument {', '.join(meant)}; leave it out "
-            "here and give it to guide alone."
+            f"plan counts every step in the window as guided at full cost and has no argument {', '.join(misplaced)}; leave it "
+            "out here and give it to guide alone."
         )
 
 
@@ -186,7 +192,7 @@ def _check_budget(memory: float | None, slowdown: float | None) -> None:
 
 
 def _ways(asked: Way, tiny: tuple[nn.Module, str] | None) -> Iterator[tuple[Way, tuple[str, ...]]]:
-    """The way that was asked about and others with their switches, the smallest sacrifice first."""
+    """The way that was asked about and others with their switches, in the order of what they give up, least first."""
     methods: list[tuple[Method, list[str]]] = [(asked.method, [])]
     if asked.method.through_denoiser:
         methods.append((MPGD(), ["method=MPGD()"]))

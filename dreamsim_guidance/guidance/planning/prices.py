@@ -1,7 +1,7 @@
 """The parts of a guided step and their prices; a way of guiding is a sum of parts.
 
-time   = repeats x (denoiser + pull_backs x back through it + gradients x (decoder and loss, there and back))
-memory = weights + max(denoiser, its kept graph + decoder's and loss's, the way back)
+time   = repeats x (denoiser + pull_backs x backward through it + gradients x (decoder and loss, forward and backward))
+memory = weights + max(denoiser, its kept graph + decoder's and loss's, the backward pass)
 """
 
 from __future__ import annotations
@@ -16,25 +16,23 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from tqdm import tqdm
 
-from dreamsim_guidance.guidance.guide import guide
-from dreamsim_guidance.guidance.log import Log
+from dreamsim_guidance.guidance.gradient import gradient_through
 from dreamsim_guidance.guidance.method import Method
-from dreamsim_guidance.guidance.methods.mpgd import MPGD
 from dreamsim_guidance.guidance.planning.cost import Cost, Machine, Meter
 from dreamsim_guidance.guidance.planning.demand import Demand, demand_of
 from dreamsim_guidance.guidance.planning.rehearsal import Rehearsal
 from dreamsim_guidance.guidance.planning.twin import bytes_of, tensors_in, twin_of, twin_of_object
-from dreamsim_guidance.guidance.run import Run
+from dreamsim_guidance.guidance.timing import Timing
 from dreamsim_guidance.guidance.views import Views
 from dreamsim_guidance.pipelines.decoder import Decoder
-from dreamsim_guidance.pipelines.frozen import checkpointed, without_gradients
+from dreamsim_guidance.pipelines.frozen import checkpointed
 
 __all__ = ["Prices", "Way"]
 
 
 @dataclass(frozen=True)
 class Way:
-    """One way to guide; `vae` is a twin, or None for the pipeline's own."""
+    """One way to guide: the arguments of `guide` that `plan` varies. `vae` is a twin, or None for the pipeline's own."""
 
     method: Method
     every: int
@@ -43,9 +41,11 @@ class Way:
 
 
 class Prices:
-    """Counts each part once, when it is first asked for. A context manager, for its bar.
+    """Counts each part once, when it is first asked for. A context manager, for its progress bar.
 
-    options: of `guide`, the same for all ways.
+    pipe, call: the pipeline and the arguments of its call. loss: as for `guide`. machine: what an operation takes.
+    window, decode, views, images_per_reference: of `guide`, the same for all ways.
+    progress: show a bar on stderr.
     Raises what `Rehearsal` raises, and `RuntimeError` if the loss cannot be run on shapes.
     """
 
@@ -55,11 +55,14 @@ class Prices:
         loss: Callable[[Tensor], Tensor],
         call: Mapping[str, Any],
         machine: Machine,
-        options: Mapping[str, Any],
-        progress: bool,
+        *,
+        window: tuple[int | float, int | float] = (0.0, 1.0),
+        decode: Callable[[Tensor], Tensor] | None = None,
+        views: int = 1,
+        images_per_reference: int | None = None,
+        progress: bool = True,
     ) -> None:
-        self._machine, self._views = machine, options["views"]
-        self._options = {**options, "views": 1, "judges": {}}
+        self._machine, self._window, self._decode, self._views = machine, window, decode, views
         self._counted: dict[tuple[Any, ...], Any] = {}
         self._bar = tqdm(desc="plan", unit="part", disable=not progress, leave=False)
         try:
@@ -67,6 +70,7 @@ class Prices:
         except BaseException:
             self._bar.close()
             raise
+        self._images_per_reference = images_per_reference or self.rehearsal.sampling.images_per_prompt
         self._loss = _on_shapes(loss, self.rehearsal.mode)
         self._weights_of_loss = bytes_of(loss)
 
@@ -79,86 +83,98 @@ class Prices:
     # Sums.
 
     def slowdown(self, way: Way) -> float:
-        """Seconds per step, in the mean of the run, over those of the unguided step."""
+        """Seconds per step over those of the unguided step, averaged over the run.
+
+        Raises `ValueError` if the denoiser does no arithmetic that is counted.
+        """
         unguided = self.denoise(False, False)[0].seconds
         if unguided == 0:
             raise ValueError(
                 "the denoiser does no arithmetic that is counted (matrix products, convolutions, attention); pass "
-                "machine=Machine.measured(), which knows what other operations take."
+                "machine=Machine.measured(), which includes the duration of other operations."
             )
-        through = way.method.through_denoiser
-        there, back = self.denoise(through, through and way.checkpointing)
-        run, steps = self._run(way), self.rehearsal.steps
+        method, steps = way.method, self.rehearsal.sampling.steps
+        forward, backward = self._denoise(way)
+        demands: dict[float, Demand] = {}  # by share of the run, to a tenth
         total = 0.0
         for index in range(steps):
-            progress = index / steps
-            if not run._guided(index, progress):
+            if not self._guided(way, index):
                 total += unguided
                 continue
-            asks = self._demand(way.method, progress)
-            gradients = asks.gradients * self.gradient(way.vae, way.checkpointing).seconds
-            total += run.repeats(index, progress) * (there.seconds + asks.pull_backs * back.seconds + gradients)
+            share = round(index / steps, 1)
+            if share not in demands:
+                demands[share] = demand_of(method, share, tuple(self.rehearsal.x0.shape[1:]))
+            gradients = demands[share].gradients * self.gradient(way.vae, way.checkpointing).seconds
+            once = forward.seconds + demands[share].pull_backs * backward.seconds + gradients
+            total += method.repeats(index / steps) * once
         return total / (steps * unguided)
 
     def peak(self, way: Way) -> int:
-        """Bytes of weights and of what a guided step needs beside them."""
-        run = self._run(way)
-        if not any(run._guided(i, i / self.rehearsal.steps) for i in range(self.rehearsal.steps)):
+        """Bytes of weights and of what a guided step needs beside them, at most."""
+        if not any(self._guided(way, index) for index in range(self.rehearsal.sampling.steps)):
             return self.unguided_peak()
         gradient = self.gradient(way.vae, way.checkpointing).peak
-        through = way.method.through_denoiser
-        there, back = self.denoise(through, through and way.checkpointing)
-        step = max(there.peak, back.peak, (there.held if through else 0) + gradient, self.delivery().peak)
-        return self.weights() + self._weights_of_loss + bytes_of(self._additional(run)) + step
+        forward, backward = self._denoise(way)
+        graph = forward.held if way.method.through_denoiser else 0
+        step = max(forward.peak, backward.peak, graph + gradient, self.delivery().peak)
+        return self.weights() + self._weights_of_loss + bytes_of(self._additional(way.vae)) + step
 
     def unguided_peak(self) -> int:
         """Bytes of weights and of what the pipeline needs beside them, in a step or for its last decoding."""
         return self.weights() + max(self.denoise(False, False)[0].peak, self.delivery().peak)
 
     def weights(self) -> int:
-        """Bytes of the pipeline's networks; of those that a step asks, where they are offloaded in between."""
-        rehearsal = self.rehearsal
-        return bytes_of([original for twin, original in rehearsal.originals.items() if self._stays(twin)])
+        """Bytes of the pipeline's networks; of those that a step uses, where they are offloaded in between."""
+        originals = self.rehearsal.originals
+        return bytes_of([original for twin, original in originals.items() if self._stays(twin)])
 
     # Parts.
 
     def denoise(self, graph: bool, checkpointing: bool) -> tuple[Cost, Cost]:
-        """The denoiser of one step, and the way back through its graph."""
+        """The denoiser of one step, and the backward pass through its graph."""
         return self._once(
             ("denoise", graph, checkpointing), self.rehearsal.denoise, self._machine, graph, checkpointing
         )
 
     def gradient(self, vae: nn.Module | None, checkpointing: bool) -> Cost:
-        """Of the loss at one clean estimate: decoder and loss, forward and backward."""
+        """The loss's gradient at one clean estimate: decoder and loss, forward and backward."""
         return self._once(("gradient", vae, checkpointing), self._gradient, vae, checkpointing)
 
     def delivery(self) -> Cost:
-        """The pipeline's own decoding at the end, of which its autoencoder's options are part."""
+        """The pipeline's own decoding at the end, with the options that its autoencoder has (slicing, tiling)."""
         return self._once(("delivery",), self._delivery)
 
     def twin(self, network: nn.Module) -> nn.Module:
         """A network of the caller's as a twin."""
         return twin_of(network, self.rehearsal.mode)
 
+    def decoder(self, vae: nn.Module | None) -> Decoder:
+        """The decoder of a guided run."""
+        with self.rehearsal.mode:
+            return Decoder(self.rehearsal.pipe, self.rehearsal.sampling.geometry, vae, self._decode)
+
+    def _guided(self, way: Way, index: int) -> bool:
+        return Timing(self._window, way.every).strength(way.method, index, self.rehearsal.sampling.steps) > 0
+
+    def _denoise(self, way: Way) -> tuple[Cost, Cost]:
+        through = way.method.through_denoiser
+        return self.denoise(through, through and way.checkpointing)
+
     def _gradient(self, vae: nn.Module | None, checkpointing: bool) -> Cost:
-        run, rehearsal = self._run(Way(MPGD(), 1, vae, checkpointing)), self.rehearsal
-        decoder = run.decoder
-        assert decoder is not None  # _run() has made it
-        waiting: list[Cost] = []  # what is alive while the loss is asked
+        rehearsal, decoder = self.rehearsal, self.decoder(vae)
+        waiting: list[Cost] = []  # what is in memory while the loss is evaluated
 
-        class Answered(Views):
-            def gradient(self, images: Tensor, step: int) -> tuple[Tensor, Tensor]:
-                waiting.append(meter.cost)
-                return images.new_zeros(len(images)), torch.zeros_like(images)
+        def respond(images: Tensor) -> tuple[Tensor, Tensor]:
+            waiting.append(meter.cost)
+            return images.new_zeros(len(images)), torch.zeros_like(images)
 
-        run.loss = Answered(self._loss)
-        with rehearsal.mode, without_gradients(decoder.networks), ExitStack() as stack:
+        with rehearsal.mode, ExitStack() as stack:
             if checkpointing:
                 stack.enter_context(checkpointed(rehearsal.pipe))
             with torch.no_grad():
                 images = decoder(rehearsal.x0)
             meter = stack.enter_context(Meter(self._machine))
-            run._with_gradient(rehearsal.x0, decoder)
+            gradient_through(decoder, rehearsal.x0, respond, checkpointing)
         loss, cost, views = self._once(("loss", images.shape), self._of_loss, images), meter.cost, self._views
         return Cost(
             cost.seconds + views * loss.seconds,
@@ -169,13 +185,13 @@ class Prices:
 
     def _of_loss(self, images: Tensor) -> Cost:
         views = Views(self._loss)
-        per_sample = self._options.get("images_per_reference") or self.rehearsal.interception.images_per_prompt
-        views.images_per_reference = per_sample * max(1, len(images) // len(self.rehearsal.x0))  # frames of a video
+        frames = max(1, len(images) // len(self.rehearsal.x0))  # of a video
+        views.images_per_reference = self._images_per_reference * frames
         with self.rehearsal.mode, Meter(self._machine) as meter:
             try:
                 views.gradient(images, 0)
             except (ValueError, TypeError):
-                raise  # these say it themselves
+                raise  # these messages are clear as they are
             except Exception as error:
                 raise RuntimeError(
                     f"the loss cannot be run on shapes alone ({type(error).__name__}: {error}). Plan with one that does not "
@@ -187,32 +203,16 @@ class Prices:
         rehearsal = self.rehearsal
         try:
             with rehearsal.mode:
-                decoder = Decoder(rehearsal.pipe, rehearsal.interception.geometry)
+                decoder = Decoder(rehearsal.pipe, rehearsal.sampling.geometry)
                 with torch.no_grad(), Meter(self._machine) as meter:
                     decoder(rehearsal.x0)
-        except ValueError:  # latents that only the pipeline knows; what it does with them cannot be told
+        except ValueError:  # latents that only the pipeline can decode; its cost is unknown
             return Cost()
         return meter.cost
 
-    def _run(self, way: Way) -> Run:
-        rehearsal = self.rehearsal
-        one = guide(
-            rehearsal.pipe,
-            self._loss,
-            way.method,
-            every=way.every,
-            vae=way.vae,
-            checkpointing=way.checkpointing,
-            **self._options,
-        ).run(Log())
-        one.interception = rehearsal.interception
-        with rehearsal.mode:
-            one.begin(rehearsal.steps)
-        return one
-
-    def _additional(self, run: Run) -> list[nn.Module]:
+    def _additional(self, vae: nn.Module | None) -> list[nn.Module]:
         """Networks that decode for the guidance and are not in memory without it."""
-        networks = run.decoder.networks if run.decoder is not None else []
+        networks = self.decoder(vae).networks
         return [network for network in networks if network not in self.rehearsal.originals or not self._stays(network)]
 
     def _stays(self, twin: nn.Module) -> bool:
@@ -222,19 +222,14 @@ class Prices:
         )
         return not offloaded or twin in self.rehearsal.asked
 
-    def _demand(self, method: Method, progress: float) -> Demand:
-        share = round(progress, 1)
-        return self._once(("demand", method, share), demand_of, method, share)
-
     def _once(self, key: tuple[Any, ...], function: Callable[..., Any], *arguments: Any) -> Any:
         if key not in self._counted:
             self._counted[key] = function(*arguments)
-            if key[0] != "demand":
-                self._bar.update()
+            self._bar.update()
         return self._counted[key]
 
 
 def _on_shapes(loss: Callable[[Tensor], Tensor], mode: FakeTensorMode) -> Callable[[Tensor], Tensor]:
-    """The loss as it can be called on the CPU's shapes: itself, or a twin where it lives on another device."""
+    """The loss in a form that runs on shapes on the CPU: itself, or a twin if it is on another device."""
     away = any(tensor.device.type != "cpu" for tensor in tensors_in(loss))
     return twin_of_object(loss, mode) if away else loss

@@ -1,4 +1,4 @@
-"""A pipeline's own call up to its first step, with nothing computed: what its networks are asked at each step.
+"""A pipeline's own call up to its first step, without computing anything, to see which networks a step calls, and how.
 
 The pipeline is copied, its networks replaced by twins, its scheduler by a copy; the copy is called as the user calls the
 pipeline, and stopped where it first asks its scheduler for a step. The pipeline itself is not touched.
@@ -20,17 +20,18 @@ from dreamsim_guidance.guidance.planning.twin import as_fake, mapped, twin_of, w
 from dreamsim_guidance.pipelines.frozen import checkpointed, denoiser_of
 from dreamsim_guidance.pipelines.interception import Interception
 from dreamsim_guidance.pipelines.step_call import StepCall
+from dreamsim_guidance.pipelines.visitor import Sampling, Visit, Visitor
 
 __all__ = ["Rehearsal"]
 
 
 class _Reached(BaseException):
-    """The first step; no pipeline catches it."""
+    """The first step was reached. No pipeline catches a `BaseException`."""
 
 
 @dataclass(frozen=True)
 class _Call:
-    """One network asked within a step; arguments and result hold the pipeline's tensors, which tell where they came from."""
+    """One call of a network within a step; arguments and result are the pipeline's tensors, by which results are followed."""
 
     network: nn.Module
     arguments: tuple[Any, ...]
@@ -38,11 +39,11 @@ class _Call:
     result: Any
 
 
-class Rehearsal:
+class Rehearsal(Visitor, Visit):
     """Runs when it is made, and keeps what is needed to count a step.
 
-    pipe: a copy of the pipeline, of twins. x0: a clean estimate, fake, in the type that guidance works in.
-    steps: how many the scheduler planned. interception: what it saw of the call.
+    pipe: a copy of the pipeline, made of twins. originals: the networks by their twins.
+    sampling: the call as known at its first step. x0: a clean estimate, fake, in the type that guidance works in.
     Raises what the pipeline raises for a wrong call; `ValueError` for a pipeline without a denoiser to count;
     `RuntimeError` if a network cannot be run on shapes.
     """
@@ -55,7 +56,6 @@ class Rehearsal:
         self.mode = without_numbers()
         self.pipe = copy.copy(pipe)
         self.originals: dict[nn.Module, nn.Module] = {}
-        self.steps = 0
         self._calls: list[_Call] = []
         for name, value in vars(pipe).items():
             if isinstance(value, nn.Module):
@@ -65,21 +65,21 @@ class Rehearsal:
             if name in vars(pipe):
                 self.pipe.__dict__[name] = copy.deepcopy(vars(pipe)[name])
         self.pipe.__dict__["_progress_bar_config"] = {"disable": True}
-        self.interception = Interception(self.pipe, self)
-        self.interception.open()
+        interception = self._interception = Interception(self.pipe, self)
+        interception.open()
         try:
             with torch.random.fork_rng(devices=[]), torch.no_grad():
-                self.pipe(**{key: _own(value) for key, value in arguments.items()})
+                self.pipe(**{key: _harmless(value) for key, value in arguments.items()})
         except _Reached:
             pass
         else:
             raise ValueError(f"{type(pipe).__name__} made no step in this call; at least one is needed.")
         finally:
-            self.interception.close()
-        if hasattr(self.pipe, "_unpack_latents_with_ids") and self.interception.geometry.extras:
-            self._know_the_grid(self.interception.geometry.extras[0])
+            interception.close()
+        if hasattr(self.pipe, "_unpack_latents_with_ids") and self.sampling.geometry.extras:
+            self._fix_the_grid(self.sampling.geometry.extras[0])
 
-    def _know_the_grid(self, positions: Tensor) -> None:
+    def _fix_the_grid(self, positions: Tensor) -> None:
         """FLUX.2 reads height and width of its latents from the tokens' positions, which shapes alone do not have."""
         grid = self.pipe._unpack_latents_with_ids(torch.zeros(self.x0.shape), positions)
         shape = (grid if isinstance(grid, Tensor) else torch.stack(grid)).shape
@@ -91,42 +91,31 @@ class Rehearsal:
 
         self.pipe.__dict__["_unpack_latents_with_ids"] = unpack
 
-    # What the interception asks and tells.
+    def begin(self, sampling: Sampling) -> Visit:
+        """The first step has been reached."""
+        self.sampling = sampling
+        return self
 
-    def wants_graph(self, index: int, progress: float) -> bool:
-        """Nothing is differentiated."""
-        return False
-
-    def repeats(self, index: int, progress: float) -> int:
-        """Every step once."""
-        return 1
-
-    def begin(self, total: int) -> None:
-        """The steps are known."""
-        self.steps = total
-
-    def step(self, call: StepCall, index: int, progress: float) -> Tensor:
-        """Enough has been seen."""
+    def step(self, call: StepCall, index: int) -> Tensor:
+        """Stop: enough has been seen."""
         self.x0: Tensor = as_fake(call.clean(), self.mode)
         raise _Reached
 
-    def images(self, decoded: Tensor, images: Tensor, results: list[Tensor], offset: int) -> None:
-        """Never reached."""
-
     def _listen(self, network: nn.Module, name: str, arguments: Any, keywords: Any, result: Any) -> None:
-        if name == "__call__" and self.interception.bar is not None:  # the loop has begun
+        if name == "__call__" and self._interception.bar is not None:  # the loop has begun
             self._calls.append(_Call(network, arguments, keywords, result))
 
     # What a step costs.
 
     @property
     def asked(self) -> list[nn.Module]:
-        """The twins that a step asks."""
+        """The twins that a step calls."""
         return list(dict.fromkeys(call.network for call in self._calls))
 
     def denoise(self, machine: Machine, graph: bool = False, checkpointing: bool = False) -> tuple[Cost, Cost]:
-        """The networks of one step, and the way back through them to the state, if their `graph` is kept."""
-        made: dict[int, Tensor] = {}  # what came out of networks, by the tensors that stand for it in the pipeline
+        """Cost of the networks of one step, and of the backward pass through them to the state, if their `graph` is kept."""
+        # results of networks, by the ids of the tensors that stand for them in the pipeline
+        made: dict[int, Tensor] = {}
         states: list[Tensor] = []
 
         def shape(tensor: Tensor) -> Tensor:
@@ -155,33 +144,33 @@ class Rehearsal:
             ends = [tensor for tensor in made.values() if tensor.requires_grad]
             if not ends:
                 return forward, Cost()
-            # a method may come back more than once, so the graph stays
+            # a method may pull back several gradients, so the graph stays
             torch.autograd.grad(ends, states, [torch.ones_like(e) for e in ends], retain_graph=True, allow_unused=True)
             both = meter.cost
         backward = Cost(both.seconds - forward.seconds, both.flops - forward.flops, both.peak, both.held)
         return forward, backward
 
 
-def _own(value: Any) -> Any:
-    """An argument as the rehearsal may use it: on the CPU, and no generator of the user's is drawn from."""
+def _harmless(value: Any) -> Any:
+    """An argument as the rehearsal may use it: on the CPU, and without the user's generators, which must not be drawn from."""
     if isinstance(value, torch.Generator):
         return torch.Generator()
     if isinstance(value, Tensor):
         return torch.zeros(value.shape, dtype=value.dtype) if value.is_meta else value.cpu()
     if isinstance(value, list | tuple):
-        return type(value)(_own(item) for item in value)
+        return type(value)(_harmless(item) for item in value)
     return value
 
 
 def _tensors(value: Any) -> list[Tensor]:
-    found: list[Tensor] = []
+    tensors: list[Tensor] = []
 
-    def note(tensor: Tensor) -> Tensor:
-        found.append(tensor)
+    def collect(tensor: Tensor) -> Tensor:
+        tensors.append(tensor)
         return tensor
 
-    mapped(value, note)
-    return found
+    mapped(value, collect)
+    return tensors
 
 
 def _identities(value: Any) -> list[int]:

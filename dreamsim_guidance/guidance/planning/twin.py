@@ -1,8 +1,8 @@
 """Copies of networks with shapes instead of numbers: they take no memory and compute nothing.
 
 A twin has the class and the configuration of its original, and PyTorch's fake tensors for weights. Inside a FakeTensorMode it
-runs its real code on shapes. Outside it stands in for its original in code that works with numbers: it returns zeros of
-the shapes that the original would return, and tells which of its parts was called with what.
+runs its real code on shapes. Outside it takes its original's place in code that works with numbers: it returns zeros of the
+shapes that the original would return, and reports each call to a listener.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from torch.utils._pytree import tree_leaves
 __all__ = ["Listener", "as_fake", "bytes_of", "mapped", "tensors_in", "twin_of", "twin_of_object", "without_numbers"]
 
 Listener = Callable[[nn.Module, str, tuple[Any, ...], dict[str, Any], Any], None]
-"""Told of each call from outside: the twin, the method's name, its arguments and its result, all with numbers."""
+"""Receives each call from outside: the twin, the method's name, its arguments and its result, all with numbers."""
 
-_WITHOUT = (type, types.ModuleType, str, bytes, int, float)
-"""What holds no tensors, or more than belongs to anyone."""
+_OPAQUE = (type, types.ModuleType, str, bytes, int, float)
+"""Objects that hold no tensors, or that are shared by everyone."""
 
 _ENTRANCES = ("__call__", "encode", "decode")
 
 
 def without_numbers() -> FakeTensorMode:
-    """The mode in which twins run; real tensors that come along are taken for their shapes."""
+    """The mode in which twins run; of real tensors only the shapes are used."""
     return FakeTensorMode(allow_non_fake_inputs=True)
 
 
 def twin_of(module: nn.Module, mode: FakeTensorMode, listener: Listener | None = None) -> nn.Module:
-    """A twin of `module`, on the CPU, without hooks of offloading, in the evaluation mode that it is in."""
-    module = getattr(module, "_orig_mod", module)  # what torch.compile wraps
+    """A twin of `module`, on the CPU, without hooks of offloading, in the same training or evaluation mode."""
+    module = getattr(module, "_orig_mod", module)  # inside torch.compile's wrapper
     twin = twin_of_object(module, mode)
     if any(hasattr(part, "_hf_hook") for part in twin.modules()):
         from accelerate.hooks import remove_hook_from_module
@@ -58,28 +58,28 @@ def twin_of_object(thing: Any, mode: FakeTensorMode) -> Any:
 
 
 def tensors_in(thing: Any) -> Iterator[Tensor]:
-    """All tensors that belong to an object: of modules in containers, closures, partial functions and attributes too."""
+    """All tensors that belong to an object, also through containers, closures, partial functions and attributes."""
     seen: set[int] = set()
     waiting = [thing]
     while waiting:
-        found = waiting.pop()
-        if id(found) in seen or isinstance(found, _WITHOUT):
+        thing = waiting.pop()
+        if id(thing) in seen or isinstance(thing, _OPAQUE):
             continue
-        seen.add(id(found))
-        if isinstance(found, Tensor):
-            yield found
-        elif isinstance(found, dict):
-            waiting += list(found.values())
-        elif isinstance(found, list | tuple | set):
-            waiting += list(found)
-        elif isinstance(found, functools.partial):
-            waiting += [found.func, found.args, found.keywords]
-        elif isinstance(found, types.MethodType):
-            waiting.append(found.__self__)
-        elif isinstance(found, types.FunctionType):
-            waiting += [cell.cell_contents for cell in found.__closure__ or () if _filled(cell)]
-        elif hasattr(found, "__dict__"):
-            waiting.append(vars(found))
+        seen.add(id(thing))
+        if isinstance(thing, Tensor):
+            yield thing
+        elif isinstance(thing, dict):
+            waiting += list(thing.values())
+        elif isinstance(thing, list | tuple | set):
+            waiting += list(thing)
+        elif isinstance(thing, functools.partial):
+            waiting += [thing.func, thing.args, thing.keywords]
+        elif isinstance(thing, types.MethodType):
+            waiting.append(thing.__self__)
+        elif isinstance(thing, types.FunctionType):
+            waiting += [cell.cell_contents for cell in thing.__closure__ or () if _filled(cell)]
+        elif hasattr(thing, "__dict__"):
+            waiting.append(vars(thing))
 
 
 def bytes_of(*things: Any) -> int:
@@ -105,7 +105,7 @@ def _as_zeros(value: Any) -> Any:
 
 
 def mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    """The same structure with its tensors changed, in order; results of diffusers and transformers keep their class."""
+    """The same structure with `function` applied to its tensors, in order; results of libraries keep their class."""
     if isinstance(value, Tensor):
         return function(value)
     if isinstance(value, dict):
@@ -122,19 +122,19 @@ def mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
 
 
 def _stand_in(kind: type[nn.Module], mode: FakeTensorMode, listener: Listener | None) -> type[nn.Module]:
-    """A subclass that can be called with numbers too."""
+    """A subclass whose entrances accept numbers as well as shapes."""
 
     def entrance(name: str) -> Callable[..., Any]:
-        own = getattr(kind, name)
+        original = getattr(kind, name)
 
-        @functools.wraps(own)
+        @functools.wraps(original)
         def enter(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
             if any(isinstance(leaf, FakeTensor) for leaf in tree_leaves((args, kwargs))):
-                return own(self, *args, **kwargs)
+                return original(self, *args, **kwargs)
             shapes = as_fake((args, kwargs), mode)
             try:
                 with mode:
-                    result = own(self, *shapes[0], **shapes[1])
+                    result = original(self, *shapes[0], **shapes[1])
             except Exception as error:
                 raise RuntimeError(
                     f"{kind.__name__} cannot be run on shapes alone ({type(error).__name__}: {error}). If it encodes the "

@@ -1,0 +1,56 @@
+"""What the tests of planning share: a loss, a call, prices of ways to guide, and the arithmetic of a real run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from tiny_pipeline import TinyPipeline
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from dreamsim_guidance.guidance import Machine, Method, guide
+from dreamsim_guidance.guidance.planning.cost import ARITHMETIC
+from dreamsim_guidance.guidance.planning.prices import Prices, Way
+
+
+def brightness(images: Tensor) -> Tensor:
+    return images.square().flatten(1).mean(1)
+
+
+def call_of(tiny: TinyPipeline, batch: int = 1, steps: int = 4) -> dict[str, Any]:
+    return {**{k: tiny.cast(v) for k, v in tiny.inputs(batch).items()}, "num_inference_steps": steps}
+
+
+def priced(tiny: TinyPipeline, loss: Any = brightness, machine: Machine = ARITHMETIC, **options: Any) -> Prices:
+    """Parts are counted once, so that several ways of guiding can share them."""
+    return Prices(tiny.pipe, loss, call_of(tiny), machine, progress=False, **options)
+
+
+def way(method: Method, vae: nn.Module | None = None, every: int = 1, checkpointing: bool = False) -> Way:
+    return Way(method, every, vae, checkpointing)
+
+
+class Counter(TorchDispatchMode):
+    """FLOP of what really runs; PyTorch's own counter follows modules too, and cannot follow them through autograd.grad."""
+
+    flops = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func._overloadpacket in flop_registry:
+            self.flops += flop_registry[func._overloadpacket](*args, **(kwargs or {}), out_val=out)
+        return out
+
+
+def arithmetic(tiny: TinyPipeline, **guidance: Any) -> int:
+    """FLOP of a real run, without the decoding at its end."""
+    call = {"output_type": "latent", **call_of(tiny), "generator": torch.Generator().manual_seed(0)}
+    with Counter() as counter:
+        if guidance:
+            with guide(tiny.pipe, brightness, judges={}, **guidance):
+                tiny.pipe(**call)
+        else:
+            tiny.pipe(**call)
+    return counter.flops
