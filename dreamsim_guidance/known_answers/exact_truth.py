@@ -1,10 +1,10 @@
-"""Guidance against the exact posterior: every method, sampler and number of steps in a table of errors.
+"""Compare guidance with the exact posterior: a table of errors for every method, sampler and number of steps.
 
-    truth   p(x0) exp(-strength E(x0)),  p a Gaussian or a mixture, E linear or quadratic: closed form
-    error   mean, covariance and Wasserstein distance of the guided samples, beside those of as many exact samples
+    truth   p(x0) exp(-strength E(x0)) in closed form, where p is a Gaussian or a mixture, and E linear or quadratic
+    error   of mean and covariance, and the Wasserstein distance, beside those of as many exact samples (the floor)
 
-A method that injects the exact score for a case can only err by its sampler's steps: its error must fall to the floor of
-exact samples as the steps become many. What stays of the other methods' errors is their bias.
+A method that uses the exact score of a case errs only by the sampler's finite steps: its error must fall to the floor as the
+number of steps grows. The error that remains for other methods is their bias.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ CASES = (
     "mixture-linear",
     "mixture-quadratic",
 )
-"""The prior (isotropic: white, of unit variance) and the energy."""
+"""Prior and energy. The isotropic prior has the unit matrix as its covariance."""
 
 SAMPLERS = ("ddim", "ddim-eta1", "ddpm", "dpm++2m", "euler", "euler-ancestral", "unipc", "flow")
 STOCHASTIC = ("ddim-eta1", "ddpm", "euler-ancestral")
@@ -73,7 +73,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class ExactTruth:
-    """Everything that was decided about the comparison."""
+    """The settings of the comparison."""
 
     cases: tuple[str, ...] = (
         "gaussian-linear",
@@ -85,31 +85,31 @@ class ExactTruth:
     methods: tuple[str, ...] = METHODS
     """Guidance methods, and none for the sampler alone."""
     samplers: tuple[str, ...] = ("ddim-eta1", "dpm++2m")
-    """Out of ddim, ddim-eta1, ddpm, dpm++2m, euler, euler-ancestral, unipc, flow."""
+    """Any of ddim, ddim-eta1, ddpm, dpm++2m, euler, euler-ancestral, unipc, flow."""
     steps: tuple[int, ...] = (20, 100)
-    """Numbers of steps; for ddim and ddim-eta1 they must divide 1000, or diffusers leaves its own schedule."""
+    """Numbers of steps; for ddim and ddim-eta1 they must divide 1000, or diffusers' timesteps are not evenly spaced."""
     strengths: tuple[float, ...] = (1.0,)
     """Factors on the energy of both truth and method. freedom and dsg, whose strengths are no energies, keep their own."""
     shape: tuple[int, int, int] = (3, 2, 2)
-    """Channels, height and width of a state; their product is the dimension."""
+    """Channels, height and width of a state; the dimension is their product."""
     weights: tuple[float, ...] = (0.3, 0.7)
-    """Of the mixture's components."""
+    """Weights of the mixture's components, relative to each other."""
     apart: float = 0.5
     """Standard deviation of the entries of the components' means."""
     correlation: float = 0.9
-    """Variances along the priors' random axes lie between 1 - correlation and 1 + correlation; isotropic ones have 1."""
+    """Variances along the random axes of the priors lie between 1 - correlation and 1 + correlation; isotropic ones are 1."""
     observed: tuple[int, ...] = (0, 1, 2)
-    """Entries of the state that the quadratic energy sees."""
+    """Entries of the state that the quadratic energy observes."""
     sigma: float = 0.5
     """Standard deviation of the observation's noise."""
     tilt: float = 0.5
     """Standard deviation of the entries of the linear energy's gradient."""
     samples: int = 1000
-    """Samples of a cell. The floor falls with their root."""
+    """Samples of each row. The floor falls with the root of their number."""
     draws: int = 24
-    """Noisy copies that lgd averages over; few are a bias of their own."""
+    """Noisy copies over which lgd averages; a small number adds a bias."""
     seed: int = 0
-    """Of prior, observation and sampling."""
+    """Seed of prior, observation and sampling."""
 
     def __post_init__(self) -> None:
         for name, known in (("cases", CASES), ("methods", METHODS), ("samplers", SAMPLERS)):

@@ -1,12 +1,12 @@
-"""Guidance of a small diffusion model of digits by a classifier, judged by what did not guide.
+"""Guide a small diffusion model of digits by a classifier, and judge the samples by what took no part in the guidance.
 
-    guide       -log p(class | image) of a classifier (or an ensemble) of one half of the digits
-    judge       nearest neighbours among the other half: does the sample show the class?
-    frechet     distance, for each class, from the real digits of the class: is it a digit as people write them?
+    guide       share of samples that the classifier reads as their class; the loss is its -log p(class | image)
+    judge       share that nearest neighbours among the other half of the digits read as their class
+    frechet     distance to the real digits of the class, mean over classes: do the samples look like handwriting?
     diversity   mean distance of two samples of a class
 
-A guide can be content with a picture that shows nothing (guide high, judge low), and a method can go on pushing when the
-guide is content (judge high, diversity low, frechet high). One row for each method; pixels in [-1, 1].
+A classifier may accept pictures that show nothing (guide high, judge low), and a method may continue to push images that the
+classifier accepts (judge high, diversity low, frechet high). There is one row for each method; pixels are in [-1, 1].
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MODIFIERS = ("ensemble", "noise")
 
 @dataclass(frozen=True)
 class DigitStrengths:
-    """The strength of each method, in its own unit. One nat of log-likelihood is 1/64 where the unit is nats per element."""
+    """The strength of each method, in its own unit. For methods in nats per element, one nat of log-likelihood is 1/64."""
 
     mpgd: float = 1.0
     mpgd_raw: float = 0.03
@@ -48,7 +48,7 @@ class DigitStrengths:
 
 @dataclass(frozen=True)
 class GuidedDigits:
-    """Everything that was decided about the comparison."""
+    """The settings of the comparison."""
 
     methods: tuple[str, ...] = (
         "none",
@@ -70,23 +70,23 @@ class GuidedDigits:
     +noise averages over 4 noisy views."""
     strengths: DigitStrengths = DigitStrengths()
     sampler: Literal["ddim", "ddpm"] = "ddim"
-    """Diffusers' unmodified pipelines of these names."""
+    """The sampler: diffusers' DDIMPipeline or DDPMPipeline, unmodified."""
     eta: float = 1.0
     """Share of noise in ddim's steps, 0 to 1."""
     steps: int = 100
-    """Of sampling."""
+    """Steps of sampling."""
     samples: int = 1000
-    """For each row, classes in turn."""
+    """Samples of each row, at least 20; the classes take turns."""
     training_steps: int = 8000
-    """Of the denoiser."""
+    """Steps of the denoiser's training."""
     width: int = 384
-    """Of the denoiser's layers."""
+    """Width of the denoiser's layers."""
     guide_steps: int = 1500
-    """Of each classifier."""
+    """Steps of each classifier's training."""
     classifiers: int = 3
-    """In the ensemble; without it the first one guides."""
+    """Number of classifiers in the ensemble; rows without +ensemble are guided by the first."""
     seed: int = 0
-    """Of training, of the halves, and of sampling: the same noise for all rows."""
+    """Seed of the halves, of training and of sampling, which starts from the same noise in all rows."""
 
     def __post_init__(self) -> None:
         known = ("none", *dict.fromkeys((*METHODS, *(field.name for field in fields(DigitStrengths)))))
