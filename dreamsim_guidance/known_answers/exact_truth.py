@@ -87,7 +87,7 @@ class ExactTruth:
     samplers: tuple[str, ...] = ("ddim-eta1", "dpm++2m")
     """Any of ddim, ddim-eta1, ddpm, dpm++2m, euler, euler-ancestral, unipc, flow."""
     steps: tuple[int, ...] = (20, 100)
-    """Numbers of steps; for ddim and ddim-eta1 they must divide 1000, or diffusers takes steps of another length than its timesteps."""
+    """Numbers of steps; for ddim and ddim-eta1 they must divide 1000, or diffusers' steps do not fit its timesteps."""
     strengths: tuple[float, ...] = (1.0,)
     """Factors on the energy of both truth and method. freedom and dsg, whose strengths are no energies, keep their own."""
     shape: tuple[int, int, int] = (3, 2, 2)
