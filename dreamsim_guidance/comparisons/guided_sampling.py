@@ -115,22 +115,22 @@ def method_of(name: str, strength: float | None = None, options: Sequence[str] =
     if name not in METHODS and "." not in name:
         raise ValueError(f"unknown method '{name}'{suggestion(name, METHODS)}; known: {', '.join(METHODS)}.")
     kind: Any = method_class(name)
-    known, chosen = {entry.name for entry in fields(kind)}, {}
+    names, values = {entry.name for entry in fields(kind)}, {}
     for option in options:
         key, equals, text = option.partition("=")
-        if not equals or key not in known:
+        if not equals or key not in names:
             raise ValueError(
-                f"'{option}' is no option of {name}{suggestion(key, known)}; it has: {', '.join(sorted(known))}, each "
+                f"'{option}' is no option of {name}{suggestion(key, names)}; it has: {', '.join(sorted(names))}, each "
                 "given as key=value."
             )
         try:
-            chosen[key] = ast.literal_eval(text)
+            values[key] = ast.literal_eval(text)
         except (SyntaxError, ValueError):
-            chosen[key] = text
+            values[key] = text
     if strength is not None:
-        chosen["strength"] = strength
+        values["strength"] = strength
     try:
-        return kind(**chosen)
+        return kind(**values)
     except TypeError as error:
         raise ValueError(f"{name} cannot have {', '.join(options)}: {error}") from error
 

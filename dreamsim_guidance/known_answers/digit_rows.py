@@ -1,7 +1,8 @@
-"""A row of the digits benchmark: models trained or found, a guided run, and what the judge says."""
+"""The rows of the table of guided digits: models are trained once, then each row is sampled and judged."""
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -23,37 +24,43 @@ from dreamsim_guidance.known_answers.guided_digits import GuidedDigits
 __all__ = ["Bench", "ClassLoss"]
 
 _SHOWN = 40
-"""Samples of a row that are kept for the picture."""
+"""Samples of each row that are stored for the picture."""
 
 
 class ClassLoss:
-    """-log of the classifiers' mean probability of each image's class `labels`, in nats; a loss for `guide`."""
+    """A loss for `guide`: -log of the mean probability that the classifiers give to each image's class, in nats.
+
+    labels: the class of each image, `(b,)`.
+    """
 
     def __init__(self, classifiers: list[DigitGuide], labels: Tensor) -> None:
         self.classifiers, self.labels = classifiers, labels
 
     def __call__(self, images: Tensor) -> Tensor:
-        said = torch.stack([classifier(images) for classifier in self.classifiers])
-        mean = said.logsumexp(0) - torch.tensor(float(len(said))).log()
+        log_probabilities = torch.stack([classifier(images) for classifier in self.classifiers])
+        mean = log_probabilities.logsumexp(0) - math.log(len(self.classifiers))
         return -mean.gather(1, self.labels[:, None])[:, 0]
 
 
 class Bench:
-    """Prior, classifiers and judge of a run; the models are trained once and kept in `folder`."""
+    """Prior, classifiers and judge of a run. The models are trained at the first use of `folder` and stored there."""
 
     def __init__(self, config: GuidedDigits, folder: Path) -> None:
         self.config, self.folder = config, folder
-        known = digits()
-        self.seen, self.held_out = known.halves(config.seed)
-        self.judge = DigitJudge(self.held_out, known)
+        every_digit = digits()
+        self.guiding, self.judging = every_digit.halves(config.seed)
+        self.judge = DigitJudge(self.judging, every_digit)
         self.labels = torch.arange(config.samples) % CLASSES
-        settings: dict[str, Any] = {"clip_sample": False}  # it would cut what guidance adds
+        settings: dict[str, Any] = {"clip_sample": False}  # clipping would undo guidance
         self.scheduler = (DDIMScheduler if config.sampler == "ddim" else DDPMScheduler)(**settings)
         self.denoiser = self._denoiser()
         self.classifiers = self._classifiers()
 
     def row(self, name: str) -> dict[str, Any]:
-        """Sample, judge, and keep some images for the picture."""
+        """Sample and judge a row, store some of its images, and return its entries in the table.
+
+        name: that of a method, with +ensemble or +noise as in `GuidedDigits.methods`.
+        """
         method_name, *modifiers = name.split("+")
         config = self.config
         pipe = (DDIMPipeline if config.sampler == "ddim" else DDPMPipeline)(self.denoiser, self.scheduler)
@@ -61,49 +68,49 @@ class Bench:
         arguments: dict[str, Any] = {"eta": config.eta} if config.sampler == "ddim" else {}
         arguments |= {"batch_size": config.samples, "num_inference_steps": config.steps, "output_type": "pt"}
         arguments["generator"] = torch.Generator().manual_seed(config.seed)
-        began = time.perf_counter()
+        start = time.perf_counter()
         if method_name == "none":
             images = pipe(**arguments).images
         else:
-            chosen = self.classifiers if "ensemble" in modifiers else self.classifiers[:1]
+            classifiers = self.classifiers if "ensemble" in modifiers else self.classifiers[:1]
             views: dict[str, Any] = {"views": 4, "augmentation": _noisy} if "noise" in modifiers else {}
-            with guide(pipe, ClassLoss(chosen, self.labels), self._method(method_name), **views):
+            with guide(pipe, ClassLoss(classifiers, self.labels), self._method(method_name), **views):
                 images = pipe(**arguments).images
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - start
         if not bool(images.isfinite().all()):
             images = images.nan_to_num(0.0)
-        with torch.no_grad():
-            content = float((self.classifiers[0](images).argmax(1) == self.labels).float().mean())
         with writing(self.folder / "rows" / f"{name}.npy") as temporary:
             np.save(temporary, (images[:_SHOWN, 0] * 255).round().byte().numpy())
-        judged = self.judge(images, self.labels)
         strength = None if method_name == "none" else self._method(method_name).strength
         return {
             "method": name,
             "strength": strength,
-            "guide": content,
-            "judge": judged.accuracy,
-            "frechet": judged.frechet,
-            "diversity": judged.diversity,
+            **self._scores(images, self.labels, self.judge),
             "seconds": round(seconds, 2),
         }
 
     def real(self) -> dict[str, float]:
-        """The classifiers' half of the real digits as if it had been sampled: what judge and distance say of the truth.
+        """The scores of real digits, as if they had been sampled: an upper limit for every row.
 
-        Its distance is to the other half: how far real digits are from real digits, which few samples make large.
+        The judge scores the classifiers' half of the digits, and its Frechet distance is that to the other half, which is not 0
+        because the halves are small. The classifier is scored on the half that it was not trained on.
         """
-        with torch.no_grad():
-            content = float(
-                (self.classifiers[0](self.held_out.images).argmax(1) == self.held_out.labels).float().mean()
-            )
-        judged = DigitJudge(self.held_out, self.held_out)(self.seen.images, self.seen.labels)
+        scores = self._scores(self.guiding.images, self.guiding.labels, DigitJudge(self.judging, self.judging))
+        return {**scores, "guide": self._accuracy(self.judging.images, self.judging.labels)}
+
+    def _scores(self, images: Tensor, labels: Tensor, judge: DigitJudge) -> dict[str, float]:
+        scores = judge(images, labels)
         return {
-            "guide": content,
-            "judge": judged.accuracy,
-            "frechet": judged.frechet,
-            "diversity": judged.diversity,
+            "guide": self._accuracy(images, labels),
+            "judge": scores.accuracy,
+            "frechet": scores.frechet,
+            "diversity": scores.diversity,
         }
+
+    @torch.no_grad()
+    def _accuracy(self, images: Tensor, labels: Tensor) -> float:
+        """The share of the images that the first classifier reads as their class."""
+        return float((self.classifiers[0](images).argmax(1) == labels).float().mean())
 
     def _method(self, name: str) -> Method:
         short_name, _, rule = name.partition("_")
@@ -117,23 +124,24 @@ class Bench:
             trained = train_denoiser(
                 digits(), DDPMScheduler(), config.training_steps, width=config.width, seed=config.seed
             )
-            with new_folder(folder) as made:
-                trained.save_pretrained(made)
+            with new_folder(folder) as temporary:
+                trained.save_pretrained(temporary)
         return DigitDenoiser.from_pretrained(folder).eval().requires_grad_(False)
 
     def _classifiers(self) -> list[DigitGuide]:
-        found = []
+        classifiers = []
         for k in range(self.config.classifiers):
             file = self.folder / "guides" / f"{k}.safetensors"
             if not file.is_file():
-                trained = train_guide(self.seen, self.config.guide_steps, seed=self.config.seed + k)
+                trained = train_guide(self.guiding, self.config.guide_steps, seed=self.config.seed + k)
                 with writing(file) as temporary:
                     write_tensors(trained.state_dict(), temporary)
             classifier = DigitGuide()
             classifier.load_state_dict(load_file(file))
-            found.append(classifier.eval().requires_grad_(False))
-        return found
+            classifiers.append(classifier.eval().requires_grad_(False))
+        return classifiers
 
 
 def _noisy(images: Tensor) -> Tensor:
+    """The augmentation of rows with +noise."""
     return images + 0.2 * torch.randn_like(images)

@@ -1,10 +1,11 @@
-"""One cell of the comparison with the exact posterior: prior, energy, truth, and a guided run."""
+"""Measure one condition of the comparison with the exact posterior: prior, energy, posterior, and a guided run."""
 
 from __future__ import annotations
 
 import math
 import time
 from contextlib import ExitStack
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from dreamsim_guidance.guidance import Method, guide
 from dreamsim_guidance.guidance.methods import method_class
 from dreamsim_guidance.known_answers.exact_pipelines import exact_pipeline, final_state
-from dreamsim_guidance.known_answers.exact_truth import Cell, ExactTruth
+from dreamsim_guidance.known_answers.exact_truth import Condition, ExactTruth
 from dreamsim_guidance.known_answers.gaussian_mixture import GaussianMixture, random_mixture
 from dreamsim_guidance.known_answers.posterior import (
     Energy,
@@ -28,7 +29,7 @@ __all__ = ["measure", "problem"]
 
 
 def problem(config: ExactTruth, case: str) -> tuple[GaussianMixture, Energy]:
-    """The prior and the energy of a case. What is observed was drawn from the prior, with the observation's noise."""
+    """The prior and the energy of a case. The observation of a quadratic energy is drawn from the prior, with its noise."""
     dimension = math.prod(config.shape)
     kind, form = case.split("-")
     prior = random_mixture(
@@ -46,33 +47,32 @@ def problem(config: ExactTruth, case: str) -> tuple[GaussianMixture, Energy]:
     return prior, QuadraticEnergy(rows, rows @ prior.sample(1, generator)[0] + noise, config.sigma)
 
 
-def measure(config: ExactTruth, cell: Cell) -> dict[str, Any]:
-    """Errors of the cell's samples, those of as many exact ones, and the seconds of the run."""
-    prior, energy = problem(config, cell.case)
-    truth = prior if cell.method == "none" else energy.scaled(cell.strength).posterior(prior)
-    pipe, arguments = exact_pipeline(prior, config.shape, cell.sampler)
+def measure(config: ExactTruth, condition: Condition) -> dict[str, Any]:
+    """The errors of a condition's samples, those of as many exact samples ("floor ..."), and the seconds of sampling."""
+    prior, energy = problem(config, condition.case)
+    truth = prior if condition.method == "none" else energy.scaled(condition.strength).posterior(prior)
+    pipe, arguments = exact_pipeline(prior, config.shape, condition.sampler)
     generator = torch.Generator().manual_seed(config.seed + 2)
-    began = time.perf_counter()
+    start = time.perf_counter()
     with ExitStack() as stack:
-        if cell.method != "none":
-            stack.enter_context(guide(pipe, partial(image_loss, energy), _method(config, cell)))
-        kept = stack.enter_context(final_state(pipe.scheduler))
-        pipe(batch_size=config.samples, num_inference_steps=cell.steps, generator=generator, **arguments)
-    seconds = time.perf_counter() - began
-    found = errors(kept[0].flatten(1), truth)
+        if condition.method != "none":
+            stack.enter_context(guide(pipe, partial(image_loss, energy), _method(config, condition)))
+        states = stack.enter_context(final_state(pipe.scheduler))
+        pipe(batch_size=config.samples, num_inference_steps=condition.steps, generator=generator, **arguments)
+    seconds = time.perf_counter() - start
     floor = sampling_floor(truth, config.samples, seed=config.seed)
     return {
-        **{name: getattr(found, name) for name in ("mean", "covariance", "wasserstein", "weights")},
-        **{f"floor {name}": getattr(floor, name) for name in ("mean", "covariance", "wasserstein", "weights")},
+        **asdict(errors(states[0].flatten(1), truth)),
+        **{f"floor {name}": value for name, value in asdict(floor).items()},
         "seconds": round(seconds, 2),
     }
 
 
-def _method(config: ExactTruth, cell: Cell) -> Method:
-    """The method of a cell. Those that aim at the exact posterior go without a trust region, which would be a bias."""
-    name, _, rule = cell.method.partition("-")
+def _method(config: ExactTruth, condition: Condition) -> Method:
+    """The method of a condition. Those that aim at the exact posterior go without a trust region, which would be a bias."""
+    name, _, rule = condition.method.partition("-")
     # products with the curvature span as many directions as the energy has
-    solves = len(config.observed) if cell.case.endswith("quadratic") else 1
+    solves = len(config.observed) if condition.case.endswith("quadratic") else 1
     exact: dict[str, dict[str, Any]] = {
         "dps": {"cap": None},
         "lgd": {"cap": None, "samples": config.draws},
@@ -82,4 +82,4 @@ def _method(config: ExactTruth, cell: Cell) -> Method:
     if rule:
         options["rule"] = rule
     kind: Any = method_class(name)
-    return kind(cell.strength, **options) if kind.strength_is_energy else kind(**options)
+    return kind(condition.strength, **options) if kind.strength_is_energy else kind(**options)

@@ -10,7 +10,6 @@ number of steps grows. The error that remains for other methods is their bias.
 from __future__ import annotations
 
 import json
-import logging
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -22,9 +21,7 @@ from dreamsim_guidance.files.atomic import write_json
 from dreamsim_guidance.guidance.methods import METHODS as GUIDANCE_METHODS
 from dreamsim_guidance.guidance.methods import method_class
 
-__all__ = ["CASES", "METHODS", "SAMPLERS", "STOCHASTIC", "Cell", "ExactTruth"]
-
-log = logging.getLogger("dreamsim_guidance.known_answers.exact_truth")
+__all__ = ["CASES", "METHODS", "SAMPLERS", "STOCHASTIC", "Condition", "ExactTruth"]
 
 CASES = (
     "gaussian-linear",
@@ -40,13 +37,13 @@ SAMPLERS = ("ddim", "ddim-eta1", "ddpm", "dpm++2m", "euler", "euler-ancestral", 
 STOCHASTIC = ("ddim-eta1", "ddpm", "euler-ancestral")
 
 METHODS = ("none", *GUIDANCE_METHODS, "mpgd-raw")
-"""`none` samples the prior without guidance and is held against it: what the sampler alone errs by. dps, lgd and mmps go
-without their trust region here, which would be a bias; mpgd has its own, mpgd-raw has none."""
+"""`none` samples the prior without guidance and is compared with the prior: the error of the sampler alone. dps, lgd and mmps
+have no trust region here, since it would be a bias; mpgd has its own, mpgd-raw has none."""
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One row of the table."""
+class Condition:
+    """One row of the table: a case with a method of guidance, its strength, a sampler, and a number of steps."""
 
     case: str
     method: str
@@ -56,7 +53,7 @@ class Cell:
 
     @property
     def exact(self) -> bool:
-        """Whether the method injects the exact score of this case, so that only the sampler's steps are left to err."""
+        """Whether the method uses the exact score of this case, so that only the sampler's finite steps cause errors."""
         prior, energy = self.case.split("-")
         if self.method == "none":
             return True
@@ -114,19 +111,23 @@ class ExactTruth:
     def __post_init__(self) -> None:
         for name, known in (("cases", CASES), ("methods", METHODS), ("samplers", SAMPLERS)):
             chosen = getattr(self, name)
-            for one in chosen:
-                if one not in known:
-                    raise ValueError(f"unknown {name[:-1]} '{one}'{suggestion(one, known)}; known: {', '.join(known)}.")
+            for text in chosen:
+                if text not in known:
+                    raise ValueError(
+                        f"unknown {name[:-1]} '{text}'{suggestion(text, known)}; known: {', '.join(known)}."
+                    )
             if not chosen:
                 raise ValueError(f"{name} must not be empty; known: {', '.join(known)}.")
         if not self.steps or min(self.steps) < 2 or max(self.steps) > 1000:
             raise ValueError(f"steps must be whole numbers of 2 to 1000, got {self.steps}.")
-        uneven = [n for n in self.steps if 1000 % n] if any(one.startswith("ddim") for one in self.samplers) else []
+        uneven = (
+            [n for n in self.steps if 1000 % n] if any(sampler.startswith("ddim") for sampler in self.samplers) else []
+        )
         if uneven:
             raise ValueError(
                 f"steps must divide 1000 for ddim, got {uneven[0]}; 20, 25, 40, 50, 100, 125, 200, 250, 500 do."
             )
-        if not self.strengths or not all(0 < one < math.inf for one in self.strengths):
+        if not self.strengths or not all(0 < strength < math.inf for strength in self.strengths):
             raise ValueError(f"strengths must be numbers above 0, got {self.strengths}.")
         if len(self.shape) != 3 or min(self.shape) < 1:
             raise ValueError(f"shape must be channels, height and width, got {self.shape}.")
@@ -145,8 +146,8 @@ class ExactTruth:
         if not 0 <= self.correlation < 1:
             raise ValueError(f"correlation must lie in [0, 1), got {self.correlation}.")
 
-    def cells(self) -> Iterator[Cell]:
-        """The rows of the table. dsg has none for deterministic samplers: they have no noise that it could turn."""
+    def conditions(self) -> Iterator[Condition]:
+        """The rows of the table. Methods that need the sampler's noise have no rows for deterministic samplers."""
         for case in self.cases:
             for method in self.methods:
                 kind = None if method == "none" else method_class(method.partition("-")[0])
@@ -156,26 +157,26 @@ class ExactTruth:
                     scaled = kind is not None and kind.strength_is_energy
                     for strength in self.strengths if scaled else (1.0,):
                         for steps in sorted(set(self.steps)):
-                            yield Cell(case, method, sampler, strength, steps)
+                            yield Condition(case, method, sampler, strength, steps)
 
     def run(self, folder: Path) -> dict[str, Any]:
-        """Write cells/*.json, table.json, table.csv, table.md and errors.png; return what is left at the most steps."""
+        """Write cells/*.json, table.json, table.csv, table.md and errors.png; return the errors at the most steps."""
         from tqdm import tqdm
 
         from dreamsim_guidance.known_answers.exact_cell import measure
         from dreamsim_guidance.known_answers.exact_table import draw, remainders, write_csv, write_markdown
 
         rows = []
-        for cell in tqdm(list(self.cells()), desc="exact truth"):
-            file = folder / "cells" / f"{cell.name.replace(' ', '_')}.json"
+        for condition in tqdm(list(self.conditions()), desc="exact truth"):
+            file = folder / "cells" / f"{condition.name.replace(' ', '_')}.json"
             if not file.is_file():
-                write_json(file, {**asdict(cell), "exact": cell.exact, **measure(self, cell)})
+                write_json(file, {**asdict(condition), "exact": condition.exact, **measure(self, condition)})
             rows.append(json.loads(file.read_text(encoding="utf-8"), parse_constant=float))
         for row in rows:  # JSON has no infinity
             row.update({name: float(value) for name, value in row.items() if value == "inf"})
-        left = remainders(rows)
+        remaining = remainders(rows)
         write_json(folder / "table.json", rows)
         write_csv(folder / "table.csv", rows)
-        write_markdown(folder / "table.md", rows, left)
+        write_markdown(folder / "table.md", rows, remaining)
         draw(folder / "errors.png", rows)
-        return {"cells": len(rows), "left": left}
+        return {"cells": len(rows), "left": remaining}

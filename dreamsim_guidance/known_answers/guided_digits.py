@@ -24,7 +24,7 @@ from dreamsim_guidance.guidance.methods import METHODS
 
 __all__ = ["DigitStrengths", "GuidedDigits"]
 
-log = logging.getLogger("dreamsim_guidance.known_answers.guided_digits")
+log = logging.getLogger(__name__)
 
 MODIFIERS = ("ensemble", "noise")
 
@@ -96,7 +96,7 @@ class GuidedDigits:
             name, *modifiers = row.split("+")
             if name not in known:
                 raise ValueError(f"unknown method '{name}'{suggestion(name, known)}; known: {', '.join(known)}.")
-            if unknown := [one for one in modifiers if one not in MODIFIERS]:
+            if unknown := [modifier for modifier in modifiers if modifier not in MODIFIERS]:
                 raise ValueError(f"unknown modifier '+{unknown[0]}' of {name}; known: +{', +'.join(MODIFIERS)}.")
         for name in ("steps", "training_steps", "guide_steps", "classifiers", "width"):
             if getattr(self, name) < 1:

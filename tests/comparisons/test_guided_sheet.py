@@ -1,4 +1,4 @@
-"""Recipes of guidance: the sheets, the table of methods, the sweep of strengths; and what they are measured by."""
+"""Sheets of guided samples, the comparison of methods, the sweep of strengths, and how they are measured."""
 
 from __future__ import annotations
 
@@ -56,21 +56,21 @@ def test_the_pocket_sheet_takes_a_scene_that_no_model_was_trained_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["run", "guide-pocket", "n=2", "steps=6", "--folder", str(tmp_path / "run")]) == 0
-    told = json.loads(capsys.readouterr().out)["distances"]
-    assert told["distance"]["guided"] < told["distance"]["unguided"]
-    assert {"distance", "rms", "1 - ssim", "1 - factors"} == set(told)
-    shown = load_image(tmp_path / "run" / "reference" / "0000.png")
-    assert float((shown - guided_sheet.pocket_reference(0)).abs().max()) <= 0.5 / 255 + 1e-6
+    distances = json.loads(capsys.readouterr().out)["distances"]
+    assert distances["distance"]["guided"] < distances["distance"]["unguided"]
+    assert {"distance", "rms", "1 - ssim", "1 - factors"} == set(distances)
+    reference = load_image(tmp_path / "run" / "reference" / "0000.png")
+    assert float((reference - guided_sheet.pocket_reference(0)).abs().max()) <= 0.5 / 255 + 1e-6
     assert load_image(tmp_path / "run" / "guided" / "0001.png").shape == (1, 3, 32, 32)
 
 
-def test_with_words_the_pocket_model_is_the_one_that_reads(tmp_path: Path) -> None:
+def test_with_a_prompt_the_pocket_model_is_the_one_that_reads_it(tmp_path: Path) -> None:
     config = override(GuidedSheet(model="pocket"), ["prompt=two red stars", "n=1", "steps=3"])
     config.run(tmp_path)
     assert load_image(tmp_path / "guided" / "0000.png").shape == (1, 3, 64, 64)
 
 
-def test_the_table_of_methods_pairs_the_noise_and_goes_on(tmp_path: Path) -> None:
+def test_the_comparison_of_methods_is_resumed_without_sampling_again(tmp_path: Path) -> None:
     config = load("guide-methods-tiny").config
     rows = config.run(tmp_path)["rows"]
     assert [row["method"] for row in rows] == ["unguided", "mpgd", "unguided, eta 1", "dsg"]
@@ -81,29 +81,29 @@ def test_the_table_of_methods_pairs_the_noise_and_goes_on(tmp_path: Path) -> Non
     )
     assert table.count("\n") == 6
     (tmp_path / "cells" / "mpgd" / "001.safetensors").unlink()
-    kept = tmp_path / "cells" / "mpgd" / "000.safetensors"
-    before = kept.stat().st_mtime_ns
+    finished = tmp_path / "cells" / "mpgd" / "000.safetensors"
+    before = finished.stat().st_mtime_ns
     again = config.run(tmp_path)["rows"]
-    assert kept.stat().st_mtime_ns == before
+    assert finished.stat().st_mtime_ns == before
     assert [row["distance"] for row in again] == [row["distance"] for row in rows]
 
 
 def test_the_sweep_ends_with_a_curve_over_distance(tmp_path: Path) -> None:
-    found = load("strength-sweep-tiny").config.run(tmp_path)
-    unguided, guided = found["rows"]
+    results = load("strength-sweep-tiny").config.run(tmp_path)
+    unguided, guided = results["rows"]
     assert (unguided["strength"], guided["strength"]) == (0.0, 3.0)
     assert guided["distance"] < unguided["distance"]
-    assert all(0 <= row["fidelity"] <= 1 and row["diversity"] > 0 for row in found["rows"])
+    assert all(0 <= row["fidelity"] <= 1 and row["diversity"] > 0 for row in results["rows"])
     for name in ("sweep.png", "samples.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_condition_may_have_a_strength_and_options() -> None:
     config = GuideMethods(methods=("mpgd:3", "mpgd:cap=0.1:rule=raw", "tfg:0.5:rho=0"))
-    found = {name: method for name, method, _ in method_comparison_run.conditions(config)}
-    assert found["mpgd:3"] == MPGD(strength=3.0)
-    assert found["mpgd:cap=0.1:rule=raw"] == MPGD(cap=0.1, rule="raw")
-    assert found["tfg:0.5:rho=0"] == TFG(strength=0.5, rho=0)
+    methods = {name: method for name, method, _ in method_comparison_run.conditions(config)}
+    assert methods["mpgd:3"] == MPGD(strength=3.0)
+    assert methods["mpgd:cap=0.1:rule=raw"] == MPGD(cap=0.1, rule="raw")
+    assert methods["tfg:0.5:rho=0"] == TFG(strength=0.5, rho=0)
 
 
 def test_every_method_is_known_by_a_name() -> None:
@@ -130,7 +130,9 @@ def test_every_method_is_known_by_a_name() -> None:
         (GuidedSheet, {"model": "pocket-pixels", "init": Path("init.png")}, "no image-to-image pipeline goes with"),
     ],
 )
-def test_a_mistake_is_told(tmp_path: Path, kind: type, fields: dict[str, object], message: str) -> None:
+def test_settings_that_do_not_fit_are_refused(
+    tmp_path: Path, kind: type, fields: dict[str, object], message: str
+) -> None:
     from dreamsim_guidance.preprocess import save_image
 
     if "init" in fields:
@@ -153,7 +155,7 @@ def test_held_out_scenes_are_those_of_the_test_split() -> None:
     assert scenes == [pocket_scene(5, "test"), pocket_scene(6, "test")] and pictures.shape == (2, 3, 16, 16)
 
 
-def test_judges_find_equal_pictures_equal_and_see_through_the_mask_alone() -> None:
+def test_judges_find_no_distance_between_equal_pictures_and_obey_the_mask() -> None:
     image = torch.rand(1, 3, 24, 24)
     left = torch.zeros(1, 1, 24, 24)
     left[..., :12] = 1
@@ -166,14 +168,14 @@ def test_judges_find_equal_pictures_equal_and_see_through_the_mask_alone() -> No
 
 
 def test_judges_of_two_references_take_the_mean_or_the_nearest() -> None:
-    images, one, other = torch.rand(2, 3, 16, 16), torch.rand(1, 3, 16, 16), torch.rand(1, 3, 20, 20)
+    images, first, second = torch.rand(2, 3, 16, 16), torch.rand(1, 3, 16, 16), torch.rand(1, 3, 20, 20)
 
     def rms(references: list[torch.Tensor], reduction: str) -> torch.Tensor:
         return judges(references, reduction, None, (), False, "cpu")["rms"](images)
 
-    alone = torch.stack([rms([one], "mean"), rms([other], "mean")])
-    assert torch.allclose(rms([one, other], "mean"), alone.mean(0))
-    assert torch.allclose(rms([one, other], "min"), alone.amin(0))
+    single = torch.stack([rms([first], "mean"), rms([second], "mean")])
+    assert torch.allclose(rms([first, second], "mean"), single.mean(0))
+    assert torch.allclose(rms([first, second], "min"), single.amin(0))
 
 
 def test_logs_of_batches_are_merged_and_read_back() -> None:
@@ -196,7 +198,7 @@ def test_logs_of_batches_are_merged_and_read_back() -> None:
         (FreeDoM, {"recurrence_window": 5}, "recurrence_window must be 2 numbers such as"),
     ],
 )
-def test_a_field_of_a_method_that_is_no_number_is_told_at_once(
+def test_a_field_of_a_method_that_is_no_number_is_an_error_at_once(
     kind: type, values: dict[str, object], message: str, unchecked: None
 ) -> None:
     with pytest.raises(TypeError, match=message):
@@ -246,16 +248,16 @@ def test_the_pixel_model_refuses_schedulers_that_its_pipeline_would_misuse(sched
     assert guided_models.load(guided_models.find("pocket", "a star"), "cpu", scheduler=scheduler) is not None
 
 
-def test_a_cell_that_is_there_is_not_sampled(tmp_path: Path) -> None:
+def test_a_cell_that_is_stored_is_not_sampled(tmp_path: Path) -> None:
     class Never:
         def __getattr__(self, name: str) -> object:
-            raise AssertionError("the pipeline was asked")
+            raise AssertionError("the pipeline was used")
 
     from safetensors.torch import save_file
 
     values = {"images": torch.zeros(2, 3, 4, 4, dtype=torch.uint8), "seconds": torch.tensor(2.0)}
     save_file({**values, "distance": torch.tensor([0.1, 0.2])}, tmp_path / "0.safetensors")
-    began = time.perf_counter()
-    found = guided_cell(tmp_path / "0.safetensors", Sampler(Never()), [0, 1], lambda x: x.mean((1, 2, 3)), None, {}, 2)
-    assert isinstance(found, GuidedCell) and found.seconds == 2.0 and time.perf_counter() - began < 5
-    assert found.distances["distance"].tolist() == pytest.approx([0.1, 0.2])
+    start = time.perf_counter()
+    cell = guided_cell(tmp_path / "0.safetensors", Sampler(Never()), [0, 1], lambda x: x.mean((1, 2, 3)), None, {}, 2)
+    assert isinstance(cell, GuidedCell) and cell.seconds == 2.0 and time.perf_counter() - start < 5
+    assert cell.distances["distance"].tolist() == pytest.approx([0.1, 0.2])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dreamsim_guidance.known_answers.exact_truth import METHODS, Cell, ExactTruth
+from dreamsim_guidance.known_answers.exact_truth import METHODS, Condition, ExactTruth
 
 TINY = ExactTruth(
     cases=("gaussian-linear", "mixture-quadratic"),
@@ -35,17 +35,19 @@ def test_every_method_has_a_row_and_an_interrupted_run_is_resumed(tmp_path: Path
 
 
 def test_methods_that_need_noise_have_no_row_for_deterministic_samplers() -> None:
-    cells = list(ExactTruth(samplers=("ddpm", "flow"), cases=("gaussian-linear",), steps=(10,)).cells())
+    cells = list(ExactTruth(samplers=("ddpm", "flow"), cases=("gaussian-linear",), steps=(10,)).conditions())
     assert [cell.sampler for cell in cells if cell.method == "dsg"] == ["ddpm"]
     assert len(cells) == 2 * len(METHODS) - 1
-    several = list(ExactTruth(strengths=(0.5, 2.0), methods=("mmps", "freedom", "none"), samplers=("flow",)).cells())
+    several = list(
+        ExactTruth(strengths=(0.5, 2.0), methods=("mmps", "freedom", "none"), samplers=("flow",)).conditions()
+    )
     assert {cell.strength for cell in several if cell.method == "mmps"} == {0.5, 2.0}
     assert {cell.strength for cell in several if cell.method != "mmps"} == {1.0}
 
 
 def test_only_exact_scores_are_called_exact() -> None:
     def exact(case: str, method: str) -> bool:
-        return Cell(case, method, "ddim", 1.0, 10).exact
+        return Condition(case, method, "ddim", 1.0, 10).exact
 
     assert (
         exact("mixture-linear", "none") and exact("gaussian-quadratic", "mmps") and exact("isotropic-quadratic", "lgd")

@@ -24,21 +24,21 @@ EXACT: list[tuple[str, Method, tuple[str, ...]]] = [
     ("gaussian-quadratic", MMPS(1.0, solves=2, cap=None), ("ddpm", "dpm++2m", "flow")),
     ("isotropic-quadratic", LGD(1.0, samples=32, cap=None), ("dpm++2m",)),
 ]
-"""Methods that inject the exact score of the case; a quadratic energy of two entries takes two steps of GMRES."""
+"""Methods that use the exact score of the case; a quadratic energy of two entries takes two steps of GMRES."""
 
 RUNS = [(case, method, sampler) for case, method, samplers in EXACT for sampler in samplers]
 
 SECOND_ORDER = ("dpm++2m", "unipc")
-"""At the floor after 40 steps; first-order samplers still have an error of the floor's size after 100 (a share of 1/100 of
-some deviation), which explains the two bounds below."""
+"""They are at the floor after 40 steps. First-order samplers still have an error of the floor's size after 100 (about 1/100
+of a standard deviation), hence the two bounds below."""
 
 
 def guided(case: str, method: Method, sampler: str, steps: int, strength: float = 1.0) -> tuple[Errors, Errors]:
     """Errors of a guided run and of as many exact samples of the posterior."""
     prior, energy = problem(CONFIG, case)
     truth = energy.scaled(strength).posterior(prior)
-    found = _run(prior, energy, method, sampler, steps)
-    return errors(found, truth), sampling_floor(truth, CONFIG.samples)
+    samples = _run(prior, energy, method, sampler, steps)
+    return errors(samples, truth), sampling_floor(truth, CONFIG.samples)
 
 
 @pytest.mark.parametrize(("case", "method", "sampler"), RUNS, ids=[f"{c}-{type(m).__name__}-{s}" for c, m, s in RUNS])
@@ -53,35 +53,34 @@ def test_principled_methods_converge_to_the_posterior(case: str, method: Method,
 
 @pytest.mark.parametrize("strength", [0.3, 3.0])
 def test_the_strength_is_the_factor_on_the_energy(strength: float) -> None:
-    found, floor = guided("gaussian-quadratic", MMPS(strength, solves=2, cap=None), "dpm++2m", 40, strength)
+    right, floor = guided("gaussian-quadratic", MMPS(strength, solves=2, cap=None), "dpm++2m", 40, strength)
     wrong, _ = guided("gaussian-quadratic", MMPS(strength, solves=2, cap=None), "dpm++2m", 40, 1.0)
-    assert found.wasserstein < 1.5 * floor.wasserstein
+    assert right.wasserstein < 1.5 * floor.wasserstein
     assert wrong.wasserstein > 3 * floor.wasserstein
 
 
-def test_mixtures_are_met_closely_by_the_method_that_knows_the_covariance() -> None:
-    found, floor = guided("mixture-quadratic", MMPS(1.0, solves=2, cap=None), "dpm++2m", 40)
+def test_the_method_that_uses_the_covariance_comes_close_to_a_mixture_s_posterior() -> None:
+    close, floor = guided("mixture-quadratic", MMPS(1.0, solves=2, cap=None), "dpm++2m", 40)
     plain, _ = guided("mixture-quadratic", DPS(1.0, cap=None), "dpm++2m", 40)
-    # not exact: what is left of a mixture is no Gaussian
-    assert found.wasserstein < 2.5 * floor.wasserstein < plain.wasserstein
-    assert found.weights < 0.05
+    # not exact: given x_t, a mixture's x0 is no Gaussian
+    assert close.wasserstein < 2.5 * floor.wasserstein < plain.wasserstein
+    assert close.weights < 0.05
 
 
 @pytest.mark.parametrize("method", [MPGD(1.0), DPS(1.0), FlowChef(1.0)], ids=lambda method: type(method).__name__)
-def test_heuristics_have_a_bias_that_more_steps_do_not_take_away(method: Method) -> None:
-    found = [guided("gaussian-quadratic", method, "dpm++2m", steps) for steps in (20, 100)]
-    (few, floor), (many, _) = found
+def test_heuristics_have_a_bias_that_more_steps_do_not_remove(method: Method) -> None:
+    (few, floor), (many, _) = (guided("gaussian-quadratic", method, "dpm++2m", steps) for steps in (20, 100))
     assert many.wasserstein > 2.5 * floor.wasserstein
     assert many.wasserstein > 0.8 * few.wasserstein
 
 
 def _run(prior: GaussianMixture, energy: Energy, method: Method, sampler: str, steps: int) -> torch.Tensor:
     pipe, arguments = exact_pipeline(prior, CONFIG.shape, sampler)
-    with guide(pipe, partial(image_loss, energy), method), final_state(pipe.scheduler) as kept:
+    with guide(pipe, partial(image_loss, energy), method), final_state(pipe.scheduler) as states:
         pipe(
             batch_size=CONFIG.samples,
             num_inference_steps=steps,
             generator=torch.Generator().manual_seed(1),
             **arguments,
         )
-    return kept[0].flatten(1)
+    return states[0].flatten(1)
