@@ -35,7 +35,8 @@ from dreamsim_guidance.pipelines.frozen import (
     refuse_inference_tensors,
     refuse_meta_tensors,
 )
-from dreamsim_guidance.pipelines.interception import Interception, scheduler_of
+from dreamsim_guidance.pipelines.interception import Interception
+from dreamsim_guidance.pipelines.scheduler import scheduler_of
 
 __all__ = ["Guide", "default_method", "differentiable", "guide"]
 

@@ -25,8 +25,9 @@ from dreamsim_guidance.guidance.methods import METHODS, method_class
 from dreamsim_guidance.guidance.run import GuidedRun
 from dreamsim_guidance.pipelines.caller import argument_of_call, images_per_prompt
 from dreamsim_guidance.pipelines.decoder import Geometry
+from dreamsim_guidance.pipelines.denoiser_input import leaf_of_input, state_among
 from dreamsim_guidance.pipelines.frozen import denoiser_of, without_gradients
-from dreamsim_guidance.pipelines.interception import leaf_of_input, refuse_inference_mode, state_among
+from dreamsim_guidance.pipelines.interception import refuse_inference_mode
 from dreamsim_guidance.pipelines.levels import Level
 from dreamsim_guidance.pipelines.scheduler import level_after, level_of
 from dreamsim_guidance.pipelines.step_call import StepCall

@@ -2,8 +2,9 @@
 
 from dreamsim_guidance.pipelines.decoder import Decoder, Geometry
 from dreamsim_guidance.pipelines.differentiable import differentiable
-from dreamsim_guidance.pipelines.interception import Interception, scheduler_of
+from dreamsim_guidance.pipelines.interception import Interception
 from dreamsim_guidance.pipelines.levels import Level
+from dreamsim_guidance.pipelines.scheduler import scheduler_of
 from dreamsim_guidance.pipelines.step_call import StepCall
 from dreamsim_guidance.pipelines.visitor import Sampling, Visit, Visitor
 

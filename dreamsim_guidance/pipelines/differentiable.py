@@ -25,8 +25,9 @@ from torch.utils.checkpoint import checkpoint
 
 from dreamsim_guidance.pipelines.caller import argument_of_call
 from dreamsim_guidance.pipelines.frozen import denoiser_of, frozen
-from dreamsim_guidance.pipelines.interception import refuse_inference_mode, scheduler_of
+from dreamsim_guidance.pipelines.interception import refuse_inference_mode
 from dreamsim_guidance.pipelines.patches import Patches
+from dreamsim_guidance.pipelines.scheduler import scheduler_of
 
 __all__ = ["differentiable"]
 

@@ -25,17 +25,18 @@ from torch import Tensor
 
 from dreamsim_guidance.pipelines import caller
 from dreamsim_guidance.pipelines.decoder import Geometry
+from dreamsim_guidance.pipelines.denoiser_input import leaf_of_input, state_among
 from dreamsim_guidance.pipelines.frozen import denoiser_of
 from dreamsim_guidance.pipelines.levels import wide
 from dreamsim_guidance.pipelines.lock import lock_of
 from dreamsim_guidance.pipelines.noise import Generators
 from dreamsim_guidance.pipelines.patches import Patches
-from dreamsim_guidance.pipelines.scheduler import restore, snapshot
+from dreamsim_guidance.pipelines.scheduler import restore, scheduler_of, snapshot
 from dreamsim_guidance.pipelines.step_call import SchedulerCall, first_of, others_of, with_first
 from dreamsim_guidance.pipelines.step_plan import StepPlan
 from dreamsim_guidance.pipelines.visitor import Sampling, Visit, Visitor
 
-__all__ = ["Interception", "leaf_of_input", "refuse_inference_mode", "scheduler_of", "state_among"]
+__all__ = ["Interception", "refuse_inference_mode"]
 
 
 class Interception:
@@ -266,37 +267,6 @@ class Interception:
         if self._mode is not None:
             torch.set_grad_enabled(self._mode)
             self._mode = None
-
-
-def scheduler_of(pipe: Any) -> Any:
-    """The pipeline's scheduler. Raises `ValueError` if it has none."""
-    scheduler = getattr(pipe, "scheduler", None)
-    if not callable(getattr(scheduler, "step", None)):
-        raise ValueError(
-            f"{type(pipe).__name__} has no scheduler with a `step`; a diffusers pipeline with a `scheduler` is needed."
-        )
-    return scheduler
-
-
-def state_among(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The noisy state among the arguments of a denoiser."""
-    return args[0] if args else next((kwargs[name] for name in _STATE_NAMES if name in kwargs), None)
-
-
-_STATE_NAMES = ("sample", "hidden_states", "x")
-
-
-def leaf_of_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any], Tensor]:
-    """The arguments of a denoiser with its state made the leaf of a new graph, and that leaf.
-
-    Switches autograd on until the calling block ends, whose decorator restores the mode.
-    """
-    torch.set_grad_enabled(True)
-    leaf = state_among(args, kwargs).detach().requires_grad_()
-    if args:
-        return (leaf, *args[1:]), kwargs, leaf
-    name = next(name for name in _STATE_NAMES if name in kwargs)
-    return args, {**kwargs, name: leaf}, leaf
 
 
 def _loops_of(block: Any) -> list[Any]:

@@ -12,7 +12,17 @@ from typing import Any
 
 from dreamsim_guidance.pipelines.levels import CLEAN, Level, level_from
 
-__all__ = ["level_after", "level_of", "restore", "second_stage", "snapshot"]
+__all__ = ["level_after", "level_of", "restore", "scheduler_of", "second_stage", "snapshot"]
+
+
+def scheduler_of(pipe: Any) -> Any:
+    """The pipeline's scheduler. Raises `ValueError` if it has none."""
+    scheduler = getattr(pipe, "scheduler", None)
+    if not callable(getattr(scheduler, "step", None)):
+        raise ValueError(
+            f"{type(pipe).__name__} has no scheduler with a `step`; a diffusers pipeline with a `scheduler` is needed."
+        )
+    return scheduler
 
 
 def level_of(scheduler: Any, timestep: Any) -> Level:

@@ -1,4 +1,4 @@
-"""The ways in which people run pipelines: batches, precisions, offloading, LoRA, compilation, threads; and bad input."""
+"""The ways in which people run pipelines: batches, precisions, offloading, LoRA, compilation, threads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tiny_pipeline import TinyPipeline, picture, squared_distance
 from tiny_pipelines import build
 from torch import Tensor
 
-from dreamsim_guidance.guidance import DPS, MPGD, TFG, Method, guide
+from dreamsim_guidance.guidance import DPS, MPGD, Method, guide
 
 METHODS = (MPGD(strength=5.0), DPS(strength=5.0))
 both = pytest.mark.parametrize("method", METHODS, ids=lambda method: type(method).__name__)
@@ -27,58 +27,6 @@ def helps(tiny: TinyPipeline, method: Method, **options: Any) -> Tensor:
     assert float(loss(guided).mean()) < float(loss(unguided).mean())
     assert torch.equal(tiny.call(), unguided)
     return guided
-
-
-# Batches.
-
-
-@both
-@pytest.mark.parametrize("family", ["sd", "sd3", "flux-true-cfg"])
-def test_each_image_of_a_batch_is_guided_as_if_alone(family: str, method: Method) -> None:
-    tiny = build(family)
-    loss = tiny.loss()
-
-    def seeded(*seeds: int) -> list[torch.Generator]:
-        return [torch.Generator().manual_seed(seed) for seed in seeds]
-
-    with guide(tiny.pipe, loss, method):
-        together = tiny.call(seed=None, batch=2, generator=seeded(3, 4))
-        alone = tiny.call(seed=None, batch=1, generator=seeded(3))
-    assert torch.allclose(together[:1], alone, atol=2e-5)
-
-
-def test_several_images_for_each_prompt_share_its_reference() -> None:
-    tiny = build("sd")
-    references = torch.cat([tiny.target(5), tiny.target(6)])
-    with guide(tiny.pipe, squared_distance(references), MPGD(strength=20.0)) as log:
-        images = tiny.call(batch=2, num_images_per_prompt=3)
-    with guide(
-        tiny.pipe, squared_distance(references.repeat_interleave(3, 0)), MPGD(strength=20.0), images_per_reference=1
-    ):
-        assert torch.allclose(tiny.call(batch=2, num_images_per_prompt=3), images, atol=1e-6)
-    assert len(images) == 6
-    expected = (images - references.repeat_interleave(3, 0)).square().flatten(1).mean(1)
-    assert log.final["distance"] == pytest.approx(expected.tolist(), rel=1e-4)
-
-
-def test_a_loss_may_have_a_reference_for_each_of_a_prompts_images() -> None:
-    tiny = build("sd")
-    references = torch.cat([tiny.target(5), tiny.target(6), tiny.target(7), tiny.target(8)])
-    with guide(tiny.pipe, squared_distance(references), MPGD(strength=20.0)) as log:
-        images = tiny.call(batch=2, num_images_per_prompt=2)
-    expected = (images - references).square().flatten(1).mean(1)
-    assert log.final["distance"] == pytest.approx(expected.tolist(), rel=1e-4)
-    unfit = squared_distance(references[:3])
-    with pytest.raises(ValueError, match=r"2 images, one of each prompt's 2, and with all 4"), guide(tiny.pipe, unfit):
-        tiny.call(batch=2, num_images_per_prompt=2)
-
-
-def test_one_reference_serves_all_prompts() -> None:
-    tiny = build("sd")
-    reference = tiny.target(5)
-    with guide(tiny.pipe, lambda images: (images - reference).square().flatten(1).mean(1)) as log:
-        tiny.call(batch=2, num_images_per_prompt=2)
-    assert [len(entry.distance) for entry in log.entries] == [4] * 5
 
 
 # Precision.
@@ -242,9 +190,6 @@ def test_threads_guide_their_own_pipelines_and_wait_for_a_shared_one() -> None:
         assert "step" not in vars(pipes[0].pipe.scheduler)
 
 
-# What cannot be guided.
-
-
 @both
 def test_inference_mode_is_refused(method: Method) -> None:
     tiny = build("sd-v")
@@ -252,82 +197,3 @@ def test_inference_mode_is_refused(method: Method) -> None:
     with torch.inference_mode(), pytest.raises(RuntimeError, match="inference_mode"), guide(tiny.pipe, loss, method):
         tiny.call()
     helps(tiny, method)
-
-
-def test_a_pipeline_needs_a_scheduler() -> None:
-    class Painter:
-        """No diffusion at all."""
-
-    with pytest.raises(ValueError, match="Painter has no scheduler"), guide(Painter(), lambda images: images):
-        pass
-
-
-@pytest.mark.parametrize("method", [MPGD(), DPS(), TFG()], ids=lambda method: type(method).__name__)
-def test_gradients_that_are_not_finite_are_left_out_and_counted(method: Method) -> None:
-    tiny = build("sd-v")
-    good, looks = tiny.loss(), []
-
-    def loss(images: Tensor) -> Tensor:
-        looks.append(1)
-        broken = torch.tensor([float("nan"), 1.0]) if len(looks) == 2 else torch.ones(2)
-        return good(images) * broken
-
-    unguided = tiny.call(batch=2)
-    with guide(tiny.pipe, loss, method) as log:
-        images = tiny.call(batch=2)
-    assert images.isfinite().all()
-    assert log.skipped == 1 and "1 of 8 gradients were not finite" in log.summary()
-    assert (good(images) < good(unguided)).all()
-
-
-def test_lack_of_memory_says_what_helps() -> None:
-    tiny = build("sd-v")
-
-    def hungry(images: Tensor) -> Tensor:
-        raise torch.OutOfMemoryError("CUDA out of memory.")
-
-    helpful = r"CUDA out of memory.*AutoencoderTiny.*checkpointing=True"
-    with pytest.raises(torch.OutOfMemoryError, match=helpful), guide(tiny.pipe, hungry):
-        tiny.call()
-
-
-@pytest.mark.parametrize("method", [DPS(), MPGD()], ids=lambda method: type(method).__name__)
-def test_lack_of_memory_in_the_denoiser_says_what_helps_where_its_graph_is_kept(method: Method) -> None:
-    tiny = build("sd-v")
-    loss = tiny.loss()
-
-    def full(*_: Any) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory.")
-
-    hook = tiny.denoiser.register_forward_hook(full)
-    with pytest.raises(torch.OutOfMemoryError) as caught, guide(tiny.pipe, loss, method):
-        tiny.call()
-    hook.remove()
-    assert ("checkpointing=True" in str(caught.value)) == isinstance(method, DPS)
-    tiny.call()
-
-
-class BrokenBackward(torch.autograd.Function):
-    """The identity, whose gradient for the first of a batch is not a number."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        broken = gradient.clone()
-        broken[0] = torch.nan
-        return broken
-
-
-def test_gradients_that_the_denoiser_breaks_are_left_out_and_counted() -> None:
-    tiny = build("flux-dev")
-    loss, unguided = tiny.loss(), tiny.call(batch=2)
-    hook = tiny.denoiser.register_forward_hook(lambda module, args, output: (BrokenBackward.apply(output[0]),))
-    with pytest.warns(UserWarning, match="4 of the 8 gradients"), guide(tiny.pipe, loss, DPS()) as log:
-        images = tiny.call(batch=2)
-    hook.remove()
-    assert torch.allclose(images[0], unguided[0], atol=1e-4)
-    assert float(loss(images)[1]) < float(loss(unguided)[1])
-    assert [entry.skipped for entry in log.entries] == [1] * 4
