@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dreamsim_guidance.metric.dreamsim import Target
+from dreamsim_guidance.metric.target import Target
 from dreamsim_guidance.preprocess import resize
 from dreamsim_guidance.types import Distance, Image, Mask
 
