@@ -15,35 +15,21 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 
+from dreamsim_guidance.checkpoints.card import branch_configs, check_card, parse_card
 from dreamsim_guidance.files.atomic import write_tensors, writing
 from dreamsim_guidance.metric.assembly import difference, fill, skeleton
-from dreamsim_guidance.metric.backbones import BranchConfig
 from dreamsim_guidance.metric.ensemble import Ensemble
 
 __all__ = ["read_card", "read_model", "write_model"]
 
 _FORMAT, _VERSION = "dreamsim_guidance", "1"
-
-_CARD: dict[str, tuple[type, ...]] = {
-    "name": (str,),
-    "branches": (list,),
-    "head": (dict, type(None)),
-    "normalize_embeds": (bool,),
-    "source": (str,),
-    "licence": (str,),
-    "reference": (dict,),
-}
-"""The entries that every card has. `reference` holds numbers by name: what this file reached, or should reach."""
-
-_FETCHING = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "pretrained_hf"}
-"""Arguments of timm and open_clip that read further files: a card has no business with them."""
 
 
 def write_model(
@@ -68,7 +54,7 @@ def write_model(
         text = json.dumps(whole, sort_keys=True, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ValueError(f"the card of '{path}' cannot be written as JSON ({error}); use plain values.") from error
-    _check_card(whole, path)
+    check_card(whole, path)
     tensors = {}
     for key, value in ensemble.state_dict().items():
         if ".lora_" in key:
@@ -114,16 +100,15 @@ def read_model(path: str | os.PathLike[str]) -> tuple[Ensemble, dict[str, Any]]:
     path = Path(path)
     with _Opened(path) as file:
         card = _card(file.metadata(), path)
-        hidden = None if card["head"] is None else card["head"]["hidden"]
-        configs = [_config(branch, path) for branch in card["branches"]]
+        # before any memory is taken: the header has the shapes
+        shapes = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118  # no dictionary
+        configs, hidden = branch_configs(card, shapes, path)
         try:
             ensemble = skeleton(configs, hidden)
         except Exception as error:  # whatever a constructor makes of a stranger's numbers
             raise ValueError(f"'{path}': its card describes branches that cannot be built ({error}).") from error
         expected = {key: tensor.shape for key, tensor in ensemble.state_dict().items()}
-        # before any memory is taken: the header has the shapes
-        stored = list(file.keys())
-        if problem := difference(expected, {key: file.get_slice(key).get_shape() for key in stored}):
+        if problem := difference(expected, shapes):
             raise ValueError(
                 f"'{path}' does not hold the tensors that its card describes ({problem}); write it again with "
                 "write_model, or get it again."
@@ -178,47 +163,4 @@ def _card(metadata: Mapping[str, str] | None, path: Path) -> dict[str, Any]:
             f"'{path}' has version {metadata.get('version')!r} of the format, this library reads {_VERSION!r}; "
             "pip install --upgrade dreamsim-guidance."
         )
-    try:
-        card = json.loads(metadata["card"])
-    except ValueError as error:
-        raise ValueError(f"'{path}': its card is not JSON ({error}); get the file again.") from error
-    _check_card(card, path)
-    return card
-
-
-def _check_card(card: Any, path: Path) -> None:
-    if not isinstance(card, dict):
-        raise ValueError(f"'{path}': a card is a dictionary, got {type(card).__name__}.")
-    for key, kinds in _CARD.items():
-        if key not in card:
-            raise ValueError(f"'{path}': the card lacks '{key}'; it needs {', '.join(_CARD)}.")
-        if not isinstance(card[key], kinds):
-            wanted = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
-            raise ValueError(f"'{path}': the card's '{key}' must be {wanted}, got {card[key]!r:.60}.")
-    if card["head"] is not None and not (isinstance(card["head"].get("hidden"), int) and card["head"]["hidden"] > 0):
-        raise ValueError(f"'{path}': the card's 'head' must be null or {{'hidden': width}}, got {card['head']!r:.60}.")
-
-
-def _config(branch: Any, path: Path) -> BranchConfig:
-    """A branch from its description, which may come from a stranger: nothing in it may fetch or open a file."""
-    known = {field.name for field in fields(BranchConfig)}
-    if not isinstance(branch, dict) or not {"name", "architecture"} <= branch.keys():
-        raise ValueError(f"'{path}': a branch in the card needs a name and an architecture, got {branch!r:.60}.")
-    if unknown := sorted(branch.keys() - known):
-        raise ValueError(
-            f"'{path}': a branch in the card has {', '.join(unknown)}, which this version does not know; "
-            "pip install --upgrade dreamsim-guidance."
-        )
-    overrides = branch.get("overrides") or {}
-    fetching = sorted(_FETCHING & overrides.keys()) if isinstance(overrides, dict) else ["overrides"]
-    if fetching or any(letter in str(branch["architecture"]) for letter in ":/\\"):
-        what = ", ".join(fetching) or f"architecture '{branch['architecture']}'"
-        raise ValueError(f"'{path}' is refused: its card would make other files be read ({what}).")
-    options = {**branch, "overrides": overrides}
-    for key in ("mean", "std"):
-        if key in options:
-            options[key] = tuple(options[key])
-    try:
-        return BranchConfig(**options)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"'{path}': its card has a branch that cannot be built ({error}).") from error
+    return parse_card(metadata["card"], path)

@@ -12,7 +12,6 @@ Files are pickles; they are opened with PyTorch's restricted unpickler, which ma
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ import torch
 from torch import Tensor
 
 from dreamsim_guidance.checkpoints.releases import BASE_FILES, BaseFile, ReleaseFiles, find_release
-from dreamsim_guidance.metric.adapters import read_adapter
+from dreamsim_guidance.metric.adapter_files import read_adapter
 from dreamsim_guidance.metric.assembly import difference, fill, skeleton
 from dreamsim_guidance.metric.ensemble import Ensemble
 from dreamsim_guidance.metric.variants import Variant
@@ -79,10 +78,10 @@ def load_official(
 
 def _assembled(chosen: Variant, found: ReleaseFiles) -> OfficialCheckpoint:
     files = dict(found.base)
-    if found.adapter is not None:  # before the long reading
-        _check_adapter(found.adapter, chosen)
-        files["adapter"] = found.adapter
     ensemble = skeleton(chosen.branches)
+    if found.adapter is not None:  # before the long reading
+        read_adapter(ensemble, found.adapter, f"'{chosen.name}'", f"use {chosen.adapter}/ of {chosen.url}")
+        files["adapter"] = found.adapter
     tensors: dict[str, Tensor] = {}
     for j, branch in enumerate(chosen.branches):
         place = f"branches.{j}."
@@ -94,10 +93,7 @@ def _assembled(chosen: Variant, found: ReleaseFiles) -> OfficialCheckpoint:
                 "get the file of the release."
             )
         tensors.update({place + key: tensor for key, tensor in read.items()})
-    ensemble = fill(ensemble, tensors)
-    if found.adapter is not None:
-        read_adapter(ensemble, found.adapter)
-    return OfficialCheckpoint(ensemble, found.adapter, files)
+    return OfficialCheckpoint(fill(ensemble, tensors), found.adapter, files)
 
 
 def _read_base(path: Path, base: BaseFile) -> dict[str, Tensor]:
@@ -143,36 +139,3 @@ def _load(path: Path) -> Any:
         f"{path} cannot be read as PyTorch weights: it is damaged, or holds more than tensors, which is not run here "
         f"({reason[:200]}). Delete it and get the file of the release."
     ) from error
-
-
-def _check_adapter(folder: Path, variant: Variant) -> None:
-    """Raise ValueError unless the folder holds a LoRA adapter over all branches of `variant`."""
-    from safetensors import SafetensorError, safe_open
-
-    fix = f"; use {variant.adapter}/ of {variant.url}."
-    config, model = folder / "adapter_config.json", folder / "adapter_model.safetensors"
-    try:
-        settings = json.loads(config.read_text())
-    except ValueError as error:
-        raise ValueError(f"{config} is not JSON ({error}){fix}") from error
-    if not isinstance(settings, dict) or settings.get("peft_type") != "LORA":
-        kind = settings.get("peft_type") if isinstance(settings, dict) else type(settings).__name__
-        raise ValueError(f"{config} describes an adapter of type {kind!r}, needed 'LORA'{fix}")
-    if "enable_lora" in settings:
-        raise ValueError(
-            f"{folder} is an adapter of dreamsim 0.1.x (peft 0.1.0's format): its weights are others and its "
-            f"embeddings were normalised before they were centred{fix}"
-        )
-    try:
-        with safe_open(model, framework="pt") as file:
-            keys = list(file.keys())
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{model} is damaged or no safetensors file ({error}){fix}") from error
-    matches = [re.match(r"base_model\.model\.extractor_list\.(\d+)\.model\.", key) for key in keys]
-    branches = {int(match[1]) for match in matches if match}
-    if not all(matches) or branches != set(range(len(variant.branches))):
-        has = f"tunes {len(branches)} branches" if keys and all(matches) else "has other names than DreamSim's adapters"
-        raise ValueError(
-            f"wrong adapter: {folder} {has}, '{variant.name}' has {len(variant.branches)} "
-            f"({', '.join(branch.name for branch in variant.branches)}){fix}"
-        )

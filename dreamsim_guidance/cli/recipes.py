@@ -17,5 +17,6 @@ class RecipesCommand:
         functions = registry.recipes()
         width = max(map(len, functions), default=0)
         for name, function in functions.items():
-            print(f"{name:{width}}  {(function.__doc__ or '').strip().splitlines()[0]}")
+            summary = (function.__doc__ or "").strip().partition("\n")[0]  # python -OO leaves no docstrings
+            print(f"{name:{width}}  {summary}".rstrip())
         return 0

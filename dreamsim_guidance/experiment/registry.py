@@ -49,7 +49,7 @@ def recipe(build: Build) -> Build:
     Raises TypeError if the function has no docstring or takes arguments.
     """
     name = getattr(build, "__name__", "?")
-    if not inspect.getdoc(build):
+    if not inspect.getdoc(build) and sys.flags.optimize < 2:  # python -OO leaves no docstrings
         raise TypeError(f"recipe {name} needs a docstring: its first line is shown by `dreamsim-guidance recipes`.")
     if inspect.signature(build).parameters:
         raise TypeError(f"recipe {name} must take no arguments; make them fields of the dataclass that it returns.")

@@ -11,8 +11,6 @@ Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022.
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import re
 import warnings
@@ -22,8 +20,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dreamsim_guidance.files.atomic import write_tensors, writing
-from dreamsim_guidance.metric.assembly import difference
+from dreamsim_guidance.metric.adapter_files import is_target, peft, read_adapter, write_adapter
 from dreamsim_guidance.metric.ensemble import Ensemble, building_for
 
 __all__ = [
@@ -31,26 +28,9 @@ __all__ = [
     "attach_adapter",
     "fold_adapters",
     "load_adapter",
-    "read_adapter",
     "save_adapter",
     "set_adapter",
 ]
-
-_CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-
-_KNOWN = {
-    *("r", "lora_alpha", "lora_dropout", "target_modules", "use_rslora"),  # read
-    *("peft_type", "peft_version", "task_type", "auto_mapping", "base_model_name_or_path", "revision"),  # labels
-    *(
-        "inference_mode",
-        "init_lora_weights",
-        "runtime_config",
-        "eva_config",
-        "corda_config",
-        "loftq_config",
-    ),  # training
-}
-"""Entries of an adapter's JSON that may have any value; one of the others changes what the adapter does."""
 
 
 def attach_adapter(
@@ -65,11 +45,10 @@ def attach_adapter(
 
     The defaults are the original's training configuration of the ensemble. Everything but the adapter is frozen.
     """
-    from peft import LoraConfig
-
     if rank < 1:
         raise ValueError(f"rank must be at least 1, got {rank}.")
-    _inject(ensemble, LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(targets)), name)  # type: ignore[arg-type]
+    config = peft().LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(targets))
+    _inject(ensemble, config, name)
     set_adapter(ensemble, name, trainable=True)
 
 
@@ -78,103 +57,21 @@ def load_adapter(ensemble: Ensemble, folder: str | os.PathLike[str], name: str =
 
     Raises FileNotFoundError for a folder without the two files, ValueError for one that does not fit the ensemble.
     """
-    from peft import LoraConfig
-
-    options, tensors = read_adapter(ensemble, folder)
-    _inject(ensemble, LoraConfig(**options), name)
+    options, tensors = read_adapter(ensemble, Path(folder))
+    _inject(ensemble, peft().LoraConfig(**options), name)
     for key, parameter in _adapter_tensors(ensemble, name).items():
         parameter.data.copy_(tensors[key])
     set_adapter(ensemble, name)
-
-
-def read_adapter(ensemble: Ensemble, folder: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Options of `LoraConfig` and tensors of the adapter in a peft folder, once it is sure that they fit the ensemble.
-
-    The ensemble is only looked at. Errors as `load_adapter`.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    folder = Path(folder)
-    for file in (_CONFIG, _WEIGHTS):
-        if not (folder / file).is_file():
-            raise FileNotFoundError(
-                f"'{folder}' is no adapter folder: it has no {file}; give a folder that peft wrote."
-            )
-    try:
-        stored = json.loads((folder / _CONFIG).read_text())
-        tensors = {_our_key(key): value for key, value in load_file(folder / _WEIGHTS).items()}
-    except (ValueError, SafetensorError) as error:
-        raise ValueError(
-            f"the adapter in '{folder}' cannot be read ({error!r}); copy it again from where it came."
-        ) from error
-    options = _options(stored, folder)
-    _check_fit(ensemble, tensors, folder)
-    rank, targets = options["r"], options["target_modules"]
-    expected: dict[str, Sequence[int]] = {}
-    for name, module in ensemble.named_modules():
-        layer = module.get_base_layer() if _is_layer(module) else module
-        if isinstance(layer, nn.Linear) and _is_target(name, targets):
-            expected[f"{name}.lora_A.weight"] = (rank, layer.in_features)
-            expected[f"{name}.lora_B.weight"] = (layer.out_features, rank)
-    if problem := difference(expected, {key: tensor.shape for key, tensor in tensors.items()}):
-        raise ValueError(
-            f"the adapter in '{folder}' does not fit this ensemble: {problem}; load it into the variant it was made for."
-        )
-    if broken := [key for key, tensor in tensors.items() if not tensor.isfinite().all()]:
-        raise ValueError(f"the adapter in '{folder}' has NaN or infinity in {broken[0]}; get it again.")
-    return options, tensors
-
-
-def _options(stored: Any, folder: Path) -> dict[str, Any]:
-    """The options that we know; ValueError for one that is missing, odd, or would change the numbers unseen."""
-    from peft import LoraConfig
-
-    fix = f"; use an adapter of plain LoRA as peft writes it ('{folder}')."
-    if not isinstance(stored, dict) or stored.get("peft_type") != "LORA":
-        kind = stored.get("peft_type") if isinstance(stored, dict) else type(stored).__name__
-        raise ValueError(f"an adapter of type {kind!r} cannot be loaded, needed 'LORA'{fix}")
-    if missing := [key for key in ("r", "lora_alpha", "target_modules") if key not in stored]:
-        raise ValueError(f"the adapter's {_CONFIG} lacks {', '.join(missing)}{fix}")
-    rank, alpha, targets = stored["r"], stored["lora_alpha"], stored["target_modules"]
-    dropout = stored.get("lora_dropout", 0.0)
-    number = (int, float)
-    valid = {
-        "r": type(rank) is int and rank >= 1,
-        "lora_alpha": type(alpha) in number and math.isfinite(alpha),
-        "lora_dropout": type(dropout) in number and 0 <= dropout < 1,
-        "target_modules": isinstance(targets, list) and bool(targets) and all(isinstance(t, str) for t in targets),
-    }
-    if odd := [key for key, good in valid.items() if not good]:
-        raise ValueError(f"the adapter's {odd[0]} cannot be {stored[odd[0]]!r}{fix}")
-    usual = LoraConfig().to_dict()
-    for key, value in stored.items():
-        if key in usual and key not in _KNOWN and value and value != usual[key] and (key, value) != ("bias", "none"):
-            raise ValueError(f"the adapter's {key} = {value!r} is not supported and would change its numbers{fix}")
-    return {
-        "r": rank,
-        "lora_alpha": alpha,
-        "lora_dropout": dropout,
-        "target_modules": targets,
-        "use_rslora": bool(stored.get("use_rslora")),
-    }
 
 
 def save_adapter(ensemble: Ensemble, folder: str | os.PathLike[str], name: str | None = None) -> None:
     """Write an adapter (the active one by default) as a peft folder that the original package loads too."""
     name = name or _active(ensemble)
     _need(ensemble, name)
-    config = ensemble.peft_config[name].to_dict()  # type: ignore[operator, union-attr, index]
-    config["target_modules"] = sorted(config["target_modules"])
-    config["inference_mode"] = True
-    config["auto_mapping"] = {"base_model_class": "PerceptualModel", "parent_library": "dreamsim.model"}
     if ensemble.device.type == "meta":
         raise ValueError("an adapter on the device 'meta' has no values to be written; build the model on another.")
-    tensors = {_their_key(key): value.detach().float().cpu() for key, value in _adapter_tensors(ensemble, name).items()}
-    folder = Path(folder)
-    with writing(folder / _WEIGHTS) as weights, writing(folder / _CONFIG) as described:
-        write_tensors(tensors, weights, {"format": "pt"})
-        described.write_text(json.dumps(config, indent=2, default=str))
+    config = ensemble.peft_config[name].to_dict()  # type: ignore[operator, union-attr, index]
+    write_adapter(Path(folder), config, _adapter_tensors(ensemble, name))
 
 
 def adapter_names(ensemble: Ensemble) -> list[str]:
@@ -211,8 +108,6 @@ def fold_adapters(ensemble: Ensemble) -> None:
 
 
 def _inject(ensemble: Ensemble, config: Any, name: str) -> None:
-    from peft import inject_adapter_in_model
-
     if name in adapter_names(ensemble):
         raise ValueError(f"an adapter named '{name}' is attached already; choose another name.")
     if not re.fullmatch(r"\w+", name):
@@ -220,7 +115,7 @@ def _inject(ensemble: Ensemble, config: Any, name: str) -> None:
     targets = sorted(config.target_modules)
     for module_name, module in ensemble.named_modules():
         layer = module.get_base_layer() if _is_layer(module) else module
-        if _is_target(module_name, targets) and not isinstance(layer, nn.Linear):
+        if is_target(module_name, targets) and not isinstance(layer, nn.Linear):
             raise ValueError(
                 f"an adapter goes on linear layers, and {targets} match '{module_name}', a {type(layer).__name__}; say more of "
                 "the name, e.g. 'attn.proj' for 'proj'."
@@ -230,7 +125,7 @@ def _inject(ensemble: Ensemble, config: Any, name: str) -> None:
         with warnings.catch_warnings(), building_for(ensemble.device):
             # peft warns that the model has a peft_config already: several adapters side by side are what we want
             warnings.filterwarnings("ignore", message="Already found a `peft_config`")
-            inject_adapter_in_model(config, ensemble, adapter_name=name)
+            peft().inject_adapter_in_model(config, ensemble, adapter_name=name)
     except ValueError as error:
         raise ValueError(
             f"no layer of this ensemble is named {sorted(config.target_modules)} ({error}); choose the names of linear layers "
@@ -241,11 +136,6 @@ def _inject(ensemble: Ensemble, config: Any, name: str) -> None:
         parameter.requires_grad_(before.get(key, False) and ".lora_" in key)
         if ".lora_" in key:  # peft makes them in float32 or the default dtype; the ensemble may have another
             parameter.data = parameter.data.to(ensemble.dtype)
-
-
-def _is_target(name: str, targets: Sequence[str]) -> bool:
-    """As peft matches a list: the whole name, or its last parts."""
-    return any(name == target or name.endswith(f".{target}") for target in targets)
 
 
 def _is_layer(module: nn.Module) -> bool:
@@ -272,30 +162,3 @@ def _adapter_tensors(ensemble: Ensemble, name: str) -> dict[str, Tensor]:
     """The adapter's parameters under keys without its name: `branches.0.backbone.blocks.0.attn.qkv.lora_A.weight`."""
     part = f".{name}."
     return {key.replace(part, "."): p for key, p in ensemble.named_parameters() if ".lora_" in key and part in key}
-
-
-def _their_key(key: str) -> str:
-    return "base_model.model." + re.sub(r"^branches\.(\d+)\.backbone\.", r"extractor_list.\1.model.", key)
-
-
-def _our_key(key: str) -> str:
-    key = key.removeprefix("base_model.model.")
-    return re.sub(r"^extractor_list\.(\d+)\.model\.", r"branches.\1.backbone.", key)
-
-
-def _check_fit(ensemble: Ensemble, tensors: dict[str, Tensor], folder: Path) -> None:
-    if any(key.startswith("base_model.") for key in tensors):
-        raise ValueError(
-            f"the adapter in '{folder}' has the format of dreamsim 0.1.x (peft 0.1.0); its numbers are those of another model. "
-            "Use the release of version 0.2.0 or later."
-        )
-    modules = dict(ensemble.named_modules())
-    missing = [key for key in tensors if re.sub(r"\.lora_[AB]\.weight$", "", key) not in modules]
-    theirs = {int(m[1]) for m in (re.match(r"branches\.(\d+)\.", key) for key in tensors) if m}
-    if missing or not tensors or theirs != set(range(len(ensemble.branches))):
-        detail = f"it holds {missing[0]}" if missing else f"it is for {len(theirs)} branches"
-        names = ", ".join(config.name for config in ensemble.configs)
-        raise ValueError(
-            f"the adapter in '{folder}' does not fit this ensemble of {len(ensemble.branches)} ({names}): {detail}; "
-            "load it into the variant it was made for."
-        )

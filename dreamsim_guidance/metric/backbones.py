@@ -7,6 +7,7 @@ Any tower of theirs will do; the ones of the published metric are listed in `var
 from __future__ import annotations
 
 import inspect
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -54,6 +55,15 @@ class BranchConfig:
     tag: str | None = None
 
     def __post_init__(self) -> None:
+        for name in ("name", "architecture"):
+            if not isinstance(getattr(self, name), str):
+                raise TypeError(f"a branch's {name} must be text, got {getattr(self, name)!r:.60}.")
+        for name in ("image_size", "projection"):
+            value = getattr(self, name)
+            if not (type(value) is int and value >= 1) and (name, value) != ("projection", None):
+                raise ValueError(
+                    f"branch '{self.name}': {name} must be a whole number of at least 1, got {value!r:.60}."
+                )
         if self.feature not in get_args(Feature):
             raise ValueError(f"unknown feature '{self.feature}'; known: {', '.join(get_args(Feature))}.")
         if self.source not in ("timm", "open_clip"):
@@ -67,10 +77,12 @@ class BranchConfig:
             raise ValueError(
                 f"branch '{self.name}': an open_clip tower has feature='pooled' only, got '{self.feature}'."
             )
-        for name in ("mean", "std"):  # lists, as they come from JSON
+        for name in ("mean", "std"):
             value = tuple(float(v) for v in getattr(self, name))
             if len(value) != 3:
                 raise ValueError(f"branch '{self.name}': {name} needs three numbers (R, G, B), got {value}.")
+            if not all(math.isfinite(v) for v in value) or (name == "std" and 0 in value):
+                raise ValueError(f"branch '{self.name}': {name} must be finite, and std not 0, got {value}.")
             object.__setattr__(self, name, value)
 
     @property
