@@ -7,6 +7,7 @@ magnifies it. In float32 the same differences reach 1.1e-5. Largest differences 
     default, COMPATIBLE (oneDNN SSE4.1)    2.3e-14    4.2e-16                      0                             2.8e-7
     avx2, AVX2                             6.4e-14    7.5e-16                      0                             8.9e-8
     avx512, MKL's own choice               2.9e-14    4.7e-16                      0                             2.3e-7
+    avx512, COMPATIBLE                     2.7e-14    6.8e-16                      0                             1.0e-7
     bound                                    1e-10      1e-10        1e-10, resumed 0                     1e-5 + 1e-4 x
 """
 
