@@ -81,7 +81,7 @@ def test_full_size_agrees_with_the_original(seed: int, tmp_path: Path, capsys: p
             device="cpu", cache_dir=tmp_path, dreamsim_type=name.removesuffix("_patch"), use_patch_model=patch
         )
         assert capsys.readouterr().out == ""
-        shapes = [(1, 224, 224), (2, 224, 224), (5, 224, 224)]
+        shapes = [(1, 224, 224), (3, 224, 224)]
         if "dinov2" not in name and not patch:
             shapes.append((2, 256, 320))
         for batch, height, width in shapes:
@@ -97,8 +97,9 @@ def test_full_size_agrees_with_the_original(seed: int, tmp_path: Path, capsys: p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["dino_vitb16", "synclr_vitb16", "dinov2_vitb14_patch"])
+@pytest.mark.parametrize("name", ["dino_vitb16", "dinov2_vitb14_patch"])
 def test_full_size_agrees_in_float64(name: str, tmp_path: Path) -> None:
+    """One variant of each architecture without CLIP's branches; narrow towers, above, have all of them in float64."""
     write_official(tmp_path, name)
     ours = DreamSim(name, weights=tmp_path, resize=False).double()
     x, y = (image.double() for image in images(2))
