@@ -73,10 +73,10 @@ class Check:
         if self.workers is not None and self.workers < 1:
             raise ValueError(f"--workers must be at least 1, got {self.workers}.")
         kind = self.kind or recognise(self.path)
-        found = read_judgments(self.path, kind, self.split, self.least_votes)
-        check_pictures(found.images, self.workers)
+        judgments = read_judgments(self.path, kind, self.split, self.least_votes)
+        check_pictures(judgments.images, self.workers)
         print(f"kind        {kind}")
-        for name, text in _summary(found):
+        for name, text in _summary(judgments):
             print(f"{name:10}  {text}")
         return 0
 
@@ -133,16 +133,16 @@ class DataCommand:
 
 def _numbers(text: str) -> set[int]:
     """0-4,17 as numbers."""
-    found: set[int] = set()
+    numbers: set[int] = set()
     for piece in text.split(","):
         first, _, last = (word.strip() for word in piece.partition("-"))
         if not first.isdecimal() or not (last or first).isdecimal() or int(last or first) < int(first):
             raise ValueError(f"--parts needs numbers and ranges such as 0-4,17, got '{text}'.")
-        found.update(range(int(first), int(last or first) + 1))
-    return found
+        numbers.update(range(int(first), int(last or first) + 1))
+    return numbers
 
 
-def _summary(found: Judgments | SamePairs | Ratings) -> list[tuple[str, str]]:
+def _summary(judgments: Judgments | SamePairs | Ratings) -> list[tuple[str, str]]:
     """What a set holds, as names and words."""
     from collections import Counter
 
@@ -154,28 +154,36 @@ def _summary(found: Judgments | SamePairs | Ratings) -> list[tuple[str, str]]:
     from dreamsim_guidance.files.names import printable
 
     rows: list[tuple[str, str]] = []
-    if isinstance(found, Judgments):
-        votes = found.votes_a + found.votes_b
+    if isinstance(judgments, Judgments):
+        votes = judgments.votes_a + judgments.votes_b
         rows.append(
-            ("triplets", f"{len(found)}, {int((found.votes_a == found.votes_b).sum())} of them with equal votes")
+            (
+                "triplets",
+                f"{len(judgments)}, {int((judgments.votes_a == judgments.votes_b).sum())} of them with equal votes",
+            )
         )
-    elif isinstance(found, SamePairs):
-        votes = found.votes
+    elif isinstance(judgments, SamePairs):
+        votes = judgments.votes
         rows.append(
-            ("pairs", f"{len(found)}, taken for the same by {found.share_same.mean():.1%} of people on average")
+            ("pairs", f"{len(judgments)}, taken for the same by {judgments.share_same.mean():.1%} of people on average")
         )
     else:
         votes = np.ones(0)
-        rows.append(("scores", f"{len(found)}, from {found.score.min():g} to {found.score.max():g}, higher is better"))
-        rows.append(("triplets", f"{len(found.judgments())}, the pairs of distorted pictures of one reference"))
-    if isinstance(found, Judgments | Ratings):
-        rows.append(("references", str(len(np.unique(found.reference)))))
-    rows.append(("pictures", str(len(found.images))))
+        rows.append(
+            (
+                "scores",
+                f"{len(judgments)}, from {judgments.score.min():g} to {judgments.score.max():g}, higher is better",
+            )
+        )
+        rows.append(("triplets", f"{len(judgments.judgments())}, the pairs of distorted pictures of one reference"))
+    if isinstance(judgments, Judgments | Ratings):
+        rows.append(("references", str(len(np.unique(judgments.reference)))))
+    rows.append(("pictures", str(len(judgments.images))))
     if len(votes):
         rows.append(
             ("votes", f"{votes.sum():g}; for each {votes.min():g} to {votes.max():g}, {votes.mean():.2f} on average")
         )
-    for name, words in (("groups", found.group), ("splits", found.split)):
+    for name, words in (("groups", judgments.group), ("splits", judgments.split)):
         counts = sorted(Counter(words).items())
         rows.append((name, ", ".join(f"{printable(word) or 'none'} {count}" for word, count in counts)))
     return rows

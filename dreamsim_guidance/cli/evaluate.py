@@ -145,12 +145,12 @@ def report_lines(report: Report) -> list[str]:
         f"{report.source}: {report.count} {ROWS[report.kind]}, {report.references} references, {report.images} images",
         "",
         text_table(
-            ["", *report.measures], [[name, *_cells(found, report)] for name, found in report.agreement.items()]
+            ["", *report.measures], [[name, *_cells(intervals, report)] for name, intervals in report.agreement.items()]
         ),
     ]
     if report.lead:
         first = next(iter(report.agreement))
-        leads = [[name, *_cells(found, report, "+.4f")] for name, found in report.lead.items()]
+        leads = [[name, *_cells(intervals, report, "+.4f")] for name, intervals in report.lead.items()]
         lines += ["", text_table([f"lead over {first}", *report.measures], leads)]
     for title, parts in (("split", report.splits), ("group", report.groups)):
         if parts:
@@ -162,10 +162,10 @@ def report_lines(report: Report) -> list[str]:
 def _people(report: Report) -> list[str]:
     lines = []
     if report.ceiling is not None and report.limit is not None:
-        found = report.ceiling_interval
-        interval = "" if found is None else f" [{found.low:.4f}, {found.high:.4f}]"
+        interval = report.ceiling_interval
+        bounds = "" if interval is None else f" [{interval.low:.4f}, {interval.high:.4f}]"
         lines.append(
-            f"one person agrees with another (fraction): {report.ceiling:.4f}{interval}; the most that any metric can "
+            f"one person agrees with another (fraction): {report.ceiling:.4f}{bounds}; the most that any metric can "
             f"reach on these votes: {report.limit:.4f}"
         )
         if report.ceiling == 1:
@@ -192,11 +192,11 @@ def _parts(title: str, parts: dict[str, Part], report: Report) -> str:
     return text_table([f"{title} ({measure})", "n", *metrics], rows)
 
 
-def _cells(found: dict[str, Interval], report: Report, form: str = ".4f") -> list[str]:
-    return [_value(found.get(measure), form, True) for measure in report.measures]
+def _cells(intervals: dict[str, Interval], report: Report, form: str = ".4f") -> list[str]:
+    return [_value(intervals.get(measure), form, True) for measure in report.measures]
 
 
-def _value(found: Interval | None, form: str = ".4f", bounds: bool = False) -> str:
-    if found is None:
+def _value(interval: Interval | None, form: str = ".4f", bounds: bool = False) -> str:
+    if interval is None:
         return "-"
-    return f"{found.value:{form}}" + (f" [{found.low:{form}}, {found.high:{form}}]" if bounds else "")
+    return f"{interval.value:{form}}" + (f" [{interval.low:{form}}, {interval.high:{form}}]" if bounds else "")

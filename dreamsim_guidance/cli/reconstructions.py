@@ -79,22 +79,22 @@ class EvaluateReconstructions:
         names = list(dict.fromkeys([*self.metric, *(BASELINES if self.baselines else ())]))
         loaded = load_metrics(names, self.device, True if self.cache is None else self.cache)
         metrics = {printable(name): metric for name, metric in loaded.items()}
-        found = find_reconstructions(self.targets, self.methods, least=1)
+        reconstructions = find_reconstructions(self.targets, self.methods, least=1)
         preferences = None if self.votes is None else read_preferences(self.votes)
         if preferences is not None:
-            _check_methods(found, preferences)
-        found.check(progress=is_main())
+            _check_methods(reconstructions, preferences)
+        reconstructions.check(progress=is_main())
         embeddings = [name for name in metrics if name not in COMPARES and ":" not in name]
         comparison = compare_reconstructions(
-            found, metrics, preferences, two_way=embeddings, seed=self.seed, progress=is_main()
+            reconstructions, metrics, preferences, two_way=embeddings, seed=self.seed, progress=is_main()
         )
         if not is_main():
             return 0
-        for name, stems in found.missing.items():
+        for name, stems in reconstructions.missing.items():
             print(f"missing in {name}: {', '.join(map(printable, stems))}", file=sys.stderr)
         for name, why in comparison.failed.items():
             print(f"{name} did not run: {why}", file=sys.stderr)
-        content = plain(_content(comparison, found))
+        content = plain(_content(comparison, reconstructions))
         if self.json:
             print(jsonlib.dumps(content, indent=2))
         else:
@@ -105,7 +105,7 @@ class EvaluateReconstructions:
                 print(text_table(*table))
             print(comparison.note)
         if self.html is not None or self.to is not None:
-            sheet, caption = _sheet(comparison, found, self.columns)
+            sheet, caption = _sheet(comparison, reconstructions, self.columns)
             text = page.render(comparison, sheet, caption)
             files: dict[Path, Callable[[Path], object]] = {}
             if self.html is not None:
@@ -134,20 +134,20 @@ def main(words: Sequence[str]) -> int:
     return command()
 
 
-def _check_methods(found: Reconstructions, preferences: Preferences) -> None:
+def _check_methods(reconstructions: Reconstructions, preferences: Preferences) -> None:
     asked = set(preferences.methods)
-    if not asked & found.methods.keys():
+    if not asked & reconstructions.methods.keys():
         raise ValueError(
-            f"the votes are on {', '.join(preferences.methods)}, not on {', '.join(found.methods)}; "
+            f"the votes are on {', '.join(preferences.methods)}, not on {', '.join(reconstructions.methods)}; "
             "name the folders as in the study: NAME=FOLDER."
         )
-    for name in [*found.methods.keys() - asked]:
+    for name in [*reconstructions.methods.keys() - asked]:
         print(f"people were not asked about {name}", file=sys.stderr)
-    for name in [*asked - found.methods.keys()]:
+    for name in [*asked - reconstructions.methods.keys()]:
         print(f"people were also asked about {name}, which is not among the folders", file=sys.stderr)
 
 
-def _content(comparison: ReconstructionComparison, found: Reconstructions) -> dict[str, Any]:
+def _content(comparison: ReconstructionComparison, reconstructions: Reconstructions) -> dict[str, Any]:
     """What the JSON holds."""
     from dreamsim_guidance.files.names import printable
 
@@ -156,7 +156,7 @@ def _content(comparison: ReconstructionComparison, found: Reconstructions) -> di
         "references": [printable(stem) for stem in comparison.references],
         "incomplete": [printable(stem) for stem in comparison.incomplete],
         "methods": comparison.methods,
-        "missing": {name: [printable(stem) for stem in stems] for name, stems in found.missing.items()},
+        "missing": {name: [printable(stem) for stem in stems] for name, stems in reconstructions.missing.items()},
         "metrics": {
             name: {
                 method: {
@@ -180,15 +180,17 @@ def _content(comparison: ReconstructionComparison, found: Reconstructions) -> di
     }
 
 
-def _sheet(comparison: ReconstructionComparison, found: Reconstructions, columns: int) -> tuple[PILImage.Image, str]:
+def _sheet(
+    comparison: ReconstructionComparison, reconstructions: Reconstructions, columns: int
+) -> tuple[PILImage.Image, str]:
     from dreamsim_guidance.evaluation.samples.contact_sheet import contact_sheet, some
 
     metric, cells = next(iter(comparison.cells.items()))
     places = some(len(comparison.references), columns)
     stems = [comparison.references[i] for i in places]
-    rows = {"target": [found.targets[stem] for stem in stems]}
+    rows = {"target": [reconstructions.targets[stem] for stem in stems]}
     notes = {}
-    for name, files in found.methods.items():
+    for name, files in reconstructions.methods.items():
         row = name if name not in rows else f"{name} "
         rows[row] = [files[stem] for stem in stems]
         notes[row] = [f"{cells[name].distances[i]:.4f}" for i in places]

@@ -59,7 +59,7 @@ class Make:
 
         check_folder(self.to.absolute().parent, "--to")
         page = Page(self.name, self.question, self.closing, self.size, self.exposure, self.gap)
-        made = make_study(
+        result = make_study(
             self.targets,
             self.methods,
             self.to,
@@ -71,15 +71,15 @@ class Make:
             seed=self.seed,
             page=page,
         )
-        for name, stems in made.missing.items():
+        for name, stems in result.missing.items():
             print(f"missing in {name}: {', '.join(map(printable, stems))}", file=sys.stderr)
-        if made.other_shape:
+        if result.other_shape:
             print(
-                f"{len(made.other_shape)} pictures have another aspect ratio than their target, by which people may know "
-                f"the method; the first: '{made.other_shape[0]}'",
+                f"{len(result.other_shape)} pictures have another aspect ratio than their target, by which people may know "
+                f"the method; the first: '{result.other_shape[0]}'",
                 file=sys.stderr,
             )
-        study, (few, many) = made.study, made.votes
+        study, (few, many) = result.study, result.votes
         if few == 0:
             print("some comparisons are shown to nobody; give more --participants or --trials.", file=sys.stderr)
         what = "triplet" if self.mode == "2afc" else "pair"
@@ -131,10 +131,10 @@ class Read:
                 + ("" if person.finished else ", not finished")
                 + ("" if person.kept else f", LEFT OUT: {person.why}")
             )
-        kept = sum(person.kept for person in outcome.people)
+        accepted = sum(person.kept for person in outcome.people)
         what = "triplets" if outcome.study.mode == "2afc" else "pairs"
         print(
-            f"{outcome.votes} votes of {kept} people (of {len(outcome.people)}) for {outcome.judged} {what}: {self.to}",
+            f"{outcome.votes} votes of {accepted} people (of {len(outcome.people)}) for {outcome.judged} {what}: {self.to}",
             flush=True,
         )
         write_outcome(outcome, self.study, self.to)

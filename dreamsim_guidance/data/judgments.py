@@ -127,10 +127,10 @@ def choose(
     belongs = is_in or (lambda row: row.split == split)
     chosen = [row for row in rows if row.votes >= least_votes and (split is None or belongs(row))]
     if not chosen:
-        known = ", ".join(sorted({row.split for row in rows} - {""})) or "none"
-        wanted = " ".join(
+        splits = ", ".join(sorted({row.split for row in rows} - {""})) or "none"
+        condition = " ".join(
             ([f"of split {split!r}"] if split is not None else [])
             + ([f"with at least {least_votes} votes"] if least_votes > 1 else [])
         )
-        raise ValueError(f"'{source}' has no judgments {wanted or 'at all'}, of {len(rows)}; its splits: {known}.")
+        raise ValueError(f"'{source}' has no judgments {condition or 'at all'}, of {len(rows)}; its splits: {splits}.")
     return chosen

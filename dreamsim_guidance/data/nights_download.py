@@ -55,21 +55,21 @@ class Chunk:
 
 def chunks(which: NightsSet, parts: Collection[int] | None = None) -> list[Chunk]:
     """The chunks that hold `parts`, numbers from 0 to 99 (None: all). Raises ValueError for other numbers."""
-    wanted = set(range(PARTS)) if parts is None else set(parts)
-    if not wanted or not wanted <= set(range(PARTS)):
-        raise ValueError(f"parts are numbers from 0 to {PARTS - 1}, at least one, got {sorted(wanted)}.")
+    numbers = set(range(PARTS)) if parts is None else set(parts)
+    if not numbers or not numbers <= set(range(PARTS)):
+        raise ValueError(f"parts are numbers from 0 to {PARTS - 1}, at least one, got {sorted(numbers)}.")
     if which == "jnd":
         return []
     step = 1 if which == "filtered" else 25
     size = _UNPACKED[which] * step // PARTS // 3
-    found = []
+    chosen = []
     for start in range(0, PARTS, step):
-        if wanted & set(range(start, start + step)):
+        if numbers & set(range(start, start + step)):
             for folder, pictures in (("ref", 1), ("distort", 2)):
                 name = f"{folder}/{start:03d}" if which == "filtered" else f"{folder}_{start}_{start + step - 1}"
                 where = "nights_chunked" if which == "filtered" else "nights_unfiltered"
-                found.append(Chunk(name, f"{where}/{name}.zip", folder, pictures * size))
-    return found
+                chosen.append(Chunk(name, f"{where}/{name}.zip", folder, pictures * size))
+    return chosen
 
 
 def download_nights(
@@ -119,10 +119,10 @@ class _Record:
     def __init__(self, to: Path, which: str) -> None:
         self.to, self.file = to, to / f".{which}.json"
         try:
-            known: Any = json.loads(self.file.read_text())
+            content: Any = json.loads(self.file.read_text())
         except (OSError, ValueError):
-            known = {}
-        self.finished: dict[str, dict[str, int]] = known if isinstance(known, dict) else {}
+            content = {}
+        self.finished: dict[str, dict[str, int]] = content if isinstance(content, dict) else {}
 
     def has(self, chunk: Chunk) -> bool:
         """Whether it is finished and its files are still there."""

@@ -55,13 +55,13 @@ def photograph(name: str) -> Image:
 
 def training_photographs(shorter: int = 160) -> Photographs:
     """All installed photographs but the held-out ones, shrunk to `shorter` pixels on the shorter side."""
-    found = {}
+    photographs = {}
     for name in _installed():
         if name not in HELD_OUT:
             image = photograph(name)
             scale = shorter / min(image.shape[-2:])
-            found[name] = F.interpolate(image, scale_factor=scale, mode="bilinear", antialias=True).clamp(0, 1)
-    return found
+            photographs[name] = F.interpolate(image, scale_factor=scale, mode="bilinear", antialias=True).clamp(0, 1)
+    return photographs
 
 
 def _folder() -> Path:

@@ -31,11 +31,11 @@ class Reconstructions:
 
     @property
     def files(self) -> list[Path]:
-        return [*self.targets.values(), *(file for found in self.methods.values() for file in found.values())]
+        return [*self.targets.values(), *(file for pictures in self.methods.values() for file in pictures.values())]
 
     def complete(self) -> list[str]:
         """The references that every method has reconstructed, in order."""
-        return [stem for stem in self.targets if all(stem in found for found in self.methods.values())]
+        return [stem for stem in self.targets if all(stem in pictures for pictures in self.methods.values())]
 
     def check(self, progress: bool = True) -> dict[Path, tuple[int, int]]:
         """Decode every picture once: height and width of each. Raises ValueError that names all that are broken."""
@@ -68,19 +68,19 @@ def find_reconstructions(targets: Path | str, methods: Sequence[Path | str], lea
     for name, folder in folders.items():
         if folder.is_dir() and root.is_dir() and folder.samefile(root):
             raise ValueError(f"the folder '{folder}' of the method '{name}' is the folder of the targets.")
-    wanted = _by_stem(root)
-    found = {name: _by_stem(folder) for name, folder in folders.items()}
-    common = [stem for stem in wanted if any(stem in pictures for pictures in found.values())]
+    references = _by_stem(root)
+    by_method = {name: _by_stem(folder) for name, folder in folders.items()}
+    common = [stem for stem in references if any(stem in pictures for pictures in by_method.values())]
     if not common:
         raise ValueError(
-            f"no picture of the methods has the name of one in '{root}' ({', '.join(list(wanted)[:3])}, ...); "
+            f"no picture of the methods has the name of one in '{root}' ({', '.join(list(references)[:3])}, ...); "
             "reconstructions are matched to their target by file name, without the ending."
         )
-    missing = {name: [stem for stem in wanted if stem not in pictures] for name, pictures in found.items()}
-    missing["targets"] = sorted({stem for pictures in found.values() for stem in pictures} - wanted.keys())
+    missing = {name: [stem for stem in references if stem not in pictures] for name, pictures in by_method.items()}
+    missing["targets"] = sorted({stem for pictures in by_method.values() for stem in pictures} - references.keys())
     return Reconstructions(
-        targets={stem: wanted[stem] for stem in common},
-        methods={name: {s: pictures[s] for s in common if s in pictures} for name, pictures in found.items()},
+        targets={stem: references[stem] for stem in common},
+        methods={name: {s: pictures[s] for s in common if s in pictures} for name, pictures in by_method.items()},
         missing={name: stems for name, stems in missing.items() if stems},
     )
 
@@ -108,15 +108,15 @@ def _named(methods: Sequence[Path | str]) -> dict[str, Path]:
 def _by_stem(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise FileNotFoundError(f"'{folder}' is not a folder; give the folder with the target pictures.")
-    found: dict[str, Path] = {}
+    pictures: dict[str, Path] = {}
     for file in sorted(folder.iterdir()):
         if file.suffix.lower() not in SUFFIXES or file.name.startswith(".") or not file.is_file():
             continue
-        if file.stem in found:
+        if file.stem in pictures:
             raise ValueError(
-                f"'{found[file.stem]}' and '{file}' have one name; pictures are matched by it, so keep one of them."
+                f"'{pictures[file.stem]}' and '{file}' have one name; pictures are matched by it, so keep one of them."
             )
-        found[file.stem] = file
-    if not found:
+        pictures[file.stem] = file
+    if not pictures:
         raise ValueError(f"no pictures in '{folder}' ({', '.join(SUFFIXES)}).")
-    return found
+    return pictures

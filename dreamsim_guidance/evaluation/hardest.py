@@ -28,11 +28,11 @@ def hardest_disagreements(
     against = (d_a - d_b) * (n_a - n_b) > 0
     clear = rankdata(np.abs(d_a - d_b)) * np.abs(n_a - n_b) / (n_a + n_b + 1)
     order = np.argsort(-clear, kind="stable")
-    found: list[int] = []
+    positions: list[int] = []
     shown: dict[int, int] = {}
     for i in order[against[order]]:
-        of = int(np.asarray(reference)[i])
-        if len(found) < count and shown.get(of, 0) < _OF_ONE_REFERENCE:
-            found.append(int(i))
-            shown[of] = shown.get(of, 0) + 1
-    return np.array(found, dtype=np.int64)
+        label = int(np.asarray(reference)[i])
+        if len(positions) < count and shown.get(label, 0) < _OF_ONE_REFERENCE:
+            positions.append(int(i))
+            shown[label] = shown.get(label, 0) + 1
+    return np.array(positions, dtype=np.int64)

@@ -80,19 +80,19 @@ def _agreement(report: Report) -> Iterator[str]:
         [
             escape(name),
             *(
-                _cell(found.get(m), best=m in found and found[m].value == best[m] and bool(report.lead))
+                _cell(intervals.get(m), best=m in intervals and intervals[m].value == best[m] and bool(report.lead))
                 for m in measures
             ),
             escape(str(report.work[name])) if name in report.work else "",
         ]
-        for name, found in report.agreement.items()
+        for name, intervals in report.agreement.items()
     ]
     yield _table(["metric", *measures, "work"], rows)
     if report.lead:
         first = next(iter(report.agreement))
         yield f"<h3>Lead over {escape(first)}</h3><p class=note>Differences on the same rows; bold where the interval "
         yield "leaves out zero.</p>"
-        rows = [[escape(name), *(_lead(found.get(m)) for m in measures)] for name, found in report.lead.items()]
+        rows = [[escape(name), *(_lead(intervals.get(m)) for m in measures)] for name, intervals in report.lead.items()]
         yield _table(["metric", *measures], rows)
     if report.failed:
         yield "<h3>Did not run</h3>"
@@ -140,8 +140,8 @@ def _disagreements(evaluation: Evaluation, count: int) -> Iterator[str]:
         return
     yield "<h2>Hardest disagreements</h2><p class=note>Where a metric is surest that most people are wrong. Framed in "
     yield "orange is what people chose, in blue what the metric finds nearer.</p>"
-    for i, (name, found) in enumerate(evaluation.distances.items()):
-        d_a, d_b = found[: len(data)], found[len(data) :]
+    for i, (name, distances) in enumerate(evaluation.distances.items()):
+        d_a, d_b = distances[: len(data)], distances[len(data) :]
         rows = hardest_disagreements(d_a, d_b, data.votes_a, data.votes_b, data.reference, count)
         yield f"<details{' open' if i == 0 else ''}><summary>{escape(name)}</summary><div class=triplets>"
         for row in rows.tolist():
@@ -152,8 +152,8 @@ def _disagreements(evaluation: Evaluation, count: int) -> Iterator[str]:
                 ("a", data.a[row], data.votes_a[row], d_a[row]),
                 ("b", data.b[row], data.votes_b[row], d_b[row]),
             ):
-                said = [f"{votes:.3g} vote{'' if votes == 1 else 's'}", f"distance {distance:.4g}"]
-                yield _thumbnail(data.images[place], said, "people" if side == people else "machine")
+                captions = [f"{votes:.3g} vote{'' if votes == 1 else 's'}", f"distance {distance:.4g}"]
+                yield _thumbnail(data.images[place], captions, "people" if side == people else "machine")
             yield "</figure>"
         yield "</div>" if len(rows) else "<p class=note>None: it sides with most people everywhere.</p></div>"
         yield "</details>"
@@ -174,27 +174,27 @@ def _notes(report: Report) -> Iterator[str]:
     yield "</dl>"
 
 
-def _cell(found: Interval | None, best: bool = False) -> str:
-    if found is None:
+def _cell(interval: Interval | None, best: bool = False) -> str:
+    if interval is None:
         return "–"
-    value = f"<b>{found.value:.4f}</b>" if best else f"{found.value:.4f}"
-    return f"{value} <small>[{found.low:.3f}, {found.high:.3f}]</small>"
+    value = f"<b>{interval.value:.4f}</b>" if best else f"{interval.value:.4f}"
+    return f"{value} <small>[{interval.low:.3f}, {interval.high:.3f}]</small>"
 
 
-def _lead(found: Interval | None) -> str:
-    if found is None:
+def _lead(interval: Interval | None) -> str:
+    if interval is None:
         return "–"
-    sure = found.low > 0 or found.high < 0
-    value = f"<b>{found.value:+.4f}</b>" if sure else f"{found.value:+.4f}"
-    return f"{value} <small>[{found.low:+.3f}, {found.high:+.3f}]</small>"
+    sure = interval.low > 0 or interval.high < 0
+    value = f"<b>{interval.value:+.4f}</b>" if sure else f"{interval.value:+.4f}"
+    return f"{value} <small>[{interval.low:+.3f}, {interval.high:+.3f}]</small>"
 
 
-def _value(found: Interval | float | None) -> str:
-    if found is None:
+def _value(value: Interval | float | None) -> str:
+    if value is None:
         return "–"
-    if isinstance(found, Interval):
-        return f"{found.value:.3f} <small>[{found.low:.3f}, {found.high:.3f}]</small>"
-    return f"{found:.3f}"
+    if isinstance(value, Interval):
+        return f"{value.value:.3f} <small>[{value.low:.3f}, {value.high:.3f}]</small>"
+    return f"{value:.3f}"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -47,10 +47,10 @@ def judge_same_pairs(
 
     def part(rows: NDArray[np.int64]) -> tuple[dict[str, Resampled], Part]:
         table = np.stack([distances[rows] for distances in metrics.values()])
-        found: dict[str, Resampled] = {}
+        precision: dict[str, Resampled] = {}
         if len(rows) == len(pairs) or pairs.share_same[rows].any():
-            found[_NAME] = resample_average_precision(table, pairs.share_same[rows], pairs.a[rows], resamples, seed)
-        return found, Part(len(rows), len(np.unique(pairs.a[rows])), labelled(list(metrics), found, level))
+            precision[_NAME] = resample_average_precision(table, pairs.share_same[rows], pairs.a[rows], resamples, seed)
+        return precision, Part(len(rows), len(np.unique(pairs.a[rows])), labelled(list(metrics), precision, level))
 
     return report_of("same pairs", pairs, part, list(metrics), [_NAME], resamples, seed, level)
 
@@ -78,10 +78,10 @@ def _areas(d: NDArray[np.float64], s: NDArray[np.float64], weights: NDArray[np.f
     order = np.argsort(d, kind="stable")
     last = np.append(np.diff(d[order]) != 0, True)
     weights = weights[:, order]
-    seen = np.cumsum(weights, axis=1)[:, last]
-    found = np.cumsum(weights * s[order], axis=1)[:, last]
-    precision = found / np.maximum(seen, 1e-300)
+    pairs = np.cumsum(weights, axis=1)[:, last]
+    same = np.cumsum(weights * s[order], axis=1)[:, last]
+    precision = same / np.maximum(pairs, 1e-300)
     precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    steps = np.diff(found, axis=1, prepend=0.0)
-    total = found[:, -1]
+    steps = np.diff(same, axis=1, prepend=0.0)
+    total = same[:, -1]
     return np.where(total > 0, (steps * precision).sum(1) / np.where(total > 0, total, 1.0), np.nan)

@@ -64,18 +64,18 @@ def evaluate(
     work: dict[str, Work] = {}
     for name, metric in metrics.items():
         try:
-            found = np.asarray(metric.distances(pairs, progress), dtype=np.float64)
-            if found.shape != (len(pairs),) or not np.isfinite(found).all():
-                raise ValueError(f"{name} gave {found.shape} distances, {int(np.isnan(found).sum())} of them NaN.")
+            values = np.asarray(metric.distances(pairs, progress), dtype=np.float64)
+            if values.shape != (len(pairs),) or not np.isfinite(values).all():
+                raise ValueError(f"{name} gave {values.shape} distances, {int(np.isnan(values).sum())} of them NaN.")
         except Exception as error:  # whatever someone's metric raises: the others shall still run
             failed[name] = " ".join(str(error).split()) or type(error).__name__
             tell(f"{name} did not run: {failed[name]}")
             continue
-        distances[name] = found
-        done = getattr(metric, "work", None)
-        if isinstance(done, Work):
-            work[name] = done
-            tell(f"{name}: {done}")
+        distances[name] = values
+        amount = getattr(metric, "work", None)
+        if isinstance(amount, Work):
+            work[name] = amount
+            tell(f"{name}: {amount}")
     if not distances:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items()) or "none was given"
         raise ValueError(f"no metric could run ({reasons})")
@@ -100,7 +100,7 @@ def _judge(
 ) -> Report:
     if isinstance(data, Judgments):
         n = len(data)
-        sides = {name: (found[:n], found[n:]) for name, found in distances.items()}
+        sides = {name: (values[:n], values[n:]) for name, values in distances.items()}
         return judge(sides, data, resamples, seed, rules or RULES, level)
     if isinstance(data, SamePairs):
         return judge_same_pairs(distances, data, resamples, seed, level)

@@ -50,8 +50,8 @@ def agreement_plot(report: Report) -> bytes:
     first = measures[0]
 
     def value(name: str) -> float:
-        found = report.agreement[name].get(first)
-        return -np.inf if found is None else found.value
+        interval = report.agreement[name].get(first)
+        return -np.inf if interval is None else interval.value
 
     names = sorted(report.agreement, key=value)
     columns = min(4, len(measures))
@@ -66,14 +66,16 @@ def agreement_plot(report: Report) -> bytes:
             axis.grid(axis="x", color="#e6e9ef", linewidth=0.8)
             axis.set_axisbelow(True)
             for y, name in enumerate(names):
-                if (found := report.agreement[name].get(measure)) is None:
+                if (interval := report.agreement[name].get(measure)) is None:
                     continue
-                if np.isfinite(found.low):
-                    axis.plot([found.low, found.high], [y, y], color=_ACCENT, linewidth=2.2, solid_capstyle="round")
-                axis.plot([found.value], [y], "o", color=_ACCENT, markersize=6)
+                if np.isfinite(interval.low):
+                    axis.plot(
+                        [interval.low, interval.high], [y, y], color=_ACCENT, linewidth=2.2, solid_capstyle="round"
+                    )
+                axis.plot([interval.value], [y], "o", color=_ACCENT, markersize=6)
                 axis.annotate(
-                    f"{found.value:.3f}",
-                    (found.value, y),
+                    f"{interval.value:.3f}",
+                    (interval.value, y),
                     (0, 6),
                     textcoords="offset points",
                     ha="center",
@@ -144,10 +146,10 @@ def scatter_plot(distances: Mapping[str, NDArray[np.float64]], scores: NDArray[n
         axes = figure.subplots(rows, columns, squeeze=False, sharey=True)
         for axis in axes.flat[len(distances) :]:
             axis.set_visible(False)
-        for axis, (name, found) in zip(axes.flat, distances.items(), strict=False):
-            axis.plot(found[some], scores[some], ".", color=_ACCENT, alpha=0.35, markersize=3, rasterized=True)
-            order = np.argsort(found)
-            axis.plot(found[order], fit_logistic(-found, scores)[order], color=_WARM, linewidth=1.6, rasterized=True)
+        for axis, (name, values) in zip(axes.flat, distances.items(), strict=False):
+            axis.plot(values[some], scores[some], ".", color=_ACCENT, alpha=0.35, markersize=3, rasterized=True)
+            order = np.argsort(values)
+            axis.plot(values[order], fit_logistic(-values, scores)[order], color=_WARM, linewidth=1.6, rasterized=True)
             axis.set_title(short(name))
             axis.set_xlabel("distance")
             axis.locator_params(axis="x", nbins=5)

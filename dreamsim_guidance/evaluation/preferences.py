@@ -78,14 +78,14 @@ def standings(
                 strengths.append(bradley_terry(drawn))
     empty = np.empty((0, len(preferences.methods)))
     votes = counted.sum(1) + counted.sum(0)
-    found = {}
+    results = {}
     for i, name in enumerate(preferences.methods):
         number = round(float(votes[i]))
         rate = Resampled(_rates(counted), np.array(rates) if rates else empty, number, len(wins))
         strength = Resampled(bradley_terry(counted), np.array(strengths) if strengths else empty, number, len(wins))
         lead = strength.lead(i, 0, level) if i else None
-        found[name] = Standing(number, rate.interval(i, level), strength.interval(i, level), lead)
-    return found
+        results[name] = Standing(number, rate.interval(i, level), strength.interval(i, level), lead)
+    return results
 
 
 def _wins(preferences: Preferences) -> NDArray[np.float64]:

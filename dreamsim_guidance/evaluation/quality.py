@@ -47,7 +47,7 @@ def judge_ratings(
             _measures(-distances[rows], ratings.score[rows], cluster, resamples, seed) for distances in metrics.values()
         ]
         groups = int(cluster.max()) + 1
-        found = {
+        measures = {
             name: Resampled(
                 np.array([column[name][0] for column in columns]),
                 np.stack([column[name][1] for column in columns], axis=1),
@@ -57,7 +57,7 @@ def judge_ratings(
             for name in columns[0]
             if all(np.isfinite(column[name][0]) for column in columns)
         }
-        return found, Part(len(rows), groups, labelled(list(metrics), found, level))
+        return measures, Part(len(rows), groups, labelled(list(metrics), measures, level))
 
     return report_of("ratings", ratings, part, list(metrics), None, resamples, seed, level)
 

@@ -79,7 +79,7 @@ class ReconstructionComparison:
 
 
 def compare_reconstructions(
-    found: Reconstructions,
+    reconstructions: Reconstructions,
     metrics: dict[str, FileMetric],
     preferences: Preferences | None = None,
     *,
@@ -94,16 +94,16 @@ def compare_reconstructions(
     `two_way` names metrics that identify too: all n x n pairs, cheap for embeddings only. Metrics that cannot run are
     told in `failed`. Raises ValueError if none can, or no reference is complete.
     """
-    stems = found.complete()
+    stems = reconstructions.complete()
     if not stems:
-        lacking = ", ".join(name for name in found.missing if name != "targets")
+        lacking = ", ".join(name for name in reconstructions.missing if name != "targets")
         raise ValueError(f"no reference has been reconstructed by every method; incomplete: {lacking}.")
     cells: dict[str, dict[str, MethodScore]] = {}
     voted: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]] = {}
     failed: dict[str, str] = {}
     for name, metric in metrics.items():
         try:
-            distances = _distances(found, stems, metric, name in two_way and len(stems) > 1, progress)
+            distances = _distances(reconstructions, stems, metric, name in two_way and len(stems) > 1, progress)
             sides = None if preferences is None else _voted(preferences, metric, progress)
         except Exception as error:  # missing weights, pictures too small, one's own metric: the others shall still run
             failed[name] = " ".join(str(error).split()) or type(error).__name__
@@ -122,8 +122,8 @@ def compare_reconstructions(
         )
     return ReconstructionComparison(
         references=tuple(stems),
-        incomplete=tuple(stem for stem in found.targets if stem not in set(stems)),
-        methods=tuple(found.methods),
+        incomplete=tuple(stem for stem in reconstructions.targets if stem not in set(stems)),
+        methods=tuple(reconstructions.methods),
         cells=cells,
         failed=failed,
         people=people,
@@ -131,20 +131,24 @@ def compare_reconstructions(
 
 
 def _distances(
-    found: Reconstructions, stems: Sequence[str], metric: FileMetric, all_pairs: bool, progress: bool
+    reconstructions: Reconstructions, stems: Sequence[str], metric: FileMetric, all_pairs: bool, progress: bool
 ) -> dict[str, NDArray[np.float64]]:
     """For each method `(n,)` distances to the own target, or `(n, n)`, [j, i] of reconstruction j to target i."""
-    targets = [found.targets[stem] for stem in stems]
+    targets = [reconstructions.targets[stem] for stem in stems]
     pairs: list[tuple[Path, Path]] = []
-    for files in found.methods.values():
-        made = [files[stem] for stem in stems]
+    for files in reconstructions.methods.values():
+        pictures = [files[stem] for stem in stems]
         pairs += (
-            [(target, one) for one in made for target in targets]
+            [(target, picture) for picture in pictures for target in targets]
             if all_pairs
-            else list(zip(targets, made, strict=True))
+            else list(zip(targets, pictures, strict=True))
         )
-    shape = (len(found.methods), len(stems), len(stems)) if all_pairs else (len(found.methods), len(stems))
-    return dict(zip(found.methods, _finite(metric, pairs, progress).reshape(shape), strict=True))
+    shape = (
+        (len(reconstructions.methods), len(stems), len(stems))
+        if all_pairs
+        else (len(reconstructions.methods), len(stems))
+    )
+    return dict(zip(reconstructions.methods, _finite(metric, pairs, progress).reshape(shape), strict=True))
 
 
 def _voted(
@@ -167,19 +171,19 @@ def _cells(
     distances: dict[str, NDArray[np.float64]], level: float, resamples: int, seed: int
 ) -> dict[str, MethodScore]:
     cells: dict[str, MethodScore] = {}
-    for name, found in distances.items():
-        own = found if found.ndim == 1 else found.diagonal().copy()
+    for name, values in distances.items():
+        to_own = values if values.ndim == 1 else values.diagonal().copy()
         identified = None
-        if found.ndim == 2:
-            shares = identification_shares(torch.from_numpy(found)).numpy()
+        if values.ndim == 2:
+            shares = identification_shares(torch.from_numpy(values)).numpy()
             identified = cluster_bootstrap(shares, level=level, resamples=resamples, seed=seed)
         first = next(iter(cells.values()), None)
         cells[name] = MethodScore(
-            own,
-            cluster_bootstrap(own, level=level, resamples=resamples, seed=seed),
+            to_own,
+            cluster_bootstrap(to_own, level=level, resamples=resamples, seed=seed),
             None
             if first is None
-            else paired_difference(own, first.distances, level=level, resamples=resamples, seed=seed),
+            else paired_difference(to_own, first.distances, level=level, resamples=resamples, seed=seed),
             identified,
         )
     return cells

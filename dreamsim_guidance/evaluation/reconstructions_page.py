@@ -30,29 +30,29 @@ img { max-width: 100%; height: auto; }
 """
 
 
-def matrix(found: ReconstructionComparison) -> Table:
+def matrix(comparison: ReconstructionComparison) -> Table:
     """Metrics x methods: distance, difference to the first method, two-way identification."""
     table = []
-    for name, cells in found.cells.items():
-        table.append([name, *(number(cells[m].distance) for m in found.methods)])
-        differences = [cells[m].difference for m in found.methods]
-        if len(found.methods) > 1:
+    for name, cells in comparison.cells.items():
+        table.append([name, *(number(cells[m].distance) for m in comparison.methods)])
+        differences = [cells[m].difference for m in comparison.methods]
+        if len(comparison.methods) > 1:
             table.append(["  minus the first", *("" if d is None else number(d, "+") for d in differences)])
-        shares = [cells[m].two_way for m in found.methods]
+        shares = [cells[m].two_way for m in comparison.methods]
         if any(shares):
             table.append(["  two-way identification", *("" if share is None else number(share) for share in shares)])
-    return ["", *found.methods], table
+    return ["", *comparison.methods], table
 
 
-def people_table(found: ReconstructionComparison) -> tuple[Table, Table] | None:
+def people_table(comparison: ReconstructionComparison) -> tuple[Table, Table] | None:
     """Methods with win rate and strength; metrics with their agreement with these people. None without votes."""
-    if found.people is None:
+    if comparison.people is None:
         return None
     methods = []
-    for name, standing in found.people.standings.items():
+    for name, standing in comparison.people.standings.items():
         lead = "" if standing.lead is None else number(standing.lead, "+")
         methods.append([name, str(standing.votes), number(standing.win_rate), number(standing.strength, "+"), lead])
-    report = found.people.agreement
+    report = comparison.people.agreement
     rules = list(dict.fromkeys(rule for agreement in report.agreement.values() for rule in agreement))
     metrics = []
     for name, agreement in report.agreement.items():
@@ -65,29 +65,29 @@ def people_table(found: ReconstructionComparison) -> tuple[Table, Table] | None:
     return (columns, methods), (["agreement with people", *rules], metrics)
 
 
-def legend(found: ReconstructionComparison) -> str:
+def legend(comparison: ReconstructionComparison) -> str:
     """What the numbers of the matrix are."""
-    count = len(found.references)
-    left_out = f" ({len(found.incomplete)} incomplete ones left out)" if found.incomplete else ""
+    count = len(comparison.references)
+    left_out = f" ({len(comparison.incomplete)} incomplete ones left out)" if comparison.incomplete else ""
     text = f"{count} references that every method has{left_out}; means with 95 % intervals over references. "
     text += "Distances: lower is more alike."
-    if any(cell.two_way for cells in found.cells.values() for cell in cells.values()):
+    if any(cell.two_way for cells in comparison.cells.values() for cell in cells.values()):
         text += " Identification: 1 is best, chance is 0.5."
     return text
 
 
-def render(found: ReconstructionComparison, sheet: PILImage.Image, caption: str) -> str:
+def render(comparison: ReconstructionComparison, sheet: PILImage.Image, caption: str) -> str:
     """The page, self-contained."""
     data = io.BytesIO()
     sheet.save(data, "png")
     parts = [
         "<h1>Reconstructions compared</h1>",
-        f"<p>{html.escape(legend(found))}</p>",
-        _table(matrix(found)),
-        *(f"<p>{html.escape(name)} did not run: {html.escape(why)}</p>" for name, why in found.failed.items()),
+        f"<p>{html.escape(legend(comparison))}</p>",
+        _table(matrix(comparison)),
+        *(f"<p>{html.escape(name)} did not run: {html.escape(why)}</p>" for name, why in comparison.failed.items()),
         "<h2>People</h2>",
-        f'<p class="note">{html.escape(found.note)}</p>',
-        *(_table(table) for table in people_table(found) or ()),
+        f'<p class="note">{html.escape(comparison.note)}</p>',
+        *(_table(table) for table in people_table(comparison) or ()),
         "<h2>Pictures</h2>",
         f"<p>{html.escape(caption)}</p>",
         f'<img alt="Contact sheet" src="data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}">',

@@ -49,17 +49,17 @@ def judge(
     def agreement(rows: NDArray[np.int64]) -> tuple[dict[str, Resampled], Part]:
         chosen = judgments.select(rows)
         distances = {name: (d_a[rows], d_b[rows]) for name, (d_a, d_b) in metrics.items()}
-        found = _resample(distances, chosen, rules, resamples, seed)
+        means = _resample(distances, chosen, rules, resamples, seed)
         votes_a, votes_b = chosen.votes_a, chosen.votes_b
         several = bool((votes_a + votes_b >= 2).any())
         part = Part(
             count=len(rows),
             references=len(np.unique(chosen.reference)),
-            agreement=labelled(list(metrics), found, level),
+            agreement=labelled(list(metrics), means, level),
             ceiling=ceiling(votes_a, votes_b) if several else None,
             limit=float(np.mean(np.maximum(votes_a, votes_b) / (votes_a + votes_b))) if several else None,
         )
-        return found, part
+        return means, part
 
     report = report_of("triplets", judgments, agreement, list(metrics), rules, resamples, seed, level)
     return replace(
@@ -83,7 +83,7 @@ def report_of(
     level: float,
 ) -> Report:
     """The whole of a set and its splits and groups, from what `part` finds in rows; `measures` None are those found."""
-    found, whole = part(np.arange(len(data)))
+    means, whole = part(np.arange(len(data)))
     return Report(
         count=whole.count,
         references=whole.references,
@@ -91,11 +91,11 @@ def report_of(
         ceiling=whole.ceiling,
         limit=whole.limit,
         kind=kind,
-        lead=_leads(metrics, found, level),
+        lead=_leads(metrics, means, level),
         splits=_parts(data.split, lambda rows: part(rows)[1]),
         groups=_parts(data.group, lambda rows: part(rows)[1]),
         images=len(data.images),
-        measures={name: MEASURES[name] for name in (found if measures is None else measures)},
+        measures={name: MEASURES[name] for name in (means if measures is None else measures)},
         level=level,
         resamples=resamples,
         seed=seed,
@@ -108,15 +108,15 @@ def check_rules(rules: Sequence[str]) -> None:
         raise ValueError(f"unknown rule '{unknown[0]}'; known: {', '.join((*RULES, ODD_ONE_OUT))}.")
 
 
-def labelled(names: Sequence[str], found: dict[str, Resampled], level: float) -> dict[str, dict[str, Interval]]:
+def labelled(names: Sequence[str], means: dict[str, Resampled], level: float) -> dict[str, dict[str, Interval]]:
     """Intervals by metric and measure; columns are the metrics in order."""
-    return {name: {m: r.interval(i, level) for m, r in found.items()} for i, name in enumerate(names)}
+    return {name: {m: r.interval(i, level) for m, r in means.items()} for i, name in enumerate(names)}
 
 
-def _leads(names: Sequence[str], found: dict[str, Resampled], level: float) -> dict[str, dict[str, Interval]]:
+def _leads(names: Sequence[str], means: dict[str, Resampled], level: float) -> dict[str, dict[str, Interval]]:
     """The difference of every further metric to the first one."""
     rest = list(enumerate(names))[1:]
-    return {name: {m: r.lead(i, 0, level) for m, r in found.items()} for i, name in rest if found}
+    return {name: {m: r.lead(i, 0, level) for m, r in means.items()} for i, name in rest if means}
 
 
 def _parts(words: Sequence[str], part: Callable[[NDArray[np.int64]], Part]) -> dict[str, Part]:

@@ -56,12 +56,15 @@ class Trial:
     repeats: str | None = None
 
 
-def units(found: Reconstructions, mode: Mode = "2afc") -> list[Unit]:
+def units(reconstructions: Reconstructions, mode: Mode = "2afc") -> list[Unit]:
     """All that can be judged: each reference with each pair of methods that have it, or with each method (JND)."""
-    present = {stem: [name for name, pictures in found.methods.items() if stem in pictures] for stem in found.targets}
+    present = {
+        stem: [name for name, pictures in reconstructions.methods.items() if stem in pictures]
+        for stem in reconstructions.targets
+    }
     if mode == "jnd":
         return [(stem, name, TARGET) for stem, names in present.items() for name in names]
-    return [(stem, one, other) for stem, names in present.items() for one, other in combinations(names, 2)]
+    return [(stem, first, second) for stem, names in present.items() for first, second in combinations(names, 2)]
 
 
 def assign(count: int, participants: int, trials: int, seed: int = 0) -> list[list[int]]:
@@ -74,11 +77,11 @@ def assign(count: int, participants: int, trials: int, seed: int = 0) -> list[li
         if len(block) < trials:
             fresh = [int(unit) for unit in random.permutation(count)]
             lacking = trials - len(block)
-            had = set(block)
-            taken = [unit for unit in fresh if unit not in had][:lacking]
-            block += taken
-            had = set(taken)
-            deck = [unit for unit in fresh if unit not in had]
+            dealt = set(block)
+            fill = [unit for unit in fresh if unit not in dealt][:lacking]
+            block += fill
+            dealt = set(fill)
+            deck = [unit for unit in fresh if unit not in dealt]
         blocks.append(block)
     return blocks
 

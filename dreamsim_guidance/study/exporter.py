@@ -71,28 +71,30 @@ def make_study(
     """
     page = page or Page()
     to = Path(to)
-    found = find_reconstructions(targets, methods, least=1 if mode == "jnd" else 2)
-    if taken := {TARGET, DEGRADED} & found.methods.keys():
-        raise ValueError(f"a method cannot be called '{taken.pop()}'; give it another name: NAME=FOLDER.")
-    _check_silent(page, found.methods)
-    chosen = units(found, mode)
+    reconstructions = find_reconstructions(targets, methods, least=1 if mode == "jnd" else 2)
+    if reserved := {TARGET, DEGRADED} & reconstructions.methods.keys():
+        raise ValueError(f"a method cannot be called '{reserved.pop()}'; give it another name: NAME=FOLDER.")
+    _check_silent(page, reconstructions.methods)
+    chosen = units(reconstructions, mode)
     if not chosen:
         raise ValueError("no reference was reconstructed by two methods, so there is nothing to compare.")
     trials = min(40, len(chosen)) if trials is None else trials
     repeats = min(4, trials // 3) if repeats is None else repeats
     # the numbers are checked before the pictures are decoded
-    design(chosen, list(found.targets), **(numbers := _numbers(mode, participants, trials, catch, repeats, seed)))
+    design(
+        chosen, list(reconstructions.targets), **(numbers := _numbers(mode, participants, trials, catch, repeats, seed))
+    )
     check_free(to)
-    sizes = found.check(progress)
-    blocks = design(chosen, _catch_references(found, {unit[0] for unit in chosen}, catch, seed), **numbers)
-    pictures, extra = _pictures(found, [trial for block in blocks for trial in block], seed)
+    sizes = reconstructions.check(progress)
+    blocks = design(chosen, _catch_references(reconstructions, {unit[0] for unit in chosen}, catch, seed), **numbers)
+    pictures, extra = _pictures(reconstructions, [trial for block in blocks for trial in block], seed)
     study = Study(
         id="",
         title=page.title,
         mode=mode,
         seed=seed,
         participants=participants,
-        methods=tuple(found.methods),
+        methods=tuple(reconstructions.methods),
         pictures=tuple(pictures),
         extra=tuple(extra),
         blocks=tuple(map(tuple, blocks)),
@@ -108,12 +110,12 @@ def make_study(
     votes = Counter((t.reference, *sorted((t.left, t.right))) for b in blocks for t in b if t.kind == "pair")
     other = [
         file
-        for files in found.methods.values()
+        for files in reconstructions.methods.values()
         for stem, file in files.items()
-        if abs(math.log(_aspect(sizes[file]) / _aspect(sizes[found.targets[stem]]))) > 0.02
+        if abs(math.log(_aspect(sizes[file]) / _aspect(sizes[reconstructions.targets[stem]]))) > 0.02
     ]
     few = min(votes.values()) if len(votes) == len(chosen) else 0
-    return Made(study, found.missing, (few, max(votes.values())), other)
+    return Made(study, reconstructions.missing, (few, max(votes.values())), other)
 
 
 def _check_silent(page: Page, methods: Iterable[str]) -> None:
@@ -153,14 +155,14 @@ def _degraded(image: Image) -> Image:
     return resize(resize(image, (6, 6)).clamp(0, 1), (image.shape[-2], image.shape[-1])).clamp(0, 1)
 
 
-def _catch_references(found: Reconstructions, used: set[str], count: int, seed: int) -> list[str]:
+def _catch_references(reconstructions: Reconstructions, used: set[str], count: int, seed: int) -> list[str]:
     """Up to `count` references, at random, whose degraded picture is visibly another."""
-    stems = [stem for stem in found.targets if stem in used]
+    stems = [stem for stem in reconstructions.targets if stem in used]
     suitable: list[str] = []
     for i in np.random.default_rng([seed, 3]).permutation(len(stems)):
         if len(suitable) == count:
             break
-        image = load_image(found.targets[stems[i]])
+        image = load_image(reconstructions.targets[stems[i]])
         if float((_degraded(image) - image).square().mean().sqrt()) >= _VISIBLE:
             suitable.append(stems[i])
     if count and not suitable:
@@ -170,22 +172,24 @@ def _catch_references(found: Reconstructions, used: set[str], count: int, seed: 
     return suitable
 
 
-def _pictures(found: Reconstructions, trials: list[Trial], seed: int) -> tuple[list[Picture], list[Picture]]:
+def _pictures(reconstructions: Reconstructions, trials: list[Trial], seed: int) -> tuple[list[Picture], list[Picture]]:
     """All files of the page under shuffled numbers; those of catch trials have their own copy of the target."""
-    seen = {(trial.reference, side) for trial in trials if trial.kind != "catch" for side in (trial.left, trial.right)}
+    shown = {(trial.reference, side) for trial in trials if trial.kind != "catch" for side in (trial.left, trial.right)}
     stems = sorted({trial.reference for trial in trials})
     catch = sorted({trial.reference for trial in trials if trial.kind == "catch"})
-    wanted = [(stem, TARGET, found.targets[stem]) for stem in stems]
-    wanted += [(s, name, files[s]) for name, files in found.methods.items() for s in stems if (s, name) in seen]
+    wanted = [(stem, TARGET, reconstructions.targets[stem]) for stem in stems]
+    wanted += [
+        (s, name, files[s]) for name, files in reconstructions.methods.items() for s in stems if (s, name) in shown
+    ]
     count = len(wanted)
-    wanted += [(stem, shows, found.targets[stem]) for stem in catch for shows in (TARGET, DEGRADED)]
+    wanted += [(stem, shows, reconstructions.targets[stem]) for stem in catch for shows in (TARGET, DEGRADED)]
     order = np.random.default_rng([seed, 4]).permutation(len(wanted))
     digits = len(str(len(wanted)))
-    made = [
+    pictures = [
         Picture(f"images/{number + 1:0{digits}d}.png", stem, shows, str(file))
         for number, (stem, shows, file) in zip(order, wanted, strict=True)
     ]
-    return made[:count], made[count:]
+    return pictures[:count], pictures[count:]
 
 
 def _identity(study: Study, page: Page) -> str:

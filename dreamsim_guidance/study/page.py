@@ -95,7 +95,7 @@ def render(study: Study, page: Page) -> str:
         "/*DATA*/": json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c"),
         "/*PROGRAM*/": program,
     }
-    return re.sub("|".join(map(re.escape, parts)), lambda found: parts[found.group()], text)
+    return re.sub("|".join(map(re.escape, parts)), lambda match: parts[match.group()], text)
 
 
 def _number(file: str) -> int:

@@ -76,8 +76,8 @@ def count_votes(
     stated = rules(study, least_catch, least_consistency)
     sessions, empty = read_votes(study, votes)
     people = screen(study, sessions, least_catch, least_consistency)
-    kept = [session for session, person in zip(sessions, people, strict=True) if person.kept]
-    counted = _count(study, kept)
+    accepted = [session for session, person in zip(sessions, people, strict=True) if person.kept]
+    counted = _count(study, accepted)
     if not counted:
         reasons = "; ".join(f"participant {person.participant}: {person.why or 'no votes'}" for person in people)
         raise ValueError(f"no votes are left ({reasons or 'the files hold none'}); nothing was written.")
@@ -104,22 +104,22 @@ def write_outcome(outcome: Outcome, folder: Path | str, to: Path | str) -> None:
     check_free(to)
     study, counted = outcome.study, outcome.counted
     files = {(picture.reference, picture.shows): folder / picture.file for picture in study.pictures}
-    needed = {(stem, name) for stem, one, other in counted for name in (TARGET, one, other)}
+    needed = {(stem, name) for stem, first, second in counted for name in (TARGET, first, second)}
     if missing := sorted(str(files[key]) for key in needed if not files[key].is_file()):
         raise FileNotFoundError(f"{len(missing)} pictures of the study are missing, the first: '{missing[0]}'.")
-    with new_folder(to) as made:
+    with new_folder(to) as written:
         for key in sorted(needed):
-            place = made / _path(*key)
+            place = written / _path(*key)
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(files[key], place)
         rows = _triplets(counted) if study.mode == "2afc" else _pairs(counted)
-        with (made / ("data.csv" if study.mode == "2afc" else "jnd_votes.csv")).open(
+        with (written / ("data.csv" if study.mode == "2afc" else "jnd_votes.csv")).open(
             "w", newline="", encoding="utf-8"
         ) as file:
             writer = csv.DictWriter(file, list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)
-        write_json(made / "report.json", {**_report(outcome), "rules": outcome.rules})
+        write_json(written / "report.json", {**_report(outcome), "rules": outcome.rules})
 
 
 def _count(study: Study, sessions: Sequence[Session]) -> dict[Unit, list[int]]:
@@ -132,11 +132,11 @@ def _count(study: Study, sessions: Sequence[Session]) -> dict[Unit, list[int]]:
             trial = trials[vote.trial]
             if trial.kind != "pair":
                 continue
-            one, other = sorted((trial.left, trial.right), key=order.__getitem__)
+            first, second_method = sorted((trial.left, trial.right), key=order.__getitem__)
             second = study.choices.index(vote.choice)
-            if study.mode == "2afc" and trial.left != one:
+            if study.mode == "2afc" and trial.left != first:
                 second = 1 - second
-            counted[trial.reference, one, other][second] += 1
+            counted[trial.reference, first, second_method][second] += 1
     return dict(sorted(counted.items(), key=lambda item: (item[0][0], order[item[0][1]], order[item[0][2]])))
 
 
@@ -153,15 +153,15 @@ def _triplets(counted: dict[Unit, list[int]]) -> list[dict[str, Any]]:
             "right_vote": right / (left + right),
             "votes": left + right,
             "ref_path": _path(stem, TARGET),
-            "left_path": _path(stem, one),
-            "right_path": _path(stem, other),
+            "left_path": _path(stem, first),
+            "right_path": _path(stem, second),
             "split": "test",
             "is_imagenet": False,
             "prompt": "",
-            "left_method": one,
-            "right_method": other,
+            "left_method": first,
+            "right_method": second,
         }
-        for i, ((stem, one, other), (left, right)) in enumerate(counted.items())
+        for i, ((stem, first, second), (left, right)) in enumerate(counted.items())
     ]
 
 

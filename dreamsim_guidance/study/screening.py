@@ -101,5 +101,5 @@ def _person(study: Study, session: Session, least_catch: float, least_consistenc
 
 
 def _same(study: Study, session: Session, first: Trial, again: Trial) -> bool:
-    one, other = session.votes[first.id].choice, session.votes[again.id].choice
-    return one == other if study.mode == "jnd" else one != other  # the sides are swapped
+    before, now = session.votes[first.id].choice, session.votes[again.id].choice
+    return before == now if study.mode == "jnd" else before != now  # the sides are swapped

@@ -59,7 +59,7 @@ def read_votes(study: Study, files: Sequence[Path | str]) -> tuple[list[Session]
     sessions: dict[str, Session] = {}
     empty = []
     for file in _files(files):
-        seen: set[str] = set()
+        answered: set[str] = set()
         for where, row in _rows(file):
             if row["study"] != study.id:
                 raise ValueError(
@@ -77,23 +77,23 @@ def read_votes(study: Study, files: Sequence[Path | str]) -> tuple[list[Session]
                 )
             if row["choice"] not in study.choices:
                 raise ValueError(f"{where}: choice must be {' or '.join(study.choices)}, got {row['choice']!r}.")
-            if trial.id in seen:
+            if trial.id in answered:
                 raise ValueError(f"{where}: the trial {trial.id} is answered twice; the file was changed by hand.")
-            seen.add(trial.id)
+            answered.add(trial.id)
             milliseconds = number(where, "milliseconds", row["milliseconds"], 0.0)
             vote = Vote(trial.id, row["choice"], milliseconds, row["time"], row["input"], row["undone"], row["width"])
             if trial.id not in session.votes or session.votes[trial.id].time < vote.time:
                 session.votes[trial.id] = vote
             if file not in session.files:
                 session.files.append(file)
-        if not seen:
+        if not answered:
             empty.append(file)
     return list(sessions.values()), empty
 
 
-def _files(given: Sequence[Path | str]) -> list[Path]:
-    found: list[Path] = []
-    for path in map(Path, given):
+def _files(paths: Sequence[Path | str]) -> list[Path]:
+    files: list[Path] = []
+    for path in map(Path, paths):
         if not path.exists():
             raise FileNotFoundError(f"votes not found: '{path}'; give the files that the page downloaded.")
         inside = (
@@ -105,10 +105,10 @@ def _files(given: Sequence[Path | str]) -> list[Path]:
             raise ValueError(f"'{path}' is not a file of votes; give the files that the page downloaded.")
         if not inside:
             raise ValueError(f"'{path}' holds no .csv and no .json file of votes.")
-        found += inside
-    if not found:
+        files += inside
+    if not files:
         raise ValueError("give at least one file of votes, CSV or JSON.")
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(files))
 
 
 def _rows(file: Path) -> Iterator[tuple[str, dict[str, str]]]:
@@ -137,10 +137,10 @@ def _session(where: str, row: dict[str, str], sessions: dict[str, Session]) -> S
     participant = int(number(where, "participant", row["participant"], 1.0))
     if not row["session"]:
         raise ValueError(f"{where}: the session is missing; the file was changed by hand.")
-    found = sessions.setdefault(row["session"], Session(row["session"], participant, row["chosen_by"]))
-    if found.participant != participant:
+    session = sessions.setdefault(row["session"], Session(row["session"], participant, row["chosen_by"]))
+    if session.participant != participant:
         raise ValueError(
-            f"{where}: the session {found.id} belongs to participant {found.participant}, not to {participant}; "
+            f"{where}: the session {session.id} belongs to participant {session.participant}, not to {participant}; "
             "the file was changed by hand."
         )
-    return found
+    return session

@@ -63,15 +63,15 @@ def read_bapps_jnd(root: Path | str, split: str | None = None, least_votes: int 
 def _shares(root: Path, folder: str, split: str | None) -> Iterator[tuple[Path, Path, float]]:
     """Family folder, file and share of every vote, in order."""
     root = root.absolute()
-    found = [place for depth in range(4) for place in sorted(root.glob("*/" * depth + folder)) if place.is_dir()]
-    if not found:
+    folders = [place for depth in range(4) for place in sorted(root.glob("*/" * depth + folder)) if place.is_dir()]
+    if not folders:
         raise FileNotFoundError(
             f"'{root}' has no folder '{folder}' of votes in it or up to three levels below; give the folder of the set, "
             "of a split or of a family."
         )
     # a split that is not asked for need not be read: training has 151,000 files
-    wanted = [place for place in found if split is None or place.parents[1].name == split] or found
-    files = [file for place in wanted for file in sorted(place.glob("*.npy"))]
+    chosen = [place for place in folders if split is None or place.parents[1].name == split] or folders
+    files = [file for place in chosen for file in sorted(place.glob("*.npy"))]
     for file in tqdm(files, desc=folder, unit="vote", disable=len(files) < 5000):
         yield file.parents[1], file, _share(file)
 

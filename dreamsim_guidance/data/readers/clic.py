@@ -62,13 +62,13 @@ def _is_header(words: list[str]) -> bool:
 def _file(root: Path) -> Path:
     if root.is_file():
         return root
-    found = answer_files(root) if root.is_dir() else []
-    if len(found) != 1:
-        names = ", ".join(file.name for file in found) or "none"
-        raise (ValueError if found else FileNotFoundError)(
+    files = answer_files(root) if root.is_dir() else []
+    if len(files) != 1:
+        names = ", ".join(file.name for file in files) or "none"
+        raise (ValueError if files else FileNotFoundError)(
             f"'{root}' must have one csv file of original,A,B,answer, it has {names}; give the file itself."
         )
-    return found[0]
+    return files[0]
 
 
 class _PictureFinder:

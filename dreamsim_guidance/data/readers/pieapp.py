@@ -37,8 +37,8 @@ def read_pieapp(root: Path | str, split: str | None = None, least_votes: int | N
     files = [file for file in sorted(root.glob("labels/*/*_pairwise_labels.csv")) if file.is_file()]
     if not files:
         raise FileNotFoundError(f"'{root}' has no labels/<split>/*_pairwise_labels.csv; give the folder of PieAPP.")
-    wanted = [file for file in files if split is None or file.parent.name == split] or files
-    rows = [row for file in wanted for row in _triplets(root, file)]
+    chosen = [file for file in files if split is None or file.parent.name == split] or files
+    rows = [row for file in chosen for row in _triplets(root, file)]
     return gather(choose(rows, root, split, least_votes or 1), root)
 
 

@@ -53,14 +53,14 @@ def read_pipal(root: Path | str, split: str | None = None) -> Ratings:
 
 def label_files(root: Path) -> list[tuple[Path, str]]:
     """Files of labels, each with its split."""
-    found = []
+    files = []
     for place in sorted(root.glob("*")):
         part, _, rest = place.name.lower().partition("_")
         if rest == "label" and os.path.isdir(place):
-            found += [(file, part) for file in sorted(place.glob("*.txt")) if os.path.isfile(file)]
+            files += [(file, part) for file in sorted(place.glob("*.txt")) if os.path.isfile(file)]
         elif rest == "label.txt" and os.path.isfile(place):
-            found.append((place, part))
-    return found
+            files.append((place, part))
+    return files
 
 
 def _by_name(root: Path) -> dict[str, Path]:

@@ -57,22 +57,22 @@ def read_records(file: Path) -> Iterator[tuple[int, list[str]]]:
     Raises ValueError for what is not UTF-8 text (with or without a byte-order mark), and for a quote that is not closed.
     """
     with file.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as opened:
-        taken: list[str] = []
+        record: list[str] = []
 
         def lines() -> Iterator[str]:
             for line, text in enumerate(iter(lambda: opened.readline(_LONGEST), ""), 1):
                 _check_text(file, line, text)
-                taken.append(text)
+                record.append(text)
                 yield text
 
         reader = csv.reader(lines(), skipinitialspace=True)
         while True:
             begin = reader.line_num + 1
-            taken.clear()
+            record.clear()
             try:
                 cells = next(reader, None)
-                if len(taken) > 1 or '"' in "".join(taken):
-                    _check_quotes(taken)
+                if len(record) > 1 or '"' in "".join(record):
+                    _check_quotes(record)
             except csv.Error as error:
                 raise ValueError(
                     f"'{file}', line {begin}: not a row of comma-separated cells ({error}); look for a stray quote (\")."

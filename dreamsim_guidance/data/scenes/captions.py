@@ -138,13 +138,13 @@ def vocabulary() -> dict[str, int]:
 
 def tokenise(captions: Sequence[str], length: int = 32) -> torch.Tensor:
     """Word numbers, `(b, length)` int64, cut or padded with 0. Raises ValueError for a word that no caption has."""
-    known = vocabulary()
+    numbers = vocabulary()
     tokens = torch.zeros(len(captions), length, dtype=torch.long)
     for row, text in zip(tokens, captions, strict=True):
         words = text.replace(",", " ").split()[:length]
-        if unknown := [word for word in words if word not in known]:
+        if unknown := [word for word in words if word not in numbers]:
             raise ValueError(f"unknown word '{unknown[0]}' in '{text}'; captions use the words of vocabulary().")
-        row[: len(words)] = torch.tensor([known[word] for word in words], dtype=torch.long)
+        row[: len(words)] = torch.tensor([numbers[word] for word in words], dtype=torch.long)
     return tokens
 
 

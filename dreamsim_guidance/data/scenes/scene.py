@@ -108,8 +108,8 @@ class Scene:
     seed: int
 
     def __post_init__(self) -> None:
-        known = {"shape": SHAPES, "layout": LAYOUTS, "background": BACKGROUNDS, "texture": TEXTURES, "style": STYLES}
-        for name, kinds in known.items():
+        allowed = {"shape": SHAPES, "layout": LAYOUTS, "background": BACKGROUNDS, "texture": TEXTURES, "style": STYLES}
+        for name, kinds in allowed.items():
             if getattr(self, name) not in kinds:
                 raise ValueError(f"unknown {name} '{getattr(self, name)}'; known: {', '.join(kinds)}.")
 

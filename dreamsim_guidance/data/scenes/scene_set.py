@@ -78,7 +78,7 @@ def write_scene_set(
         if (folder / _TABLE).is_file() and all(picture.is_file() for picture in pictures):
             return folder
         rows = list(_drawn(_Drawing(folder, settings, places), workers))
-        _write_table(folder / "factors.csv", _KNOWN, (known for _, known in rows))
+        _write_table(folder / "factors.csv", _KNOWN, (factors for _, factors in rows))
         _write_table(folder / _TABLE, COLUMNS, (row for row, _ in rows))
     return folder
 
@@ -105,8 +105,8 @@ class _Drawing(Dataset[tuple[dict[str, Any], dict[str, Any]]]):
         votes = (*(_share(side[1], question.people) for side in (left, right)), question.people)
         row = (i, *votes, names[0], left[0], right[0], split, False, question.prompt)
         changed = (" ".join(changed_factors(triplet.reference, side[3])) for side in (left, right))
-        known = (i, question.held_out or "", left[2], right[2], *changed)
-        return dict(zip(COLUMNS, row, strict=True)), dict(zip(_KNOWN, known, strict=True))
+        factors = (i, question.held_out or "", left[2], right[2], *changed)
+        return dict(zip(COLUMNS, row, strict=True)), dict(zip(_KNOWN, factors, strict=True))
 
 
 def _drawn(drawing: _Drawing, workers: int) -> Iterable[tuple[dict[str, Any], dict[str, Any]]]:
@@ -131,15 +131,15 @@ def _claim(folder: Path, settings: SceneSet) -> None:
             part.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
         return
     try:
-        found = dict(json.loads(file.read_text(encoding="utf-8")))
+        present = dict(json.loads(file.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise ValueError(
             f"'{file}' does not hold the settings of a scene set ({error}); give an empty folder."
         ) from error
-    if differing := [name for name in {**wanted, **found} if found.get(name) != wanted.get(name)]:
+    if differing := [name for name in {**wanted, **present} if present.get(name) != wanted.get(name)]:
         name = differing[0]
         raise ValueError(
-            f"'{folder}' holds a set with {name} {found.get(name)!r}, not {wanted.get(name)!r}; give another folder, or "
+            f"'{folder}' holds a set with {name} {present.get(name)!r}, not {wanted.get(name)!r}; give another folder, or "
             "the same settings to continue that set."
         )
 

@@ -23,15 +23,15 @@ def directions(metric: DreamSim, files: Sequence[Path], progress: bool = True) -
 
     `progress` shows a bar on stderr, if there are more than a few. Errors as `load_image`.
     """
-    found = []
+    batches = []
     with (
         torch.inference_mode(),
         tqdm(total=len(files), unit="image", disable=not progress or len(files) <= _BATCH) as bar,
     ):
         for batch in _batches(files, metric):
-            found.append(metric.target(batch.to(metric.device)).directions)
+            batches.append(metric.target(batch.to(metric.device)).directions)
             bar.update(len(batch))
-    return torch.cat(found)
+    return torch.cat(batches)
 
 
 def _batches(files: Sequence[Path], metric: DreamSim) -> Iterator[Tensor]:

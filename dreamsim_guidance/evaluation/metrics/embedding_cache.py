@@ -76,7 +76,7 @@ class EmbeddingCache:
     def read(self, key: str, digests: Iterable[str]) -> dict[str, NDArray[np.float32]]:
         """Rows of those pictures that are there. Damaged chunks are removed."""
         wanted = set(digests)
-        found: dict[str, NDArray[np.float32]] = {}
+        rows_by_digest: dict[str, NDArray[np.float32]] = {}
         for chunk in sorted((self.folder / key).glob("*.npz")):
             try:
                 with chunk.open("rb") as file, np.load(file, allow_pickle=False) as stored:
@@ -90,8 +90,8 @@ class EmbeddingCache:
                 log.warning("%s is damaged (%s); its pictures are embedded again.", chunk, error)
                 chunk.unlink(missing_ok=True)
                 continue
-            found.update((name, row) for name, row in zip(names, rows, strict=True) if name in wanted)
-        return found
+            rows_by_digest.update((name, row) for name, row in zip(names, rows, strict=True) if name in wanted)
+        return rows_by_digest
 
     def write(self, key: str, digests: Sequence[str], rows: NDArray[np.float32]) -> None:
         """Keep rows `(n, d)` as one chunk. Where the folder cannot be written, a warning says so and the work goes on."""

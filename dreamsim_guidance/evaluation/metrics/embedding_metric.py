@@ -64,42 +64,42 @@ class EmbeddingMetric:
         place = {file: i for i, file in enumerate(files)}
         rows = self.directions(files, progress)
         left, right = (np.array([place[pair[side]] for pair in pairs], dtype=np.int64) for side in (0, 1))
-        found = np.empty(len(pairs))
+        distances = np.empty(len(pairs))
         for first in range(0, len(pairs), _CHUNK):
             part = slice(first, first + _CHUNK)
             difference = rows[left[part]].astype(np.float64) - rows[right[part]]
-            found[part] = 0.5 * np.square(difference).sum(1)
-        if not np.isfinite(found).all():
-            a, b = pairs[int((~np.isfinite(found)).argmax())]
+            distances[part] = 0.5 * np.square(difference).sum(1)
+        if not np.isfinite(distances).all():
+            a, b = pairs[int((~np.isfinite(distances)).argmax())]
             raise ValueError(f"{self.name} is not finite, first between '{a}' and '{b}'; look at its weights.")
-        return found
+        return distances
 
     def directions(self, files: Sequence[Path], progress: bool = True) -> Rows:
         """Unit vectors of the pictures, `(n, d)` in order, on any number of processes."""
         progress = progress and is_main()
         key, names, first = "", [str(file) for file in files], list(range(len(files)))
-        known: dict[str, Rows] = {}
+        row_of: dict[str, Rows] = {}
         if self.cache is None:
             divided(len(files), lambda share: self._checked([files[i] for i in share], progress))
         else:
             names = self._digests(files, progress)
             _, places = np.unique(np.array(names), return_index=True)  # equal content is embedded once
             first, key = [int(i) for i in np.sort(places)], self.key
-            known = self.cache.read(key, names)
+            row_of = self.cache.read(key, names)
 
-        def keep(done: Sequence[int], rows: Rows) -> None:
+        def keep(positions: Sequence[int], rows: Rows) -> None:
             if self.cache is not None:
-                self.cache.write(key, [names[i] for i in done], rows)
+                self.cache.write(key, [names[i] for i in positions], rows)
 
         # processes may have different caches, and must agree on what is to be done
-        found = everywhere(np.array([names[i] in known for i in first]))
-        missing = [i for i, there in zip(first, found, strict=True) if not there]
+        cached = everywhere(np.array([names[i] in row_of for i in first]))
+        missing = [i for i, is_cached in zip(first, cached, strict=True) if not is_cached]
         start = time.perf_counter()
         if missing:
             rows = divided(len(missing), lambda share: self._embed([missing[j] for j in share], files, keep, progress))
-            known.update((names[i], row) for i, row in zip(missing, rows, strict=True))
+            row_of.update((names[i], row) for i, row in zip(missing, rows, strict=True))
         self.work = Work(len(first), len(missing), time.perf_counter() - start)
-        return np.stack([known[name] for name in names])
+        return np.stack([row_of[name] for name in names])
 
     @property
     def key(self) -> str:
@@ -129,13 +129,13 @@ class EmbeddingMetric:
     def _digests(self, files: Sequence[Path], progress: bool) -> list[str]:
         cache = self.cache
         assert cache is not None
-        found = divided(
+        digests = divided(
             len(files),
             lambda share: np.array(
                 cache.digests([files[i] for i in share], self.workers, progress, self.reading), "S64"
             ),
         )
-        return [name.decode() for name in found]
+        return [name.decode() for name in digests]
 
     def _checked(self, files: Sequence[Path], progress: bool) -> NDArray[np.bool_]:
         check_pictures(files, self.workers or None, progress, self.reading)
@@ -145,20 +145,20 @@ class EmbeddingMetric:
         self, missing: Sequence[int], files: Sequence[Path], keep: Callable[[Sequence[int], Rows], None], progress: bool
     ) -> Rows:
         """Rows of the missing pictures, handed to `keep` on the way and also when something stops the work."""
-        found: list[Rows] = []
-        kept, last = 0, time.monotonic()
+        rows: list[Rows] = []
+        saved, last = 0, time.monotonic()
         with tqdm(total=len(missing), desc=self.name, unit="image", disable=not progress) as bar:
             try:
                 for batch in self._batches([files[i] for i in missing]):
-                    found.extend(self._rows(batch))
+                    rows.extend(self._rows(batch))
                     bar.update(len(batch))
-                    if len(found) - kept >= _KEPT_IMAGES or time.monotonic() - last >= _KEPT_SECONDS:
-                        keep(missing[kept : len(found)], np.stack(found[kept:]))
-                        kept, last = len(found), time.monotonic()
+                    if len(rows) - saved >= _KEPT_IMAGES or time.monotonic() - last >= _KEPT_SECONDS:
+                        keep(missing[saved : len(rows)], np.stack(rows[saved:]))
+                        saved, last = len(rows), time.monotonic()
             finally:
-                if len(found) > kept:
-                    keep(missing[kept : len(found)], np.stack(found[kept:]))
-        return np.stack(found) if found else np.empty((0, 0), np.float32)
+                if len(rows) > saved:
+                    keep(missing[saved : len(rows)], np.stack(rows[saved:]))
+        return np.stack(rows) if rows else np.empty((0, 0), np.float32)
 
     def _rows(self, batch: Tensor) -> NDArray[np.float32]:
         with torch.inference_mode():

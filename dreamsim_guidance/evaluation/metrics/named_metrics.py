@@ -132,11 +132,11 @@ def file_metric(
         file = path
         return embedding(lambda on: DreamSim(file, device=on), called)
     if ":" in text:
-        found = _callable(text)
-        return pairwise(lambda on: (found, None), called, False)
-    known = ", ".join([*sorted(VARIANTS), "pocket", *COMPARES, *TOWERS])
+        function = _callable(text)
+        return pairwise(lambda on: (function, None), called, False)
+    names = ", ".join([*sorted(VARIANTS), "pocket", *COMPARES, *TOWERS])
     raise ValueError(
-        f"unknown metric '{text}'; known: {known}, a model file (.safetensors), a run's folder, or file.py:function."
+        f"unknown metric '{text}'; known: {names}, a model file (.safetensors), a run's folder, or file.py:function."
     )
 
 
@@ -187,7 +187,7 @@ def _callable(text: str) -> Compare:
             raise ValueError(
                 f"the metric '{text}' names the module '{where}', which cannot be imported ({error})."
             ) from error
-    found = getattr(module, name, None)
-    if not callable(found):
+    function = getattr(module, name, None)
+    if not callable(function):
         raise ValueError(f"'{where}' has no function '{name}'; give file.py:function, (images, images) -> (b,).")
-    return found
+    return function

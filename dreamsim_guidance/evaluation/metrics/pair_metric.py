@@ -61,27 +61,27 @@ class PairMetric:
 
     def distances(self, pairs: Sequence[tuple[Path, Path]], progress: bool = True) -> NDArray[np.float64]:
         """One number for each pair. ValueError for what is not finite, of another shape, or cannot be read."""
-        asked = [(b, a) if self.symmetric and b < a else (a, b) for a, b in pairs]
-        distinct = sorted(dict.fromkeys(asked))
+        ordered = [(b, a) if self.symmetric and b < a else (a, b) for a, b in pairs]
+        distinct = sorted(dict.fromkeys(ordered))
         start = time.perf_counter()
         values = divided(len(distinct), partial(self._share, distinct, progress and is_main()))
         self.work = Work(len(distinct), len(distinct), time.perf_counter() - start, "pairs")
         place = {pair: i for i, pair in enumerate(distinct)}
-        return values[[place[pair] for pair in asked]]
+        return values[[place[pair] for pair in ordered]]
 
     def _share(self, distinct: Sequence[tuple[Path, Path]], progress: bool, share: range) -> NDArray[np.float64]:
         mine = [distinct[i] for i in share]
-        found = np.empty(len(mine))
+        distances = np.empty(len(mine))
         with tqdm(total=len(mine), desc=self.name, unit="pair", disable=not progress) as bar:
             done = 0
             for items in in_order(_Pairs(mine, self.size, self.reading), self.batch, self.workers):
                 for shape in dict.fromkeys(a.shape for a, _ in items):
                     chosen = [i for i, (a, _) in enumerate(items) if a.shape == shape]
                     a, b = (torch.stack([items[i][side] for i in chosen]) for side in (0, 1))
-                    found[[done + i for i in chosen]] = self._values(a, b, mine[done + chosen[0]])
+                    distances[[done + i for i in chosen]] = self._values(a, b, mine[done + chosen[0]])
                 done += len(items)
                 bar.update(len(items))
-        return found
+        return distances
 
     def _values(self, a: Tensor, b: Tensor, first: tuple[Path, Path]) -> NDArray[np.float64]:
         with torch.inference_mode():
@@ -115,11 +115,11 @@ class _Pairs(Dataset[Any]):
         return a, b
 
     def _read(self, file: Path, size: tuple[int, int] | None) -> Tensor:
-        found = self.kept.pop((file, size), None)
-        if found is None:
-            found = decode(file, size, self.reading)
-            self.bytes += found.nbytes
-        self.kept[file, size] = found  # at the end: the oldest goes first
+        picture = self.kept.pop((file, size), None)
+        if picture is None:
+            picture = decode(file, size, self.reading)
+            self.bytes += picture.nbytes
+        self.kept[file, size] = picture  # at the end: the oldest goes first
         while self.bytes > _MEMORY and len(self.kept) > 2:
             self.bytes -= self.kept.pop(next(iter(self.kept))).nbytes
-        return found
+        return picture

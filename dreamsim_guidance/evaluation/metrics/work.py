@@ -28,5 +28,5 @@ class Work:
     def __str__(self) -> str:
         if not self.computed:
             return f"{self.needed} {self.unit}, all from the cache"
-        kept = f", {self.needed - self.computed} from the cache" if self.needed > self.computed else ""
-        return f"{self.computed} {self.unit} in {self.seconds:.1f} s ({self.per_second:.1f} {self.unit}/s){kept}"
+        cached = f", {self.needed - self.computed} from the cache" if self.needed > self.computed else ""
+        return f"{self.computed} {self.unit} in {self.seconds:.1f} s ({self.per_second:.1f} {self.unit}/s){cached}"

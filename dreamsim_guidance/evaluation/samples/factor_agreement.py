@@ -47,7 +47,7 @@ def agreement_by_factor(
             f"one reference for all or one for each of the {len(images)} images is needed, got {len(references)}."
         )
     if isinstance(references, Tensor):
-        wanted = judge.read(references.to(images))
+        expected = judge.read(references.to(images))
     else:
-        wanted = {name: classes.to(images.device) for name, classes in factor_classes(references).items()}
-    return {name: read == wanted[name] for name, read in judge.read(images).items()}
+        expected = {name: classes.to(images.device) for name, classes in factor_classes(references).items()}
+    return {name: read == expected[name] for name, read in judge.read(images).items()}

@@ -59,10 +59,10 @@ def ceiling(votes_a: ArrayLike, votes_b: ArrayLike) -> float:
     instead of 0.73 with two votes each. Triplets with fewer than two votes say nothing and are left out; ValueError
     if none is left.
     """
-    found = likenesses(votes_a, votes_b)
-    if np.isnan(found).all():
+    chances = likenesses(votes_a, votes_b)
+    if np.isnan(chances).all():
         raise ValueError("the human ceiling needs triplets with at least two votes, got none.")
-    return float(np.nanmean(found))
+    return float(np.nanmean(chances))
 
 
 def likenesses(votes_a: ArrayLike, votes_b: ArrayLike) -> NDArray[np.float64]:

@@ -59,11 +59,11 @@ class Resampled:
     def _interval(self, value: float, replicates: NDArray[np.float64], level: float) -> Interval:
         if not 0 < level < 1:
             raise ValueError(f"level must lie between 0 and 1, got {level}.")
-        known = replicates[np.isfinite(replicates)]  # a resample without the statistic, as of one value only
-        if self.clusters < 2 or not len(known):
+        finite = replicates[np.isfinite(replicates)]  # a resample without the statistic, as of one value only
+        if self.clusters < 2 or not len(finite):
             return Interval(value, float("nan"), float("nan"), self.count, self.clusters)
         tail = norm.cdf(-math.sqrt(self.clusters / (self.clusters - 1)) * t.ppf((1 + level) / 2, self.clusters - 1))
-        low, high = np.quantile(known, [tail, 1 - tail])
+        low, high = np.quantile(finite, [tail, 1 - tail])
         return Interval(value, float(low), float(high), self.count, self.clusters)
 
 
@@ -116,22 +116,22 @@ def resample_means(
     Clusters that have the same sums are drawn together, which changes nothing but the time: 100,000 triplets of as many
     references take seconds.
     """
-    kept = ~np.isnan(columns).any(0)
-    if not kept.any():
+    complete = ~np.isnan(columns).any(0)
+    if not complete.any():
         raise ValueError("there is no value to average; the rule may have left out every triplet.")
-    _, number = np.unique(clusters[kept], return_inverse=True)
+    _, number = np.unique(clusters[complete], return_inverse=True)
     counts = np.bincount(number).astype(np.float64)
-    sums = np.stack([np.bincount(number, weights=column[kept]) for column in columns], axis=1)
-    values = columns[:, kept].mean(1)
+    sums = np.stack([np.bincount(number, weights=column[complete]) for column in columns], axis=1)
+    values = columns[:, complete].mean(1)
     groups = len(counts)
     if groups == 1:
-        return Resampled(values, np.empty((0, len(columns))), int(kept.sum()), 1)
+        return Resampled(values, np.empty((0, len(columns))), int(complete.sum()), 1)
     kinds, alike = np.unique(np.column_stack([counts, sums]), axis=0, return_counts=True)
     means = []
     for times in _multinomial(groups, alike, resamples, seed):
         totals = times @ kinds
         means.append(totals[:, 1:] / totals[:, :1])
-    return Resampled(values, np.concatenate(means), int(kept.sum()), groups)
+    return Resampled(values, np.concatenate(means), int(complete.sum()), groups)
 
 
 def draws(groups: int, resamples: int, seed: int) -> Iterator[NDArray[np.float64]]:

@@ -98,8 +98,8 @@ def psychometric_curve(
     gap = np.abs(np.asarray(distance_a, dtype=np.float64) - np.asarray(distance_b, dtype=np.float64))
     votes = np.asarray(votes_a, dtype=np.float64) + np.asarray(votes_b, dtype=np.float64)
     labels = np.asarray(clusters)
-    kept = gap > 0
-    gap, agreed, votes, labels = gap[kept], agreed[kept], votes[kept], labels[kept]
+    apart = gap > 0
+    gap, agreed, votes, labels = gap[apart], agreed[apart], votes[apart], labels[apart]
     if not len(gap):
         return Curve((), math.nan, math.nan)
     parts = np.array_split(np.argsort(gap, kind="stable"), min(bins, max(1, len(gap) // 5)))

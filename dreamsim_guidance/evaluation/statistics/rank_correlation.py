@@ -111,10 +111,10 @@ def fit_logistic(x: Vector, y: Vector, parameters: Literal[4, 5] = 4) -> Vector:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of covariances that nobody reads
-                found, _ = curve_fit(_CURVES[parameters], z, y, p0=start, maxfev=5000)
+                fit, _ = curve_fit(_CURVES[parameters], z, y, p0=start, maxfev=5000)
         except RuntimeError:  # no convergence from here
             continue
-        fitted = _CURVES[parameters](z, *found)
+        fitted = _CURVES[parameters](z, *fit)
         error = float(np.square(fitted - y).sum())
         if np.isfinite(fitted).all() and float(fitted.std()) > 0 and error < least:
             best, least = fitted, error
@@ -161,5 +161,5 @@ def _weighted_pearson(
 
 
 def _ratio(above: Vector, below: Vector) -> Vector:
-    known = below > 1e-12 * max(1.0, float(np.abs(above).max(initial=0)))
-    return np.where(known, above / np.where(known, below, 1.0), np.nan)
+    defined = below > 1e-12 * max(1.0, float(np.abs(above).max(initial=0)))
+    return np.where(defined, above / np.where(defined, below, 1.0), np.nan)
