@@ -1,4 +1,4 @@
-"""Human judgments in one normal form, procedural scenes, and picture files."""
+"""Human judgments in one form for all data sets, procedural scenes, and picture files."""
 
 import lazy_loader
 

@@ -1,11 +1,11 @@
-"""Human judgments in one normal form: a reference, two candidates, how many people found which of them nearer.
+"""Human judgments in one form for all data sets: a reference, two candidates, and how many people found which one nearer.
 
 Judgments.images                 the distinct pictures, so that each is read and embedded once
-Judgments.reference, .a, .b      (n,) positions among them
-Judgments.votes_a, .votes_b      (n,) people, at least one vote for each triplet
-Judgments.group, .split          (n,) words; what a group is depends on the set
+Judgments.reference, .a, .b      (n,) positions in images
+Judgments.votes_a, .votes_b      (n,) how many people found a, b nearer; at least one vote for each triplet
+Judgments.group, .split          (n,) words; the meaning of a group depends on the set
 
-The readers of the sets, one file each, yield `Triplet`s and `gather` them.
+The readers of the sets, one file each, make `Triplet`s, which `gather` turns into this form.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["Judgments", "Triplet", "choose", "gather", "take_stock"]
 
 @dataclass(frozen=True)
 class Judgments:
-    """Triplets with votes; see the module's documentation."""
+    """Triplets with votes; the top of this file describes the fields."""
 
     images: tuple[Path, ...]
     reference: NDArray[np.int64]
@@ -38,7 +38,7 @@ class Judgments:
         return len(self.reference)
 
     def select(self, rows: ArrayLike) -> Judgments:
-        """The triplets where the mask `rows` is True, or at the positions `rows`, with only the pictures they show."""
+        """Return the triplets where the mask `rows` is True, or at the positions `rows`, with only the pictures they show."""
         chosen = np.arange(len(self))[np.asarray(rows)]
         used, place = np.unique(np.stack([self.reference, self.a, self.b])[:, chosen], return_inverse=True)
         reference, a, b = place.reshape(3, -1)
@@ -56,7 +56,7 @@ class Judgments:
 
 @dataclass(frozen=True)
 class Triplet:
-    """One row of `Judgments`, with the pictures' files."""
+    """One row of `Judgments`, with the files of its pictures."""
 
     reference: Path
     a: Path
@@ -72,7 +72,7 @@ class Triplet:
 
 
 def gather(triplets: Sequence[Triplet], source: Path) -> Judgments:
-    """The normal form of triplets read from `source`. Raises FileNotFoundError if a picture is missing."""
+    """Return triplets that were read from `source` as `Judgments`. Raises FileNotFoundError if a picture is missing."""
     images, (reference, a, b) = take_stock(
         source, [t.reference for t in triplets], [t.a for t in triplets], [t.b for t in triplets]
     )
@@ -89,9 +89,9 @@ def gather(triplets: Sequence[Triplet], source: Path) -> Judgments:
 
 
 def take_stock(source: Path, *columns: Sequence[Path]) -> tuple[tuple[Path, ...], list[NDArray[np.int64]]]:
-    """The distinct files of columns of files, row by row, and each column as positions among them.
+    """Return the distinct files of several columns of files, and each column as positions among them.
 
-    Raises FileNotFoundError with how many are missing and the first.
+    Raises FileNotFoundError, with their number and the first one, if files are missing.
     """
     images = tuple(dict.fromkeys(file for row in zip(*columns, strict=True) for file in row))
     if missing := [file for file in images if not file.is_file()]:
@@ -120,9 +120,13 @@ def choose(
     least_votes: int = 1,
     is_in: Callable[[Row], bool] | None = None,
 ) -> list[Row]:
-    """The rows of a split (None: all; `is_in` says otherwise what belongs to it) with enough votes.
+    """Return the rows of a split that have enough votes.
 
-    Raises ValueError if there are none, with the splits that there are.
+    split: None, the default, takes all rows.
+    least_votes: by default 1.
+    is_in: whether a row belongs to the split; by default, whether its split has that name.
+
+    Raises ValueError, which lists the splits of the set, if no row is left.
     """
     belongs = is_in or (lambda row: row.split == split)
     chosen = [row for row in rows if row.votes >= least_votes and (split is None or belongs(row))]

@@ -1,13 +1,13 @@
-"""NIGHTS from its authors' server, in the chunks that they offer, each unpacked and removed before the next.
+"""Download NIGHTS from its authors' server, in the chunks that they offer; each is unpacked and removed before the next.
 
     filtered      200 zips of about 0.3 GB, ref/000 ... ref/099 and distort/000 ... distort/099
     unfiltered    8 zips of about 36 GB, each a quarter of ref or distort, and nights_raw.csv
     jnd           jnd_votes.csv
 
-The chunks of the filtered set come without its table of votes; `data.csv` is read out of nights.zip, the whole set in
-one file, without downloading that. Finished chunks are written down in `.<set>.json`, so that an interrupted download
-goes on with the bytes that are missing. While chunks are missing, the table holds the triplets whose pictures are here,
-and the whole one lies beside it as `data_all.csv`.
+The chunks of the filtered set do not contain its table of votes; `data.csv` is read out of nights.zip, which holds the whole
+set, without downloading all of that file. Finished chunks are recorded in `.<set>.json`, so that an interrupted download
+resumes with the missing bytes. While chunks are missing, the table lists the triplets whose pictures are complete, and the
+whole table lies beside it as `data_all.csv`.
 
 Addresses and sizes: the scripts and the README of https://github.com/ssundaram21/dreamsim.
 """
@@ -37,15 +37,15 @@ SERVER = "https://data.csail.mit.edu/nights"
 NightsSet = Literal["filtered", "unfiltered", "jnd"]
 
 PARTS = 100
-"""Folders of either set, 000 to 099."""
+"""Number of folders of the filtered and of the unfiltered set, 000 to 099."""
 
 _UNPACKED = {"filtered": 58 << 30, "unfiltered": 289 << 30}
-"""Of all chunks, as the README of the original says; for the look at the disk."""
+"""Bytes of all chunks, as the README of the original states; for the check of free disk space."""
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """One zip of the server, its files' folder below the set's, and about how many bytes they take."""
+    """One zip on the server, the folder of the set that it fills, and roughly how many bytes that takes."""
 
     name: str
     address: str
@@ -54,7 +54,7 @@ class Chunk:
 
 
 def chunks(which: NightsSet, parts: Collection[int] | None = None) -> list[Chunk]:
-    """The chunks that hold `parts`, numbers from 0 to 99 (None: all). Raises ValueError for other numbers."""
+    """Return the chunks that hold `parts`, numbers from 0 to 99 (None: all). Raises ValueError for other numbers."""
     numbers = set(range(PARTS)) if parts is None else set(parts)
     if not numbers or not numbers <= set(range(PARTS)):
         raise ValueError(f"parts are numbers from 0 to {PARTS - 1}, at least one, got {sorted(numbers)}.")
@@ -79,11 +79,16 @@ def download_nights(
     base_url: str = SERVER,
     progress: bool = True,
 ) -> Path:
-    """Fetch a set, or the chunks that hold `parts` of it, into the folder `to`; returns its table of votes.
+    """Download a set, or the chunks that hold `parts` of it, into the folder `to`, and return its table of votes.
 
-    What is there already is not fetched again. Bars on stderr. Raises DownloadError (an OSError) for the network,
-    OSError for a full disk, looked at before the start, ArchiveError and ChecksumError (ValueErrors) for a zip that is
-    damaged or unsafe; the next call goes on from there.
+    which: "filtered" (the default), "unfiltered" or "jnd".
+    parts: numbers from 0 to 99; None, the default, downloads all.
+    base_url: of the server.
+    progress: whether to show bars on stderr.
+
+    Complete chunks are not downloaded again; after an error, the next call resumes. Raises DownloadError (an OSError) for a
+    network failure, OSError for a full disk, which is checked first, and ArchiveError and ChecksumError (ValueErrors) for a
+    damaged or unsafe zip.
     """
     if which not in get_args(NightsSet):
         raise ValueError(f"unknown set '{which}'; known: {', '.join(get_args(NightsSet))}.")
@@ -98,7 +103,7 @@ def download_nights(
         _check_space(to, missing)
         table = to / ("data.csv" if which == "filtered" else "nights_raw.csv")
         whole = table.with_stem(f"{table.stem}_all")
-        if table.is_file() and not whole.is_file():  # complete, or put here by hand
+        if table.is_file() and not whole.is_file():  # complete, or put there by the user
             os.replace(table, whole)
         if which == "filtered":
             _read_table(whole, f"{base_url}/nights.zip", table)
@@ -114,7 +119,7 @@ def download_nights(
 
 
 class _Record:
-    """Which chunks are finished, with the number of files in each folder that they filled."""
+    """The finished chunks, with the number of files in each folder that they filled."""
 
     def __init__(self, to: Path, which: str) -> None:
         self.to, self.file = to, to / f".{which}.json"
@@ -125,7 +130,7 @@ class _Record:
         self.finished: dict[str, dict[str, int]] = content if isinstance(content, dict) else {}
 
     def has(self, chunk: Chunk) -> bool:
-        """Whether it is finished and its files are still there."""
+        """Whether the chunk is finished and its files are still in place."""
         folders = self.finished.get(chunk.name, {})
         return bool(folders) and all(_count(self.to / folder) >= count for folder, count in folders.items())
 
@@ -146,11 +151,11 @@ def _fetch(chunk: Chunk, to: Path, base_url: str, record: _Record, progress: boo
     try:
         members = archive.members(packed, bounded=False)
         name, info = next(iter(members.items()))
-        # `members` takes a single folder around everything off; upstream's script unpacks it with the rest
+        # `members` strips a single enclosing folder; the original's script unpacks it with the rest
         around = info.filename.removesuffix(name)
         files = archive.extract(packed, to / chunk.folder / around, members, bounded=False)
     except (archive.ArchiveError, StopIteration) as error:
-        packed.unlink()  # must not be found again by the next call
+        packed.unlink()  # so that the next call downloads it again
         checksums.forget(packed)
         raise archive.ArchiveError(f"{base_url}/{chunk.address}: {error or 'the zip is empty.'}") from error
     record.add(chunk, files.values())
@@ -160,7 +165,7 @@ def _fetch(chunk: Chunk, to: Path, base_url: str, record: _Record, progress: boo
 
 def _table(file: Path, url: str, progress: bool) -> Path:
     download(url, file, progress=progress)
-    checksums.forget(file)  # people may rename its columns
+    checksums.forget(file)  # users may rename its columns
     return file
 
 
@@ -179,13 +184,13 @@ def _read_table(file: Path, url: str, name: Path) -> None:
 
 
 def _cut(whole: Path, table: Path) -> None:
-    """Write the rows whose pictures are here, or move the whole table there if all are."""
+    """Write the rows whose pictures are complete; if that is all of them, move the whole table into place."""
     with whole.open(newline="", encoding="utf-8-sig") as opened:
         header, *rows = list(csv.reader(opened)) or [[]]
     names = ("ref_path", "left_path", "right_path")
     places = [header.index(name) for name in names if name in header]
     here = [row for row in rows if all(i < len(row) and (table.parent / row[i]).is_file() for i in places)]
-    if len(places) < len(names) or len(here) == len(rows):  # other columns than known: it cannot be cut
+    if len(places) < len(names) or len(here) == len(rows):  # unknown columns: the rows cannot be selected
         os.replace(whole, table)
         return
     with writing(table) as temporary, temporary.open("w", newline="", encoding="utf-8") as opened:

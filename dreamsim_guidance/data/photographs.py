@@ -1,7 +1,7 @@
-"""The photographs that scikit-image brings with its package: a little of the real world, without a download.
+"""The photographs that scikit-image installs: real pictures without a download.
 
-Only files that lie beside `skimage.data` are used, never its fetcher. Two of them are kept out of every training, so
-that something real is left to be asked about afterwards.
+Only installed files are used, never `skimage.data`'s downloads. Two photographs are excluded from every training, so that real
+pictures remain for evaluation.
 """
 
 from __future__ import annotations
@@ -42,19 +42,19 @@ Photographs = dict[str, Float[Tensor, "1 3 _ _"]]
 """Pictures of any size by name."""
 
 HELD_OUT = ("astronaut", "chelsea")
-"""Never used in training."""
+"""Photographs that are never used in training."""
 
 
 def photograph(name: str) -> Image:
-    """The bundled photograph, `(1, 3, h, w)`. Raises ValueError for an unknown name or one that is not installed."""
+    """Return a bundled photograph, `(1, 3, h, w)` in [0, 1]. Raises ValueError if there is none of that name."""
     path = _folder() / PHOTOGRAPHS.get(name, "")
     if not path.is_file():
-        raise ValueError(f"no photograph '{name}' is installed; there are: {', '.join(_installed())}.")
+        raise ValueError(f"no photograph '{name}' is installed; installed are: {', '.join(_installed())}.")
     return load_image(path)
 
 
 def training_photographs(shorter: int = 160) -> Photographs:
-    """All installed photographs but the held-out ones, shrunk to `shorter` pixels on the shorter side."""
+    """Return all installed photographs except the held-out ones, resized to `shorter` pixels on the shorter side."""
     photographs = {}
     for name in _installed():
         if name not in HELD_OUT:

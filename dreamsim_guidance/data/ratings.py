@@ -1,8 +1,8 @@
-"""Scores of quality: how good people found each distorted picture of a reference, on the scale of its set.
+"""Quality scores: how good people found each distorted picture of a reference, on the scale of its data set.
 
 Ratings.images                   the distinct pictures
-Ratings.reference, .distorted    (n,) positions among them
-Ratings.score                    (n,) higher is better, whatever the set's own direction
+Ratings.reference, .distorted    (n,) positions in images
+Ratings.score                    (n,) higher is better, whatever the direction of the set's own scale
 Ratings.group, .split            (n,) words; the group is the kind of distortion
 """
 
@@ -20,12 +20,12 @@ from dreamsim_guidance.data.judgments import Judgments, take_stock
 __all__ = ["MIXED", "Rating", "Ratings", "gather_ratings"]
 
 MIXED = "mixed"
-"""Group of a triplet whose two candidates are of two groups."""
+"""Group of a triplet whose two candidates belong to different groups."""
 
 
 @dataclass(frozen=True)
 class Ratings:
-    """Distorted pictures with scores; see the module's documentation."""
+    """Distorted pictures with scores; the top of this file describes the fields."""
 
     images: tuple[Path, ...]
     reference: NDArray[np.int64]
@@ -38,11 +38,11 @@ class Ratings:
         return len(self.reference)
 
     def judgments(self) -> Judgments:
-        """All pairs of distorted pictures of one reference (and split), as triplets of one vote.
+        """Return all pairs of distorted pictures of one reference (and split) as triplets with one vote each.
 
-        The vote goes to the higher score, half a vote to each of two equal ones. a is the one that comes first in the
-        set, so that the order tells nothing. 120 pictures of a reference make 7140 triplets. These votes are derived:
-        nobody compared the two, and a ceiling of human agreement cannot be had from them.
+        The vote goes to the picture with the higher score; equal scores get half a vote each. a is the picture that comes first
+        in the set, so the order carries no information. 120 pictures of a reference make 7140 triplets. These votes are
+        derived: nobody compared the two pictures, so they give no ceiling of human agreement.
         """
         first, second = [], []
         splits = np.unique(np.array(self.split), return_inverse=True)[1]
@@ -71,7 +71,7 @@ class Ratings:
 
 
 def _groups(keys: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """Positions of equal columns, in order."""
+    """Positions of equal columns of `keys`, in order."""
     _, number = np.unique(keys, axis=1, return_inverse=True)
     order = np.argsort(number.reshape(-1), kind="stable")
     return np.split(order, np.flatnonzero(np.diff(number.reshape(-1)[order])) + 1)
@@ -79,7 +79,7 @@ def _groups(keys: NDArray[np.int64]) -> list[NDArray[np.int64]]:
 
 @dataclass(frozen=True)
 class Rating:
-    """One row of `Ratings`, with the pictures' files."""
+    """One row of `Ratings`, with the files of its pictures."""
 
     reference: Path
     distorted: Path
@@ -89,13 +89,13 @@ class Rating:
 
     @property
     def votes(self) -> float:
-        return 1.0  # the sets give means, most without how many people they are of
+        return 1.0  # the sets give means, mostly without the number of people
 
 
 def gather_ratings(ratings: Sequence[Rating], source: Path) -> Ratings:
-    """The normal form of ratings read from `source`.
+    """Return ratings that were read from `source` as `Ratings`.
 
-    Raises FileNotFoundError if a picture is missing, ValueError if one is rated twice.
+    Raises FileNotFoundError if a picture is missing, ValueError if a picture is rated twice.
     """
     seen: set[Path] = set()
     for rating in ratings:

@@ -1,4 +1,4 @@
-"""Folders of reconstructions by several methods of the same references, matched by file stem.
+"""Folders of reconstructions of the same references by several methods, matched by file name without its ending.
 
 targets/cat.png    first/cat.jpg    second/cat.png     three pictures of one reference, "cat"
 targets/dog.png    first/dog.jpg                       the second method has none of "dog"
@@ -20,9 +20,10 @@ __all__ = ["Reconstructions", "find_reconstructions"]
 
 @dataclass(frozen=True)
 class Reconstructions:
-    """Pictures by file stem. `targets` and every method hold only stems that a target and some method have.
+    """Pictures by file stem.
 
-    `missing` says for each folder, by its name ("targets" or the method's), which stems it lacks.
+    targets, methods: hold only the stems that a target and at least one method have.
+    missing: the stems that each folder lacks, by the method's name, or by "targets".
     """
 
     targets: dict[str, Path]
@@ -34,7 +35,7 @@ class Reconstructions:
         return [*self.targets.values(), *(file for pictures in self.methods.values() for file in pictures.values())]
 
     def complete(self) -> list[str]:
-        """The references that every method has reconstructed, in order."""
+        """Return the references that every method has reconstructed, in order."""
         return [stem for stem in self.targets if all(stem in pictures for pictures in self.methods.values())]
 
     def check(self, progress: bool = True) -> dict[Path, tuple[int, int]]:

@@ -1,9 +1,9 @@
 """Just noticeable differences: pairs of pictures, and the share of people who took them for the same.
 
 SamePairs.images                 the distinct pictures
-SamePairs.a, .b                  (n,) positions among them
-SamePairs.share_same, .votes     (n,) in [0, 1], and how many people were asked
-SamePairs.group, .split          (n,) words; what a group is depends on the set
+SamePairs.a, .b                  (n,) positions in images
+SamePairs.share_same, .votes     (n,) the share in [0, 1], and how many people were asked
+SamePairs.group, .split          (n,) words; the meaning of a group depends on the set
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["Pair", "SamePairs", "gather_pairs"]
 
 @dataclass(frozen=True)
 class SamePairs:
-    """Pairs with votes; see the module's documentation."""
+    """Pairs with votes; the top of this file describes the fields."""
 
     images: tuple[Path, ...]
     a: NDArray[np.int64]
@@ -38,7 +38,7 @@ class SamePairs:
 
 @dataclass(frozen=True)
 class Pair:
-    """One row of `SamePairs`, with the pictures' files."""
+    """One row of `SamePairs`, with the files of its pictures."""
 
     a: Path
     b: Path
@@ -49,7 +49,7 @@ class Pair:
 
 
 def gather_pairs(pairs: Sequence[Pair], source: Path) -> SamePairs:
-    """The normal form of pairs read from `source`. Raises FileNotFoundError if a picture is missing."""
+    """Return pairs that were read from `source` as `SamePairs`. Raises FileNotFoundError if a picture is missing."""
     images, (a, b) = take_stock(source, [p.a for p in pairs], [p.b for p in pairs])
     return SamePairs(
         images=images,

@@ -1,4 +1,4 @@
-"""How well a metric agrees with people: judging on sets of judgments, rules of agreement, ceilings and intervals."""
+"""How well a metric agrees with people: evaluation on sets of judgments, rules of agreement, ceilings, intervals."""
 
 import lazy_loader
 

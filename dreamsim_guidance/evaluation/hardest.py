@@ -1,4 +1,4 @@
-"""Where a metric is surest that people are wrong."""
+"""The triplets on which a metric contradicts people most clearly."""
 
 from __future__ import annotations
 
@@ -19,10 +19,15 @@ def hardest_disagreements(
     reference: ArrayLike,
     count: int = 8,
 ) -> NDArray[np.int64]:
-    """Positions of up to `count` triplets on which the metric is against most votes, the clearest first.
+    """Return the positions of up to `count` triplets on which the metric contradicts the majority, the clearest first.
 
-    Clear is a large gap between the distances, as its rank among all triplets, times many votes of one kind,
-    |n_a - n_b| / (n_a + n_b + 1). At most two of one reference, so that they differ.
+    A contradiction is clear if the metric's gap is wide and the votes are one-sided: triplets are sorted by the rank of the
+    gap |d_a - d_b| among all triplets times |n_a - n_b| / (n_a + n_b + 1). For variety, at most two of them have the same
+    reference.
+
+    distance_a, distance_b: from the reference to a and b, `(n,)`.
+    votes_a, votes_b: how many people found a, b nearer, `(n,)`.
+    reference: a label of each triplet's reference, `(n,)`.
     """
     d_a, d_b, n_a, n_b = (np.asarray(x, dtype=np.float64) for x in (distance_a, distance_b, votes_a, votes_b))
     against = (d_a - d_b) * (n_a - n_b) > 0

@@ -1,4 +1,4 @@
-"""A report as one HTML file that needs no other and no network: tables, plots, the hardest disagreements as pictures."""
+"""The report of an evaluation as one self-contained HTML file: tables, plots, and the clearest disagreements as pictures."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from dreamsim_guidance.files.pictures import read_rgb
 __all__ = ["html_report", "write_html"]
 
 _SIDE = 160
-"""Pixels of a thumbnail's longer side, twice what is shown."""
+"""Pixels of a thumbnail's longer side; twice its size on the page, for screens of high resolution."""
 
 
 def write_html(evaluation: Evaluation, path: Path, disagreements: int = 6) -> None:
-    """Write `html_report` to `path`; the file appears whole or not at all."""
+    """Write the page of `html_report` to `path`, whole or not at all. Raises OSError if it cannot be written."""
     write_text(path, html_report(evaluation, disagreements))
 
 
 def html_report(evaluation: Evaluation, disagreements: int = 6) -> str:
-    """The page; for triplets with up to `disagreements` of each metric, where it is surest against most votes."""
+    """Return the page. For triplets it shows up to `disagreements` of each metric, where it contradicts people most clearly."""
     report = evaluation.report
     sections = [
         *_head(report),
@@ -67,8 +67,8 @@ def _head(report: Report) -> Iterator[str]:
         facts["the most any metric can reach on these votes"] = f"{report.limit:.3f}"
     yield "<dl>" + "".join(f"<div><dt>{escape(k)}</dt><dd>{v}</dd></div>" for k, v in facts.items()) + "</dl>"
     if report.ceiling == 1:
-        yield "<p class=note>Only triplets on which all agreed are in this set: how often one person agrees with another "
-        yield "cannot be seen in it.</p>"
+        yield "<p class=note>This set holds only triplets on which everyone agreed, so it does not show how often one person "
+        yield "agrees with another.</p>"
 
 
 def _agreement(report: Report) -> Iterator[str]:
@@ -91,7 +91,7 @@ def _agreement(report: Report) -> Iterator[str]:
     if report.lead:
         first = next(iter(report.agreement))
         yield f"<h3>Lead over {escape(first)}</h3><p class=note>Differences on the same rows; bold where the interval "
-        yield "leaves out zero.</p>"
+        yield "excludes zero.</p>"
         rows = [[escape(name), *(_lead(intervals.get(m)) for m in measures)] for name, intervals in report.lead.items()]
         yield _table(["metric", *measures], rows)
     if report.failed:
@@ -102,13 +102,13 @@ def _agreement(report: Report) -> Iterator[str]:
 def _curves(evaluation: Evaluation) -> Iterator[str]:
     if (plot := curves_plot(evaluation.report.curves)) is not None:
         yield "<h2>How sure a metric is, and how often people agree</h2>"
-        yield "<p class=note>Share of votes that side with the metric, against the gap between its two distances: means "
-        yield "of bins of equally many triplets, and the curve ½ + (1 − lapse)(1 / (1 + exp(−slope · gap)) − ½) of "
-        yield "greatest likelihood. A metric whose gaps mean something rises from ½.</p>"
+        yield "<p class=note>The share of votes that side with the metric, against the gap between its two distances: means "
+        yield "over bins of equally many triplets, and the curve of greatest likelihood, ½ + (1 − lapse)(1 / (1 + exp(−slope · "
+        yield "gap)) − ½). The curve rises from ½ if a wider gap makes agreement more likely.</p>"
         yield _picture(plot, "Share of votes that agree against the gap between the two distances")
         if undetermined := [name for name, curve in evaluation.report.curves.items() if not curve.identified]:
-            yield f"<p class=note>Dashed: the votes do not determine how steep the curve of {escape(', '.join(undetermined))} "
-            yield "is; curves of very different slope explain them equally well.</p>"
+            yield f"<p class=note>Dashed ({escape(', '.join(undetermined))}): the votes do not determine the slope of the "
+            yield "curve; very different slopes explain them equally well.</p>"
     if isinstance(evaluation.data, Ratings):
         yield "<h2>Scores against distances</h2>"
         yield _picture(scatter_plot(evaluation.distances, evaluation.data.score), "Scores against distances")
@@ -138,8 +138,8 @@ def _disagreements(evaluation: Evaluation, count: int) -> Iterator[str]:
     data = evaluation.data
     if not isinstance(data, Judgments) or count < 1:
         return
-    yield "<h2>Hardest disagreements</h2><p class=note>Where a metric is surest that most people are wrong. Framed in "
-    yield "orange is what people chose, in blue what the metric finds nearer.</p>"
+    yield "<h2>Hardest disagreements</h2><p class=note>Triplets on which a metric contradicts the majority most clearly. "
+    yield "People chose the picture framed in orange; the metric finds the one framed in blue nearer.</p>"
     for i, (name, distances) in enumerate(evaluation.distances.items()):
         d_a, d_b = distances[: len(data)], distances[len(data) :]
         rows = hardest_disagreements(d_a, d_b, data.votes_a, data.votes_b, data.reference, count)
@@ -155,7 +155,11 @@ def _disagreements(evaluation: Evaluation, count: int) -> Iterator[str]:
                 captions = [f"{votes:.3g} vote{'' if votes == 1 else 's'}", f"distance {distance:.4g}"]
                 yield _thumbnail(data.images[place], captions, "people" if side == people else "machine")
             yield "</figure>"
-        yield "</div>" if len(rows) else "<p class=note>None: it sides with most people everywhere.</p></div>"
+        yield (
+            "</div>"
+            if len(rows)
+            else "<p class=note>None: this metric sides with the majority on every triplet.</p></div>"
+        )
         yield "</details>"
 
 
@@ -165,12 +169,13 @@ def _notes(report: Report) -> Iterator[str]:
         yield f"<dt>{escape(name)}</dt><dd>{escape(text)}.</dd>"
     yield "<dt>intervals</dt>"
     yield (
-        f"<dd>{100 * report.level:g} % bootstrap intervals over whole references, {report.resamples} resamples, seed "
-        f"{report.seed}; a lead is resampled on the same references for both metrics.</dd>"
+        f"<dd>{100 * report.level:g} % bootstrap intervals that resample whole references: {report.resamples} resamples, seed "
+        f"{report.seed}. For a lead, both metrics are evaluated on the same resamples.</dd>"
     )
     if report.ceiling is not None:
-        yield "<dt>one person agrees with another</dt><dd>the chance that two different votes of a triplet agree, without "
-        yield "bias for any number of votes. A metric can pass it, since it is judged against the mean of many.</dd>"
+        yield "<dt>one person agrees with another</dt><dd>The chance that two different votes on a triplet agree, estimated "
+        yield "without bias for any number of votes. A metric can exceed it, because it is compared with the mean of many "
+        yield "people.</dd>"
     yield "</dl>"
 
 
@@ -198,7 +203,7 @@ def _value(value: Interval | float | None) -> str:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """`head` is text, the cells are HTML."""
+    """An HTML table. `head` is plain text, the cells are HTML."""
     top = "".join(f"<th>{escape(name)}</th>" for name in head)
     body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
     return f"<div class=wide><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"

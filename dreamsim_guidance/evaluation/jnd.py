@@ -1,7 +1,7 @@
-"""Just noticeable differences: does the metric put pairs that people took for the same before the others?
+"""Just noticeable differences: are the pairs that people took for the same also the nearest ones for the metric?
 
-Pairs are sorted by distance, nearest first, and the area under precision over recall of "same" is taken, precision made
-monotone from the right, as PASCAL VOC has done since 2010.
+Pairs are sorted by distance, nearest first. The score is the area under the precision-recall curve of "same", with precision
+made monotone from the right, as PASCAL VOC has computed it since 2010.
 
 Everingham et al., The PASCAL visual object classes challenge, IJCV 2010; Zhang et al., CVPR 2018 (for JND).
 """
@@ -22,10 +22,12 @@ _NAME = "average precision"
 
 
 def average_precision(distances: ArrayLike, same: ArrayLike) -> float:
-    """Average precision in [0, 1] of `same` (the share of people, or 0 and 1, shape `(n,)`) under growing distance.
+    """Return the average precision, in [0, 1], of retrieving the pairs that look the same by their distance.
 
-    Pairs at equal distance are taken in one step, so that their order in the list does not matter. Raises ValueError
-    if nobody took any pair for the same, or for NaN.
+    distances: of the pairs, `(n,)`; pairs at equal distance are retrieved together, so their order does not matter.
+    same: the share of people who took each pair for the same, or 0 and 1, `(n,)`.
+
+    Raises ValueError for NaN, for shares outside [0, 1], and if nobody took any pair for the same.
     """
     d, s = np.asarray(distances, dtype=np.float64), np.asarray(same, dtype=np.float64)
     if d.shape != s.shape or d.ndim != 1:
@@ -38,9 +40,10 @@ def average_precision(distances: ArrayLike, same: ArrayLike) -> float:
 def judge_same_pairs(
     metrics: dict[str, NDArray[np.float64]], pairs: SamePairs, resamples: int = 2000, seed: int = 0, level: float = 0.95
 ) -> Report:
-    """Average precision of each metric's distances `(n,)`, with intervals clustered by a pair's first picture.
+    """Report the average precision of each metric's distances `(n,)`, with intervals clustered by a pair's first picture.
 
-    Splits and groups in which nobody took any pair for the same have no row. Errors as `average_precision`.
+    Splits and groups in which nobody took any pair for the same are left out. Raises the errors of `average_precision`, and
+    ValueError if there is no metric.
     """
     if not metrics:
         raise ValueError("at least one metric is needed, got none.")
@@ -62,7 +65,7 @@ def resample_average_precision(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Resampled:
-    """Average precision of k metrics' distances `(k, n)`, and of resamples of whole clusters."""
+    """Return the average precision of k metrics' distances `(k, n)`, and that of resamples of whole clusters."""
     values = np.array([average_precision(column, same) for column in distances])
     _, number = np.unique(clusters, return_inverse=True)
     groups = int(number.max()) + 1
@@ -74,7 +77,7 @@ def resample_average_precision(
 
 
 def _areas(d: NDArray[np.float64], s: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Average precision `(r,)` where pair i is there `weights[r, i]` times; NaN without a same pair."""
+    """Average precision `(r,)` of resamples that hold pair i `weights[r, i]` times; NaN without a pair that is the same."""
     order = np.argsort(d, kind="stable")
     last = np.append(np.diff(d[order]) != 0, True)
     weights = weights[:, order]

@@ -1,4 +1,4 @@
-"""Metrics against people, from picture files to a report: of triplets, of pairs taken for the same, of mean scores."""
+"""Evaluate metrics against people, from picture files to a report: triplets, same-or-different pairs, and mean scores."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ __all__ = ["Data", "Evaluation", "evaluate", "pairs_of"]
 log = logging.getLogger(__name__)
 
 Data = Judgments | SamePairs | Ratings
-"""What `data.sets.read_judgments` returns."""
+"""What `dreamsim_guidance.data.read_judgments` returns."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The report, what was judged, and each metric's distances in the order of `pairs_of(data)`."""
+    """The report, the judgments it is about, and each metric's distances in the order of `pairs_of(data)`."""
 
     report: Report
     data: Data
@@ -48,10 +48,18 @@ def evaluate(
     progress: bool = True,
     tell: Callable[[str], None] = log.info,
 ) -> Evaluation:
-    """Judge the metrics on a set, one after the other; what could not run is in `report.failed`, with its reason.
+    """Evaluate metrics on a set of judgments, one after the other.
 
-    `rules` are for triplets, by default all of `agreement.RULES`. `tell` gets a line on each metric's work or failure.
-    Raises ValueError for unknown rules, rules on a set of another kind, and if no metric could run.
+    A metric that fails does not stop the others; `report.failed` gives the reasons.
+
+    data: triplets, pairs or ratings, as `read_judgments` returns them.
+    metrics: by the name under which they are reported; see `load_metrics`.
+    rules: of agreement, for triplets only; by default all of `RULES`.
+    resamples, seed, level: of the bootstrap intervals; by default 2000 resamples at 95 %.
+    progress: whether to show a bar on stderr.
+    tell: called with one line about each metric's work or failure.
+
+    Raises ValueError for an empty set, unknown rules, rules for a set of another kind, and if no metric could run.
     """
     if rules and not isinstance(data, Judgments):
         raise ValueError(f"rules are for triplets, and this set has {_KINDS[type(data)]}; leave them out.")
@@ -67,7 +75,7 @@ def evaluate(
             values = np.asarray(metric.distances(pairs, progress), dtype=np.float64)
             if values.shape != (len(pairs),) or not np.isfinite(values).all():
                 raise ValueError(f"{name} gave {values.shape} distances, {int(np.isnan(values).sum())} of them NaN.")
-        except Exception as error:  # whatever someone's metric raises: the others shall still run
+        except Exception as error:  # a user's metric may raise anything, and the others must still run
             failed[name] = " ".join(str(error).split()) or type(error).__name__
             tell(f"{name} did not run: {failed[name]}")
             continue
@@ -84,7 +92,7 @@ def evaluate(
 
 
 def pairs_of(data: Data) -> list[tuple[Path, Path]]:
-    """The pairs of files whose distances are needed; for triplets those of reference and a, then of reference and b."""
+    """Return the pairs of files to compare. For triplets: every reference with its a, then every reference with its b."""
     if isinstance(data, Judgments):
         columns = (np.concatenate([data.reference] * 2), np.concatenate([data.a, data.b]))
     else:

@@ -1,4 +1,4 @@
-"""Pictures of a report, as SVG: agreement with intervals, psychometric curves, distances against scores."""
+"""Plots of a report, as SVG: agreement with intervals, psychometric curves, distances against scores."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ _STYLE: dict[Any, Any] = {
     "xtick.color": _INK,
     "ytick.color": _INK,
     "text.color": _INK,
-    "text.parse_math": False,  # a file's name may have a dollar sign
+    "text.parse_math": False,  # a file name may contain a dollar sign
     "svg.fonttype": "path",
     "svg.hashsalt": "dreamsim_guidance",
 }
 
 
 def short(name: str) -> str:
-    """A name that fits beside an axis: the end of a long one."""
+    """`name`, or the end of it if it is too long to stand beside an axis."""
     return name if len(name) <= _LONGEST else "…" + name[1 - _LONGEST :]
 
 
 def agreement_plot(report: Report) -> bytes:
-    """One panel for each measure: every metric with its interval, the best on top; what people reach as a line."""
+    """One panel per measure: each metric with its interval, the best on top; lines show what people reach."""
     measures = list(report.measures)
     first = measures[0]
 
@@ -102,8 +102,9 @@ def agreement_plot(report: Report) -> bytes:
 
 
 def curves_plot(curves: Mapping[str, Curve]) -> bytes | None:
-    """One panel for each metric: means over bins with intervals, and the fitted curve, dashed where the votes do not
-    determine it; None without any."""
+    """One panel per metric: means over bins with intervals, and the fitted curve, dashed if the votes do not determine it.
+
+    Returns None if there is no curve to show."""
     shown = {name: curve for name, curve in curves.items() if curve.bins}
     if not shown:
         return None
@@ -137,10 +138,10 @@ def curves_plot(curves: Mapping[str, Curve]) -> bytes | None:
 
 
 def scatter_plot(distances: Mapping[str, NDArray[np.float64]], scores: NDArray[np.float64]) -> bytes:
-    """Scores of quality against distances, one panel for each metric, with the fitted curve."""
+    """Quality scores against distances, one panel per metric, with the fitted curve."""
     columns = min(4, len(distances))
     rows = -(-len(distances) // columns)
-    some = np.random.default_rng(0).permutation(len(scores))[:3000]  # more would not show, and make the file large
+    some = np.random.default_rng(0).permutation(len(scores))[:3000]  # more points would only make the file larger
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots(rows, columns, squeeze=False, sharey=True)
@@ -161,7 +162,7 @@ def scatter_plot(distances: Mapping[str, NDArray[np.float64]], scores: NDArray[n
 
 def _svg(draw: Callable[[Figure], None], width: float, height: float) -> bytes:
     with mpl.rc_context(_STYLE), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of letters that the font lacks
+        warnings.simplefilter("ignore")  # about characters that the font lacks
         figure = Figure(figsize=(width, height), layout="constrained", dpi=150)
         draw(figure)
         buffer = io.BytesIO()

@@ -1,11 +1,11 @@
-"""What people preferred among methods of reconstruction, from the votes that `study read` has written.
+"""Which methods of reconstruction people prefer, from the votes that `study read` wrote.
 
-win rate   share of all votes on a method's pictures that were for it; whom it met matters
-strength   Bradley and Terry's, in log-odds with mean zero, which allows for whom it met: a method one above another is
-           preferred with probability 1 / (1 + 1 / e) = 0.73
+win rate   the share of the votes on a method's pictures that it won; depends on the opponents it was shown with
+strength   of the Bradley-Terry model, in log-odds with mean zero; accounts for the opponents. A method whose strength is
+           larger by 1 is preferred with probability 1 / (1 + exp(-1)) = 0.73
 
-Intervals draw whole references with replacement, as those of agreement; all methods in the same draws, so that the
-difference of two is surer than either.
+Intervals resample whole references, as for agreement. All methods share the resamples, so that a difference between two
+methods is known more precisely than either.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["Preferences", "Standing", "read_preferences", "standings"]
 
 @dataclass(frozen=True)
 class Preferences:
-    """Judgments with the methods `(n,)` that made a and b, as positions among `methods`."""
+    """Judgments, and which methods made a and b: positions in `methods`, each `(n,)`."""
 
     judgments: Judgments
     methods: tuple[str, ...]
@@ -37,7 +37,7 @@ class Preferences:
 
 @dataclass(frozen=True)
 class Standing:
-    """One method among people. `lead` is its strength over the first method's, None for that one."""
+    """What people think of one method. `lead` is the difference of its strength to the first method's, None for that one."""
 
     votes: int
     win_rate: Interval
@@ -46,9 +46,9 @@ class Standing:
 
 
 def read_preferences(folder: Path | str) -> Preferences:
-    """The votes in a folder that `study read` has written, 2AFC: NIGHTS' layout with left_method and right_method.
+    """Read the votes in a folder that `study read` wrote: NIGHTS' layout with the columns left_method and right_method.
 
-    Raises FileNotFoundError and ValueError as `read_nights`, and ValueError without those columns.
+    Raises the errors of `read_nights`, and ValueError if those columns are missing or the study is not of mode 2afc.
     """
     folder = Path(folder)
     if (folder / "jnd_votes.csv").is_file() and not (folder / "data.csv").is_file():
@@ -67,7 +67,7 @@ def read_preferences(folder: Path | str) -> Preferences:
 def standings(
     preferences: Preferences, *, level: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> dict[str, Standing]:
-    """Win rate and strength of each method, first to last; intervals clustered by reference."""
+    """Return the win rate and strength of each method, in their order, with intervals clustered by reference."""
     wins = _wins(preferences)
     counted = wins.sum(0)
     rates, strengths = [], []
@@ -99,6 +99,6 @@ def _wins(preferences: Preferences) -> NDArray[np.float64]:
 
 
 def _rates(wins: NDArray[np.float64]) -> NDArray[np.float64]:
-    """NaN for a method without a vote, as a resample may have it."""
+    """Win rates of the methods; NaN for a method without a vote, as a resample may leave it."""
     met = wins.sum(1) + wins.sum(0)
     return np.divide(wins.sum(1), met, out=np.full(len(wins), np.nan), where=met > 0)

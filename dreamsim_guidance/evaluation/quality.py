@@ -1,7 +1,7 @@
-"""A metric against mean scores of quality (TID2013, KADID-10k, PIPAL, ...): over all pictures, and within references.
+"""Correlation of a metric with mean quality scores (TID2013, KADID-10k, PIPAL, ...), over all pictures and per reference.
 
-The two differ a lot: over all pictures a metric must put distortions of different photographs on one scale, within a
-reference it need not. All coefficients take similarity, the negative distance, so that higher is better.
+The two differ a lot: over all pictures, a metric has to put distortions of different photographs on one scale; among the
+pictures of one reference it does not. All coefficients use similarity, the negative distance, so that higher is better.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dreamsim_guidance.evaluation.statistics.rank_correlation import (
 __all__ = ["judge_ratings"]
 
 _FEWEST = 3
-"""Pictures of a reference with different scores, below which a correlation within it says nothing."""
+"""Different scores that the pictures of a reference need for a correlation among them to mean anything."""
 
 _WITHIN = ("spearman within", "kendall within", "pearson within")
 
@@ -33,10 +33,11 @@ _WITHIN = ("spearman within", "kendall within", "pearson within")
 def judge_ratings(
     metrics: dict[str, NDArray[np.float64]], ratings: Ratings, resamples: int = 2000, seed: int = 0, level: float = 0.95
 ) -> Report:
-    """Correlations of each metric's distances `(n,)` with the scores, with intervals clustered by reference.
+    """Report the correlations of each metric's distances `(n,)` with the scores, with intervals clustered by reference.
 
-    Where a metric gives all pictures of a reference one distance, its correlation there counts as 0. A measure that
-    cannot be had (one picture of each reference, equal scores) is absent. Raises ValueError without a metric.
+    If a metric gives all pictures of a reference the same distance, its correlation there counts as 0. Measures that are
+    undefined, because references have one picture each or all scores are equal, are left out. Raises ValueError if there is
+    no metric.
     """
     if not metrics:
         raise ValueError("at least one metric is needed, got none.")
@@ -83,7 +84,7 @@ def _measures(
 
 
 def _within(x: NDArray[np.float64], y: NDArray[np.float64], fitted: NDArray[np.float64]) -> list[float]:
-    """Spearman, Kendall, Pearson of one reference, the credit of its pairs, and how many of them have an order."""
+    """Spearman, Kendall and Pearson of one reference, the credit of its pairs, and how many of these have different scores."""
     i, j = np.triu_indices(len(x), 1)
     order = np.sign(y[i] - y[j])
     credit = (1 + np.sign(x[i] - x[j]) * order)[order != 0] / 2
@@ -96,7 +97,7 @@ def _within(x: NDArray[np.float64], y: NDArray[np.float64], fitted: NDArray[np.f
 
 
 def _linear(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
-    """Pearson's correlation; 0 where the curve is flat but for rounding."""
+    """Pearson's correlation; 0 if x is constant up to rounding."""
     spread = float(x.std())
     if spread <= 1e-9 * max(1.0, float(np.abs(x).max())):
         return 0.0
@@ -104,7 +105,7 @@ def _linear(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
 
 
 def _means(sums: NDArray[np.float64], counts: NDArray[np.float64], resamples: int, seed: int) -> Replicates:
-    """Sum over sum of counts, of all references and of resamples of them; NaN where there is nothing to count."""
+    """The sum divided by the sum of counts, for all references and for resamples of them; NaN if the counts are 0."""
     sums = np.nan_to_num(sums)
     if counts.sum() == 0:
         return float("nan"), np.empty(0)

@@ -1,12 +1,13 @@
-"""Methods of reconstruction side by side, by any number of metrics, and by people where they were asked.
+"""Compare methods of reconstruction by any number of metrics, and by people's votes if there are any.
 
-distance     mean over the references that every method has; with an interval over references
-difference   to the first method, reference by reference; far surer than two separate means
-two-way      how many other references a reconstruction is less like than its own, by the metric: mean share of i != j
-             with d(real_i, recon_j) > d(real_j, recon_j), chance 1/2. For an embedding that is centred, as DreamSim's, d
-             is 1 - r and this the two-way identification of brain decoding; without centring, r is the cosine.
+distance     mean over the references that every method has reconstructed, with an interval over references
+difference   to the first method, reference by reference; known far more precisely than two separate means
+two-way      identification: the share of the other references that a reconstruction is farther from than from its own,
+             #{i != j : d(real_i, recon_j) > d(real_j, recon_j)} / (N - 1), chance 1/2. For centred embeddings, as DreamSim's,
+             d = 1 - r with r the correlation, and this is the two-way identification of brain decoding; otherwise r is the
+             cosine.
 
-A metric is no person: without votes, nothing here says what people prefer.
+Metrics are no people: without votes, nothing here says what people prefer.
 """
 
 from __future__ import annotations
@@ -35,9 +36,12 @@ NO_VOTES = "no votes given: nothing here says what people prefer."
 
 @dataclass(frozen=True)
 class MethodScore:
-    """One metric on one method. `distances` are those of `ReconstructionComparison.references`, in order; lower is more alike.
+    """What one metric says about one method.
 
-    `difference` to the first method is None for that one; `two_way` is None where it was not asked for.
+    distances: to the references, in the order of `ReconstructionComparison.references`; lower is more alike.
+    distance: their mean.
+    difference: of the mean to the first method's; None for that one.
+    two_way: identification; None if it was not computed.
     """
 
     distances: NDArray[np.float64]
@@ -48,7 +52,7 @@ class MethodScore:
 
 @dataclass(frozen=True)
 class People:
-    """Each method's standing, and how far each metric agrees with these very people."""
+    """The standing of each method among people, and how well each metric agrees with the same people."""
 
     standings: dict[str, Standing]
     agreement: Report
@@ -56,9 +60,10 @@ class People:
 
 @dataclass(frozen=True)
 class ReconstructionComparison:
-    """The matrix of metrics and methods. `incomplete` are references that some method lacks, left out of all numbers.
+    """The scores of all methods under all metrics, `cells[metric][method]`.
 
-    `failed` says of metrics that could not run why.
+    incomplete: references that some method has not reconstructed; they are left out of all numbers.
+    failed: metrics that could not run, with the reason.
     """
 
     references: tuple[str, ...]
@@ -70,7 +75,7 @@ class ReconstructionComparison:
 
     @property
     def note(self) -> str:
-        """What may be said about people."""
+        """One line on the votes that this comparison rests on."""
         if self.people is None:
             return NO_VOTES
         votes = sum(standing.votes for standing in self.people.standings.values()) // 2
@@ -89,10 +94,14 @@ def compare_reconstructions(
     seed: int = 0,
     progress: bool = True,
 ) -> ReconstructionComparison:
-    """Run every metric on every method's pictures, and on those that people voted on.
+    """Compute every metric on every method's pictures, and on the pictures that people voted on.
 
-    `two_way` names metrics that identify too: all n x n pairs, cheap for embeddings only. Metrics that cannot run are
-    told in `failed`. Raises ValueError if none can, or no reference is complete.
+    two_way: names of the metrics for which identification is computed; it needs all n x n pairs, which is cheap for
+        embeddings only.
+    level, resamples, seed: of the bootstrap intervals.
+
+    A metric that fails does not stop the others; `failed` gives the reasons. Raises ValueError if no metric could run, and if
+    no reference was reconstructed by every method.
     """
     stems = reconstructions.complete()
     if not stems:
@@ -105,7 +114,7 @@ def compare_reconstructions(
         try:
             distances = _distances(reconstructions, stems, metric, name in two_way and len(stems) > 1, progress)
             sides = None if preferences is None else _voted(preferences, metric, progress)
-        except Exception as error:  # missing weights, pictures too small, one's own metric: the others shall still run
+        except Exception as error:  # missing weights, small pictures, a user's own metric: the others must still run
             failed[name] = " ".join(str(error).split()) or type(error).__name__
             continue
         cells[name] = _cells(distances, level, resamples, seed)
@@ -133,7 +142,7 @@ def compare_reconstructions(
 def _distances(
     reconstructions: Reconstructions, stems: Sequence[str], metric: FileMetric, all_pairs: bool, progress: bool
 ) -> dict[str, NDArray[np.float64]]:
-    """For each method `(n,)` distances to the own target, or `(n, n)`, [j, i] of reconstruction j to target i."""
+    """For each method the distances of reconstructions to their targets, `(n,)`, or to all targets, `(n, n)`."""
     targets = [reconstructions.targets[stem] for stem in stems]
     pairs: list[tuple[Path, Path]] = []
     for files in reconstructions.methods.values():

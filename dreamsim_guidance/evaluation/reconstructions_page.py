@@ -1,4 +1,4 @@
-"""A comparison of methods as one HTML file: the tables, what people said if they were asked, the contact sheet."""
+"""The comparison of reconstruction methods as tables, and as one HTML file with a contact sheet."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ img { max-width: 100%; height: auto; }
 
 
 def matrix(comparison: ReconstructionComparison) -> Table:
-    """Metrics x methods: distance, difference to the first method, two-way identification."""
+    """Metrics by methods: distance, difference to the first method, two-way identification."""
     table = []
     for name, cells in comparison.cells.items():
         table.append([name, *(number(cells[m].distance) for m in comparison.methods)])
@@ -45,7 +45,7 @@ def matrix(comparison: ReconstructionComparison) -> Table:
 
 
 def people_table(comparison: ReconstructionComparison) -> tuple[Table, Table] | None:
-    """Methods with win rate and strength; metrics with their agreement with these people. None without votes."""
+    """A table of methods with their win rate and strength, and one of metrics with their agreement; None without votes."""
     if comparison.people is None:
         return None
     methods = []
@@ -66,18 +66,18 @@ def people_table(comparison: ReconstructionComparison) -> tuple[Table, Table] | 
 
 
 def legend(comparison: ReconstructionComparison) -> str:
-    """What the numbers of the matrix are."""
+    """Return a sentence that explains the numbers of `matrix`."""
     count = len(comparison.references)
     left_out = f" ({len(comparison.incomplete)} incomplete ones left out)" if comparison.incomplete else ""
     text = f"{count} references that every method has{left_out}; means with 95 % intervals over references. "
-    text += "Distances: lower is more alike."
+    text += "Distances: lower is more similar."
     if any(cell.two_way for cells in comparison.cells.values() for cell in cells.values()):
         text += " Identification: 1 is best, chance is 0.5."
     return text
 
 
 def render(comparison: ReconstructionComparison, sheet: PILImage.Image, caption: str) -> str:
-    """The page, self-contained."""
+    """Return the page as one self-contained HTML text."""
     data = io.BytesIO()
     sheet.save(data, "png")
     parts = [

@@ -1,4 +1,4 @@
-"""What an evaluation found: numbers only, as JSON has them."""
+"""The results of an evaluation: numbers and words only, so that they can be written as JSON."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from dreamsim_guidance.evaluation.statistics.psychometric import Curve
 __all__ = ["MEASURES", "ROWS", "Part", "Report"]
 
 MEASURES: Mapping[str, str] = {
-    "fraction": "share of a triplet's votes that side with the metric; equal distances count 1/2 (the original's score)",
-    "majority": "1 if the metric sides with more than half of the votes, else 0; equal votes are left out, equal "
+    "fraction": "the share of a triplet's votes that side with the metric; equal distances count 1/2 (the original's score)",
+    "majority": "1 if the metric sides with more than half of the votes, else 0; triplets with equal votes are left out, equal "
     "distances count 1/2",
-    "unanimous": "as majority, on triplets without a dissenting vote only",
-    "odd-one-out": "1 if the two that people left together are no farther apart than either is from the third; equal "
-    "distances count as right",
-    "average precision": "area under precision over recall of pairs that people took for the same, nearest pairs first",
+    "unanimous": "as majority, but only on triplets without a dissenting vote",
+    "odd-one-out": "1 if the two pictures that people kept together are no farther apart than either is from the third, "
+    "else 0; equal distances count as right",
+    "average precision": "area under the precision-recall curve of pairs that people took for the same, nearest pairs first",
     "spearman": "rank correlation of similarity with the scores, over all pictures",
     "kendall": "tau-b of similarity with the scores, over all pictures",
     "pearson": "correlation with the scores after a monotone logistic curve with 4 parameters, over all pictures",
     "spearman within": "spearman among the pictures of one reference, mean over references",
     "kendall within": "kendall among the pictures of one reference, mean over references",
     "pearson within": "pearson among the pictures of one reference, mean over references",
-    "pairs within": "share of pairs of pictures of one reference that are in the order of their scores; equal distances "
-    "count 1/2, equal scores are left out",
+    "pairs within": "share of the pairs of pictures of one reference whose distances are in the order of their scores; equal "
+    "distances count 1/2, pairs with equal scores are left out",
 }
-"""What each number is; all of them higher for a better metric."""
+"""What each number means; a better metric has higher numbers."""
 
 
 ROWS: Mapping[str, str] = {"triplets": "triplets", "same pairs": "pairs", "ratings": "rated pictures"}
@@ -37,11 +37,14 @@ ROWS: Mapping[str, str] = {"triplets": "triplets", "same pairs": "pairs", "ratin
 
 @dataclass(frozen=True)
 class Part:
-    """Agreement of each metric under each measure on some of the rows, with intervals clustered by reference.
+    """The results on a part of a set.
 
-    `count` is the number of rows: triplets, pairs, or rated pictures. `ceiling` is how often one person agrees with
-    another, and `limit` the most that any metric can reach on these very votes, both under the rule "fraction"; None
-    without at least two votes for a triplet, and in sets of another kind.
+    count: rows, that is triplets, pairs, or rated pictures.
+    references: distinct references among them.
+    agreement: of each metric under each measure, with intervals clustered by reference.
+    ceiling: how often one person agrees with another, under the rule "fraction"; None for sets of another kind, and if no
+        triplet has two votes.
+    limit: the most that any metric can reach on these votes, under the same rule; None as `ceiling`.
     """
 
     count: int
@@ -53,10 +56,17 @@ class Part:
 
 @dataclass(frozen=True)
 class Report(Part):
-    """The whole set: further each metric's `lead` over the first one, and the same for splits and groups.
+    """The results on a whole set, and on each of its splits and groups.
 
-    `failed` says of metrics that could not run why. `curves` tell how agreement grows with the gap between a triplet's
-    two distances. `work` says how many pictures each metric computed in which time.
+    kind: "triplets", "same pairs" or "ratings".
+    lead: the difference of each further metric to the first one.
+    images: distinct pictures.
+    curves: how agreement grows with the gap between a triplet's two distances.
+    failed: metrics that could not run, with the reason.
+    work: how many pictures each metric computed, and how long that took.
+    measures: what each measure means.
+    level, resamples, seed: of the bootstrap intervals.
+    source: the set's folder or file, and the split.
     """
 
     kind: str = "triplets"

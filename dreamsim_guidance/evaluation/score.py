@@ -1,4 +1,4 @@
-"""A metric against people: agreement under every rule, with intervals, beside what people reach among themselves."""
+"""Agreement of metrics with people on triplets, under every rule, with intervals and with what people reach themselves."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from dreamsim_guidance.evaluation.statistics.psychometric import psychometric_cu
 __all__ = ["ODD_ONE_OUT", "Distances", "check_rules", "judge", "labelled", "report_of"]
 
 ODD_ONE_OUT = "odd-one-out"
-"""The rule of THINGS, whose lines are two rows each; see `data.things`."""
+"""The rule for THINGS, where two rows stand for one answer; see `readers.things`."""
 
 _MOST_GROUPS = 200
-"""A set with more groups has names of another kind in that column; they are not told apart."""
+"""If a column has more different words, they are no groups (file names, for example) and are not reported one by one."""
 
 Distances = tuple[NDArray[np.float64], NDArray[np.float64]]
-"""From the reference to a and to b, each `(n,)`."""
+"""Distances from the reference to a and to b, each `(n,)`."""
 
 
 def judge(
@@ -37,10 +37,13 @@ def judge(
     rules: Sequence[str] = RULES,
     level: float = 0.95,
 ) -> Report:
-    """Score distances on the same judgments, under `rules` of `agreement.RULES` and "odd-one-out".
+    """Report how well the distances of several metrics agree with the same judgments.
 
-    A rule that leaves out every triplet is absent. Odd-one-out needs the rows of `data.things.read_things`. Raises
-    ValueError for an unknown rule, distances that are NaN or of another length, and no metric at all.
+    rules: of `RULES`, or "odd-one-out", which needs the rows of `read_things`. A rule that leaves out every triplet is absent
+        from the report.
+    level, resamples, seed: of the bootstrap intervals.
+
+    Raises ValueError for an unknown rule, for distances that are NaN or of another length, and if there is no metric.
     """
     if not metrics:
         raise ValueError("at least one metric is needed, got none.")
@@ -82,7 +85,10 @@ def report_of(
     seed: int,
     level: float,
 ) -> Report:
-    """The whole of a set and its splits and groups, from what `part` finds in rows; `measures` None are those found."""
+    """Assemble a report from the results of `part` on all rows, on each split and on each group.
+
+    measures: the names to explain; None for those that `part` returned.
+    """
     means, whole = part(np.arange(len(data)))
     return Report(
         count=whole.count,
@@ -103,13 +109,13 @@ def report_of(
 
 
 def check_rules(rules: Sequence[str]) -> None:
-    """Raise ValueError for an unknown rule."""
+    """Raise ValueError if a rule is unknown."""
     if unknown := [rule for rule in rules if rule not in (*RULES, ODD_ONE_OUT)]:
         raise ValueError(f"unknown rule '{unknown[0]}'; known: {', '.join((*RULES, ODD_ONE_OUT))}.")
 
 
 def labelled(names: Sequence[str], means: dict[str, Resampled], level: float) -> dict[str, dict[str, Interval]]:
-    """Intervals by metric and measure; columns are the metrics in order."""
+    """Intervals by metric and measure, from resampled columns in the order of the metrics."""
     return {name: {m: r.interval(i, level) for m, r in means.items()} for i, name in enumerate(names)}
 
 
@@ -120,7 +126,7 @@ def _leads(names: Sequence[str], means: dict[str, Resampled], level: float) -> d
 
 
 def _parts(words: Sequence[str], part: Callable[[NDArray[np.int64]], Part]) -> dict[str, Part]:
-    """`part` of the rows of every word, in order of appearance; nothing where all rows have the same one."""
+    """The results on the rows of each word, in order of appearance; nothing if all rows have the same word."""
     names = list(dict.fromkeys(words))
     if not 1 < len(names) <= _MOST_GROUPS:
         return {}

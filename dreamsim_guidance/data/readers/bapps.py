@@ -29,10 +29,10 @@ _PEOPLE_JND = 3
 
 
 def read_bapps(root: Path | str, split: str | None = None, least_votes: int | None = None) -> Judgments:
-    """Triplets below `root`, which is the whole set, `2afc`, `2afc/val`, or one family; a is p0, b is p1.
+    """Read the triplets below `root`: the whole set, `2afc`, `2afc/val`, or one family; a is p0, b is p1.
 
     The group is the family (traditional, cnn, superres, deblur, color, frameinterp; mix in training). Files are sorted
-    by name within a family (the original's reader takes them as the disk lists them). Splits: train (2 people each),
+    by name within a family (the original's reader takes them in the order of the disk). Splits: train (2 people each),
     val (5). Raises FileNotFoundError for a folder without judgments or a missing picture, ValueError for a share
     outside [0, 1] and a split without triplets.
     """
@@ -45,7 +45,7 @@ def read_bapps(root: Path | str, split: str | None = None, least_votes: int | No
 
 
 def read_bapps_jnd(root: Path | str, split: str | None = None, least_votes: int | None = None) -> SamePairs:
-    """Pairs below `root`, which is the whole set, `jnd`, `jnd/val`, or one family; three people each. Errors as above."""
+    """Read the pairs below `root`: the whole set, `jnd`, `jnd/val`, or one family; three people each. Raises as above."""
     rows = [
         Pair(
             family / "p0" / f"{file.stem}.png",
@@ -61,7 +61,7 @@ def read_bapps_jnd(root: Path | str, split: str | None = None, least_votes: int 
 
 
 def _shares(root: Path, folder: str, split: str | None) -> Iterator[tuple[Path, Path, float]]:
-    """Family folder, file and share of every vote, in order."""
+    """Yield the family's folder, the file and the share of every vote, in order."""
     root = root.absolute()
     folders = [place for depth in range(4) for place in sorted(root.glob("*/" * depth + folder)) if place.is_dir()]
     if not folders:
@@ -69,7 +69,7 @@ def _shares(root: Path, folder: str, split: str | None) -> Iterator[tuple[Path, 
             f"'{root}' has no folder '{folder}' of votes in it or up to three levels below; give the folder of the set, "
             "of a split or of a family."
         )
-    # a split that is not asked for need not be read: training has 151,000 files
+    # other splits need not be read: training has 151,000 files
     chosen = [place for place in folders if split is None or place.parents[1].name == split] or folders
     files = [file for place in chosen for file in sorted(place.glob("*.npy"))]
     for file in tqdm(files, desc=folder, unit="vote", disable=len(files) < 5000):

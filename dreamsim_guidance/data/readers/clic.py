@@ -1,7 +1,7 @@
 """CLIC: pairs of decoded pictures, and which of them a person preferred, seeing the original too.
 
-A csv file without header, `original,A,B,answer`: three files of pictures, and 0 if A was preferred, 1 if B. The same
-question asked again is another vote.
+A csv file without header, `original,A,B,answer`: three picture files, and 0 if A was preferred, 1 if B. The same question
+asked again counts as another vote.
 
 Where: oracle.csv and crops of 2021 from https://github.com/fab-jul/clic2021-devkit; answers and crops of 2021, 2022 and
 2024 from https://archive.compression.cc/datasets. Licence: none is stated there; most originals come from Unsplash.
@@ -19,11 +19,11 @@ __all__ = ["answer_files", "has_answers", "read_clic"]
 
 
 def read_clic(root: Path | str, split: str | None = None, least_votes: int | None = None) -> Judgments:
-    """Pairs of a csv file, or of the one csv file with answers in the folder `root`; there are no splits.
+    """Read the pairs of a csv file, or of the only csv file with answers in the folder `root`; there are no splits.
 
-    Pictures are relative to the file's folder, or anywhere below it by their name. Answers to the same question, in
-    whichever order A and B were shown, are added up. Questions that offer the original itself, or the same picture
-    twice, check the attention of raters and are left out. Raises FileNotFoundError for a missing file or picture,
+    Paths are relative to the file's folder; a picture that is not there is looked up by its name anywhere below. Answers to
+    the same question are added up, whichever order A and B were shown in. Questions that offer the original itself, or the
+    same picture twice, check the raters' attention and are left out. Raises FileNotFoundError for a missing file or picture,
     ValueError for a line that is not three paths and 0 or 1, a path that leaves the folder, and several such files.
     """
     file = _file(Path(root))
@@ -45,12 +45,12 @@ def read_clic(root: Path | str, split: str | None = None, least_votes: int | Non
 
 
 def answer_files(folder: Path) -> list[Path]:
-    """The csv files of a folder that begin with three paths and an answer."""
+    """Return the csv files of a folder that begin with three paths and an answer."""
     return [file for file in sorted(folder.glob("*.csv")) if has_answers(file)]
 
 
 def has_answers(file: Path) -> bool:
-    """Whether a file begins with three paths and an answer, after a header or without one."""
+    """Whether a file begins with three paths and an answer, with or without a header."""
     first = first_records(file, 2)
     return any(len(words) == 4 and words[3] in ("0", "1") and Path(words[0]).suffix != "" for words in first)
 
@@ -72,7 +72,7 @@ def _file(root: Path) -> Path:
 
 
 class _PictureFinder:
-    """Where a picture lies: as it is written, or else wherever below the folder its name is found."""
+    """Finds pictures: at the path that is written, or else by their name anywhere below the folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -18,9 +18,9 @@ __all__ = ["read_kadid10k"]
 
 
 def read_kadid10k(root: Path | str, split: str | None = None) -> Ratings:
-    """All 10,125 scores of `dmos.csv` below `root`; the group is the distortion, "01" to "25"; there are no splits.
+    """Read all 10,125 scores of `dmos.csv` in `root`; the group is the distortion, "01" to "25"; there are no splits.
 
-    The column "dmos" is a mean score despite its name: 5 is the best. Raises FileNotFoundError for a missing list or
+    Despite its name, the column "dmos" holds mean scores: 5 is the best. Raises FileNotFoundError for a missing list or
     picture, ValueError for a missing column, a score outside [1, 5], a path that leaves the folder, and a picture that
     is listed twice.
     """

@@ -1,9 +1,9 @@
-"""NIGHTS: triplets of a picture and two variations of it by a generator, and which of them people found nearer.
+"""NIGHTS: triplets of a picture and two generated variations of it, and which variation people found nearer.
 
-Three sets: the 20,019 triplets on which people agreed, with which DreamSim was trained; all 100,000 before that filter;
+Three sets: the 20,019 triplets on which people agreed, on which DreamSim was trained; all 100,000 triplets before that filter;
 and votes on whether a variation can be told from its reference at a glance.
 
-Where: `dreamsim-guidance data nights --to DIR` fetches them from the authors' server, https://data.csail.mit.edu/nights.
+Where: `dreamsim-guidance data nights --to DIR` downloads them from the authors' server, https://data.csail.mit.edu/nights.
 Licence: the repository that describes and fetches them, https://github.com/ssundaram21/dreamsim, is under MIT; the
 pictures and votes state none of their own. Fu et al., DreamSim, NeurIPS 2023.
 """
@@ -21,22 +21,23 @@ from dreamsim_guidance.data.same_pairs import Pair, SamePairs, gather_pairs
 __all__ = ["SPLITS", "read_nights", "read_nights_jnd", "read_nights_unfiltered"]
 
 SPLITS = ("train", "val", "test", "test_imagenet", "test_no_imagenet")
-"""Of NIGHTS; the last two are parts of "test"."""
+"""Splits of NIGHTS; the last two are parts of "test"."""
 
 _VOTES = ("id", "left_vote", "right_vote", "votes", "ref_path", "left_path", "right_path")
 _JND = ("id", "ref_path", "distort_path", "same", "votes")
 
 
 def read_nights(root: Path | str, split: str | None = None, least_votes: int | None = None) -> Judgments:
-    """Judgments in NIGHTS' layout, `data.csv` and pictures below `root`, or any csv of the same columns.
+    """Read judgments in NIGHTS' layout: `data.csv` and pictures in `root`, or any csv file with the same columns.
 
-    `root` is the folder, or the csv file; paths are relative to its folder. Left is a, right is b. `left_vote` and
-    `right_vote` are the winner (0 and 1, as in NIGHTS) or shares of `votes`. `split` is one of `SPLITS` or another
-    word of the column "split"; None takes all rows. `least_votes` leaves out triplets with fewer; by default 6, the
-    original's filter, where all votes are winners (in NIGHTS `votes` counts people who all said the same), and 1 where
-    they are shares, as always in a study's csv, known by its column "left_method". The group is "imagenet" or "other".
+    root: the folder or the csv file; paths are relative to its folder. Left is a, right is b. `left_vote` and `right_vote` are
+        the winner (0 and 1, as in NIGHTS) or shares of `votes`. The group is "imagenet" or "other".
+    split: one of `SPLITS`, or another word of the column "split"; None, the default, takes all rows.
+    least_votes: leave out triplets with fewer votes. By default 6, the original's filter, if all votes are winners (in NIGHTS,
+        `votes` counts people who all gave the same answer), and 1 if they are shares, as always in the csv file of a study,
+        which is recognised by its column "left_method".
 
-    Raises FileNotFoundError for a missing csv or picture, ValueError for a missing column, odd votes, a path that
+    Raises FileNotFoundError for a missing csv file or picture, ValueError for a missing column, impossible votes, a path that
     leaves the folder, an id that occurs twice, and a split without triplets.
     """
     file = _csv(root, "data.csv")
@@ -48,12 +49,12 @@ def read_nights(root: Path | str, split: str | None = None, least_votes: int | N
 
 
 def read_nights_unfiltered(root: Path | str, split: str | None = None, least_votes: int | None = None) -> Judgments:
-    """All 100,000 triplets: `nights_raw.csv` and pictures below `root`, or the csv file.
+    """Read all 100,000 triplets: `nights_raw.csv` and pictures in `root`, or the csv file.
 
-    Many have few votes or split ones; `least_votes` is 1 by default, and rows without a vote are left out. The file is
-    known to hold the shares of left and right, the number of votes, and the paths; that its columns are called as in
-    `read_nights` could not be checked. Where they are not, the error names both: rename them in the file's first line.
-    A column "split" is not needed. Raises the same errors as `read_nights`.
+    Many have few votes, or people disagreed; `least_votes` is 1 by default, and rows without a vote are left out. The file is
+    known to hold the shares of left and right, the number of votes, and the paths; whether its columns have the same names as
+    in `read_nights` could not be checked. If they differ, the error lists both: rename them in the file's first line. A column
+    "split" is not needed. Raises the errors of `read_nights`.
     """
     file = _csv(root, "nights_raw.csv")
     lines = read_table(file, _VOTES, ("split", "is_imagenet"))
@@ -64,12 +65,12 @@ def read_nights_unfiltered(root: Path | str, split: str | None = None, least_vot
 
 
 def read_nights_jnd(root: Path | str, split: str | None = None, least_votes: int | None = None) -> SamePairs:
-    """Just noticeable differences: `jnd_votes.csv` beside NIGHTS' pictures, or the csv file.
+    """Read just noticeable differences: `jnd_votes.csv` beside NIGHTS' pictures, or the csv file.
 
-    Columns: `id`, `ref_path`, `distort_path` (relative to the csv file), `same` (the share of people who saw no
-    difference, in [0, 1]), `votes` (how many were asked), and `split`, which may be missing. **These names are ours:**
-    the columns of the published file are described nowhere that could be read, only a notebook of the authors loads
-    it. Rename them in the file's first line; the error lists what the file has. Raises the same errors as `read_nights`.
+    Columns: `id`, `ref_path`, `distort_path` (relative to the csv file), `same` (the share of people who saw no difference, in
+    [0, 1]), `votes` (how many were asked), and `split`, which may be missing. **These names are ours:** no description of the
+    published file's columns could be found; only a notebook of its authors loads it. If they differ, the error lists both:
+    rename them in the file's first line. Raises the errors of `read_nights`.
     """
     file = _csv(root, "jnd_votes.csv")
     seen: set[str] = set()

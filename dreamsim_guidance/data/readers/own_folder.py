@@ -1,9 +1,9 @@
-"""A folder of one's own: three folders of pictures with the same file names, and a table of votes.
+"""A user's own data: three folders of pictures with the same file names, and a table of votes.
 
     ref/cat.png, a/cat.png, b/cat.png, ...
-    votes.csv: name,votes_a,votes_b and, if wanted, group,split
+    votes.csv: name,votes_a,votes_b and, optionally, group,split
 
-`votes_a` people found a/cat.png nearer to ref/cat.png, `votes_b` b/cat.png.
+`votes_a` people found a/cat.png nearer to ref/cat.png, and `votes_b` people b/cat.png.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["read_own_folder"]
 
 
 def read_own_folder(root: Path | str, split: str | None = None, least_votes: int | None = None) -> Judgments:
-    """Judgments of `votes.csv` below `root`, or of a csv file with the folders ref, a and b beside it.
+    """Read the judgments of `votes.csv` in `root`, or of a csv file with the folders ref, a and b beside it.
 
     Raises FileNotFoundError for a missing csv or picture, ValueError for a missing column, votes that are negative,
     a triplet without a vote, a name that occurs twice or leaves the folder, and a split without triplets.

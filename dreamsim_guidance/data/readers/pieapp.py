@@ -16,19 +16,19 @@ from dreamsim_guidance.data.readers.table import inside, number, read_header, re
 __all__ = ["read_pieapp"]
 
 _PEOPLE = 40.0
-"""Asked about each pair, says the documentation of the set."""
+"""People asked about each pair, according to the documentation of the set."""
 
 _PICTURES = ("ref. image", "distorted image A", "distorted image B")
 _PREFERENCES = ("processed preference for A", "preference for A", "raw preference for A")
-"""The first that a file has is used."""
+"""Names of the column; the first that a file has is used."""
 
 
 def read_pieapp(root: Path | str, split: str | None = None, least_votes: int | None = None) -> Judgments:
-    """All labelled pairs below `root`; splits train, val, test; the group is the reference's name.
+    """Read all labelled pairs below `root`; the splits are train, val and test, the group is the reference's name.
 
-    Votes are 40 times the preference, seldom whole numbers. Of train and val the "processed" preference is taken, which
-    the authors estimated for every pair from those that were asked; test holds what people said. Pairs without a
-    preference, and those that offer the reference itself (test has them; any metric gets them right), are left out.
+    Votes are 40 times the preference and rarely whole numbers. In train and val this is the "processed" preference, which the
+    authors estimated for every pair from the pairs that people judged; test holds the people's answers. Pairs without a
+    preference are left out, and pairs that offer the reference itself (test has some; every metric gets them right).
 
     Raises FileNotFoundError for a folder without labels or a missing picture, ValueError for a missing column, a
     preference outside [0, 1], a path that leaves its folder, and a split without pairs.

@@ -23,10 +23,10 @@ __all__ = ["label_files", "read_pipal"]
 
 
 def read_pipal(root: Path | str, split: str | None = None) -> Ratings:
-    """All scores below `root`; the group is the second part of a name, "00" to "06", the kind of restoration.
+    """Read all scores below `root`; the group is the second part of a name, "00" to "06", the kind of restoration.
 
-    Pictures are found by name anywhere below `root`, labels in `Train_Label/*.txt` (split "train"), `Val_Label`, or a
-    file `val_label.txt`, in any case. A higher score is a better picture. Raises FileNotFoundError for missing labels
+    Pictures are found by name anywhere below `root`, labels in `Train_Label/*.txt` (split "train"), `Val_Label`, or a file
+    `val_label.txt`, in upper or lower case. A better picture has a higher score. Raises FileNotFoundError for missing labels
     or pictures, ValueError for a line that is not a name and a score, a name that two pictures or two lines share, and
     a split without scores.
     """
@@ -52,7 +52,7 @@ def read_pipal(root: Path | str, split: str | None = None) -> Ratings:
 
 
 def label_files(root: Path) -> list[tuple[Path, str]]:
-    """Files of labels, each with its split."""
+    """Return the files of labels, each with its split."""
     files = []
     for place in sorted(root.glob("*")):
         part, _, rest = place.name.lower().partition("_")

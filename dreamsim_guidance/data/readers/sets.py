@@ -1,6 +1,6 @@
-"""Sets of human judgments by name, and which of them a folder or file is.
+"""Data sets of human judgments by name, and how a folder or file is recognised as one of them.
 
-The readers have one file each; their documentation says where to get a set, under which licence, and what its votes are.
+Each reader has a file of its own, which says where to get the set, under which licence, and what its votes mean.
 """
 
 from __future__ import annotations
@@ -32,16 +32,22 @@ KINDS: dict[str, Callable[..., Judgments | SamePairs | Ratings]] = {
     "clic": clic.read_clic,
     "folder": own_folder.read_own_folder,
 }
-"""Reader by name, each `reader(path, split, least_votes)`, those of ratings without `least_votes`."""
+"""Readers by name: `reader(path, split, least_votes)`; readers of ratings have no `least_votes`."""
 
 
 def read_judgments(
     path: Path | str, kind: str | None = None, split: str | None = None, least_votes: int | None = None
 ) -> Judgments | SamePairs | Ratings:
-    """The set at `path`, in the form that its votes have; `kind` is one of `KINDS`, by default what `path` looks like.
+    """Read a data set of human judgments.
 
-    `Ratings` become triplets with their method `judgments`. Raises ValueError for an unknown kind, a path that is like
-    none or several of them, and `least_votes` for a set of scores; further errors as the reader of the kind.
+    path: the folder of the set, or its csv file.
+    kind: one of `KINDS`; by default what `path` looks like, see `recognise`.
+    split: of the set; None, the default, takes all rows.
+    least_votes: leave out triplets or pairs with fewer votes; by default as the reader of the kind does.
+
+    Returns `Judgments` for triplets, `SamePairs` for same-or-different pairs, `Ratings` for quality scores, which their method
+    `judgments` turns into triplets. Raises ValueError for an unknown kind, for a path that looks like no kind or like several,
+    and for `least_votes` with quality scores; further errors as the reader of the kind.
     """
     if kind is not None and kind not in KINDS:
         raise ValueError(f"unknown kind '{kind}'; known: {', '.join(KINDS)}.")
@@ -54,11 +60,11 @@ def read_judgments(
 
 
 def recognise(path: Path | str) -> str:
-    """The kind of the set at `path`, by the names of files and columns; errors as `read_judgments`.
+    """Return the kind of the data set at `path`, by the names of its files and columns.
 
-    A folder with NIGHTS' `data.csv` is NIGHTS, also if its JND votes lie there too. Other files in the folder are looked at
-    but never trusted: links without a target, devices, binary or huge files are passed over. Raises OSError for a folder or
-    file that may not be read.
+    A folder with NIGHTS' `data.csv` is NIGHTS, even if its JND votes lie there too. Other files in the folder may be anything:
+    links without a target, devices, binary or huge files are ignored. Raises the errors of `read_judgments`, and OSError for a
+    folder or file that may not be read.
     """
     path = Path(path)
     if not os.path.exists(path):

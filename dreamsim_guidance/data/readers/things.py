@@ -1,7 +1,7 @@
-"""THINGS: of three objects, people chose the odd one out.
+"""THINGS: people chose the odd one out of three objects.
 
-A file of three numbers of pictures a line, `i j k`, k the odd one, and pictures `i.png` beside it. In the normal form
-a line is two triplets, one after the other: reference i, j nearer than k; and reference j, i nearer than k.
+Each line of the file has the numbers of three pictures, `i j k`, of which k is the odd one out; the pictures `i.png` lie beside
+it. A line becomes two successive triplets: reference i, j nearer than k; and reference j, i nearer than k.
 
 Where: things_valset.txt from https://osf.io/b2a4j, as the original's evaluation names it; pictures from
 https://things-initiative.org. Licence: unknown, see there; the authors call one picture of each object, not all, free of
@@ -21,9 +21,9 @@ __all__ = ["odd_one_out", "read_things"]
 
 
 def read_things(root: Path | str, split: str | None = None, least_votes: int | None = None) -> Judgments:
-    """Triplets of `things_valset.txt` below `root`, or of the text file; pictures beside it or in its folder `images`.
+    """Read the triplets of `things_valset.txt` in `root`, or of the text file; pictures lie beside it or in the folder `images`.
 
-    One vote each, split "val", group "things". See `odd_one_out` for the original's score of a line. Raises
+    Each has one vote, the split "val" and the group "things". See `odd_one_out` for the original's score of a line. Raises
     FileNotFoundError for a missing list or picture, ValueError for a line that is not three different numbers.
     """
     file = Path(root)
@@ -45,11 +45,13 @@ def read_things(root: Path | str, split: str | None = None, least_votes: int | N
 
 
 def odd_one_out(distance_a: ArrayLike, distance_b: ArrayLike) -> NDArray[np.bool_]:
-    """Whether the metric finds the same odd one as people, for each line of the list: `(n,)` from distances `(2 n,)`.
+    """Return whether the metric finds the same odd one out as people, for each line of the list, `(n,)`:
 
         d(i, j) <= d(i, k)  and  d(i, j) <= d(j, k)
 
-    so that ties count as right, as in the original's evaluation. Distances are those of `read_things`, in its order.
+    so that ties count as right, as in the original's evaluation.
+
+    distance_a, distance_b: of the triplets of `read_things`, in its order, `(2 n,)`.
     """
     d_a, d_b = np.asarray(distance_a, dtype=np.float64), np.asarray(distance_b, dtype=np.float64)
     if d_a.shape != d_b.shape or d_a.ndim != 1 or len(d_a) % 2:

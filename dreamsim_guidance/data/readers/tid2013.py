@@ -1,7 +1,7 @@
 """TID2013: 25 photographs under 24 distortions at 5 levels, with mean opinion scores from 0 to 9.
 
     mos_with_names.txt    lines of a score and a file, "5.51429 I01_01_1.bmp"
-    reference_images/I01.BMP, distorted_images/i01_01_1.bmp    in whatever case the disk has them
+    reference_images/I01.BMP, distorted_images/i01_01_1.bmp    in upper or lower case
 
 Where: http://www.ponomarenko.info/tid2013.htm (0.9 GB). Licence: see the readme in the archive; that of the earlier
 TID2008 permits educational and research use. Ponomarenko et al., Image database TID2013, Signal Processing: Image
@@ -20,7 +20,7 @@ __all__ = ["read_tid2013"]
 
 
 def read_tid2013(root: Path | str, split: str | None = None) -> Ratings:
-    """All 3000 scores of the folder, or of its `mos_with_names.txt`; there are no splits.
+    """Read all 3000 scores of the folder, or of its `mos_with_names.txt`; there are no splits.
 
     The group is the distortion, "01" to "24".
 
@@ -50,5 +50,5 @@ def read_tid2013(root: Path | str, split: str | None = None) -> Ratings:
 
 
 def _pictures(folder: Path) -> list[tuple[Path, str]]:
-    """Files with their names in lower case, without ending: the set's own lists and files disagree about case."""
+    """Files with their stems in lower case: the set's lists and file names disagree about case."""
     return [(path, path.stem.lower()) for path in sorted(folder.glob("*")) if path.suffix.lower() in (".bmp", ".png")]

@@ -1,1 +1,1 @@
-"""Metrics by name, as `evaluate` judges them: DreamSim, baselines, and functions of one's own."""
+"""Metrics by name, as `evaluate` selects them: DreamSim, baselines, and users' own functions."""

@@ -52,14 +52,14 @@ TOWERS: dict[str, BranchConfig] = {
 
 
 def build_tower(name: str, device: str) -> DreamSim:
-    """The cosine metric of a tower's features; MetricUnavailableError where its weights cannot be had."""
+    """Return the cosine metric of a tower's features. Raises MetricUnavailableError if its weights cannot be obtained."""
     config = TOWERS[name]
     try:
         branch = Branch(config, pretrained=True)
     except FileNotFoundError as error:
         reason = str(error).removeprefix(f"branch '{config.name}' ")
         raise MetricUnavailableError(f"{name} {reason}") from error
-    except (OSError, RuntimeError) as error:  # open_clip raises RuntimeError where a download fails
+    except (OSError, RuntimeError) as error:  # open_clip raises RuntimeError if a download fails
         weights = f"{config.architecture}.{config.tag}"
         raise MetricUnavailableError(
             f"{name} needs the weights {weights}, which cannot be loaded: {' '.join(str(error).split())[:200]}"
@@ -68,7 +68,7 @@ def build_tower(name: str, device: str) -> DreamSim:
 
 
 def build_compare(name: str, device: str) -> tuple[Compare, int | None]:
-    """The function on images and the side of the square they are squashed to; errors as `build_tower`."""
+    """Return the function on images, and the side of the square they are resized to. Raises as `build_tower`."""
     build, size = COMPARES[name]
     return build(device), size
 
@@ -109,7 +109,7 @@ COMPARES: dict[str, tuple[Callable[[str], Compare], int | None]] = {
     "lpips": (_lpips, None),
     "dists": (_dists, 256),
 }
-"""How to build each on a device, and the side of the square that it sees, None for the picture's own size."""
+"""How to build each on a device, and the side of the square it sees; None for the picture's own size."""
 
 BASELINES = ("psnr", "ssim", "ms-ssim", "lpips", "dists", "dino", "clip", "open_clip", "mae", "resnet50")
-"""Those of the paper's table."""
+"""The baselines of the paper's table."""

@@ -19,7 +19,7 @@ _BATCH = 16
 
 
 def directions(metric: DreamSim, files: Sequence[Path], progress: bool = True) -> Float[Tensor, "n d"]:
-    """Unit vectors of the pictures, in order; half the squared chord between two is the metric's distance.
+    """Return the unit vectors of the pictures, in order; half the squared chord between two is the metric's distance.
 
     `progress` shows a bar on stderr, if there are more than a few. Errors as `load_image`.
     """
@@ -35,7 +35,7 @@ def directions(metric: DreamSim, files: Sequence[Path], progress: bool = True) -
 
 
 def _batches(files: Sequence[Path], metric: DreamSim) -> Iterator[Tensor]:
-    """Images of one shape, a few at a time: squashed to the branches' square while reading if they share one."""
+    """Images of one shape, a few at a time; resized to the branches' square while reading, if all branches share one."""
     sizes = {config.image_size for config in metric.ensemble.configs}
     batch: list[Tensor] = []
     for file in files:

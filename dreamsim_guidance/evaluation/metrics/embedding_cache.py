@@ -1,12 +1,12 @@
-"""Embeddings on disk, so that a picture meets a network once: for another set of triplets, or after an interruption.
+"""Embeddings on disk, so that each picture is embedded once: also for further sets of triplets, or after an interruption.
 
     <folder>/files.json           path -> size, modification time, SHA-256, whether the two readings of the picture
                                   differ: pictures that did not change are not read
     <folder>/<key>/<chunk>.npz    digests (n, 32) and rows (n, d) of some pictures
 
-The key stands for the weights and the preprocessing, the digest for the content of a picture file; names of files do
-not matter. A chunk appears whole or not at all and carries checksums (those of the zip format); one that is damaged is
-removed and its pictures are embedded again. Nothing is ever thrown away: delete the folder to make room.
+The key identifies the weights and the preprocessing, the digest the content of a picture file; file names do not matter. A
+chunk is written whole or not at all and has the checksums of the zip format; a damaged chunk is removed and its pictures are
+embedded again. Nothing is ever deleted otherwise: remove the folder to free the space.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ log = logging.getLogger(__name__)
 
 _DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 _FEW = 100
-"""Pictures that are checked without a bar."""
+"""Up to so many pictures are checked without a progress bar."""
 _SETTLED = 2.0
-"""Seconds after which a file that is written once more also gets another modification time, on every file system."""
+"""Age in seconds from which the modification time can be trusted: younger files may change again within its resolution."""
 
 KnownFile = tuple[int, int, str, bool]
 """Size in bytes, modification time in ns, SHA-256 of a file, and whether the two readings of the picture differ."""
@@ -55,7 +55,7 @@ class EmbeddingCache:
     def digests(
         self, files: Sequence[Path], workers: int = 0, progress: bool = True, reading: Reading = "upright"
     ) -> list[str]:
-        """SHA-256 of each file. A file that is new or changed is also decoded: ValueError names the broken ones.
+        """Return the SHA-256 of each file. New and changed files are also decoded; ValueError names the broken ones.
 
         One warning names the files whose two readings differ; `reading` is the one that will be used.
         """
@@ -74,7 +74,7 @@ class EmbeddingCache:
         return [self._known[name][2] for name in names]
 
     def read(self, key: str, digests: Iterable[str]) -> dict[str, NDArray[np.float32]]:
-        """Rows of those pictures that are there. Damaged chunks are removed."""
+        """Return the rows of those pictures that are in the cache. Damaged chunks are removed."""
         wanted = set(digests)
         rows_by_digest: dict[str, NDArray[np.float32]] = {}
         for chunk in sorted((self.folder / key).glob("*.npz")):
@@ -94,14 +94,14 @@ class EmbeddingCache:
         return rows_by_digest
 
     def write(self, key: str, digests: Sequence[str], rows: NDArray[np.float32]) -> None:
-        """Keep rows `(n, d)` as one chunk. Where the folder cannot be written, a warning says so and the work goes on."""
+        """Write rows `(n, d)` as one chunk. If the folder cannot be written, a warning says so and the work goes on."""
         names = np.frombuffer(bytes.fromhex("".join(digests)), np.uint8).reshape(len(digests), 32)
         chunk = self.folder / key / f"{hashlib.sha256(names.tobytes()).hexdigest()[:24]}.npz"
         try:
             with writing(chunk, ".tmp") as temporary, temporary.open("wb") as file:
                 np.savez(file, digests=names, rows=np.ascontiguousarray(rows, dtype=np.float32))
         except OSError as error:
-            log.warning("the embeddings are not kept: %s; give another folder with --cache.", error)
+            log.warning("the embeddings are not kept: %s; choose another folder with --cache.", error)
 
     def _read_index(self) -> dict[str, KnownFile]:
         try:
@@ -119,10 +119,13 @@ class EmbeddingCache:
         settled = {name: entry for name, entry in new.items() if entry[1] < limit}
         file = self.folder / "files.json"
         try:
-            with locked(file), writing(file, ".tmp") as temporary:  # what other processes add meanwhile is kept
+            with (
+                locked(file),
+                writing(file, ".tmp") as temporary,
+            ):  # keeps what other processes have added in the meantime
                 temporary.write_text(json.dumps({**self._read_index(), **settled}), encoding="utf-8")
         except OSError as error:
-            log.warning("the list of known pictures is not kept: %s; give another folder with --cache.", error)
+            log.warning("the list of known pictures is not kept: %s; choose another folder with --cache.", error)
 
 
 def _status(file: Path) -> tuple[int, int] | None:

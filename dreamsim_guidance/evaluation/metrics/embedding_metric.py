@@ -1,4 +1,4 @@
-"""A network as a metric of files: every distinct picture is read and embedded once, or found in the cache."""
+"""A network as a metric of picture files: each distinct picture is embedded once, or read from the cache."""
 
 from __future__ import annotations
 
@@ -32,13 +32,18 @@ _BATCH = 32
 _CHUNK = 4096
 """Pairs at a time, to bound the memory."""
 _KEPT_IMAGES, _KEPT_SECONDS = 512, 30.0
-"""Embeddings reach the disk after so many images, or so long: what an interruption may cost."""
+"""Embeddings are written to disk after so many images or seconds; an interruption loses no more than that."""
 
 
 class EmbeddingMetric:
-    """Distances of a `DreamSim` (any ensemble of branches), from embeddings that are kept in `cache` unless None.
+    """Distances of a `DreamSim` (any ensemble of branches) from embeddings, each computed once.
 
-    `workers` processes read and squash pictures ahead. After `distances`, `work` says how much was done.
+    name: under which the metric is reported.
+    cache: where embeddings are kept between runs; None, the default, keeps none.
+    workers: processes that read and resize pictures ahead; by default none.
+    batch: images that go through the network at once; by default 32.
+
+    After `distances`, `work` says how much was computed.
     """
 
     def __init__(
@@ -59,7 +64,10 @@ class EmbeddingMetric:
         self.work: Work | None = None
 
     def distances(self, pairs: Sequence[tuple[Path, Path]], progress: bool = True) -> NDArray[np.float64]:
-        """Half the squared chord of the two directions, in [0, 2]. ValueError names pictures that cannot be read."""
+        """Return half the squared chord between the two directions, in [0, 2], for each pair, `(n,)`.
+
+        Raises ValueError that names pictures that cannot be read, and for distances that are not finite.
+        """
         files = list(dict.fromkeys(file for pair in pairs for file in pair))
         place = {file: i for i, file in enumerate(files)}
         rows = self.directions(files, progress)
@@ -75,7 +83,7 @@ class EmbeddingMetric:
         return distances
 
     def directions(self, files: Sequence[Path], progress: bool = True) -> Rows:
-        """Unit vectors of the pictures, `(n, d)` in order, on any number of processes."""
+        """Return the unit vectors of the pictures, `(n, d)`, in order; several processes share the work."""
         progress = progress and is_main()
         key, names, first = "", [str(file) for file in files], list(range(len(files)))
         row_of: dict[str, Rows] = {}
@@ -83,7 +91,7 @@ class EmbeddingMetric:
             divided(len(files), lambda share: self._checked([files[i] for i in share], progress))
         else:
             names = self._digests(files, progress)
-            _, places = np.unique(np.array(names), return_index=True)  # equal content is embedded once
+            _, places = np.unique(np.array(names), return_index=True)  # files of equal content are embedded once
             first, key = [int(i) for i in np.sort(places)], self.key
             row_of = self.cache.read(key, names)
 
@@ -91,7 +99,7 @@ class EmbeddingMetric:
             if self.cache is not None:
                 self.cache.write(key, [names[i] for i in positions], rows)
 
-        # processes may have different caches, and must agree on what is to be done
+        # processes may have different caches, but must agree on what remains to be embedded
         cached = everywhere(np.array([names[i] in row_of for i in first]))
         missing = [i for i, is_cached in zip(first, cached, strict=True) if not is_cached]
         start = time.perf_counter()
@@ -103,7 +111,7 @@ class EmbeddingMetric:
 
     @property
     def key(self) -> str:
-        """Of the cache: the same weights and preprocessing have the same."""
+        """The cache's key, which identifies the weights and the preprocessing."""
         metric = self.metric
         described = {
             "version": 2,
@@ -122,7 +130,7 @@ class EmbeddingMetric:
 
     @property
     def _size(self) -> tuple[int, int] | None:
-        """The branches' square, if they share one; else each squashes the whole picture for itself."""
+        """The branches' square if they share one; else each resizes the whole picture for itself."""
         sizes = {config.image_size for config in self.metric.ensemble.configs}
         return (min(sizes), min(sizes)) if len(sizes) == 1 else None
 
@@ -144,7 +152,7 @@ class EmbeddingMetric:
     def _embed(
         self, missing: Sequence[int], files: Sequence[Path], keep: Callable[[Sequence[int], Rows], None], progress: bool
     ) -> Rows:
-        """Rows of the missing pictures, handed to `keep` on the way and also when something stops the work."""
+        """Rows of the missing pictures; they are handed to `keep` along the way, and also if something stops the work."""
         rows: list[Rows] = []
         saved, last = 0, time.monotonic()
         with tqdm(total=len(missing), desc=self.name, unit="image", disable=not progress) as bar:
@@ -166,7 +174,7 @@ class EmbeddingMetric:
             return self.metric.directions(images).float().cpu().numpy()
 
     def _batches(self, files: Sequence[Path]) -> Iterator[Tensor]:
-        """Pictures of one shape, in order."""
+        """Batches of pictures of one shape, in order."""
         for pictures in read_batches(files, self._size, self.batch, self.workers, self.reading):
             start = 0
             for i in range(1, len(pictures) + 1):

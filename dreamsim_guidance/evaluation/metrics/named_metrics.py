@@ -1,10 +1,10 @@
-"""Metrics of picture files by name: what can be judged against people, and compared over reconstructions.
+"""Metrics of picture files by name, for `evaluate` and `evaluate reconstructions`.
 
 ensemble, dino_vitb16, ...                  published variants of DreamSim; "pocket", which ships with the package
-model.safetensors, a run's folder           models of one's own
+model.safetensors, a run's folder           trained models
 mse, psnr, ssim, ms-ssim                    pixels
 lpips, dists, dino, clip, open_clip, mae, resnet50
-my_metric.py:distance, package.module:name  any callable (images, images) -> (b,), lower is more alike
+my_metric.py:distance, package.module:name  any callable (images, images) -> (b,), lower is more similar
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ _FORMER_NAMES = {"l2": "mse"}
 
 @runtime_checkable
 class FileMetric(Protocol):
-    """A distance of picture files; lower is more alike."""
+    """A distance between picture files; lower is more similar."""
 
     name: str
 
     def distances(self, pairs: Sequence[tuple[Path, Path]], progress: bool = True) -> NDArray[np.float64]:
-        """One finite number for each pair, `(n,)`; `progress` shows a bar on stderr.
+        """Return one finite number for each pair, `(n,)`; `progress` shows a bar on stderr.
 
         Raises MetricUnavailableError (an OSError) where weights or a package are missing, ValueError for pictures that
         cannot be read or compared.
@@ -60,20 +60,23 @@ def load_metrics(
     batch: int | None = None,
     reading: Reading = "upright",
 ) -> dict[str, FileMetric]:
-    """Metrics by their `true_name`, in order. Names are checked here; weights are read (or downloaded) at a metric's first use.
+    """Return metrics by their `true_name`, in order. Names are checked now; weights are read, or downloaded, at the first use.
 
-    `device` is the accelerator by default, if there is one. `cache` keeps embeddings on disk: True in the user's cache
-    folder, a path in that folder, False not at all. `workers` processes read pictures ahead; `batch` images go through a
-    network at once. `reading` "original" reads files as the original package does, "upright" as `load_image` (see
-    `files.pictures`).
+    names: as listed at the top of this file.
+    device: by default an accelerator if there is one.
+    cache: where embeddings are kept: True, the default, in the user's cache folder, a path in that folder, False nowhere.
+    workers: processes that read pictures ahead; by default none.
+    batch: images that go through a network at once; by default 32, and 8 pairs.
+    reading: "upright", the default, reads files as `load_image` does, "original" as the original package (see
+        `files.pictures`).
 
-    Raises ValueError for a name that is not known, FileNotFoundError for a file or folder that is not there.
+    Raises ValueError for an unknown name, FileNotFoundError for a file or folder that does not exist.
     """
     return {name: file_metric(name, None, device, cache, workers, batch, reading) for name in map(true_name, names)}
 
 
 def true_name(metric: str) -> str:
-    """The name under which a metric is shown: "mse" for "l2", which selects it still; any other name as it is."""
+    """Return the name under which a metric is reported: "mse" for its former name "l2", any other name unchanged."""
     return _FORMER_NAMES.get(metric, metric)
 
 
@@ -86,7 +89,11 @@ def file_metric(
     batch: int | None = None,
     reading: Reading = "upright",
 ) -> FileMetric:
-    """One metric: by name as in `load_metrics`, a `DreamSim`, or a callable (images, images) -> (b,)."""
+    """Return one metric of picture files: by name, from a `DreamSim`, or from a callable (images, images) -> (b,).
+
+    name: under which it is reported; by default that of the metric. The other arguments and the errors are those of
+        `load_metrics`.
+    """
     store = None if cache is False else EmbeddingCache(None if cache is True else cache)
     options: dict[str, Any] = {"reading": reading} | ({} if batch is None else {"batch": batch})
 
@@ -141,7 +148,7 @@ def file_metric(
 
 
 class _Deferred:
-    """A metric that is built at its first use."""
+    """A metric that is built when it is first used."""
 
     def __init__(self, name: str, build: Callable[[], FileMetric]) -> None:
         self.name = name
@@ -150,7 +157,7 @@ class _Deferred:
 
     @property
     def work(self) -> Work | None:
-        """As that of the metric, None before its first use."""
+        """That of the metric; None before its first use."""
         return getattr(self._built, "work", None)
 
     def distances(self, pairs: Sequence[tuple[Path, Path]], progress: bool = True) -> NDArray[np.float64]:
@@ -174,7 +181,7 @@ def _callable(text: str) -> Compare:
     if where.endswith(".py"):
         path = Path(where)
         if not path.is_file():
-            raise FileNotFoundError(f"the metric '{text}' names the file '{where}', which is not there.")
+            raise FileNotFoundError(f"the metric '{text}' names the file '{where}', which does not exist.")
         spec = importlib.util.spec_from_file_location(f"_metric_{path.stem}", path)
         assert spec is not None and spec.loader is not None  # the name ends in .py
         module = importlib.util.module_from_spec(spec)

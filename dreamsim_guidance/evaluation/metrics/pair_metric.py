@@ -1,4 +1,4 @@
-"""A function of two batches of images as a metric of files: pixel differences, LPIPS, or one's own."""
+"""A function of two batches of images as a metric of picture files: pixel differences, LPIPS, or a user's own function."""
 
 from __future__ import annotations
 
@@ -24,18 +24,22 @@ from dreamsim_guidance.processes import divided, is_main
 __all__ = ["Compare", "PairMetric"]
 
 Compare = Callable[[Tensor, Tensor], Tensor]
-"""Two batches of images in [0, 1], `(b, 3, h, w)`, to `(b,)`; lower is more alike."""
+"""From two batches of images in [0, 1], `(b, 3, h, w)`, to distances `(b,)`; lower is more similar."""
 
 _BATCH = 8
 _MEMORY = 256 << 20
-"""Bytes of decoded pictures that each worker keeps, since pairs come sorted by their first picture."""
+"""Bytes of decoded pictures that each worker keeps in memory; pairs are sorted by their first picture, so this helps."""
 
 
 class PairMetric:
-    """Distances from `compare`, computed once for each distinct pair, in either order if it is `symmetric`.
+    """Distances from a function of two batches of images, computed once for each distinct pair.
 
-    Pictures come squashed to `size` x `size`, or with None as they are; two of different size then both to the smaller
-    height and width. `workers` and `work` as for `EmbeddingMetric`; the work is counted in pairs.
+    compare: the function.
+    size: side of the square to which pictures are resized; with None, the default, they keep their size, and two pictures of
+        different size are resized to the smaller height and width.
+    symmetric: whether the order of a pair does not matter; by default it does.
+
+    The other arguments, and `work`, are as for `EmbeddingMetric`; work is counted in pairs, by default 8 in a batch.
     """
 
     def __init__(
@@ -60,7 +64,11 @@ class PairMetric:
         self.work: Work | None = None
 
     def distances(self, pairs: Sequence[tuple[Path, Path]], progress: bool = True) -> NDArray[np.float64]:
-        """One number for each pair. ValueError for what is not finite, of another shape, or cannot be read."""
+        """Return one number for each pair, `(n,)`.
+
+        Raises ValueError for pictures that cannot be read, and if the function returns another shape or numbers that are not
+        finite.
+        """
         ordered = [(b, a) if self.symmetric and b < a else (a, b) for a, b in pairs]
         distinct = sorted(dict.fromkeys(ordered))
         start = time.perf_counter()
@@ -90,7 +98,9 @@ class PairMetric:
             got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
             raise ValueError(f"{self.name} must return a tensor of one distance per image, ({len(a)},), got {got}.")
         if not bool(values.isfinite().all()):
-            raise ValueError(f"{self.name} is not finite for '{first[0]}' and '{first[1]}', or a pair beside it.")
+            raise ValueError(
+                f"{self.name} is not finite for '{first[0]}' and '{first[1]}', or for another pair of that batch."
+            )
         return values.double().cpu().numpy()
 
 
@@ -119,7 +129,7 @@ class _Pairs(Dataset[Any]):
         if picture is None:
             picture = decode(file, size, self.reading)
             self.bytes += picture.nbytes
-        self.kept[file, size] = picture  # at the end: the oldest goes first
+        self.kept[file, size] = picture  # moved to the end: the least recently used picture is dropped first
         while self.bytes > _MEMORY and len(self.kept) > 2:
             self.bytes -= self.kept.pop(next(iter(self.kept))).nbytes
         return picture

@@ -1,4 +1,4 @@
-"""What other metrics need: packages and weights that are obtained at once, or refused at once with what to do."""
+"""Packages and weights that the baselines need: obtained at once, or refused at once with a message that says what to do."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ __all__ = ["MetricUnavailableError", "torchmetrics", "torchvision_weights"]
 
 
 class MetricUnavailableError(OSError):
-    """A metric cannot run here for want of weights or of a package; the message says what to do."""
+    """A metric cannot run because weights or a package are missing; the message says what to do."""
 
 
 def torchmetrics(name: str, module: str) -> ModuleType:
-    """A module of torchmetrics; MetricUnavailableError with the line that installs it."""
+    """Import a module of torchmetrics. Raises MetricUnavailableError, with the command that installs it, if it is missing."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -27,7 +27,7 @@ def torchmetrics(name: str, module: str) -> ModuleType:
 
 
 def torchvision_weights(name: str, url: str) -> Path:
-    """The file of torchvision's weights at `url`, downloaded if need be to where torchvision looks for it."""
+    """Return the file of torchvision's weights at `url`, downloaded to where torchvision looks for it if it is not there."""
     import torch
 
     from dreamsim_guidance.files.download import DownloadError, download

@@ -1,4 +1,4 @@
-"""How much a metric had to do for its distances."""
+"""How much a metric had to compute for its distances."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ __all__ = ["Work"]
 
 @dataclass(frozen=True)
 class Work:
-    """`needed` distinct pictures, of which `computed` were put through the metric in `seconds`, reading included.
+    """The amount of work behind a metric's distances.
 
-    The others came from the cache. For a metric of pairs the same is counted in pairs. `per_second` is None if nothing
-    had to be computed.
+    needed: distinct pictures; for a metric of pairs, distinct pairs.
+    computed: how many of them went through the metric; the others came from the cache.
+    seconds: how long that took, reading included.
+    unit: what is counted, "images" or "pairs".
+    per_second: computed per second; None if nothing had to be computed.
     """
 
     needed: int

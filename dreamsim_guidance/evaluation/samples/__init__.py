@@ -1,1 +1,1 @@
-"""How good generated samples are: scene judge, factor agreement, Frechet distance, contact sheets."""
+"""Quality of generated samples: the scene judge, factor agreement, Frechet distance, contact sheets."""

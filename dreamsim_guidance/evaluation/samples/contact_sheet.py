@@ -1,4 +1,4 @@
-"""A picture of pictures: the targets in the first row, below them each method's reconstructions with their distance."""
+"""A sheet of labelled rows of pictures: for example targets, and below them each method's reconstructions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,12 @@ _INK, _GROUND = (30, 30, 32), (255, 255, 255)
 def contact_sheet(
     rows: Mapping[str, Sequence[Path]], notes: Mapping[str, Sequence[str]], side: int = _SIDE
 ) -> PILImage.Image:
-    """Rows of pictures under their name, each fitted into a square of this side, with a note below where `notes` has one."""
+    """Draw one row of pictures for each name.
+
+    rows: the picture files of each row, by the name that stands at its left.
+    notes: short texts below the pictures of a row, by its name; rows and pictures without one have no text.
+    side: of the square into which each picture is fitted, in pixels; by default 128.
+    """
     font = ImageFont.load_default(size=13)
     columns = max(len(files) for files in rows.values())
     names = [_short(name, font) for name in rows]
@@ -40,7 +45,7 @@ def contact_sheet(
 
 
 def some(count: int, most: int) -> list[int]:
-    """Up to `most` of `count` positions, evenly spread from the first to the last, whatever is there."""
+    """Return up to `most` of `count` positions, evenly spread from the first to the last."""
     if count <= most:
         return list(range(count))
     if most == 1:

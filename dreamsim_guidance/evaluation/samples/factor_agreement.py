@@ -1,9 +1,9 @@
-"""Whether a sample shows what its reference shows, told by the independent judge.
+"""Whether a sample shows what its reference shows, according to the independent judge.
 
-    agreement(x, r) = share of the factors f that the judge can read with judge_f(x) = f(r)
+    agreement(x, r) = share of the factors f that the judge can read for which judge_f(x) = f(r)
 
-where f(r) is known if the reference is given as a scene, and the judge's own reading if it is given as a picture. The
-agreement of a scene's own picture with the scene is the judge's accuracy: no sample can be expected to have more.
+where f(r) is known if the reference is a scene, and is read by the judge if the reference is a picture. The agreement of a
+scene's own picture with the scene is the judge's accuracy: no sample can be expected to reach more.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["agreement_by_factor", "factor_agreement"]
 def factor_agreement(
     images: AnyImage, references: Sequence[Scene] | Scene | AnyImage, judge: SceneJudge | None = None
 ) -> Distance:
-    """Share of the reference's factors that each image has, `(b,)` in [0, 1], larger means more alike.
+    """Return the share of the reference's factors that each image shows, `(b,)` in [0, 1]; larger means more similar.
 
     `images` are `(b, 3, h, w)` in [0, 1]; `references` are one scene or picture for all, or one for each. Raises
     ValueError for another number of references.
@@ -35,7 +35,7 @@ def factor_agreement(
 def agreement_by_factor(
     images: AnyImage, references: Sequence[Scene] | Scene | AnyImage, judge: SceneJudge | None = None
 ) -> dict[str, Tensor]:
-    """For each factor that the judge can read: whether each image has the reference's, `(b,)` bool."""
+    """Return, for each factor that the judge can read, whether each image shows the reference's: `(b,)` bool."""
     if judge is None:
         from dreamsim_guidance.evaluation.samples.scene_judge import load_judge
 

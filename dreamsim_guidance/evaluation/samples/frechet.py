@@ -1,10 +1,9 @@
-"""How far two sets of pictures are apart as sets: the Frechet distance of Gaussians fitted to their features.
+"""The distance between two sets of pictures: the Frechet distance between Gaussians fitted to their features.
 
     d(a, b) = |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a^1/2 C_b C_a^1/2)^1/2)
 
-The product under the root is symmetric, so that its root needs eigenvalues only, and no imaginary part has to be
-dropped. With few pictures the distance comes out too large, the more so the more features there are: compare sets of
-the same size only.
+The product under the root is symmetric, so that the trace of its root needs eigenvalues only, and no imaginary part has to be
+dropped. The estimate is too large for few pictures, the more so the more features there are: compare only sets of equal size.
 
 Heusel et al., GANs Trained by a Two Time-Scale Update Rule, NeurIPS 2017; Dowson & Landau, The Frechet Distance
 between Multivariate Normal Distributions, 1982.
@@ -20,7 +19,9 @@ __all__ = ["frechet_distance", "gaussian_frechet_distance"]
 
 
 def frechet_distance(features_a: Float[Tensor, "n d"], features_b: Float[Tensor, "m d"]) -> float:
-    """The distance, 0 for equal means and covariances, in the features' squared unit; computed in float64.
+    """Return the distance between two sets of features, 0 for equal means and covariances; computed in float64.
+
+    Its unit is the square of the features'.
 
     Raises ValueError for fewer than two pictures in a set, and for features that are not finite.
     """

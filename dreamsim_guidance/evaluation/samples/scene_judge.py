@@ -1,8 +1,8 @@
-"""A small convolutional network that reads the known factors of a scene from its picture.
+"""A small convolutional network that reads the factors of a scene from its picture.
 
-It is the independent judge of guided samples: no transformer, never shown what the pocket ensemble learned from, and
-its penultimate features measure the distance between what a model draws and what it was asked to draw (`frechet`).
-Factors with degrees are read in classes: a colour is grey or one of six hues, a scale is small, medium or large.
+It is the independent judge of guided samples: it is no transformer and was not trained on the pocket ensemble's pictures. Its
+penultimate features serve for the Frechet distance between what a model draws and what it was asked to draw. Continuous
+factors are read as classes: a colour is grey or one of six hues, a scale is small, medium or large.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ JUDGED: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "style": STYLES,
     }
 )
-"""Each factor that is asked for, with its classes."""
+"""Each factor that the judge reads, with its classes."""
 
 
 class SceneJudge(nn.Module):
-    """Pictures in [0, 1] of any size, read at 32 x 32.
+    """Reads pictures in [0, 1] of any size, resized to 32 x 32.
 
-    `readable` names the factors that count: those in which it clearly beats always answering with the commonest class.
+    readable: the factors that count, those in which the judge is clearly better than always answering the commonest class.
     """
 
     size = 32
@@ -66,25 +66,25 @@ class SceneJudge(nn.Module):
         self.heads = nn.ModuleDict({name: nn.Linear(features, len(classes)) for name, classes in JUDGED.items()})
 
     def features(self, images: Image) -> Float[Tensor, "b d"]:
-        """The penultimate features."""
+        """Return the penultimate features."""
         if images.shape[-2:] != (self.size, self.size):
             size = (self.size, self.size)
             images = F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
         return F.silu(self.summary(self.convolutions(2 * images - 1).flatten(1)))
 
     def forward(self, images: Image) -> dict[str, Tensor]:
-        """The logits of each factor's classes, `(b, classes)`."""
+        """Return the logits of each factor's classes, `(b, classes)`."""
         features = self.features(images)
         return {name: head(features) for name, head in self.heads.items()}
 
     def read(self, images: Image) -> dict[str, Int[Tensor, " b"]]:
-        """The class of each readable factor, as a number into `JUDGED[factor]`."""
+        """Return the class of each readable factor, as a number into `JUDGED[factor]`."""
         answers = self(images)
         return {name: answers[name].argmax(1) for name in self.readable}
 
 
 def factor_classes(scenes: Sequence[Scene]) -> dict[str, Int[Tensor, " b"]]:
-    """The class of each factor of each scene, as a number into `JUDGED[factor]`."""
+    """Return the class of each factor of each scene, as a number into `JUDGED[factor]`."""
     return {
         name: torch.tensor([classes.index(_CLASS[name](scene)) for scene in scenes]) for name, classes in JUDGED.items()
     }
@@ -113,13 +113,13 @@ _CLASS: Mapping[str, Callable[[Scene], str]] = {
 
 
 def load_judge() -> SceneJudge:
-    """The independent judge of scenes, frozen, in float32 on the CPU."""
+    """Load the independent judge of scenes that ships with the package, frozen, in float32 on the CPU."""
     with as_file(files("dreamsim_guidance.weights") / "pocket_judge.safetensors") as file:
         return read_judge(file)
 
 
 def read_judge(path: Path) -> SceneJudge:
-    """The judge in a file that the recipe train-pocket-judge wrote."""
+    """Load a judge from a file that the recipe train-pocket-judge wrote."""
     with safe_open(path, framework="pt", device="cpu") as file:
         card = json.loads(file.metadata()["card"])
         names = list(file.keys())

@@ -1,13 +1,13 @@
-"""Two-alternative forced choice: which of a and b is nearer to the reference, for a metric and for people.
+"""Two-alternative forced choice: whether a metric finds the same candidate nearer to the reference as people do.
 
-With n votes, k of them for b, and the metric's distances d_a, d_b, the credit of a triplet is under the rule
+With n votes, k of them for b, and the metric's distances d_a and d_b, the credit of a triplet under each rule is
 
     fraction    k / n if d_b < d_a, 1 - k / n if d_a < d_b            (LPIPS, DreamSim; its best value is below 1)
     majority    1 if the metric sides with more than half of the votes, else 0; equal votes are left out
-    unanimous   the same, on triplets without a dissenting vote        (NIGHTS; the easiest part of the triplets)
+    unanimous   the same, on triplets without a dissenting vote        (NIGHTS; the easiest triplets)
 
 and 1/2 under every rule if d_a = d_b. Agreement is the mean credit. The rules give very different figures for the same
-metric, so a figure without its rule says little.
+metric, so a figure means little without its rule.
 
 Zhang et al., The unreasonable effectiveness of deep features as a perceptual metric, CVPR 2018; Fu et al., DreamSim,
 NeurIPS 2023.
@@ -29,10 +29,14 @@ RULES: tuple[Rule, ...] = get_args(Rule)
 def credits(
     distance_a: ArrayLike, distance_b: ArrayLike, votes_a: ArrayLike, votes_b: ArrayLike, rule: Rule = "fraction"
 ) -> NDArray[np.float64]:
-    """Credit of every triplet in [0, 1], shape `(n,)`; NaN where the rule leaves it out.
+    """Return the credit of every triplet in [0, 1], `(n,)`; NaN for triplets that the rule leaves out.
 
-    `votes_a`, `votes_b` count the people who found a, b nearer. Raises ValueError for an unknown rule, distances that
-    are NaN, negative votes, a triplet without a vote, and arrays of different length.
+    distance_a, distance_b: from the reference to a and b, `(n,)`.
+    votes_a, votes_b: how many people found a, b nearer, `(n,)`; fractions of votes are allowed.
+    rule: "fraction" (the default), "majority" or "unanimous".
+
+    Raises ValueError for an unknown rule, distances that are NaN, negative votes, a triplet without a vote, and arrays of
+    different length.
     """
     if rule not in RULES:
         raise ValueError(f"unknown rule '{rule}'; known: {', '.join(RULES)}.")
@@ -49,15 +53,14 @@ def credits(
 
 
 def ceiling(votes_a: ArrayLike, votes_b: ArrayLike) -> float:
-    """Expected agreement of one person with another, the human ceiling of the rule "fraction"; without bias.
+    """Return an unbiased estimate of how often one person agrees with another, the human ceiling of the rule "fraction".
 
-    The chance that two different votes of a triplet agree, averaged over triplets:
+    It is the chance that two different votes on a triplet agree, averaged over triplets:
 
         mean_i (k_i (k_i - 1) + (n_i - k_i)(n_i - k_i - 1)) / (n_i (n_i - 1))
 
-    Putting vote shares p into mean(p^2 + (1 - p)^2) counts each vote as agreeing with itself and is too high: 0.86
-    instead of 0.73 with two votes each. Triplets with fewer than two votes say nothing and are left out; ValueError
-    if none is left.
+    The plug-in estimate mean(p^2 + (1 - p)^2) of vote shares p counts each vote as agreeing with itself and is too high: 0.86
+    instead of 0.73 with two votes each. Triplets with fewer than two votes are left out; raises ValueError if none is left.
     """
     chances = likenesses(votes_a, votes_b)
     if np.isnan(chances).all():
@@ -66,7 +69,7 @@ def ceiling(votes_a: ArrayLike, votes_b: ArrayLike) -> float:
 
 
 def likenesses(votes_a: ArrayLike, votes_b: ArrayLike) -> NDArray[np.float64]:
-    """The chance that two different votes of a triplet agree, `(n,)`; NaN with fewer than two. See `ceiling`."""
+    """Return the chance that two different votes on a triplet agree, `(n,)`; NaN with fewer than two. See `ceiling`."""
     n_a, n_b = _columns(votes_a=votes_a, votes_b=votes_b)
     _check_votes(n_a, n_b)
     n = n_a + n_b
@@ -81,7 +84,7 @@ def _columns(**columns: ArrayLike) -> list[NDArray[np.float64]]:
     if len(set(shapes.values())) > 1 or any(len(shape) != 1 or shape[0] == 0 for shape in shapes.values()):
         raise ValueError(f"arrays of one length, at least 1, are needed, got {shapes}.")
     if bad := [name for name, array in arrays.items() if np.isnan(array).any()]:
-        raise ValueError(f"{bad[0]} has NaN at {int(np.isnan(arrays[bad[0]]).argmax())}; leave such triplets out.")
+        raise ValueError(f"{bad[0]} has NaN at {int(np.isnan(arrays[bad[0]]).argmax())}; leave those triplets out.")
     return list(arrays.values())
 
 

@@ -2,8 +2,8 @@
 
     P(i beats j) = 1 / (1 + exp(s_j - s_i))
 
-The strengths s maximise the likelihood of the observed wins less a ridge r |s|^2 / 2, which keeps a method that always
-won at a finite place; Newton's method, a few steps. Only differences mean something: the mean is zero.
+The strengths s maximise the log-likelihood of the observed wins minus a ridge penalty r |s|^2 / 2, which keeps the strength of
+a method that always won finite; Newton's method converges in a few steps. Only differences are meaningful: the mean is zero.
 
 Bradley and Terry, Rank analysis of incomplete block designs, Biometrika 1952.
 """
@@ -17,9 +17,12 @@ __all__ = ["bradley_terry"]
 
 
 def bradley_terry(wins: ArrayLike, ridge: float = 0.01) -> NDArray[np.float64]:
-    """Strengths `(m,)` in log-odds from `wins[i, j]`, how often i was preferred to j; the diagonal is ignored.
+    """Return strengths `(m,)` in log-odds.
 
-    Half wins (ties) are allowed. Raises ValueError for anything but a square of numbers of at least 0.
+    wins: `(m, m)`, how often method i was preferred to method j; halves (ties) are allowed, the diagonal is ignored.
+    ridge: weight of the penalty, above 0; by default 0.01.
+
+    Raises ValueError if `wins` is not a square of finite numbers of at least 0.
     """
     w = np.array(wins, dtype=np.float64)
     if w.ndim != 2 or w.shape[0] != w.shape[1] or len(w) < 2:
@@ -35,7 +38,7 @@ def bradley_terry(wins: ArrayLike, ridge: float = 0.01) -> NDArray[np.float64]:
         curvature = games * p * (1 - p)
         hessian = np.diag(curvature.sum(1) + ridge) - curvature
         step = np.linalg.solve(hessian, gradient)
-        s = s + step / max(1.0, float(np.abs(step).max()))  # far from the optimum the quadratic is too bold
+        s = s + step / max(1.0, float(np.abs(step).max()))  # far from the optimum, full Newton steps overshoot
         if float(np.abs(step).max()) < 1e-10:
             break
     return s - s.mean()

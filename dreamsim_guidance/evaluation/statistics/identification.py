@@ -1,8 +1,8 @@
-"""Two-way identification: is a reconstruction nearer to its own picture than to another one?
+"""Two-way identification: is a reconstruction nearer to its own picture than to other pictures?
 
     mean over j of #{i != j : r(real_i, recon_j) < r(real_j, recon_j)} / (N - 1)
 
-with r the correlation of features; chance is 1/2. The protocol of reconstructions from brain activity.
+with r the correlation of features; chance is 1/2. This is the protocol for reconstructions from brain activity.
 
 Ozcelik and VanRullen, Natural scene reconstruction from fMRI signals using generative latent diffusion, 2023.
 """
@@ -19,9 +19,14 @@ __all__ = ["identification_shares", "two_way_identification"]
 def two_way_identification(
     reconstructed: Float[Tensor, "n d"], real: Float[Tensor, "n d"], block: int = 1024
 ) -> Float[Tensor, " n"]:
-    """For each of n pictures the share of the others that its reconstruction is less like, in [0, 1]; ties count half.
+    """Return, for each of n pictures, the share of the other pictures that its reconstruction is less similar to.
 
-    Features are any embedder's, flattened. Raises ValueError for fewer than two pictures or features that do not match.
+    In [0, 1]; ties count half. The mean over pictures is the usual figure.
+
+    reconstructed, real: features of any embedder, flattened, `(n, d)`, in the same order.
+    block: rows that are compared at a time, to bound the memory; by default 1024.
+
+    Raises ValueError for fewer than two pictures, and for features whose shapes do not match.
     """
     if reconstructed.shape != real.shape or real.ndim != 2 or len(real) < 2:
         raise ValueError(
@@ -34,7 +39,7 @@ def two_way_identification(
 
 
 def identification_shares(distances: Float[Tensor, "m n"], first: int = 0) -> Float[Tensor, " m"]:
-    """For each of m reconstructions the share of the n - 1 other pictures that it lies farther from than from its own.
+    """Return, for each of m reconstructions, the share of the n - 1 other pictures that are farther from it than its own.
 
     `distances[i, j]` is that of reconstruction `first` + i to picture j. In [0, 1]; ties count half.
     """

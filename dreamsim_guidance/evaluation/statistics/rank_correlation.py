@@ -1,13 +1,13 @@
-"""Correlation of a metric with mean scores of quality: ranks, and values after a curve.
+"""Correlation of a metric with mean quality scores: of ranks, and of values after a fitted curve.
 
     Spearman   Pearson's correlation of mid-ranks
     Kendall    tau-b = sum_ij sign(x_i - x_j) sign(y_i - y_j) / sqrt(sum_ij |sign(x_i - x_j)| sum_ij |sign(y_i - y_j)|)
     Pearson    of f(x) with y, after the curve f(x) = b2 + (b1 - b2) / (1 + exp(-(x - b3) / |b4|)), or with five
                parameters f(x) = b1 (1/2 - 1 / (1 + exp(b2 (x - b3)))) + b4 x + b5
 
-Resamples draw whole references. A reference that is drawn twice counts twice with all its pictures; for Kendall the sums
-over pairs of references are made once, so that a resample costs a product of small matrices. The curve is fitted once, to
-the whole set.
+Resamples draw whole references. A reference that is drawn twice counts twice with all its pictures. For Kendall, the sums over
+pairs of references are computed once, so that a resample costs a product of small matrices. The curve is fitted once, to the
+whole set.
 
 VQEG, Final report on the validation of objective models of video quality assessment, 2000 (four parameters); Sheikh,
 Sabir, Bovik, A statistical evaluation of recent full reference image quality assessment algorithms, IEEE TIP 2006 (five).
@@ -32,15 +32,15 @@ __all__ = ["fit_logistic", "resample_kendall", "resample_pearson", "resample_spe
 _BLOCK = 4_000_000
 """Pairs of pictures at a time, to bound the memory."""
 _MOST, _MOST_CLUSTERS = 60_000, 2_000
-"""Pictures and references up to which Kendall's coefficient is resampled: a minute, and 100 MB."""
+"""Pictures and references up to which Kendall's coefficient is resampled; at this size it takes a minute and 100 MB."""
 
 Vector = NDArray[np.float64]
 Replicates = tuple[float, Vector]
-"""The coefficient, and those of the resamples; NaN where x or y is constant."""
+"""The coefficient, and its values in resamples; NaN if x or y is constant."""
 
 
 def resample_spearman(x: Vector, y: Vector, cluster: NDArray[np.int64], resamples: int, seed: int) -> Replicates:
-    """Of x with y, `(n,)`; `cluster` numbers the references from 0."""
+    """Return Spearman's coefficient of x with y, each `(n,)`; `cluster` numbers the references from 0."""
     ranked = [np.unique(values, return_inverse=True) for values in (x, y)]
     places = [place for _, place in ranked]
 
@@ -53,7 +53,7 @@ def resample_spearman(x: Vector, y: Vector, cluster: NDArray[np.int64], resample
 
 
 def resample_kendall(x: Vector, y: Vector, cluster: NDArray[np.int64], resamples: int, seed: int) -> Replicates:
-    """As `resample_spearman`; n^2 comparisons, once. Without resamples for sets where that is too many."""
+    """As `resample_spearman`, for Kendall's coefficient, with n^2 comparisons; without resamples for very large sets."""
     if len(x) > _MOST or int(cluster.max()) >= _MOST_CLUSTERS:
         return float(kendalltau(x, y).statistic), np.empty(0)
     order = np.argsort(cluster, kind="stable")
@@ -76,7 +76,7 @@ def resample_kendall(x: Vector, y: Vector, cluster: NDArray[np.int64], resamples
 
 
 def resample_pearson(x: Vector, y: Vector, cluster: NDArray[np.int64], resamples: int, seed: int) -> Replicates:
-    """As `resample_spearman`, of the values themselves."""
+    """As `resample_spearman`, for Pearson's coefficient of the values."""
     x, y = x - x.mean(), y - y.mean()
     moments = np.stack([np.bincount(cluster, weights=v) for v in (np.ones_like(x), x, y, x * x, y * y, x * y)], axis=1)
 
@@ -89,7 +89,7 @@ def resample_pearson(x: Vector, y: Vector, cluster: NDArray[np.int64], resamples
 
 
 def fit_logistic(x: Vector, y: Vector, parameters: Literal[4, 5] = 4) -> Vector:
-    """f(x) of the best curve, `(n,)`; x itself where none is found, as for less than six points."""
+    """Return f(x) of the best curve, `(n,)`, or x itself if no curve can be fitted, as for fewer than six points."""
     if parameters not in (4, 5):
         raise ValueError(f"the logistic curve has 4 or 5 parameters, got {parameters}.")
     spread = float(x.std())
@@ -98,7 +98,7 @@ def fit_logistic(x: Vector, y: Vector, parameters: Literal[4, 5] = 4) -> Vector:
     z = (x - x.mean()) / spread
     sign = 1.0 if np.corrcoef(z, y)[0, 1] >= 0 else -1.0
     low, high = (float(y.min()), float(y.max()))[:: int(sign)]
-    # distances may be crowded at one end: a curve that begins elsewhere may end in a lesser optimum
+    # several starts: if distances crowd at one end, a single one may lead to a local optimum
     starts: list[tuple[float, ...]] = []
     for centre in np.quantile(z, [0.15, 0.5, 0.85]).tolist():
         for width in (1.0, 0.3, 0.1):
@@ -110,7 +110,7 @@ def fit_logistic(x: Vector, y: Vector, parameters: Literal[4, 5] = 4) -> Vector:
     for start in starts:
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of covariances that nobody reads
+                warnings.simplefilter("ignore")  # about covariances, which are not used
                 fit, _ = curve_fit(_CURVES[parameters], z, y, p0=start, maxfev=5000)
         except RuntimeError:  # no convergence from here
             continue
@@ -143,7 +143,7 @@ def _with_resamples(
 
 
 def _midranks(weights: NDArray[np.float64], place: NDArray[np.int64], distinct: int) -> NDArray[np.float64]:
-    """Rank of each item `(r, n)` where item i is there `weights[r, i]` times; equal values share the middle."""
+    """Ranks `(r, n)` if item i occurs `weights[r, i]` times; equal values share their mean rank."""
     order = np.argsort(place, kind="stable")
     starts = np.flatnonzero(np.diff(place[order], prepend=-1))
     total = np.add.reduceat(weights[:, order], starts, axis=1)
