@@ -1,6 +1,6 @@
-"""`dreamsim-guidance data ...`: fetch NIGHTS, draw scenes, look at a set of judgments before a run depends on it.
+"""`dreamsim-guidance data ...`: download NIGHTS, draw scenes, check a set of judgments before a run depends on it.
 
-A subcommand is a dataclass that is called, as in `cli`; further ones are added to `DataCommand.command`.
+A subcommand is a dataclass that is called to do its work, as in `cli`; add further ones to `DataCommand.command`.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ __all__ = ["DataCommand"]
 
 @dataclass(frozen=True)
 class Nights:
-    """Fetch NIGHTS from its authors' server, chunk by chunk; the same command goes on with an interrupted download.
+    """Download NIGHTS from its authors' server, chunk by chunk; the same command resumes an interrupted download.
 
     filtered: the 20,019 triplets of the paper, 58 GB. unfiltered: all 100,000, 289 GB. jnd: votes on just noticeable
     differences between pictures of NIGHTS, 0.2 MB.
     """
 
     to: Path
-    """Folder of the set."""
+    """Folder of the data set."""
     set: Literal["filtered", "unfiltered", "jnd"] = "filtered"
-    """Which of the three."""
+    """Which of the three sets."""
     parts: str | None = None
-    """Only these of the parts 0 to 99, such as 0-4,17; an unfiltered zip holds 25 of them. data.csv is cut to match."""
+    """Only these of the parts 0 to 99, such as 0-4,17; an unfiltered zip holds 25 of them. data.csv lists what is complete."""
     base_url: str | None = None
     """Another server with the same files."""
 
@@ -53,18 +53,18 @@ class Nights:
 
 @dataclass(frozen=True)
 class Check:
-    """Read a set of judgments, decode every picture of it, and say what it holds."""
+    """Read a set of judgments, decode all of its pictures, and print what it holds."""
 
     path: Positional[Path]
-    """The folder of a set, or its csv file."""
+    """The folder of the set, or its csv file."""
     kind: str | None = None
     """nights, nights-unfiltered, nights-jnd, bapps, bapps-jnd, things, pieapp, tid2013, kadid10k, pipal, clic, folder."""
     split: str | None = None
-    """Only this split, such as train, val, test; by default all rows."""
+    """Only this split, such as train, val or test; by default all rows."""
     least_votes: int | None = None
     """Leave out triplets with fewer votes; by default as the reader of the kind does."""
     workers: int | None = None
-    """Threads that decode; by default one for each of up to 8 processors."""
+    """Threads that decode pictures; by default one per processor, at most 8."""
 
     def __call__(self) -> int:
         from dreamsim_guidance.data.pictures import check_pictures
@@ -83,27 +83,28 @@ class Check:
 
 @dataclass(frozen=True)
 class Scenes:
-    """Draw triplets of scenes with simulated votes, in NIGHTS' layout; the same command goes on with an interrupted set.
+    """Draw triplets of scenes with simulated votes, in NIGHTS' layout; the same command continues an interrupted set.
 
-    Splits: train, val, test (other scenes) and test_held_out (other scenes, which differ in a factor that never varies
-    in the others). The same seed gives the same files.
+    Splits: train, val, test (other scenes), and test_held_out (other scenes, whose candidates differ in a factor that never
+    varies in the other splits). The same seed gives the same files.
     """
 
     to: Path
-    """Folder of the set."""
+    """Folder of the data set."""
     triplets: int = 20_000
-    """Of all splits together: seven tenths for training, one tenth for each other split."""
+    """Number of triplets in all splits: seven tenths for training, one tenth for each other split."""
     seed: int = 0
+    """Of the scenes and the votes."""
     size: int = 64
     """Side of the pictures in pixels."""
     held_out: tuple[str, ...] = ("layout", "style")
-    """Of shape, colour, count, layout, rotation, scale, perspective, background, texture, style."""
+    """Held-out factors, of shape, colour, count, layout, rotation, scale, perspective, background, texture, style."""
     shares: bool = False
-    """Keep all triplets, with shares of votes; without, those on which everyone agrees, with winners, as in NIGHTS."""
+    """Keep all triplets, with shares of votes; by default only those on which everyone agrees, with winners, as in NIGHTS."""
     temperature: float = 0.05
-    """Noise of the votes: distances that differ by this much are told apart by 73 of 100 people."""
+    """Noise of the votes: of two distances that differ by this much, 73 of 100 people find the smaller one."""
     workers: int | None = None
-    """Processes that draw; by default one for each processor."""
+    """Processes that draw; by default one per processor."""
 
     def __call__(self) -> int:
         import os
@@ -118,7 +119,7 @@ class Scenes:
 
 @dataclass(frozen=True)
 class DataCommand:
-    """Sets of human judgments: fetch NIGHTS, draw scenes with simulated votes, check what is on the disk."""
+    """Sets of human judgments: download NIGHTS, draw scenes with simulated votes, check a set on disk."""
 
     command: Annotated[
         Annotated[Nights, subcommand("nights")]
@@ -132,7 +133,7 @@ class DataCommand:
 
 
 def _numbers(text: str) -> set[int]:
-    """0-4,17 as numbers."""
+    """The numbers that a text such as 0-4,17 stands for."""
     numbers: set[int] = set()
     for piece in text.split(","):
         first, _, last = (word.strip() for word in piece.partition("-"))
@@ -143,7 +144,7 @@ def _numbers(text: str) -> set[int]:
 
 
 def _summary(judgments: Judgments | SamePairs | Ratings) -> list[tuple[str, str]]:
-    """What a set holds, as names and words."""
+    """What a set holds, as pairs of a name and a text."""
     from collections import Counter
 
     import numpy as np

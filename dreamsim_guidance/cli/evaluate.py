@@ -1,4 +1,4 @@
-"""`dreamsim-guidance evaluate`: how well metrics agree with people."""
+"""`dreamsim-guidance evaluate`: report how well metrics agree with people."""
 
 from __future__ import annotations
 
@@ -22,41 +22,41 @@ __all__ = ["EvaluateCommand", "report_lines"]
 
 @dataclass(frozen=True)
 class EvaluateCommand:
-    """How well metrics agree with people, on triplets, pairs taken for the same, or mean scores, with 95 % intervals.
+    """Report how well metrics agree with people on triplets, same-or-different pairs, or mean scores, with 95 % intervals.
 
-    Triplets are scored by rule: fraction (share of the votes, as the original counts), majority (equal votes left out),
-    unanimous. Intervals are bootstrapped by reference; with several metrics each one's lead over the first is given too.
-    Embeddings are kept on disk, so that another set over the same pictures costs nothing and an interrupted run goes on.
+    Triplets are scored by three rules: fraction (the share of the votes, as in the original), majority (equal votes are left
+    out), and unanimous. Intervals are bootstrapped by reference; with several metrics, the lead of each over the first is
+    reported too. Embeddings are kept on disk: another set over the same pictures costs nothing, and an interrupted run resumes.
     On several processes: `accelerate launch -m dreamsim_guidance evaluate ...`, or `torchrun`.
     """
 
     data: Positional[Path]
-    """The folder of a set of judgments (NIGHTS, BAPPS, PieAPP, TID2013, a study of your own, ...), or its csv file."""
+    """The folder of a set of judgments (NIGHTS, BAPPS, PieAPP, TID2013, your own study, ...), or its csv file."""
     metric: tuple[str, ...] = ()
     """ensemble (the default), dino_vitb16, ... (published weights), pocket (shipped), a model file (.safetensors) or the
-    folder of a training run, mse, a baseline, or file.py:function of your own, (images, images) -> (b,)."""
+    folder of a training run, mse, a baseline, or your own file.py:function, (images, images) -> (b,)."""
     baselines: bool = False
-    """Judge the baselines of the paper too: psnr, ssim, ms-ssim, lpips, dists, dino, clip, open_clip, mae, resnet50."""
+    """Also evaluate the baselines of the paper: psnr, ssim, ms-ssim, lpips, dists, dino, clip, open_clip, mae, resnet50."""
     split: str | None = None
     """train, val, test, test_imagenet, test_no_imagenet, ...; by default all rows."""
     kind: str | None = None
-    """Which set it is: nights, nights-jnd, bapps, pieapp, tid2013, ..., by default what it looks like."""
+    """Kind of the set: nights, nights-jnd, bapps, pieapp, tid2013, ...; by default recognised by its files."""
     rule: tuple[str, ...] = ()
-    """fraction, majority, unanimous (all three by default), odd-one-out (for THINGS, where it is one of the default)."""
+    """fraction, majority, unanimous (by default all three), odd-one-out (for THINGS, where it is used by default)."""
     least_votes: int | None = None
-    """Leave out triplets with fewer votes; by default 6 where votes are winners, as in NIGHTS, else 1."""
+    """Leave out triplets with fewer votes; by default 6 if votes are winners, as in NIGHTS, else 1."""
     json: bool = False
     """Print JSON instead of a table."""
     html: Path | None = None
-    """Write a report with plots and the hardest disagreements to this file, which needs no other."""
+    """Also write a self-contained report with plots and the hardest disagreements to this file."""
     cache: Path | None = None
-    """Folder of the embeddings; by default ~/.cache/dreamsim_guidance/embeddings."""
+    """Folder in which embeddings are kept; by default ~/.cache/dreamsim_guidance/embeddings."""
     no_cache: bool = False
-    """Keep no embeddings and read none."""
+    """Neither keep nor reuse embeddings."""
     device: str | None = None
     """cpu, cuda, mps, ...; by default an accelerator if there is one."""
     workers: int | None = None
-    """Processes that read pictures ahead; by default 4 with an accelerator, else none."""
+    """Processes that read pictures ahead; by default 4 with an accelerator, otherwise none."""
     batch: int | None = None
     """Images that go through a network at once; by default 32, and 8 pairs."""
     reading: Literal["upright", "original"] = "upright"
@@ -120,7 +120,7 @@ class EvaluateCommand:
         loaded = load_metrics(list(names), on, cache, workers, self.batch, self.reading)
         metrics = {printable(name): metric for name, metric in loaded.items()}
         main = is_main()
-        if cache is False:  # at the start, not after an hour
+        if cache is False:  # broken pictures are reported at the start, not after an hour
             check_pictures(data.images, workers or None, main, self.reading)
         else:
             EmbeddingCache(None if cache is True else cache).digests(data.images, workers, main, self.reading)
@@ -138,7 +138,7 @@ class EvaluateCommand:
 
 
 def report_lines(report: Report) -> list[str]:
-    """The report as tables for a terminal."""
+    """Return the report as tables for a terminal."""
     from dreamsim_guidance.evaluation.report import ROWS
 
     lines = [
@@ -169,7 +169,7 @@ def _people(report: Report) -> list[str]:
             f"reach on these votes: {report.limit:.4f}"
         )
         if report.ceiling == 1:
-            lines.append("(only triplets on which all agreed are in this set, so this says nothing about people)")
+            lines.append("(this set holds only triplets on which everyone agreed, so this says nothing about people)")
     if undetermined := [name for name, curve in report.curves.items() if not curve.identified]:
         lines.append(
             f"psychometric curve: these votes do not determine its slope for {', '.join(undetermined)}; the slope and "

@@ -1,6 +1,6 @@
-"""Files that a command writes besides what it prints: places checked before the work, and written after the printing.
+"""Files that a command writes besides printing: their places are checked before the work, and they are written last.
 
-What was computed is printed first, so that a full disk or a folder that went away costs a file and not the results.
+Results are printed first, so that a full disk or a removed folder costs a file and not the results.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def check_folder(folder: Path, option: str) -> None:
 def write_files(writers: Mapping[Path, Callable[[Path], object]]) -> None:
     """Call each writer with its file, all of them even if one fails; then raise the first error.
 
-    Files that were written, and further errors, are told on stderr.
+    Written files and further errors are reported on stderr.
     """
     failures: list[Exception] = []
     sys.stdout.flush()

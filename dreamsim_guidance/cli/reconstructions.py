@@ -1,4 +1,4 @@
-"""`dreamsim-guidance evaluate reconstructions`: methods side by side, by metrics, and by people where they were asked."""
+"""`dreamsim-guidance evaluate reconstructions`: compare methods by metrics, and by people's votes if there are any."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ __all__ = ["EvaluateReconstructions", "main"]
 
 @dataclass(frozen=True)
 class EvaluateReconstructions:
-    """Compare methods that have reconstructed the same references: distances with intervals, identification, a sheet.
+    """Compare methods that reconstructed the same references: distances with intervals, identification, a contact sheet.
 
-    Without votes this says nothing about what people prefer. With --votes (a folder that `study read` has written) it
-    tells each method's win rate and Bradley-Terry strength among those people, and how far each metric agrees with them.
-    (A set of judgments in a folder of the name "reconstructions" is evaluated as ./reconstructions.)
+    Without votes, this says nothing about what people prefer. With --votes (a folder that `study read` wrote) it also reports
+    each method's win rate and Bradley-Terry strength among those people, and how well each metric agrees with them.
+    (To evaluate a set of judgments in a folder that is called "reconstructions", write ./reconstructions.)
     """
 
     targets: Positional[Path]
     """Folder of the reference pictures."""
     methods: Positional[tuple[str, ...]]
-    """A folder for each method, or NAME=FOLDER; pictures are matched by file name, endings may differ."""
+    """A folder for each method, or NAME=FOLDER; pictures are matched by file name, but endings may differ."""
     metric: tuple[str, ...] = ("ensemble",)
     """ensemble, dino_vitb16, ... (published weights), pocket (shipped), a model file, mse, psnr, ssim, file.py:function."""
     baselines: bool = False
-    """Add the metrics of the paper's table; those that need weights that cannot be had are told, the others run."""
+    """Add the baselines of the paper; those whose weights cannot be obtained are reported, and the others run."""
     votes: Path | None = None
-    """Folder that `study read` has written, of a study in mode 2afc."""
+    """Folder that `study read` wrote for a study of mode 2afc."""
     json: bool = False
     """Print JSON instead of tables."""
     html: Path | None = None
@@ -50,7 +50,7 @@ class EvaluateReconstructions:
     to: Path | None = None
     """Folder for reconstructions.json, reconstructions.html and contact_sheet.png."""
     columns: int = 8
-    """References on the contact sheet, evenly spread over the list of names."""
+    """Number of references on the contact sheet, evenly spread over the list of names."""
     cache: Path | None = None
     """Folder in which embeddings are kept; by default the user's cache folder."""
     device: str | None = None
@@ -148,7 +148,7 @@ def _check_methods(reconstructions: Reconstructions, preferences: Preferences) -
 
 
 def _content(comparison: ReconstructionComparison, reconstructions: Reconstructions) -> dict[str, Any]:
-    """What the JSON holds."""
+    """The content of the JSON."""
     from dreamsim_guidance.files.names import printable
 
     people = comparison.people

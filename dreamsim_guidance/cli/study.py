@@ -1,4 +1,4 @@
-"""`dreamsim-guidance study`: a web page on which people compare reconstructions, and what they answered."""
+"""`dreamsim-guidance study`: make a web page on which people compare reconstructions, and read their answers."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ __all__ = ["Make", "Read", "StudyCommand"]
 class Make:
     """Write a web page on which people compare reconstructions of the same references by several methods.
 
-    One HTML file and its pictures, for any web server or a memory stick; nothing else is needed. Sides and order are
+    It is one HTML file and its pictures, for any web server or a memory stick; nothing else is needed. Sides and order are
     random, from a seed. Catch trials have a known answer; repeated trials show whether people agree with themselves.
     """
 
     targets: Positional[Path]
     """Folder of the reference pictures."""
     methods: Positional[tuple[str, ...]]
-    """A folder for each method, or NAME=FOLDER; pictures are matched by file name, endings may differ."""
+    """A folder for each method, or NAME=FOLDER; pictures are matched by file name, but endings may differ."""
     to: Path
-    """Folder to write, index.html, images/ and study.json; it must not exist, or be empty."""
+    """Folder for index.html, images/ and study.json; it must be new or empty."""
     mode: Literal["2afc", "jnd"] = "2afc"
-    """2afc: which of two is more like the reference? jnd: were the two pictures, shown shortly, the same?"""
+    """2afc: which of two is more like the reference? jnd: were the two pictures, shown briefly, the same?"""
     participants: int = 20
-    """How many participant numbers there are; each has its own trials."""
+    """Number of participants; each has a number and their own trials."""
     trials: int | None = None
-    """Trials for each participant, beside catch and repeated ones; by default all there are, at most 40."""
+    """Trials for each participant, besides catch and repeated ones; by default all comparisons, at most 40."""
     catch: int = 5
     """Catch trials for each participant."""
     repeats: int | None = None
@@ -43,13 +43,13 @@ class Make:
     name: str = "Comparing pictures"
     """Title of the page."""
     question: str | None = None
-    """What people are asked; by default the mode's question."""
+    """What participants are asked; by default the question of the mode."""
     closing: str = "Please send one of the two files to the person who invited you."
-    """What people read at the end."""
+    """What participants read at the end."""
     size: int = 320
-    """Width and height of the pictures on the screen, in CSS pixels; smaller only where the window is."""
+    """Width and height of the pictures on the screen, in CSS pixels; smaller only in a small window."""
     exposure: int = 500
-    """Milliseconds that a picture is shown (jnd)."""
+    """Milliseconds for which each picture is shown (jnd)."""
     gap: int = 500
     """Milliseconds between the two pictures (jnd)."""
 
@@ -75,26 +75,26 @@ class Make:
             print(f"missing in {name}: {', '.join(map(printable, stems))}", file=sys.stderr)
         if result.other_shape:
             print(
-                f"{len(result.other_shape)} pictures have another aspect ratio than their target, by which people may know "
-                f"the method; the first: '{result.other_shape[0]}'",
+                f"{len(result.other_shape)} pictures have another aspect ratio than their target, by which people may "
+                f"recognise the method; the first: '{result.other_shape[0]}'",
                 file=sys.stderr,
             )
         study, (few, many) = result.study, result.votes
         if few == 0:
-            print("some comparisons are shown to nobody; give more --participants or --trials.", file=sys.stderr)
+            print("some comparisons are shown to nobody; use more --participants or --trials.", file=sys.stderr)
         what = "triplet" if self.mode == "2afc" else "pair"
         print(f"study {study.id}: {len(study.methods)} methods, participant numbers 1 to {study.participants}")
         print(f"{len(study.blocks[0])} answers each; {_between(few, many)} votes for each {what} if all take part")
         print(f"{self.to / 'index.html'}: publish it with images/, and give out index.html?p=1, ?p=2, ...")
-        print(f"{self.to / 'study.json'}: keep it to yourself, it says which picture is whose")
+        print(f"{self.to / 'study.json'}: keep it private: it says which method made each picture")
         return 0
 
 
 @dataclass(frozen=True)
 class Read:
-    """Put the votes of many people together, leave out who did not look, and write judgments that `evaluate` reads.
+    """Combine the votes of many people, leave out inattentive people, and write judgments that `evaluate` reads.
 
-    Files of one person, CSV or JSON, early or late, count once. The trials shown twice never count as votes.
+    Several files of one person, CSV or JSON, early or late, count once. Repeated trials never count as votes.
     """
 
     study: Positional[Path]
@@ -102,11 +102,11 @@ class Read:
     votes: Positional[tuple[Path, ...]]
     """Files that the page downloaded, CSV or JSON, or folders of them."""
     to: Path
-    """Folder to write: judgments, pictures, and report.json; it must not exist, or be empty."""
+    """Folder for the judgments, the pictures and report.json; it must be new or empty."""
     least_catch: float = 0.8
-    """Share of the catch trials that a person must have right; who answered none is left out."""
+    """Share of the catch trials that a person must answer correctly; people who answered none are left out."""
     least_consistency: float = 0.0
-    """Share of the repeated trials that a person must answer as the first time; who has none is kept."""
+    """Share of the repeated trials that a person must answer as the first time; people without any are kept."""
 
     def __call__(self) -> int:
         from dreamsim_guidance.study.folder import check_free

@@ -1,4 +1,4 @@
-"""Studies of how people judge reconstructions: a web page for them, and their answers as judgments."""
+"""Studies of how people judge reconstructions: a web page that collects votes, and the votes as judgments."""
 
 from dreamsim_guidance.study.exporter import Made, make_study
 from dreamsim_guidance.study.page import Page

@@ -1,14 +1,15 @@
-"""Who judges what, on which side, in which order: everything that is random in a study, from one seed.
+"""The design of a study: who judges what, on which side and in which order, all derived from one seed.
 
-A *unit* is a reference with two methods (2AFC), or with one method (JND). Every participant number is a block of trials:
+A *unit* is a reference with two methods (2AFC), or with one method (JND). Each participant number has a block of trials:
 
-assignment    the units are dealt from shuffled decks, one deck after the other, so that after any number of blocks the
+assignment    units are dealt from shuffled decks, one deck after the other, so that after any number of blocks the numbers of
               votes for two units differ by at most one, and nobody gets a unit twice
-sides         every two successive votes for a unit show it both ways round, which first is random
-repeats       trials of the first third come again in the last third, sides swapped: do people agree with themselves?
-catch trials  one at a random place of each equal stretch of the block; their right answer is known
+sides         of every two successive votes for a unit, one shows it each way round, in random order
+repeats       trials of the first third appear again in the last third, with sides swapped, to show whether people agree with
+              themselves
+catch trials  trials with a known answer, one at a random place in each of equal sections of the block
 
-A study with more participants begins with the blocks of the smaller one.
+A study with more participants begins with the blocks of a smaller one.
 """
 
 from __future__ import annotations
@@ -29,20 +30,23 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 Kind = Literal["pair", "catch", "repeat"]
 
 TARGET = "the target"
-"""What a catch trial, and every trial of JND, shows in the place of a method."""
+"""What a catch trial, and every JND trial, shows in place of a method."""
 DEGRADED = "the target, degraded"
 
 CHOICES: dict[Mode, tuple[str, str]] = {"2afc": ("left", "right"), "jnd": ("same", "different")}
 
 Unit = tuple[str, str, str]
-"""Reference, method, other method; in JND the other is the target."""
+"""Reference, method, other method; in JND the other one is the target."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One presentation. `left` and `right` (in JND: shown first and second) are a method, TARGET or DEGRADED.
+    """One presentation.
 
-    `answer` is the right choice of a catch trial, `repeats` the id of the trial that a repeat repeats.
+    kind: "pair" for a vote, "catch" or "repeat".
+    left, right: a method, TARGET or DEGRADED; in JND, what is shown first and second.
+    answer: the correct choice of a catch trial; None for others.
+    repeats: the id of the trial that a repeat shows again; None for others.
     """
 
     id: str
@@ -57,7 +61,7 @@ class Trial:
 
 
 def units(reconstructions: Reconstructions, mode: Mode = "2afc") -> list[Unit]:
-    """All that can be judged: each reference with each pair of methods that have it, or with each method (JND)."""
+    """Return all units: each reference with each pair of methods that have reconstructed it, or with each method (JND)."""
     present = {
         stem: [name for name, pictures in reconstructions.methods.items() if stem in pictures]
         for stem in reconstructions.targets
@@ -68,7 +72,7 @@ def units(reconstructions: Reconstructions, mode: Mode = "2afc") -> list[Unit]:
 
 
 def assign(count: int, participants: int, trials: int, seed: int = 0) -> list[list[int]]:
-    """For each participant `trials` different units of `count`, votes spread evenly; see the module's documentation."""
+    """Return for each participant `trials` different units of `count`, with votes spread evenly; see the top of this file."""
     random = np.random.default_rng([seed, 0])
     blocks: list[list[int]] = []
     deck: list[int] = []
@@ -97,9 +101,13 @@ def design(
     repeats: int = 0,
     seed: int = 0,
 ) -> list[list[Trial]]:
-    """The blocks of all participants, first to last. Catch trials use `catch_references` in turn.
+    """Return the blocks of all participants, in order.
 
-    Raises ValueError for numbers that cannot be: more trials than units, more repeats than a third of the trials, ...
+    chosen: the units that are judged.
+    catch_references: references for the catch trials, used in turn.
+    participants, trials, catch, repeats: numbers of participants, and of trials, catch trials and repeats for each.
+
+    Raises ValueError for impossible numbers, such as more trials than units, or more repeats than a third of the trials.
     """
     if mode not in MODES:
         raise ValueError(f"unknown mode '{mode}'; known: {', '.join(MODES)}.")
@@ -111,7 +119,7 @@ def design(
     if repeats > trials // 3:
         raise ValueError(f"at most a third of the {trials} trials can be repeated, {trials // 3}, got {repeats}.")
     if catch and not catch_references:
-        raise ValueError("catch trials need a reference to be shown; there is none that can be degraded visibly.")
+        raise ValueError("catch trials need a reference that can be degraded visibly; there is none.")
     sides = _Sides(len(chosen), seed)
     blocks = []
     for number, block in enumerate(assign(len(chosen), participants, trials, seed), 1):
@@ -123,7 +131,7 @@ def design(
 
 
 class _Sides:
-    """For every two successive votes of a unit both ways round, in random order."""
+    """Shows every two successive votes of a unit both ways round, in random order."""
 
     def __init__(self, count: int, seed: int) -> None:
         self.random = np.random.default_rng([seed, 1])
@@ -153,9 +161,9 @@ def _block(
     repeats: int,
     random: np.random.Generator,
 ) -> list[Trial]:
-    """The trials of one participant in their order, numbered."""
+    """The trials of one participant, in order and numbered."""
     trials = len(shown)
-    # keys on one axis, the pairs at 0, 1, 2, ...: what falls between two of them is shown between them
+    # sort keys: pairs have 0, 1, 2, ...; other trials get a number between those of the pairs they are shown between
     placed: list[tuple[float, Trial, int | None]] = [(float(i), trial, None) for i, trial in enumerate(shown)]
     last_third = trials - trials // 3 - 0.5
     for first in random.permutation(trials // 3)[:repeats]:

@@ -1,7 +1,7 @@
-"""A study as a static web page: one HTML file and its pictures, for any web server or a memory stick.
+"""Write a study as a static web page: one HTML file and its pictures, for any web server or a memory stick.
 
-Pictures are written anew, as PNG without metadata under shuffled numbers: neither the ending, nor a comment of the
-generator, nor the name says whose they are. Their pixels are those of the files.
+Pictures are written again, as PNG without metadata, under shuffled numbers: neither their ending, nor a comment left by a
+generator, nor their name reveals the method. Their pixels are those of the files.
 """
 
 from __future__ import annotations
@@ -29,14 +29,17 @@ from dreamsim_guidance.types import Image
 __all__ = ["Made", "make_study"]
 
 _VISIBLE = 0.05
-"""Root mean square difference to its degraded picture that a reference needs for a catch trial."""
+"""Root-mean-square difference from its degraded version that a reference needs to be used for a catch trial."""
 
 
 @dataclass(frozen=True)
 class Made:
-    """What was written: the record, the missing pictures by folder, and how many votes each triplet or pair can get.
+    """What `make_study` wrote.
 
-    `other_shape` lists pictures whose aspect ratio is not their target's: people may recognise a method by it.
+    study: the record.
+    missing: the pictures that each folder lacks.
+    votes: the smallest and largest number of votes that a triplet or pair gets if everyone takes part.
+    other_shape: pictures whose aspect ratio differs from their target's, by which people may recognise a method.
     """
 
     study: Study
@@ -59,15 +62,20 @@ def make_study(
     page: Page | None = None,
     progress: bool = True,
 ) -> Made:
-    """Write `to`/index.html, `to`/images/ and `to`/study.json for the reconstructions of `targets` by each method.
+    """Write `to`/index.html, `to`/images/ and `to`/study.json for the reconstructions of `targets` by several methods.
 
-    Participant numbers 1 to `participants` have a block each of `trials` (by default all that can be judged, at most
-    40), `repeats` of them twice (by default a third, at most 4), and `catch` trials with a known answer; see `design`.
-    JND needs one method at least, 2AFC two. All pictures are decoded before anything is written.
+    targets, methods: folders, see `find_reconstructions`. Mode "2afc" needs at least two methods, "jnd" at least one.
+    mode: "2afc" (the default): which of two is more like the reference? "jnd": were the two pictures the same?
+    participants: how many participant numbers there are, from 1; each has its own block of trials.
+    trials: in each block; by default all units, at most 40.
+    catch: further trials with a known answer; by default 5.
+    repeats: trials that are shown a second time; by default a third, at most 4.
+    page: texts and sizes of the page; by default those of `Page()`.
+    progress: whether to show bars on stderr.
 
-    Raises FileNotFoundError and ValueError for folders and pictures (see `find_reconstructions`), numbers that cannot
-    be, references of which none changes visibly when degraded, a text that names a method, and a folder `to` that is
-    not empty.
+    All pictures are decoded before anything is written; `to` appears whole or not at all. Raises FileNotFoundError and
+    ValueError for folders and pictures, impossible numbers, references that do not change visibly when degraded, a text that
+    names a method, and a folder `to` that is not empty; OSError if `to` cannot be written.
     """
     page = page or Page()
     to = Path(to)
@@ -80,7 +88,7 @@ def make_study(
         raise ValueError("no reference was reconstructed by two methods, so there is nothing to compare.")
     trials = min(40, len(chosen)) if trials is None else trials
     repeats = min(4, trials // 3) if repeats is None else repeats
-    # the numbers are checked before the pictures are decoded
+    # checks the numbers before the pictures are decoded
     design(
         chosen, list(reconstructions.targets), **(numbers := _numbers(mode, participants, trials, catch, repeats, seed))
     )
@@ -119,15 +127,15 @@ def make_study(
 
 
 def _check_silent(page: Page, methods: Iterable[str]) -> None:
-    """Raise ValueError if what people read names a method."""
+    """Raise ValueError if a text that participants read names a method."""
     for field in ("title", "question", "closing"):
         text = getattr(page, field)
         if text in (None, getattr(Page, field)):
             continue
         if named := [name for name in methods if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text, re.IGNORECASE)]:
             raise ValueError(
-                f"the {field} {text!r} names the method '{named[0]}', which people must not know; write another, or "
-                "call the method otherwise: NAME=FOLDER."
+                f"the {field} {text!r} names the method '{named[0]}', which participants must not know; change the text, or "
+                "give the method another name: NAME=FOLDER."
             )
 
 
@@ -151,12 +159,12 @@ def _file(picture: Picture) -> str:
 
 
 def _degraded(image: Image) -> Image:
-    """Reduced to 6 x 6 pixels and enlarged again: a few blurred patches of its colours."""
+    """The image reduced to 6 x 6 pixels and enlarged again: a few blurred patches of its colours."""
     return resize(resize(image, (6, 6)).clamp(0, 1), (image.shape[-2], image.shape[-1])).clamp(0, 1)
 
 
 def _catch_references(reconstructions: Reconstructions, used: set[str], count: int, seed: int) -> list[str]:
-    """Up to `count` references, at random, whose degraded picture is visibly another."""
+    """Up to `count` random references that change visibly when degraded."""
     stems = [stem for stem in reconstructions.targets if stem in used]
     suitable: list[str] = []
     for i in np.random.default_rng([seed, 3]).permutation(len(stems)):
@@ -173,7 +181,7 @@ def _catch_references(reconstructions: Reconstructions, used: set[str], count: i
 
 
 def _pictures(reconstructions: Reconstructions, trials: list[Trial], seed: int) -> tuple[list[Picture], list[Picture]]:
-    """All files of the page under shuffled numbers; those of catch trials have their own copy of the target."""
+    """All files of the page under shuffled numbers; catch trials have their own copy of the target."""
     shown = {(trial.reference, side) for trial in trials if trial.kind != "catch" for side in (trial.left, trial.right)}
     stems = sorted({trial.reference for trial in trials})
     catch = sorted({trial.reference for trial in trials if trial.kind == "catch"})
@@ -193,7 +201,7 @@ def _pictures(reconstructions: Reconstructions, trials: list[Trial], seed: int) 
 
 
 def _identity(study: Study, page: Page) -> str:
-    """Twelve hex digits of all that the study is, the content of its pictures included, wherever they lie."""
+    """Twelve hex digits that identify the study, the content of its pictures included, wherever these lie."""
     pictures = (*study.pictures, *study.extra)
     nameless = tuple(replace(picture, source="") for picture in pictures)
     digest = hashlib.sha256(f"{replace(study, pictures=nameless, extra=()).json()}{page}".encode())

@@ -2,10 +2,10 @@
 const study = JSON.parse(document.getElementById("study").textContent);
 const two = study.mode === "2afc";
 const at = (id) => document.getElementById(id);
-const EARLY = 200; // milliseconds in which nobody can have judged: the second click of a double click is no answer
+const EARLY = 200; // milliseconds: nobody judges so fast, so the second click of a double click is no answer
 const asked = new URLSearchParams(location.search).get("p");
 
-/* What is kept: one session for each participant number, and the number last used. */
+/* What the browser stores: one session for each participant number, and the number last used. */
 const kept = (() => {
   try {
     localStorage.setItem(study.id + "-test", "1");
@@ -20,7 +20,7 @@ const key = (number) => `study-${study.id}-${number}`;
 const isNumber = (number) => Number.isInteger(number) && number >= 1 && number <= study.blocks.length;
 let session = null;
 let block = [];
-let turn = 0; // counts presentations: what was begun for an earlier one is given up
+let turn = 0; // counts presentations: work for an earlier one is abandoned
 
 function save() {
   try {
@@ -52,7 +52,7 @@ function begin(number, chosen) {
   next();
 }
 
-/* Pictures: decoded before they are shown, those of the next trial while this one is looked at. */
+/* Pictures are decoded before they are shown; those of the next trials while this one is shown. */
 const ready = new Map();
 function picture(number) {
   if (!ready.has(number)) {
@@ -77,7 +77,7 @@ function preload() {
 const painted = () => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
 const pause = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
 
-/* The stage: three pictures of which two are buttons, or one window and two buttons below it. */
+/* The stage: three pictures, of which two are buttons, or one window with two buttons below it. */
 function build() {
   const stage = at("stage");
   stage.className = two ? "three" : "one";
@@ -94,7 +94,7 @@ function build() {
   }));
 }
 
-let open = null; // {trial, since} while an answer is taken
+let open = null; // {trial, since} while an answer is accepted
 
 async function next() {
   const mine = ++turn;
@@ -150,14 +150,14 @@ async function next() {
   document.body.dataset.state = "asking";
 }
 
-function put(where, image) { // the decoded element itself, so that it is there at once
+function put(where, image) { // the decoded element itself, so that it appears at once
   const old = document.querySelector(where);
   image.alt = old.alt;
   old.replaceWith(image);
 }
 
 function enable(yes) {
-  // not `disabled`, which would take the focus away
+  // not `disabled`, which would remove the focus
   at("stage").querySelectorAll("[data-choice]").forEach((button) => button.setAttribute("aria-disabled", String(!yes)));
 }
 
@@ -193,7 +193,7 @@ function undo() {
   next();
 }
 
-/* Files for the person who asked. */
+/* The files that the participant sends back. */
 const COLUMNS = ["position", "trial", "choice", "milliseconds", "time", "input", "undone", "width"];
 function download(kind) {
   const { session: id, participant, chosen_by, votes } = session;
@@ -221,21 +221,21 @@ function start() {
   at("closing").textContent = study.closing;
   const [first, second] = study.labels;
   const keys = `<kbd>\u2190</kbd> <kbd>1</kbd> or <kbd>${first[0]}</kbd> for ${first}, <kbd>\u2192</kbd> <kbd>2</kbd> or `
-    + `<kbd>${second[0]}</kbd> for ${second}; <kbd>Backspace</kbd> or <kbd>U</kbd> takes the last answer back.`;
+    + `<kbd>${second[0]}</kbd> for ${second}; <kbd>Backspace</kbd> or <kbd>U</kbd> to undo the last answer.`;
   at("keys").innerHTML = `Keys: ${keys}`;
   const steps = two
-    ? ["You see a reference and two candidates, A and B. Choose the one that is more like the reference: click or tap it.",
-      "If both seem equally good or bad, choose the one that you lean to. There is always an answer."]
-    : ["You see two pictures, shortly, one after the other. Then say whether they were the same or different.",
-      "Look at the middle of the window. Nothing is shown twice, so answer by your impression."];
-  steps.push("Your answers stay in this browser, also when the page is reloaded, until you download them at the end.");
+    ? ["You will see a reference and two candidates, A and B. Click or tap the candidate that is more like the reference.",
+      "If both seem equally good or bad, choose the one that you lean towards. Every comparison needs an answer."]
+    : ["You will see two pictures briefly, one after the other. Then say whether they were the same or different.",
+      "Look at the middle of the window. You cannot see the pictures again, so answer by your first impression."];
+  steps.push("Your answers are stored in this browser, even if the page is reloaded. At the end, you download them.");
   at("instructions").innerHTML = steps.map((step) => `<li>${step}</li>`).join("") + `<li class="keys">On a keyboard: ${keys}</li>`;
   const input = at("participant");
   const most = study.blocks.length;
   const drawn = 1 + Math.floor(Math.random() * most);
   input.max = most;
   input.value = drawn;
-  at("participant-note").textContent = `1 to ${most}. If you were not given a number, keep the one proposed.`;
+  at("participant-note").textContent = `From 1 to ${most}. If you were not given a number, keep the one that is suggested.`;
   let fixed = false;
   if (asked !== null) {
     fixed = isNumber(Number(asked)) && asked.trim() !== "";
@@ -244,7 +244,7 @@ function start() {
       input.readOnly = true;
       at("participant-note").textContent = "";
     } else {
-      at("start-problem").textContent = `Participant numbers go from 1 to ${most}; the address of this page asks for "${asked}".`;
+      at("start-problem").textContent = `Participant numbers go from 1 to ${most}, but the address of this page says "${asked}".`;
     }
   }
   at("begin").addEventListener("submit", (event) => {
@@ -265,7 +265,7 @@ function start() {
 at("undo").addEventListener("click", undo);
 at("undo-end").addEventListener("click", undo);
 at("again").addEventListener("click", () => {
-  if (!confirm("The answers in this browser are deleted. Have you downloaded them?")) return;
+  if (!confirm("This deletes the answers that are stored in this browser. Have you downloaded them?")) return;
   kept?.removeItem(key(session.participant));
   kept?.removeItem(key("last"));
   location.reload();
@@ -283,7 +283,7 @@ addEventListener("keydown", (event) => {
   else return;
   event.preventDefault();
 });
-addEventListener("storage", (event) => { // another tab has answered
+addEventListener("storage", (event) => { // an answer was given in another tab
   if (session && event.key === key(session.participant)) location.reload();
 });
 start();

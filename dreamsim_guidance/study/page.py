@@ -1,7 +1,8 @@
-"""The page of a study: page.html with its style, its program and the trials put inside. It needs nothing else but images/.
+"""The page of a study: page.html with its style, its program and the trials inserted. It needs nothing but images/.
 
-It holds ids of trials and numbers of pictures, no name of a method. A person takes part under a participant number: the
-address ends in `?p=3`, or the page proposes a number drawn at random, which can be changed. How it was chosen is recorded.
+It contains ids of trials and numbers of pictures, but no name of a method. A person takes part under a participant
+number, which is part of the address (`?p=3`), or which the page proposes at random and the person can change. How it
+was chosen is recorded.
 """
 
 from __future__ import annotations
@@ -27,10 +28,16 @@ _LABELS = {"2afc": ("A", "B"), "jnd": ("Same", "Different")}
 
 @dataclass(frozen=True)
 class Page:
-    """What people read and how they see it. `question` None is the mode's own; `closing` is read at the end.
+    """What participants read, and how pictures are shown.
 
-    size: width and height in CSS pixels of the square that each picture is fitted into; smaller, for all of them alike,
-        only where the window is. exposure, gap: milliseconds that each picture of JND is shown, and between them.
+    title: of the page.
+    question: by default that of the mode.
+    closing: read at the end; by default a request to send the downloaded file.
+    size: width and height, in CSS pixels, of the square into which each picture is fitted; by default 320. In a small
+        window, all pictures are equally smaller.
+    exposure, gap: in JND, how long each picture is shown, and the pause between the two, in milliseconds; by default 500 each.
+
+    Raises ValueError for an empty title, for text that is not Unicode, and for numbers out of range.
     """
 
     title: str = "Comparing pictures"
@@ -57,7 +64,7 @@ class Page:
 
 
 def render(study: Study, page: Page) -> str:
-    """The text of index.html."""
+    """Return the text of index.html."""
     main = {(picture.reference, picture.shows): _number(picture.file) for picture in study.pictures}
     extra = {(picture.reference, picture.shows): _number(picture.file) for picture in study.extra}
 
@@ -65,7 +72,9 @@ def render(study: Study, page: Page) -> str:
         sides = [trial.left, trial.right]
         numbers = [main.get((trial.reference, side), extra.get((trial.reference, side), 0)) for side in sides]
         target = main[trial.reference, TARGET]
-        if trial.kind == "catch" and study.mode == "2afc":  # not the file of the reference itself: that would tell
+        if (
+            trial.kind == "catch" and study.mode == "2afc"
+        ):  # not the reference's own file, whose name would reveal the answer
             numbers = [extra[trial.reference, side] for side in sides]
         elif trial.kind == "catch" and DEGRADED not in sides:
             numbers = [target, extra[trial.reference, TARGET]]
@@ -91,7 +100,7 @@ def render(study: Study, page: Page) -> str:
     parts = {
         "<!--TITLE-->": html.escape(page.title),
         "/*STYLE*/": style.replace("320px", f"{page.size}px"),
-        # no "</script>" may occur in what the page holds as JSON
+        # the JSON in the page must not contain "</script>"
         "/*DATA*/": json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c"),
         "/*PROGRAM*/": program,
     }

@@ -1,9 +1,10 @@
-"""From the votes of many people to human judgments that every reader of this library knows.
+"""Turn the votes of many people into human judgments that the readers of this library understand.
 
 2afc   data.csv in NIGHTS' layout with shares of votes, and two more columns: left_method, right_method
 jnd    jnd_votes.csv as `read_nights_jnd` reads it, and one more column: method
 
-beside targets/, methods/NAME/ with the pictures as people saw them, and report.json: rules, people, who was left out.
+Beside the table are written targets/ and methods/NAME/ with the pictures as people saw them, and report.json with the rules of
+screening, the people, and who was left out. In file names, bytes that are not UTF-8 are percent-encoded.
 """
 
 from __future__ import annotations
@@ -29,10 +30,14 @@ __all__ = ["Outcome", "count_votes", "read_study", "write_outcome"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was read and written: `people` with those left out, `votes` for `judged` triplets or pairs of those kept.
+    """The result of a study.
 
-    `empty` are files without a vote; `shared` participant numbers that several people used; `counted` the votes by unit, as
-    `_count` has them; `rules` says in words who was left out.
+    people: all of them, also those left out.
+    votes, judged: number of votes of the people kept, and of the triplets or pairs that they are about.
+    empty: files without a vote.
+    shared: participant numbers that several people used.
+    counted: votes by unit: for the first and the second method (2AFC), or "same" and "different" (JND).
+    rules: who was left out, in words.
     """
 
     study: Study
@@ -53,10 +58,14 @@ def read_study(
     least_catch: float = 0.8,
     least_consistency: float = 0.0,
 ) -> Outcome:
-    """Read the files of votes of the study in `folder`, leave out who did not look, write the judgments to `to`.
+    """Read the votes on the study in `folder`, leave out people who did not pay attention, and write the judgments to `to`.
 
-    As `count_votes` and then `write_outcome`; with their errors, and ValueError if `to` is not empty, before anything is
-    read.
+    votes: the files that people sent back, CSV or JSON, or folders of them.
+    least_catch: share of the catch trials that a person must answer correctly; by default 0.8.
+    least_consistency: share of the repeated trials that a person must answer as the first time; by default 0.
+
+    This is `count_votes` followed by `write_outcome`. Raises their errors, and ValueError if `to` is not empty, before anything
+    is read.
     """
     check_free(Path(to))
     outcome = count_votes(folder, votes, least_catch=least_catch, least_consistency=least_consistency)
@@ -67,9 +76,10 @@ def read_study(
 def count_votes(
     folder: Path | str, votes: Sequence[Path | str], *, least_catch: float = 0.8, least_consistency: float = 0.0
 ) -> Outcome:
-    """Read the files of votes of the study in `folder` and leave out who did not look; nothing is written.
+    """Read the votes on the study in `folder` and leave out people who did not pay attention; nothing is written.
 
-    Raises FileNotFoundError and ValueError as `read_record`, `read_votes` and `screen`, and ValueError if nobody is left.
+    The arguments are those of `read_study`. Raises the errors of `read_record`, `read_votes` and `screen`, and ValueError if no
+    votes are left.
     """
     folder = Path(folder)
     study = read_record(folder)
@@ -95,9 +105,11 @@ def count_votes(
 
 
 def write_outcome(outcome: Outcome, folder: Path | str, to: Path | str) -> None:
-    """Write the judgments, the pictures of the study in `folder` that they are about, and report.json to `to`.
+    """Write the judgments, the pictures that they are about, and report.json to `to`; it appears whole or not at all.
 
-    Raises ValueError if `to` is not empty, FileNotFoundError for missing pictures; the folder appears whole or not at all.
+    folder: of the study, with its pictures.
+
+    Raises ValueError if `to` is not empty, FileNotFoundError for missing pictures, and OSError if `to` cannot be written.
     """
     folder, to = Path(folder), Path(to)
     folder = folder if folder.is_dir() else folder.parent
@@ -123,7 +135,7 @@ def write_outcome(outcome: Outcome, folder: Path | str, to: Path | str) -> None:
 
 
 def _count(study: Study, sessions: Sequence[Session]) -> dict[Unit, list[int]]:
-    """Votes by unit, [for the first method, for the second] or [same, different], in the order of the study's methods."""
+    """Votes by unit, [for the first method, for the second] or [same, different], sorted by reference and method."""
     order = {name: i for i, name in enumerate((*study.methods, TARGET))}
     trials = study.trials
     counted: dict[Unit, list[int]] = defaultdict(lambda: [0, 0])

@@ -1,6 +1,6 @@
-"""study.json: which picture is whose, and every trial of every participant. The page holds none of this.
+"""study.json: which method made each picture, and every trial of every participant.
 
-Who reads votes needs this file; who gives votes must not see it, so it stays at home when the page goes to a server.
+It is needed to read votes, and participants must not see it: do not upload it with the page, which contains nothing of it.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _FORMAT = "dreamsim_guidance study 1"
 
 RULES = {
-    "sides": "Of every two successive votes for the same pictures one shows them each way round, in random order.",
-    "catch 2afc": "One candidate is the reference itself, the other is it reduced to 6 x 6 pixels and enlarged again.",
-    "catch jnd": "Half of them: the reference twice (same); the others: it and its reduction to 6 x 6 (different).",
-    "repeats": "Trials of the first third of a block again in its last third, sides swapped; they never count as votes.",
+    "sides": "Of every two successive votes on the same pictures, one shows them each way round, in random order.",
+    "catch 2afc": "One candidate is the reference itself, the other is that reduced to 6 x 6 pixels and enlarged again.",
+    "catch jnd": "Half show the reference twice (same), the others the reference and its reduction to 6 x 6 (different).",
+    "repeats": "Trials of the first third of a block return in its last third, sides swapped; they never count as votes.",
 }
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One file of the page: `shows` is a method, TARGET or DEGRADED; `source` the file that it was made from."""
+    """One file of the page. `shows` is a method, TARGET or DEGRADED; `source` is the file from which it was made."""
 
     file: str
     reference: str
@@ -39,7 +39,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Study:
-    """Everything about a study. `pictures` are those that votes are about; `extra` those of catch trials only."""
+    """The record of a study. `pictures` are those that votes are about, `extra` those of catch trials only."""
 
     id: str
     title: str
@@ -60,7 +60,7 @@ class Study:
         return CHOICES[self.mode]
 
     def json(self) -> str:
-        """The content of study.json."""
+        """Return the content of study.json."""
         fields = asdict(self)
         blocks = fields.pop("blocks")
         content = {
@@ -77,7 +77,10 @@ def _escaped(surrogate: re.Match[str]) -> str:
 
 
 def read_record(folder: Path | str) -> Study:
-    """The record of the study in a folder (or its study.json). Raises FileNotFoundError or ValueError."""
+    """Read the record of the study in a folder, or its study.json.
+
+    Raises FileNotFoundError if there is none, ValueError if the file is something else.
+    """
     file = Path(folder)
     file = file / "study.json" if file.is_dir() else file
     if not file.is_file():

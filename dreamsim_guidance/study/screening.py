@@ -1,8 +1,8 @@
-"""Who looked: people are kept or left out by the trials whose answer is known, before anybody looks at their votes.
+"""Screening: people are kept or left out by fixed rules, before anybody looks at their votes.
 
-catch         right answers over catch trials answered; below `least_catch`, or with none answered, a person is left out
-consistency   repeated trials answered as the first time (the same picture, not the same side) over those answered both
-              times; below `least_consistency` a person is left out, who has none is kept
+catch         share of the answered catch trials that are correct; a person below `least_catch`, or who answered none,
+is left out consistency   share of the repeated trials, of those answered both times, with the same answer (the same
+              picture, not the same side); a person below `least_consistency` is left out, one without repeated trials is kept
 """
 
 from __future__ import annotations
@@ -20,9 +20,13 @@ __all__ = ["Person", "rules", "screen"]
 
 @dataclass(frozen=True)
 class Person:
-    """What one person did. `first_choice` is the share of the first of the two answers (left, or same).
+    """What one person did.
 
-    `why` says why a person is left out, None if kept.
+    votes: number of votes that count if the person is kept.
+    catch_right, catch: catch trials answered correctly, and answered.
+    consistent, repeats: repeated trials answered as the first time, and answered both times.
+    first_choice: share of the answers that were the first of the two (left, or same).
+    why: the reason for leaving the person out; None if kept.
     """
 
     session: str
@@ -44,26 +48,26 @@ class Person:
 
 
 def rules(study: Study, least_catch: float, least_consistency: float) -> dict[str, str]:
-    """The rules in words. Raises ValueError for shares outside [0, 1]."""
+    """Return the rules in words. Raises ValueError for shares outside [0, 1]."""
     for name, share in {"least_catch": least_catch, "least_consistency": least_consistency}.items():
         if not 0 <= share <= 1:
             raise ValueError(f"{name} must be a share between 0 and 1, got {share}.")
     has_catch = any(trial.kind == "catch" for trial in study.trials.values())
     return {
-        "catch": f"At least {least_catch:.0%} of the catch trials answered right; who answered none of them is left out."
+        "catch": f"At least {least_catch:.0%} of the catch trials answered right; people who answered none are left out."
         if has_catch
         else "The study has no catch trials: nobody is left out by them.",
-        "consistency": f"At least {least_consistency:.0%} of the repeated trials answered as the first time; who has none "
-        "is kept.",
-        "repeats": "The second answer to a repeated trial is no vote.",
-        "twice": "Files of one session are one person; where they differ, the later answer to a trial counts.",
+        "consistency": f"At least {least_consistency:.0%} of the repeated trials answered as the first time; people without "
+        "repeated trials are kept.",
+        "repeats": "The second answer to a repeated trial does not count as a vote.",
+        "twice": "Files of one session belong to one person; if they differ, the later answer to a trial counts.",
     }
 
 
 def screen(
     study: Study, sessions: Sequence[Session], least_catch: float = 0.8, least_consistency: float = 0.0
 ) -> list[Person]:
-    """A `Person` for each session, in order. Raises ValueError for shares outside [0, 1]."""
+    """Return a `Person` for each session, in order. Raises ValueError for shares outside [0, 1]."""
     rules(study, least_catch, least_consistency)
     return [_person(study, session, least_catch, least_consistency) for session in sessions]
 

@@ -1,4 +1,4 @@
-"""The files that people send back, CSV or JSON as the page wrote them, put together to one session for each person."""
+"""Read the files that participants send back, CSV or JSON, and combine them into one session per person."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dreamsim_guidance.study.record import Study
 __all__ = ["Session", "Vote", "read_votes"]
 
 _LARGEST = 64 << 20
-"""Bytes; a vote takes about 200."""
+"""Bytes of a file, of which a vote takes about 200; a larger file is something else."""
 _FORMAT = "dreamsim_guidance votes 1"
 _HEAD = ("study", "session", "participant", "chosen_by")
 _VOTE = ("position", "trial", "choice", "milliseconds", "time", "input", "undone", "width")
@@ -23,9 +23,13 @@ _NEEDED = ("study", "session", "participant", "trial", "choice", "milliseconds",
 
 @dataclass(frozen=True)
 class Vote:
-    """An answer. `milliseconds` from when the question could be answered, `undone` how often it was taken back before.
+    """One answer.
 
-    `time` in UTC, ISO 8601; `input` is key, mouse, touch or pen; `width` of the pictures on the screen, in CSS pixels.
+    milliseconds: from the moment at which the question could be answered.
+    time: in UTC, ISO 8601.
+    input: key, mouse, touch or pen.
+    undone: how often the answer was taken back before.
+    width: of the pictures on the screen, in CSS pixels.
     """
 
     trial: str
@@ -39,7 +43,7 @@ class Vote:
 
 @dataclass
 class Session:
-    """One person: who began once in one browser. `files` are those that votes came from."""
+    """The answers of one person, that is, of one start of the page in one browser, and the files that hold them."""
 
     id: str
     participant: int
@@ -49,11 +53,11 @@ class Session:
 
 
 def read_votes(study: Study, files: Sequence[Path | str]) -> tuple[list[Session], list[Path]]:
-    """Sessions in the order in which they first appear, and the files without a vote. A folder stands for its files.
+    """Return sessions, in the order in which they first appear, and the files without votes. A folder stands for its files.
 
-    Files of one session (CSV and JSON, or one before and one at the end) are one person; where they differ, the later
-    answer to a trial counts. Raises FileNotFoundError, and ValueError for a file of another kind or another study, an
-    unknown trial, one of another participant, an answer that cannot be, and a trial answered twice in a file.
+    Files of one session (CSV and JSON, or an early and a final download) belong to one person; if they differ, the later answer
+    to a trial counts. Raises FileNotFoundError, and ValueError for a file of another kind or of another study, an
+    unknown trial or one of another participant, an impossible answer, and a trial that is answered twice in a file.
     """
     trials = study.trials
     sessions: dict[str, Session] = {}
@@ -64,7 +68,7 @@ def read_votes(study: Study, files: Sequence[Path | str]) -> tuple[list[Session]
             if row["study"] != study.id:
                 raise ValueError(
                     f"'{file}' belongs to the study {row['study']!r}, not to {study.id!r} (\"{study.title}\"); "
-                    "give the folder of its own study."
+                    "give the folder of the study that it belongs to."
                 )
             session = _session(where, row, sessions)
             trial = trials.get(row["trial"])

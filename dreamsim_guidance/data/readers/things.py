@@ -21,7 +21,7 @@ __all__ = ["odd_one_out", "read_things"]
 
 
 def read_things(root: Path | str, split: str | None = None, least_votes: int | None = None) -> Judgments:
-    """Read the triplets of `things_valset.txt` in `root`, or of the text file; pictures lie beside it or in the folder `images`.
+    """Read the triplets of `things_valset.txt` in `root`, or of the text file; pictures beside it or in `images`.
 
     Each has one vote, the split "val" and the group "things". See `odd_one_out` for the original's score of a line. Raises
     FileNotFoundError for a missing list or picture, ValueError for a line that is not three different numbers.

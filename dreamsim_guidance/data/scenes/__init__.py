@@ -1,1 +1,1 @@
-"""Procedural scenes with known factors, their captions, and triplets of them."""
+"""Procedural scenes with known factors, their pictures and captions, and triplets of them."""

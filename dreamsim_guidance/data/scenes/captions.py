@@ -1,8 +1,8 @@
-"""Words for a scene, so that a contrastive model can learn its factors from language.
+"""Captions of scenes, from which a contrastive model can learn their factors.
 
-Every factor has phrases; a caption takes some of them, drops others at random, and puts them either into a sentence
-("two large red striped stars in a row, on a blue checked background, neon") or into shuffled tags
-("striped texture, stars, neon sign, two, ..."), the two manners of the captions that CLIP and OpenCLIP were trained on.
+Every factor has phrases. A caption uses some of them, drops others at random, and puts them either into a sentence ("two large
+red striped stars in a row, on a blue checked background, neon") or into shuffled tags ("striped texture, stars, neon sign,
+two, ..."): the two styles of the captions that CLIP and OpenCLIP were trained on.
 """
 
 from __future__ import annotations
@@ -84,9 +84,11 @@ def caption(
     keep: float = 0.85,
     mention: Collection[str] = FACTORS,
 ) -> str:
-    """A caption in one of two manners, about the factors in `mention`; each phrase is kept with probability `keep`.
+    """Return a random caption of a scene.
 
-    Without the shape, objects are "things".
+    manner: "sentence" (the default) or "tags".
+    keep: probability with which each phrase is used; by default 0.85.
+    mention: the factors that may be mentioned; by default all. Without the shape, objects are called "things".
     """
     u = torch.rand(12, generator=generator).tolist()
     v = torch.rand(12, generator=generator).tolist()
@@ -116,7 +118,7 @@ def caption(
 
 
 def colour_name(colour: HSV) -> str:
-    """A grey, or one of twelve hues with `dark` or `pale` before it."""
+    """Return the name of a colour: white, grey or dark grey, or one of twelve hues, possibly dark or pale."""
     hue, saturation, value = colour
     if saturation < 0.15:
         return "white" if value > 0.85 else "grey" if value > 0.5 else "dark grey"
@@ -126,7 +128,7 @@ def colour_name(colour: HSV) -> str:
 
 @lru_cache(maxsize=1)
 def vocabulary() -> dict[str, int]:
-    """Every word of every caption and the names of the photographs, numbered from 1; 0 is padding."""
+    """Return the numbers, from 1, of all words of captions and of the photographs' names; 0 is padding."""
     tables = (_TEXTURES, _BACKGROUNDS, _STYLES, _MANY, _ALONE, _VIEWS)
     phrases = [phrase for table in tables for pair in table.values() for phrase in pair]
     phrases += [phrase for table in (_SIZES, _TURNS) for pair in table for phrase in pair]
@@ -137,7 +139,7 @@ def vocabulary() -> dict[str, int]:
 
 
 def tokenise(captions: Sequence[str], length: int = 32) -> torch.Tensor:
-    """Word numbers, `(b, length)` int64, cut or padded with 0. Raises ValueError for a word that no caption has."""
+    """Return word numbers, `(b, length)` int64, cut or padded with 0. Raises ValueError for a word that no caption has."""
     numbers = vocabulary()
     tokens = torch.zeros(len(captions), length, dtype=torch.long)
     for row, text in zip(tokens, captions, strict=True):

@@ -1,8 +1,8 @@
-"""From a scene's factors to its picture.
+"""Draws the picture of a scene from its factors.
 
-The objects stand in a plane, [-1, 1]^2, that a homography turns and tips before it is seen; patterns (texture,
-background) are functions on that plane, read through its inverse. Masks are drawn at four times the size and averaged;
-everything else is arithmetic on arrays of the picture's own size: a picture of 64 x 64 takes two milliseconds.
+The objects lie in a plane, [-1, 1]^2, which a homography turns and tips; patterns (texture, background) are functions on that
+plane, evaluated through the inverse homography. Masks are drawn at four times the size and averaged; everything else is
+arithmetic on arrays of the picture's size. A picture of 64 x 64 takes two milliseconds.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ _OVERSAMPLING = 4
 
 
 def draw(scene: Scene, size: int = 64) -> Image:
-    """The picture of a scene, `(1, 3, size, size)` float32 in [0, 1]; the same scene gives the same picture.
+    """Return the picture of a scene, `(1, 3, size, size)` float32 in [0, 1]; the same scene gives the same picture.
 
-    What the factors leave open comes from the scene's seed: where the camera stands (up to 4 % of the picture off,
-    5 % nearer or further), exposure, jitter of the objects, phases of the patterns, grain.
+    The scene's seed decides what the factors leave open: the position of the camera (shifted by up to 4 % of the picture, 5 %
+    nearer or further), the exposure, the jitter of the objects, the phases of the patterns, and the grain.
     """
     rng = np.random.default_rng(scene.seed)
     homography = _camera(rng) @ _homography(scene.perspective)
@@ -74,7 +74,7 @@ def _project(points: np.ndarray, homography: np.ndarray) -> np.ndarray:
 
 
 def _plane(homography: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where each pixel lies in the plane of the scene."""
+    """The coordinates of each pixel in the plane of the scene."""
     x, y = grid(size)
     m = np.linalg.inv(homography).astype(np.float32)
     depth = np.maximum(m[2, 0] * x + m[2, 1] * y + m[2, 2], 0.2)
@@ -102,7 +102,7 @@ def _masks(scene: Scene, homography: np.ndarray, size: int, rng: np.random.Gener
 
 
 def _places(layout: str, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Centres of the objects in the plane; one alone stands where its layout begins."""
+    """Centres of the objects in the plane; a single object stands where its layout begins."""
     t = np.linspace(-1, 1, count) if count > 1 else np.zeros(1)
     if layout == "row":
         places = np.column_stack([0.72 * t, np.full(count, 0.35)])
@@ -125,7 +125,7 @@ def _places(layout: str, count: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _scattered(count: int, rng: np.random.Generator) -> np.ndarray:
-    """Each place is the candidate that is furthest from those before it."""
+    """Random places; each is the candidate that is furthest from the places before it."""
     places = rng.uniform(-0.7, 0.7, (1, 2))
     for _ in range(count - 1):
         candidates = rng.uniform(-0.72, 0.72, (8, 2))
@@ -136,7 +136,7 @@ def _scattered(count: int, rng: np.random.Generator) -> np.ndarray:
 
 @lru_cache(maxsize=32)
 def _outlines(shape: str) -> tuple[tuple[np.ndarray, bool], ...]:
-    """Closed polygons about the origin, y downwards, radius about 1; True marks a hole."""
+    """Closed polygons around the origin, with y pointing down and a radius of about 1; True marks a hole."""
     full = np.linspace(0, 2 * np.pi, 48, endpoint=False)
     if shape == "circle":
         return ((0.9 * _polar(full, 1.0), False),)

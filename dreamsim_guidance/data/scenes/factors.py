@@ -1,4 +1,4 @@
-"""`scenes.factor_distance` for many pairs at once, on tensors."""
+"""`factor_distance` for many pairs of scenes at once, on tensors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _KINDS = {
 
 
 class FactorTable:
-    """The factors of a list of scenes as tensors, and the distances of any of them to each other."""
+    """The factors of a list of scenes as tensors, and the distances between any of them."""
 
     def __init__(self, scenes: Sequence[Scene]) -> None:
         self.kinds = {
@@ -39,7 +39,7 @@ class FactorTable:
         self.background_colour = torch.tensor([known.oklab(s.background_colour) for s in scenes])
 
     def distances(self, index: Int[Tensor, " b"]) -> Float[Tensor, "b b"]:
-        """`factor_distance` between all scenes of `index`."""
+        """Return the `factor_distance` between all pairs of the scenes in `index`."""
         differ = {name: _differences(kinds[index]) != 0 for name, kinds in self.kinds.items()}
         turns = _differences(self.rotation[index]) * self.symmetry[index] % 1.0
         parts = {name: value.float() for name, value in differ.items()}

@@ -1,4 +1,4 @@
-"""Patterns on the plane of a scene: the texture of its objects and its background, `(h, w, 3)` arrays in [0, 1]."""
+"""Patterns on the plane of a scene: the texture of its objects, and its background, as arrays `(h, w, 3)` in [0, 1]."""
 
 from __future__ import annotations
 

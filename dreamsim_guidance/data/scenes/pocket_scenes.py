@@ -1,8 +1,8 @@
-"""The easy scenes that the pocket diffusion models make.
+"""The easy scenes that the pocket diffusion models generate.
 
-A network of two million weights that learns for an hour on one processor cannot learn everything `scenes.sample_scene`
-draws. So it is asked for less: one to three upright things of six shapes, seen from the front, large enough for 32
-pixels, without texture, in three styles on three backgrounds; the two colours are free.
+A network of two million weights, trained for an hour on one processor, cannot learn everything that `sample_scene` draws. These
+scenes are simpler: one to three upright objects of six shapes, seen from the front, large enough for 32 pixels, without
+texture, in three styles on three backgrounds; the two colours are free.
 """
 
 from __future__ import annotations
@@ -32,13 +32,16 @@ POCKET_KINDS: Mapping[str, tuple[str, ...] | tuple[int, ...]] = MappingProxyType
         "style": ("flat", "outlined", "shaded"),
     }
 )
-"""What each factor may be; rotation and perspective are none."""
+"""The values that each factor may take; there is no rotation and no perspective."""
 
 POCKET_SCALES = (0.85, 1.2)
 
 
 def pocket_scene(number: int, split: str = "train") -> Scene:
-    """Easy scene `number` of a split ("train", "val", "test"); splits share no scene. ValueError for an unknown split."""
+    """Return easy scene `number` of a split ("train", "val", "test"); splits share no scene.
+
+    Raises ValueError for an unknown split.
+    """
     generator = scene_generator(number, split)
     scene = sample_scene(generator)
     u = torch.rand(len(POCKET_KINDS) + 1, generator=generator).tolist()
@@ -50,13 +53,13 @@ def pocket_scene(number: int, split: str = "train") -> Scene:
 def draw_pocket_scenes(
     count: int, size: int, split: str = "train", first: int = 0
 ) -> tuple[list[Scene], UInt8[Tensor, "n 3 h w"]]:
-    """Scenes `first` to `first + count` of a split and their pictures in 8 bits: about 1.5 ms each."""
+    """Return scenes `first` to `first + count` of a split, and their pictures in 8 bits; about 1.5 ms each."""
     scenes = [pocket_scene(number, split) for number in range(first, first + count)]
     return scenes, drawn(scenes, size)
 
 
 def drawn(scenes: Sequence[Scene], size: int) -> UInt8[Tensor, "n 3 h w"]:
-    """Pictures of scenes in 8 bits."""
+    """Return the pictures of scenes in 8 bits."""
     pictures = torch.empty(len(scenes), 3, size, size, dtype=torch.uint8)
     for i, scene in enumerate(tqdm(scenes, desc="drawing scenes", mininterval=1.0)):
         pictures[i] = (draw(scene, size)[0] * 255).round().byte()

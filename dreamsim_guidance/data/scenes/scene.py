@@ -1,13 +1,13 @@
-"""Scenes with known factors: what varies between two pictures, written down before they are drawn.
+"""Scenes with known factors: everything that distinguishes two pictures is known before they are drawn.
 
-Whether a distance follows what changed can be asked without human judgments if the change is known. A `Scene` is the
-list of its factors (the axes along which the triplets of NIGHTS vary), and two scenes are as far apart as the weighted
-mean over those factors,
+If the difference between two pictures is known, a distance can be tested without human judgments. A `Scene` is the list of its
+factors (the axes along which the triplets of NIGHTS vary), and the distance between two scenes is the weighted mean over the
+factors,
 
     d(a, b) = sum_f w_f d_f(a, b) / sum_f w_f,   d_f in [0, 1],
 
-a metric: kinds differ by 0 or 1, colours by their distance in OKLab, rotations by their angle up to the symmetry of the
-shape, and so on. `drawing.draw` makes the picture and `captions.caption` the words.
+which is a metric: kinds differ by 0 or 1, colours by their distance in OKLab, rotations by their angle up to the
+symmetry of the shape, and so on. `drawing.draw` makes the picture and `captions.caption` the words.
 
 Fu et al., DreamSim, NeurIPS 2023 (the axes); Ottosson, A perceptual color space for image processing, 2020 (OKLab).
 """
@@ -49,7 +49,7 @@ SYMMETRY: Mapping[str, int] = MappingProxyType(
         "house": 1,
     }
 )
-"""Shapes, and how many turns leave each unchanged: 0 means all."""
+"""Shapes, and the number of rotations that leave each unchanged; 0 means all rotations."""
 
 SHAPES = tuple(SYMMETRY)
 LAYOUTS = ("row", "column", "diagonal", "ring", "grid", "scattered")
@@ -60,7 +60,7 @@ COUNTS = (1, 6)
 SCALES = (0.6, 1.3)
 LEAN = 0.125
 COLOUR_RANGE = 0.6
-"""Colours that lie further apart in OKLab count as entirely different."""
+"""Distance in OKLab from which colours count as entirely different."""
 
 WEIGHTS: Mapping[str, float] = MappingProxyType(
     {
@@ -76,12 +76,12 @@ WEIGHTS: Mapping[str, float] = MappingProxyType(
         "style": 0.8,
     }
 )
-"""What each factor counts. Chosen, not measured: identity first, then the setting and the style, then the pose."""
+"""The weight of each factor. Chosen, not measured: identity first, then setting and style, then pose."""
 
 FACTORS = tuple(WEIGHTS)
 
 SPLITS = ("train", "val", "test")
-"""Scenes are numbered within a split, and no number of one split seeds the same scene as a number of another."""
+"""Scenes are numbered within a split; different splits have no scene in common."""
 
 HSV = tuple[float, float, float]
 DARKEST, PALEST = 0.25, 0.15
@@ -89,7 +89,7 @@ DARKEST, PALEST = 0.25, 0.15
 
 @dataclass(frozen=True)
 class Scene:
-    """The factors of one picture. `seed` is what they leave open (jitter, grain, places) and counts nothing."""
+    """The factors of one picture. `seed` decides what they leave open (jitter, grain, places); it is no factor."""
 
     shape: str
     colour: HSV
@@ -97,10 +97,10 @@ class Scene:
     count: int
     layout: str
     rotation: float
-    """Of every object, in turns, at most an eighth to either side: things stand upright, more or less."""
+    """Of every object, in full turns, between -1/8 and 1/8: objects stand more or less upright."""
     scale: float
     perspective: tuple[float, float]
-    """How far the plane of the scene is turned (left to right) and tipped (back to front), each in [-1, 1]."""
+    """How far the plane of the scene is turned (left to right) and tipped (front to back), each in [-1, 1]."""
     background: str
     background_colour: HSV
     texture: str
@@ -115,14 +115,14 @@ class Scene:
 
 
 def scene_generator(number: int, split: str = "train") -> torch.Generator:
-    """The random numbers of scene `number` of a split: `Scene`s and triplets are reproducible one by one."""
+    """Return the random generator of scene `number` of a split, so that each scene or triplet is reproducible on its own."""
     if split not in SPLITS:
         raise ValueError(f"unknown split '{split}'; known: {', '.join(SPLITS)}.")
     return torch.Generator().manual_seed(len(SPLITS) * number + SPLITS.index(split))
 
 
 def sample_scene(generator: torch.Generator) -> Scene:
-    """A scene with every factor drawn at random, its two colours far enough apart to be seen."""
+    """Return a scene with all factors drawn at random; its two colours differ visibly."""
     u = torch.rand(16, generator=generator).tolist()
     colour = _colour(u[0:3])
     background_colour = _colour(u[3:6], pale=True)
@@ -145,7 +145,7 @@ def sample_scene(generator: torch.Generator) -> Scene:
 
 
 def factor_distances(a: Scene, b: Scene) -> dict[str, float]:
-    """How far two scenes differ in each factor, in [0, 1]."""
+    """Return how much two scenes differ in each factor, in [0, 1]."""
     low, high = SCALES
     turned = math.hypot(a.perspective[0] - b.perspective[0], a.perspective[1] - b.perspective[1])
     return {
@@ -164,7 +164,7 @@ def factor_distances(a: Scene, b: Scene) -> dict[str, float]:
 
 
 def factor_distance(a: Scene, b: Scene) -> float:
-    """The mean of `factor_distances` under `WEIGHTS`, in [0, 1]; 0 for the same factors, whatever the seeds."""
+    """Return the mean of `factor_distances`, weighted by `WEIGHTS`, in [0, 1]; 0 for equal factors, whatever the seeds."""
     distances = factor_distances(a, b)
     return sum(WEIGHTS[name] * value for name, value in distances.items()) / sum(WEIGHTS.values())
 
@@ -183,7 +183,7 @@ def _colour_distance(a: HSV, b: HSV) -> float:
 
 
 def oklab(colour: HSV) -> tuple[float, float, float]:
-    """Lightness and two opponent colours; equal steps look about equally large."""
+    """Return the colour in OKLab: lightness and two opponent colours, in which equal steps look about equally large."""
     r, g, b = (v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in colorsys.hsv_to_rgb(*colour))
     long = (0.4122214708 * r + 0.5363325363 * g + 0.0514459929 * b) ** (1 / 3)
     middle = (0.2119034982 * r + 0.6806995451 * g + 0.1073969566 * b) ** (1 / 3)

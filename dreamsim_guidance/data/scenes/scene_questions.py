@@ -1,17 +1,17 @@
 """Questions about drawn scenes, with simulated votes: which of two variations is nearer to the reference?
 
-A person finds a nearer than b with the probability of Bradley and Terry's model on the known distances of the factors,
+Each simulated person finds a nearer than b with the probability of the Bradley-Terry model on the known factor distances,
 
     P(a) = 1 / (1 + exp((d_a - d_b) / temperature)),
 
-independently of all others. As in NIGHTS, a triplet is kept if everyone asked agrees, and others are drawn again; so of
-those kept with n people, a has won with probability 1 / (1 + exp(n (d_a - d_b) / temperature)). With `shares`, every
-triplet is kept with the votes it got.
+independently of the others. As in NIGHTS, a triplet is kept if everyone agrees, and is drawn again otherwise; so among the
+triplets kept with n people, a has won with probability 1 / (1 + exp(n (d_a - d_b) / temperature)). With `shares`, every triplet
+is kept with its votes.
 
-The splits share no scene. "train", "val" and "test" change one to four factors in each candidate, never one that is
-held out. In "test_held_out" both candidates agree in all other factors (none to three of them changed, in the same way)
-and one of the two changes one held-out factor, which the other leaves as it is in the reference: the answer rests on
-that factor alone, and a metric that is blind to it can only guess. The held-out factors take turns.
+The splits share no scene. In "train", "val" and "test", one to four factors change in each candidate, never a held-out one. In
+"test_held_out" the candidates agree in all other factors (none to three of them changed, in the same way), and one candidate
+changes one held-out factor, which the other leaves as in the reference: the answer depends on that factor alone, and a metric
+that does not see it can only guess. The held-out factors take turns.
 
 Bradley and Terry, Rank analysis of incomplete block designs, Biometrika 1952; Fu et al., DreamSim, NeurIPS 2023.
 """
@@ -36,38 +36,38 @@ SPLITS = ("train", "val", "test", "test_held_out")
 """In the order of the rows: seven tenths of the triplets are for training, one tenth for each other split."""
 
 HELD_OUT = ("layout", "style")
-"""One factor of place and one of rendering, both heavy enough for people to agree and visible at 64 pixels."""
+"""A factor of place and one of rendering; both have enough weight for people to agree, and are visible at 64 pixels."""
 
 PEOPLE = (6, 11)
-"""How many people are asked about a triplet, at random: the original's filter keeps 6 and more, NIGHTS asked up to 11."""
+"""Range of the random number of people per triplet: the original's filter keeps 6 or more, NIGHTS asked up to 11."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """A triplet, the votes on it, and how it is shown."""
+    """A triplet, the votes on it, and the side on which a is shown."""
 
     triplet: SceneTriplet
     people: int
     votes_a: int
     a_is_left: bool
     held_out: str | None
-    """The factor on which the answer rests; None outside "test_held_out"."""
+    """The factor that decides the answer; None outside "test_held_out"."""
     prompt: str
 
 
 @dataclass(frozen=True)
 class SceneSet:
-    """What decides every byte of a set. Raises ValueError for settings of which no set can be made."""
+    """The settings of a set, which determine all its files. Raises ValueError for impossible settings."""
 
     triplets: int = 20_000
-    """Of all splits together, from ten to a million."""
+    """Number of triplets in all splits together, from ten to a million."""
     seed: int = 0
     size: int = 64
     """Side of the pictures in pixels, at least 16."""
     held_out: tuple[str, ...] = HELD_OUT
     shares: bool = False
     temperature: float = 0.05
-    """Noise of the votes: distances that differ by this much are told apart by 73 of 100 people."""
+    """Noise of the votes: of two distances that differ by this much, 73 of 100 people find the smaller one."""
 
     def __post_init__(self) -> None:
         if not 10 <= self.triplets <= 1_000_000:
@@ -90,7 +90,7 @@ class SceneSet:
         return dict(zip(SPLITS, (self.triplets - 3 * tenth, tenth, tenth, tenth), strict=True))
 
     def question(self, split: str, number: int) -> Question:
-        """Triplet `number` of a split; it depends on the settings and on these two, not on how many there are."""
+        """Return triplet `number` of a split; it depends on these and the settings, not on the number of triplets."""
         generator = self._generator(split, number)
         held_out = self.held_out[number % len(self.held_out)] if split == "test_held_out" else None
         while True:
@@ -117,10 +117,10 @@ class SceneSet:
         return SceneTriplet(reference, a, b, factor_distance(reference, a), factor_distance(reference, b))
 
     def _generator(self, split: str, number: int) -> torch.Generator:
-        """Of the scenes of one number: torch uses 32 bits of a seed, so a third of these belongs to each of three splits.
+        """The random generator of one triplet.
 
-        The two test splits take even and odd numbers in turn; a set is a stretch of numbers that begins where its
-        seed says, and sets of other seeds are others.
+        torch uses 32 bits of a seed, so each of three splits owns a third of them; the two test splits share theirs as even and
+        odd numbers. A set is a range of numbers whose start depends on the set's seed, so that sets of different seeds differ.
         """
         if split not in SPLITS:
             raise ValueError(f"unknown split '{split}'; known: {', '.join(SPLITS)}.")
@@ -129,7 +129,7 @@ class SceneSet:
 
 
 def changed_factors(a: Scene, b: Scene) -> tuple[str, ...]:
-    """The factors in which two scenes were given other values, whether or not that can be seen."""
+    """Return the factors in which two scenes have different values, whether or not that is visible."""
     parts = {"background": ("background", "background_colour")}
     return tuple(
         name for name in FACTORS if any(getattr(a, part) != getattr(b, part) for part in parts.get(name, (name,)))

@@ -1,12 +1,12 @@
-"""A set of judgments on drawn scenes in NIGHTS' layout, made from a seed: `scene_questions` says what is asked.
+"""Write a data set of simulated judgments on drawn scenes, in NIGHTS' layout; `scene_questions` defines the triplets.
 
-    ref/000/017.png, distort/000/017_0.png, distort/000/017_1.png     triplet 17; either one of the two is left
+    ref/000/017.png, distort/000/017_0.png, distort/000/017_1.png     triplet 17; either variation may be the left one
     data.csv           NIGHTS' columns; `prompt` is a caption of the reference
-    factors.csv        what is known: `factor_distance` of both candidates, which factors changed, which is held out
+    factors.csv        `factor_distance` of both candidates, which factors changed, which one is held out
     scene_set.json     the settings
 
-`left_vote` and `right_vote` are the winner and `votes` the people, who all agree, as in NIGHTS; or, with `shares`, the
-shares of `votes`.
+`left_vote` and `right_vote` are 0 and 1 for the winner, and `votes` is the number of people, who all agree, as in NIGHTS; or,
+with `shares`, they are shares of `votes`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ __all__ = ["COLUMNS", "write_scene_set"]
 COLUMNS = tuple(
     ["id", "left_vote", "right_vote", "votes", "ref_path", "left_path", "right_path", "split", "is_imagenet", "prompt"]
 )
-"""Of data.csv, in NIGHTS' order: the original reads by place."""
+"""Columns of data.csv, in NIGHTS' order: the original reads them by position."""
 
 _KNOWN = ("id", "held_out", "left_distance", "right_distance", "left_changed", "right_changed")
 _SETTINGS, _TABLE = "scene_set.json", "data.csv"
@@ -53,15 +53,14 @@ def write_scene_set(
     shares: bool = False,
     temperature: float = 0.05,
 ) -> Path:
-    """Draw a set of judgments into `folder` and return the folder; `nights.read_nights` reads it.
+    """Draw a data set into `folder`, to be read by `read_nights`, and return the folder.
 
-    The settings are those of `SceneSet`; `workers` processes draw, and the files do not depend on their number. A set
-    that was interrupted is continued, one that is complete is left alone. 20,000 triplets are 60,000 pictures: 360 MB at
-    64 pixels, drawn in about three minutes by one processor. Programs that ask for more than one worker need the usual
-    `if __name__ == "__main__":` where processes are started afresh (macOS, Windows).
+    The settings are those of `SceneSet`. `workers` processes draw; the files do not depend on their number. An interrupted set
+    is continued, a complete one is left unchanged. 20,000 triplets are 60,000 pictures: 360 MB at 64 pixels, drawn in about
+    three minutes by one processor. Programs that use more than one worker need `if __name__ == "__main__":` on systems that
+    start processes afresh (macOS, Windows).
 
-    Raises ValueError for settings of which no set can be made, and for a folder that holds something else or a set with
-    other settings.
+    Raises ValueError for impossible settings, and for a folder that holds something else or a set with other settings.
     """
     if workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}.")
@@ -84,7 +83,7 @@ def write_scene_set(
 
 
 class _Drawing(Dataset[tuple[dict[str, Any], dict[str, Any]]]):
-    """Item i is what the tables say about triplet i; its pictures are drawn if they are not there."""
+    """Item i holds the table rows of triplet i; its pictures are drawn if they are missing."""
 
     def __init__(self, folder: Path, settings: SceneSet, places: Sequence[tuple[str, int]]) -> None:
         self.folder, self.settings, self.places = folder, settings, places
@@ -110,7 +109,7 @@ class _Drawing(Dataset[tuple[dict[str, Any], dict[str, Any]]]):
 
 
 def _drawn(drawing: _Drawing, workers: int) -> Iterable[tuple[dict[str, Any], dict[str, Any]]]:
-    generator = torch.Generator()  # without one of its own, the loader would draw from the caller's random numbers
+    generator = torch.Generator()  # otherwise the loader would consume the caller's random numbers
     loader = DataLoader(drawing, 16, num_workers=workers if workers > 1 else 0, collate_fn=list, generator=generator)
     with tqdm(total=len(drawing), desc="drawing triplets", unit="triplet", mininterval=1.0) as bar:
         for batch in loader:
@@ -119,14 +118,16 @@ def _drawn(drawing: _Drawing, workers: int) -> Iterable[tuple[dict[str, Any], di
 
 
 def _claim(folder: Path, settings: SceneSet) -> None:
-    """Write the settings into an empty folder, or compare them with those that it has."""
-    # The weights are written down too: with others, the same seed would give other votes.
+    """Write the settings into an empty folder, or compare them with those in the folder."""
+    # The weights belong to the settings: with other weights, the same seed would give other votes.
     wanted = {"format": 1, **asdict(settings), "people": PEOPLE, "weights": dict(WEIGHTS)}
     wanted = json.loads(json.dumps(wanted))
     file = folder / _SETTINGS
     if not file.is_file():
         if others := sorted(p.name for p in folder.iterdir() if not p.name.startswith(("scene_set.", ".scene_set-"))):
-            raise ValueError(f"'{folder}' holds something else than a scene set ('{others[0]}'); give an empty folder.")
+            raise ValueError(
+                f"'{folder}' holds something other than a scene set ('{others[0]}'); give an empty folder."
+            )
         with writing(file, _PART) as part:
             part.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
         return
@@ -145,13 +146,13 @@ def _claim(folder: Path, settings: SceneSet) -> None:
 
 
 def _pictures(i: int) -> tuple[str, str, str]:
-    """Of the reference, of a and of b, relative to the folder."""
+    """The files of the reference, a and b, relative to the folder."""
     thousand, rest = f"{i // 1000:03d}", f"{i % 1000:03d}"
     return f"ref/{thousand}/{rest}.png", f"distort/{thousand}/{rest}_0.png", f"distort/{thousand}/{rest}_1.png"
 
 
 def _share(votes: int, people: int) -> float | int:
-    """0 and 1 are written as in NIGHTS, without a point."""
+    """The share of votes; 0 and 1 are integers, so that they are written as in NIGHTS."""
     return votes // people if votes in (0, people) else votes / people
 
 

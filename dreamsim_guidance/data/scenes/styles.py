@@ -1,4 +1,4 @@
-"""Styles: how the layers of a scene (background, surface, places of objects and outlines) become a picture."""
+"""Styles: how the layers of a scene (background, surface, masks of objects and outlines) become a picture."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PAPER = np.array([0.96, 0.95, 0.91], np.float32)
 
 @dataclass(frozen=True)
 class Layers:
-    """What a style is given; arrays `(h, w, 3)`, masks `(h, w, 1)`, all in [0, 1]."""
+    """The input of a style: arrays `(h, w, 3)` and masks `(h, w, 1)`, all in [0, 1]."""
 
     background: np.ndarray
     surface: np.ndarray
@@ -26,7 +26,7 @@ class Layers:
     edge: np.ndarray
     colour: np.ndarray
     light: float
-    """Direction that light comes from, in radians."""
+    """Direction from which the light comes, in radians."""
     rng: np.random.Generator
 
 

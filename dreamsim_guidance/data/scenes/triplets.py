@@ -1,11 +1,11 @@
-"""Two-alternative questions with a known answer: which of two variations is nearer to the reference?
+"""Triplets of scenes with a known answer: which of two variations is nearer to the reference?
 
-A triplet is a reference scene and two variations of it, each with its own random set of changed factors and its own
-amount, all three drawn with seeds of their own: position jitter, grain and scattered places differ even where no factor
-does, so that counting pixels is no shortcut. The answer is the smaller `factor_distance`; triplets whose two distances
-are closer than `margin` are drawn again.
+A triplet is a reference scene and two variations of it, each with its own random set of changed factors and its own amount. All
+three have different seeds: jitter, grain and scattered places differ even if no factor does, so that comparing pixels is no
+shortcut. The answer is the variation with the smaller `factor_distance`; triplets whose two distances are closer than `margin`
+are drawn again.
 
-Triplets are numbered within a split ("train", "val", "test"), and the splits share no seed; see `scenes.SPLITS`.
+Triplets are numbered within a split ("train", "val", "test"), and the splits share no seed; see `scene.SPLITS`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MARGIN = 0.05
 
 @dataclass(frozen=True)
 class SceneTriplet:
-    """A reference scene, two variations, and how far each lies from it in the factors."""
+    """A reference scene, two variations, and their factor distances to it."""
 
     reference: Scene
     a: Scene
@@ -43,7 +43,7 @@ class SceneTriplet:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Share of triplets that a distance orders as the factors do, with a 95 % interval (bootstrap over triplets)."""
+    """The share of triplets that a distance orders as the factors do, with a 95 % interval (bootstrap over triplets)."""
 
     share: float
     low: float
@@ -52,7 +52,7 @@ class Agreement:
 
 
 def sample_triplet(generator: torch.Generator, margin: float = MARGIN) -> SceneTriplet:
-    """One triplet: each variation changes one to four factors, by an amount between 0.1 and 1."""
+    """Return a triplet whose variations each change one to four factors, by an amount between 0.1 and 1."""
     while True:
         reference = sample_scene(generator)
         a, b = random_variation(reference, generator), random_variation(reference, generator)
@@ -62,19 +62,19 @@ def sample_triplet(generator: torch.Generator, margin: float = MARGIN) -> SceneT
 
 
 def sample_triplets(count: int, split: str, first: int = 0, margin: float = MARGIN) -> list[SceneTriplet]:
-    """Triplets `first`, ..., `first + count - 1` of a split; each depends on its own number only."""
+    """Return triplets `first`, ..., `first + count - 1` of a split; each depends on its own number only."""
     return [sample_triplet(scene_generator(first + i, split), margin) for i in range(count)]
 
 
 def draw_triplets(triplets: Sequence[SceneTriplet], size: int = 64) -> tuple[Image, Image, Image]:
-    """Pictures of the references, of `a` and of `b`, each `(n, 3, size, size)`."""
+    """Return the pictures of the references, of `a` and of `b`, each `(n, 3, size, size)`."""
     columns = ([t.reference for t in triplets], [t.a for t in triplets], [t.b for t in triplets])
     reference, a, b = (torch.cat([draw(scene, size) for scene in column]) for column in columns)
     return reference, a, b
 
 
 def agreement(distance_a: Distance, distance_b: Distance, b_is_nearer: Tensor, resamples: int = 2000) -> Agreement:
-    """Two-alternative agreement of distances to the reference with the answers `(n,)`; a tie counts as half."""
+    """Return how often distances to the reference agree with the answers `(n,)`; a tie counts as half."""
     answers = b_is_nearer.bool()
     right = torch.where(answers, distance_b < distance_a, distance_a < distance_b).double()
     right = torch.where(distance_a == distance_b, 0.5, right)

@@ -29,9 +29,11 @@ __all__ = ["random_variation", "simplify", "vary"]
 
 
 def simplify(scene: Scene, difficulty: float, generator: torch.Generator) -> Scene:
-    """An easier version of the scene for the beginning of a training: 0 is one large flat thing in the middle, 1 leaves all.
+    """Return an easier version of the scene, for the beginning of a training.
 
-    Factors with degrees shrink, kinds become the plainest with probability 1 - `difficulty`; colours and shape stay.
+    difficulty: between 0, a single large flat object in the middle, and 1, the scene as it is. Continuous factors
+        shrink towards the easiest value, kinds become the plainest with probability 1 - `difficulty`; colours and shape
+        are unchanged.
     """
     keep_layout, keep_background, keep_texture, keep_style = (torch.rand(4, generator=generator) <= difficulty).tolist()
     middle = 1.1
@@ -49,12 +51,14 @@ def simplify(scene: Scene, difficulty: float, generator: torch.Generator) -> Sce
 
 
 def vary(scene: Scene, factors: str | Sequence[str], amount: float, generator: torch.Generator) -> Scene:
-    """The scene with the named factors changed, redrawn with a new seed.
+    """Return the scene with the named factors changed, and with a new seed.
 
-    `amount` in (0, 1] is how far a factor with degrees moves (colour, count, rotation, scale, perspective, the colour
-    of the background); a kind (shape, layout, texture, style, and the background's from an amount of 0.5) becomes
-    another kind whatever the amount. An empty list of factors redraws the same scene. Raises ValueError for an unknown
-    factor and for an amount outside (0, 1].
+    factors: names of `FACTORS`; with an empty list only the seed changes.
+    amount: in (0, 1], how far continuous factors move (colour, count, rotation, scale, perspective, the colour of the
+        background). A kind (shape, layout, texture, style, and that of the background from an amount of 0.5) becomes another
+        kind whatever the amount.
+
+    Raises ValueError for an unknown factor and for an amount outside (0, 1].
     """
     factors = (factors,) if isinstance(factors, str) else tuple(factors)
     if unknown := [name for name in factors if name not in FACTORS]:
@@ -69,7 +73,7 @@ def vary(scene: Scene, factors: str | Sequence[str], amount: float, generator: t
 
 
 def random_variation(scene: Scene, generator: torch.Generator, most: int = 4) -> Scene:
-    """The scene with one to `most` factors changed, chosen at random, by one random amount in [0.1, 1)."""
+    """Return the scene with one to `most` randomly chosen factors changed, by a random amount in [0.1, 1)."""
     count = int(torch.randint(1, most + 1, (), generator=generator))
     chosen = torch.randperm(len(FACTORS), generator=generator)[:count].tolist()
     amount = 0.1 + 0.9 * float(torch.rand((), generator=generator))
@@ -81,7 +85,7 @@ def _other(kinds: Sequence[str], current: str, u: float) -> str:
 
 
 def _reflected(value: float, step: float, low: float, high: float) -> float:
-    """One step that turns round where it would leave the range, as long as the range has room for it."""
+    """`value` after a step, taken in the other direction if it would leave the range, and clipped to the range."""
     moved = value + step
     return min(max(moved if low <= moved <= high else value - step, low), high)
 
