@@ -62,12 +62,12 @@ def original(folder: Path, variant: str, batch: int) -> Callable[[Triplets], NDA
         return torch.cat([preprocess(Image.open(file)) for file in files])
 
     def judge(triplets: Triplets) -> NDArray[np.float64]:
-        found = []
+        distances = []
         with torch.no_grad():
             for first in range(0, len(triplets), batch):
                 reference, a, b = (read(files) for files in zip(*triplets[first : first + batch], strict=True))
-                found.append(torch.stack([model(reference, a), model(reference, b)]))
-        return torch.cat(found, dim=1).double().numpy()
+                distances.append(torch.stack([model(reference, a), model(reference, b)]))
+        return torch.cat(distances, dim=1).double().numpy()
 
     return judge
 

@@ -26,8 +26,8 @@ def three(tmp_path: Path) -> Judgments:
     return gather(rows, tmp_path)
 
 
-def names(found: Judgments, row: int) -> str:
-    return "".join(found.images[column[row]].name for column in (found.reference, found.a, found.b))
+def names(judgments: Judgments, row: int) -> str:
+    return "".join(judgments.images[column[row]].name for column in (judgments.reference, judgments.a, judgments.b))
 
 
 def test_a_picture_of_several_triplets_is_listed_once(three: Judgments) -> None:
@@ -39,15 +39,19 @@ def test_a_picture_of_several_triplets_is_listed_once(three: Judgments) -> None:
 
 @pytest.mark.parametrize("rows", [[0, 2], np.array([True, False, True]), [True, False, True]])
 def test_a_selection_keeps_its_rows_and_only_their_pictures(three: Judgments, rows: object) -> None:
-    found = three.select(rows)
-    assert [names(found, i) for i in range(2)] == ["rxy", "rzx"] and len(found) == 2
-    assert sorted(path.name for path in found.images) == list("rxyz")
-    assert found.votes_a.tolist() == [1, 2] and found.group == ("low", "low") and found.split == ("train", "val")
+    judgments = three.select(rows)
+    assert [names(judgments, i) for i in range(2)] == ["rxy", "rzx"] and len(judgments) == 2
+    assert sorted(path.name for path in judgments.images) == list("rxyz")
+    assert (
+        judgments.votes_a.tolist() == [1, 2]
+        and judgments.group == ("low", "low")
+        and judgments.split == ("train", "val")
+    )
 
 
 def test_a_selection_may_repeat_and_reorder(three: Judgments) -> None:
-    found = three.select([1, 0, 1])
-    assert [names(found, i) for i in range(3)] == ["syz", "rxy", "syz"]
+    judgments = three.select([1, 0, 1])
+    assert [names(judgments, i) for i in range(3)] == ["syz", "rxy", "syz"]
 
 
 def test_missing_pictures_are_counted_and_the_first_is_named(tmp_path: Path) -> None:
@@ -80,11 +84,11 @@ def scores(folder: Path) -> Ratings:
 
 
 def test_scores_become_all_pairs_of_one_reference(tmp_path: Path) -> None:
-    found = scores(tmp_path).judgments()
-    assert [names(found, i) for i in range(4)] == ["rab", "rac", "rbc", "sde"]
-    assert found.votes_a.tolist() == [1, 0.5, 0, 1]
-    assert (found.votes_a + found.votes_b == 1).all()
-    assert found.group == (MIXED, "blur", MIXED, MIXED)
+    judgments = scores(tmp_path).judgments()
+    assert [names(judgments, i) for i in range(4)] == ["rab", "rac", "rbc", "sde"]
+    assert judgments.votes_a.tolist() == [1, 0.5, 0, 1]
+    assert (judgments.votes_a + judgments.votes_b == 1).all()
+    assert judgments.group == (MIXED, "blur", MIXED, MIXED)
 
 
 def test_pairs_do_not_cross_splits(tmp_path: Path) -> None:
@@ -94,8 +98,8 @@ def test_pairs_do_not_cross_splits(tmp_path: Path) -> None:
         Rating(r, b, 2.0, split="val"),
         Rating(r, c, 3.0, split="val"),
     ]
-    found = gather_ratings(rows, tmp_path).judgments()
-    assert names(found, 0) == "rbc" and len(found) == 1 and found.split == ("val",)
+    judgments = gather_ratings(rows, tmp_path).judgments()
+    assert names(judgments, 0) == "rbc" and len(judgments) == 1 and judgments.split == ("val",)
 
 
 def test_scores_without_a_pair_and_doubled_scores_are_refused(tmp_path: Path) -> None:

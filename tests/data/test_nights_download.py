@@ -87,12 +87,12 @@ def below(folder: Path) -> set[str]:
 
 
 def test_chunks_are_those_of_the_originals_scripts() -> None:
-    found = [chunk.address for chunk in chunks("filtered")]
-    assert len(found) == 200 and found[:2] == ["nights_chunked/ref/000.zip", "nights_chunked/distort/000.zip"]
-    assert found[-1] == "nights_chunked/distort/099.zip"
-    found = [chunk.address for chunk in chunks("unfiltered")]
-    assert found[:3] == [f"nights_unfiltered/{name}.zip" for name in ("ref_0_24", "distort_0_24", "ref_25_49")]
-    assert len(found) == 8 and found[-1] == "nights_unfiltered/distort_75_99.zip"
+    addresses = [chunk.address for chunk in chunks("filtered")]
+    assert len(addresses) == 200 and addresses[:2] == ["nights_chunked/ref/000.zip", "nights_chunked/distort/000.zip"]
+    assert addresses[-1] == "nights_chunked/distort/099.zip"
+    addresses = [chunk.address for chunk in chunks("unfiltered")]
+    assert addresses[:3] == [f"nights_unfiltered/{name}.zip" for name in ("ref_0_24", "distort_0_24", "ref_25_49")]
+    assert len(addresses) == 8 and addresses[-1] == "nights_unfiltered/distort_75_99.zip"
     assert [chunk.name for chunk in chunks("unfiltered", {99})] == ["ref_75_99", "distort_75_99"]
     assert sum(chunk.size for chunk in chunks("unfiltered")) == pytest.approx(289 << 30, rel=1e-6)
     assert chunks("jnd") == []
@@ -101,12 +101,12 @@ def test_chunks_are_those_of_the_originals_scripts() -> None:
 
 
 def test_a_part_of_the_set_can_be_read(server: FileServer, tmp_path: Path) -> None:
-    found = fetch(server, tmp_path, {0, 2})
-    judgments = read_nights(found)
+    file = fetch(server, tmp_path, {0, 2})
+    judgments = read_nights(file)
     assert len(judgments) == 4 and {path.parent.name for path in judgments.images} == {"000", "002"}
     assert judgments.images[1].name == "000_1.png"  # left, as the table has it
     assert (tmp_path / "data_all.csv").read_text() == table(3)
-    assert 'An image of a tabby, cat"' in found.read_text()
+    assert 'An image of a tabby, cat"' in file.read_text()
     assert not list(tmp_path.rglob("*.zip")) and not (tmp_path / ".download").exists()
 
 
@@ -115,8 +115,8 @@ def test_further_parts_are_added_and_nothing_is_fetched_twice(server: FileServer
     asked(server)
     assert len(read_nights(fetch(server, tmp_path, {0, 1}))) == 4
     assert asked(server) == ["/nights_chunked/ref/000.zip", "/nights_chunked/distort/000.zip"]
-    found = fetch(server, tmp_path, {0, 1, 2})
-    assert found.read_text() == table(3) and not (tmp_path / "data_all.csv").exists()
+    file = fetch(server, tmp_path, {0, 1, 2})
+    assert file.read_text() == table(3) and not (tmp_path / "data_all.csv").exists()
     asked(server)
     before = below(tmp_path)
     assert fetch(server, tmp_path, {0, 1, 2}).read_text() == table(3)
@@ -126,10 +126,10 @@ def test_further_parts_are_added_and_nothing_is_fetched_twice(server: FileServer
 def test_the_table_costs_a_small_part_of_the_whole_zip(server: FileServer) -> None:
     url = server.url + "/nights.zip"
     assert read_member(url, lambda name: name.endswith("data.csv")).decode() == table(3)
-    wanted = [
+    ranges = [
         (int(a), int(b)) for _, ranges in server.requests for a, b in [(ranges or "").removeprefix("bytes=").split("-")]
     ]
-    total = sum(b - a + 1 for a, b in wanted)
+    total = sum(b - a + 1 for a, b in ranges)
     assert total < 0.5 * len(server.files["/nights.zip"])
     with pytest.raises(ValueError, match="does not hold the file"):
         read_member(url, lambda name: name == "none")
@@ -256,9 +256,9 @@ def test_a_full_disk_is_seen_before_the_first_byte(
 
 def test_jnd_votes_are_one_file(server: FileServer, tmp_path: Path) -> None:
     fetch(server, tmp_path, {0})
-    found = download_nights(tmp_path, "jnd", base_url=server.url, progress=False)
-    assert read_nights_jnd(found).share_same.tolist() == [1]
-    found.write_text(found.read_text().replace("same", "renamed"))  # as the reader's error may ask for
+    file = download_nights(tmp_path, "jnd", base_url=server.url, progress=False)
+    assert read_nights_jnd(file).share_same.tolist() == [1]
+    file.write_text(file.read_text().replace("same", "renamed"))  # as the reader's error may ask for
     assert "renamed" in download_nights(tmp_path, "jnd", base_url=server.url, progress=False).read_text()
 
 
@@ -270,10 +270,10 @@ def test_the_unfiltered_set_comes_in_quarters(
         files = {f"{p:03d}/000{suffix}.png": picture(p) for p in (25, 49)}
         server.files[f"/nights_unfiltered/{name}_25_49.zip"] = packed(files)
     server.files["/nights_unfiltered/nights_raw.csv"] = b"columns,of,another,name\n1,2,3,4\n"
-    found = download_nights(tmp_path, "unfiltered", {30}, base_url=server.url + "/", progress=False)
+    file = download_nights(tmp_path, "unfiltered", {30}, base_url=server.url + "/", progress=False)
     assert {"ref/025/000.png", "ref/049/000.png", "distort/025/000_0.png"} <= below(tmp_path)
     # a table with columns that are not known is left as it is
-    assert found == tmp_path / "nights_raw.csv" and found.read_text().startswith("columns,of,another")
+    assert file == tmp_path / "nights_raw.csv" and file.read_text().startswith("columns,of,another")
     assert asked(server) == [
         "/nights_unfiltered/nights_raw.csv",
         "/nights_unfiltered/ref_25_49.zip",

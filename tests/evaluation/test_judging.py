@@ -44,9 +44,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> tuple[str, str]:
-    found = main(["evaluate", *words])
+    exit_code = main(["evaluate", *words])
     out, err = capsys.readouterr()
-    assert found == code, err
+    assert exit_code == code, err
     return out, err
 
 
@@ -64,12 +64,12 @@ def test_a_table_has_rules_parts_and_what_people_reach(here: Path, capsys: pytes
 
 def test_json_has_everything(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, _ = run(capsys, "set", "--metric", "pocket", "mse", "--json", "--rule", "majority", "--split", "val")
-    found = json.loads(out)
-    assert list(found["agreement"]["mse"]) == ["majority"] and found["source"] == "set, split val"
-    assert found["agreement"]["pocket"]["majority"]["count"] == sum(1 for i in range(40) if i % 4 and i % 5 != 2)
-    assert found["work"]["pocket"]["per_second"] > 0 and found["failed"] == {}
-    assert {"imagenet", "other"} == set(found["groups"]) and found["splits"] == {}
-    assert len(found["curves"]["mse"]["bins"]) > 2 and "equal votes are left out" in found["measures"]["majority"]
+    content = json.loads(out)
+    assert list(content["agreement"]["mse"]) == ["majority"] and content["source"] == "set, split val"
+    assert content["agreement"]["pocket"]["majority"]["count"] == sum(1 for i in range(40) if i % 4 and i % 5 != 2)
+    assert content["work"]["pocket"]["per_second"] > 0 and content["failed"] == {}
+    assert {"imagenet", "other"} == set(content["groups"]) and content["splits"] == {}
+    assert len(content["curves"]["mse"]["bins"]) > 2 and "equal votes are left out" in content["measures"]["majority"]
     assert run(capsys, "set", "--metric", "pocket", "mse", "--json", "--rule", "majority", "--split", "val")[0]
 
 
@@ -145,13 +145,13 @@ def test_baselines_that_cannot_run_say_so_and_the_others_run(
 
     monkeypatch.setattr(timm, "create_model", shallow)
     out, err = run(capsys, "set", "--metric", "pocket", "--baselines", "--json")
-    found = json.loads(out)
-    assert list(found["agreement"]) == ["pocket", "psnr", "ssim"]
-    assert set(found["failed"]) == {"ms-ssim", "lpips", "dists", "dino", "clip", "open_clip", "mae", "resnet50"}
-    for name, reason in found["failed"].items():
+    content = json.loads(out)
+    assert list(content["agreement"]) == ["pocket", "psnr", "ssim"]
+    assert set(content["failed"]) == {"ms-ssim", "lpips", "dists", "dino", "clip", "open_clip", "mae", "resnet50"}
+    for name, reason in content["failed"].items():
         assert f"{name} did not run: {reason}" in err and "\n" not in reason
-    assert "run it once where there is a connection" in found["failed"]["dino"]
-    assert "at least 176 x 176" in found["failed"]["ms-ssim"]
+    assert "run it once where there is a connection" in content["failed"]["dino"]
+    assert "at least 176 x 176" in content["failed"]["ms-ssim"]
 
 
 def test_distances_are_checked_whoever_made_them(here: Path) -> None:
@@ -163,9 +163,11 @@ def test_distances_are_checked_whoever_made_them(here: Path) -> None:
 
     images = tuple((here / "set" / f"{i}.png") for i in range(3))
     data = Judgments(images, *(np.array([i, i]) for i in range(3)), np.ones(2), np.zeros(2), ("",) * 2, ("",) * 2)
-    told: list[str] = []
-    found = evaluate(data, {"odd": Odd(), "mse": load_metrics(["mse"])["mse"]}, resamples=200, tell=told.append)
-    assert list(found.report.agreement) == ["mse"] and "2 of them NaN" not in told[0] and "4 of them NaN" in told[0]
+    lines: list[str] = []
+    evaluation = evaluate(data, {"odd": Odd(), "mse": load_metrics(["mse"])["mse"]}, resamples=200, tell=lines.append)
+    assert (
+        list(evaluation.report.agreement) == ["mse"] and "2 of them NaN" not in lines[0] and "4 of them NaN" in lines[0]
+    )
     assert pairs_of(data) == [(images[0], images[1])] * 2 + [(images[0], images[2])] * 2
     with pytest.raises(ValueError, match="the set is empty"):
         evaluate(data.select(np.zeros(2, dtype=bool)), {"mse": file_metric("mse")})
@@ -231,14 +233,14 @@ def test_a_page_that_fails_leaves_the_old_one(here: Path, monkeypatch: pytest.Mo
     (here / "r.html").write_text("old")
     images = tuple((here / "set" / f"{i}.png") for i in range(3))
     data = Judgments(images, *(np.array([i, i]) for i in range(3)), np.ones(2), np.zeros(2), ("",) * 2, ("",) * 2)
-    found = evaluate(data, load_metrics(["mse"]), resamples=200)
-    assert "<h1>" in html_report(found)
+    evaluation = evaluate(data, load_metrics(["mse"]), resamples=200)
+    assert "<h1>" in html_report(evaluation)
 
     def fail(*_: object, **__: object) -> None:
         raise OSError("disk full")
 
     monkeypatch.setattr(Path, "write_text", fail)
     with pytest.raises(OSError, match="disk full"):
-        write_html(found, here / "r.html")
+        write_html(evaluation, here / "r.html")
     monkeypatch.undo()
     assert (here / "r.html").read_text() == "old" and not list(here.glob(".r*"))

@@ -119,7 +119,7 @@ def test_within_references_levels_do_not_count() -> None:
 
 def test_pairs_within_references_are_counted_by_hand() -> None:
     data, metrics = ratings()
-    found = judge_ratings(metrics, data, resamples=200).agreement["levels"]["pairs within"]
+    result = judge_ratings(metrics, data, resamples=200).agreement["levels"]["pairs within"]
     right = total = 0.0
     d, s = metrics["levels"], data.score
     for i in range(80):
@@ -127,7 +127,7 @@ def test_pairs_within_references_are_counted_by_hand() -> None:
             if data.reference[i] == data.reference[j] and s[i] != s[j]:
                 right += 0.5 if d[i] == d[j] else float((d[i] < d[j]) == (s[i] > s[j]))
                 total += 1
-    assert found.value == pytest.approx(right / total) and found.low < found.value < found.high
+    assert result.value == pytest.approx(right / total) and result.low < result.value < result.high
 
 
 def test_one_picture_of_each_reference_has_no_within() -> None:
@@ -155,13 +155,13 @@ def pairs() -> tuple[SamePairs, np.ndarray]:
 
 def test_average_precision_of_resamples_is_that_of_the_pairs_in_them() -> None:
     data, distances = pairs()
-    found = resample_average_precision(distances[None], data.share_same, data.a, 20, 5)
-    assert found.values[0] == average_precision(distances, data.share_same)
+    result = resample_average_precision(distances[None], data.share_same, data.a, 20, 5)
+    assert result.values[0] == average_precision(distances, data.share_same)
     times = np.concatenate(list(draws(15, 20, 5))).astype(int)
     for i in (0, 19):
         rows = np.concatenate([np.tile(np.flatnonzero(data.a == g), times[i, g]) for g in range(15)])
         expected = average_precision(distances[rows], data.share_same[rows])
-        assert found.replicates[i, 0] == pytest.approx(expected, abs=1e-12)
+        assert result.replicates[i, 0] == pytest.approx(expected, abs=1e-12)
 
 
 def test_average_precision_is_that_of_the_perceptual_similarity_repository() -> None:
@@ -181,8 +181,8 @@ def test_average_precision_is_that_of_the_perceptual_similarity_repository() -> 
 def test_same_pairs_are_judged_by_family() -> None:
     data, distances = pairs()
     report = judge_same_pairs({"m": distances, "none": np.ones(120)}, data, resamples=200)
-    found = report.agreement["m"]["average precision"]
-    assert found.low < found.value < found.high and report.lead["none"]["average precision"].high < 0
+    result = report.agreement["m"]["average precision"]
+    assert result.low < result.value < result.high and report.lead["none"]["average precision"].high < 0
     assert report.agreement["none"]["average precision"].value == pytest.approx(data.share_same.mean())
     assert {name: part.count for name, part in report.groups.items()} == {"cnn": 80, "traditional": 40}
     never = SamePairs(

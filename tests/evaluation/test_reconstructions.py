@@ -36,23 +36,23 @@ def voted(here: Path) -> Path:
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> tuple[str, str]:
-    found = main(["evaluate", "reconstructions", "targets", *words, "--cache", "cache"])
+    exit_code = main(["evaluate", "reconstructions", "targets", *words, "--cache", "cache"])
     out, err = capsys.readouterr()
-    assert found == code, err
+    assert exit_code == code, err
     return out, err
 
 
 def test_cells_are_mean_distances_and_paired_differences(here: Path, metric: DreamSim) -> None:
-    found = compare_reconstructions(
+    comparison = compare_reconstructions(
         find_reconstructions("targets", METHODS), {"tiny": file_metric(metric, "tiny", cache=False)}, progress=False
     )
-    cells = found.cells["tiny"]
+    cells = comparison.cells["tiny"]
     for name in METHODS:
-        own = [
+        expected = [
             float(metric(load_image(file), load_image(next((here / name).glob(f"{file.stem}.*")))))
             for file in sorted((here / "targets").iterdir())
         ]
-        np.testing.assert_allclose(cells[name].distances, own, atol=1e-4)  # the files are squashed in 8 bits
+        np.testing.assert_allclose(cells[name].distances, expected, atol=1e-4)  # the files are squashed in 8 bits
         assert cells[name].distance.value == pytest.approx(np.mean(cells[name].distances))
         assert cells[name].distance.low <= cells[name].distance.value <= cells[name].distance.high
     assert cells["coarse"].difference is None
@@ -84,14 +84,14 @@ def test_identification_is_that_of_brain_decoding(here: Path, metric: DreamSim) 
         mixed = load_image(f"targets/scene {i}.png") + 1.2 * load_image(f"targets/scene {(i + 1) % 6}.png")
         save_image(mixed / 2.2, f"grainy/scene {i}.png")
     embedding = file_metric(metric, "tiny", cache=False)
-    found = compare_reconstructions(
+    comparison = compare_reconstructions(
         find_reconstructions("targets", METHODS), {"tiny": embedding}, two_way=["tiny"], progress=False
     )
     assert hasattr(embedding, "directions")
     real = embedding.directions([here / "targets" / f"scene {i}.png" for i in range(6)], False)
-    made = embedding.directions([here / "grainy" / f"scene {i}.png" for i in range(6)], False)
-    expected = two_way_identification(torch.from_numpy(made), torch.from_numpy(real))
-    share = found.cells["tiny"]["grainy"].two_way
+    reconstructed = embedding.directions([here / "grainy" / f"scene {i}.png" for i in range(6)], False)
+    expected = two_way_identification(torch.from_numpy(reconstructed), torch.from_numpy(real))
+    share = comparison.cells["tiny"]["grainy"].two_way
     assert share is not None and share.value == pytest.approx(float(expected.mean())) and share.value < 1
 
 
@@ -112,12 +112,12 @@ def test_the_table_has_every_metric_and_method(here: Path, capsys: pytest.Captur
     assert [line.split("  ")[0] or line.split("  ")[1] for line in lines[1:6]] == [
         "pocket", "minus the first", "two-way identification", "mse", "minus the first",
     ]  # fmt: skip
-    found = json.loads(run(capsys, *METHODS, "--metric", "pocket", "mse", "--json")[0])
-    assert found["references"] == [f"scene {i}" for i in range(6)] and found["methods"] == list(METHODS)
-    cell = found["metrics"]["mse"]["grainy"]
+    result = json.loads(run(capsys, *METHODS, "--metric", "pocket", "mse", "--json")[0])
+    assert result["references"] == [f"scene {i}" for i in range(6)] and result["methods"] == list(METHODS)
+    cell = result["metrics"]["mse"]["grainy"]
     assert len(cell["distances"]) == 6 and cell["two_way_identification"] is None
     assert f"{cell['distance']['value']:.4f} [{cell['distance']['low']:.4f}" in lines[4]
-    assert found["metrics"]["pocket"]["washed"]["two_way_identification"]["value"] >= 0.5
+    assert result["metrics"]["pocket"]["washed"]["two_way_identification"]["value"] >= 0.5
 
 
 def test_votes_give_standings_and_each_metrics_agreement(voted: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -126,14 +126,14 @@ def test_votes_give_standings_and_each_metrics_agreement(voted: Path, capsys: py
     assert "win rate" in out and "agreement with people" in out and NO_VOTES not in out
     assert out.splitlines()[-1] == "votes: 54 on 18 triplets of 6 references."
     assert "win rate" in Path("page.html").read_text()
-    found = json.loads(run(capsys, *words, "--json")[0])
-    people = found["people"]["methods"]
+    result = json.loads(run(capsys, *words, "--json")[0])
+    people = result["people"]["methods"]
     assert [people[name]["win_rate"]["value"] for name in METHODS] == [1.0, 0.5, 0.0]
     strengths = [people[name]["strength"]["value"] for name in METHODS]
     assert strengths == sorted(strengths, reverse=True) and sum(strengths) == pytest.approx(0, abs=1e-9)
     assert people["washed"]["lead"]["high"] < 0 and people["coarse"]["lead"] is None
     assert people["coarse"]["votes"] == 36 and people["coarse"]["win_rate"]["clusters"] == 6
-    agreement = found["people"]["agreement"]
+    agreement = result["people"]["agreement"]
     assert set(agreement["agreement"]) == {"pocket", "mse"} and agreement["ceiling"] == 1.0
     alone = main(["evaluate", "votes", "--metric", "mse", "--json"])
     assert alone == 0
@@ -156,13 +156,13 @@ def simulated(strengths: list[float], references: int, people: int, spread: floa
 
 
 def test_strengths_of_simulated_people_are_recovered() -> None:
-    found = standings(simulated([0.9, 0.3, -0.2, -1.0], 150, 4, 0.0, seed=1), resamples=200)
-    assert [row.strength.value for row in found.values()] == pytest.approx([0.9, 0.3, -0.2, -1.0], abs=0.15)
-    for row, truth in zip(found.values(), [0.9, 0.3, -0.2, -1.0], strict=True):
+    result = standings(simulated([0.9, 0.3, -0.2, -1.0], 150, 4, 0.0, seed=1), resamples=200)
+    assert [row.strength.value for row in result.values()] == pytest.approx([0.9, 0.3, -0.2, -1.0], abs=0.15)
+    for row, truth in zip(result.values(), [0.9, 0.3, -0.2, -1.0], strict=True):
         assert row.strength.low - 0.05 < truth < row.strength.high + 0.05
-    lead = found["b"].lead
+    lead = result["b"].lead
     assert lead is not None and lead.low < -0.6 < lead.high
-    assert found["a"].votes == 150 * 3 * 4
+    assert result["a"].votes == 150 * 3 * 4
 
 
 def test_intervals_of_strengths_hold_for_votes_that_share_references() -> None:
@@ -190,8 +190,8 @@ def test_incomplete_references_are_left_out_of_every_number(here: Path, capsys: 
     assert (
         "missing in grainy: scene 2" in err and "5 references that every method has (1 incomplete ones left out)" in out
     )
-    found = json.loads(run(capsys, *METHODS, "--metric", "mse", "--json")[0])
-    assert found["incomplete"] == ["scene 2"] and len(found["metrics"]["mse"]["coarse"]["distances"]) == 5
+    result = json.loads(run(capsys, *METHODS, "--metric", "mse", "--json")[0])
+    assert result["incomplete"] == ["scene 2"] and len(result["metrics"]["mse"]["coarse"]["distances"]) == 5
 
 
 def test_one_method_is_enough_without_votes(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -41,9 +41,9 @@ def test_a_report_has_every_rule_and_the_lead_over_the_first() -> None:
     for name, sides in metrics.items():
         for rule in ("fraction", "majority", "unanimous"):
             credit = credits(*sides, data.votes_a, data.votes_b, rule)  # type: ignore[arg-type]
-            found = report.agreement[name][rule]
-            assert found.value == pytest.approx(np.nanmean(credit)) and found.count == np.isfinite(credit).sum()
-            assert found.low <= found.value <= found.high and found.clusters == 20
+            interval = report.agreement[name][rule]
+            assert interval.value == pytest.approx(np.nanmean(credit)) and interval.count == np.isfinite(credit).sum()
+            assert interval.low <= interval.value <= interval.high and interval.clusters == 20
     assert set(report.lead) == {"chance"} and report.lead["chance"]["majority"].high < 0
     assert report.ceiling == ceiling(data.votes_a, data.votes_b)
     assert report.ceiling_interval is not None and report.ceiling_interval.value == pytest.approx(report.ceiling)

@@ -51,10 +51,10 @@ class Session:
 
     def until(self, holds: Callable[[], Any], what: str) -> Any:
         end = time.monotonic() + 20
-        while not (found := holds()):
+        while not (value := holds()):
             assert time.monotonic() < end, f"{what} did not happen; the browser says: {self.driver.get_log('browser')}"
             time.sleep(0.02)
-        return found
+        return value
 
     def state(self, state: str) -> None:
         self.until(lambda: self.run("document.body.dataset.state") == state, f"the state '{state}'")

@@ -23,9 +23,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def page_data(folder: Path) -> dict[str, Any]:
     text = (folder / "index.html").read_text()
-    found = re.search(r'<script type="application/json" id="study">(.*?)</script>', text, re.DOTALL)
-    assert found
-    return json.loads(found.group(1))
+    match = re.search(r'<script type="application/json" id="study">(.*?)</script>', text, re.DOTALL)
+    assert match
+    return json.loads(match.group(1))
 
 
 @pytest.mark.parametrize("mode", ["2afc", "jnd"])
@@ -57,12 +57,12 @@ def test_pictures_are_those_of_the_files_without_what_was_written_into_them(here
 
 
 def test_each_trial_of_the_page_shows_what_the_record_says(here: Path) -> None:
-    made = make_study("targets", METHODS, "study", participants=5, seed=4, progress=False)
-    of = {int(Path(p.file).stem): (p.reference, p.shows) for p in (*made.study.pictures, *made.study.extra)}
+    result = make_study("targets", METHODS, "study", participants=5, seed=4, progress=False)
+    of = {int(Path(p.file).stem): (p.reference, p.shows) for p in (*result.study.pictures, *result.study.extra)}
     data = page_data(here / "study")
-    assert made.study == read_record("study") and data["id"] == made.study.id
+    assert result.study == read_record("study") and data["id"] == result.study.id
     seen = 0
-    for shown, block in zip(data["blocks"], made.study.blocks, strict=True):
+    for shown, block in zip(data["blocks"], result.study.blocks, strict=True):
         for (id, reference, left, right), trial in zip(shown, block, strict=True):
             assert id == trial.id and of[reference] == (trial.reference, TARGET)
             assert (of[left], of[right]) == ((trial.reference, trial.left), (trial.reference, trial.right))

@@ -73,26 +73,26 @@ def served(folders: Path) -> Iterator[str]:
         thread.join()
 
 
-def expected(study: Study, *given: dict[str, str]) -> dict[tuple[str, str, str], tuple[float, float]]:
+def expected(study: Study, *answers: dict[str, str]) -> dict[tuple[str, str, str], tuple[float, float]]:
     """Votes by reference and methods for what was clicked, worked out from the record alone."""
-    found: dict[tuple[str, str, str], list[float]] = {}
+    result: dict[tuple[str, str, str], list[float]] = {}
     for trial in study.trials.values():
-        for answers in given:
-            if trial.kind == "pair" and trial.id in answers:
-                one, other = sorted((trial.left, trial.right), key=study.methods.index)
-                votes = found.setdefault((trial.reference, one, other), [0.0, 0.0])
-                preferred = trial.left if answers[trial.id] == "left" else trial.right
-                votes[(one, other).index(preferred)] += 1
-    return {key: (a, b) for key, (a, b) in found.items()}
+        for answered in answers:
+            if trial.kind == "pair" and trial.id in answered:
+                first, other = sorted((trial.left, trial.right), key=study.methods.index)
+                votes = result.setdefault((trial.reference, first, other), [0.0, 0.0])
+                preferred = trial.left if answered[trial.id] == "left" else trial.right
+                votes[(first, other).index(preferred)] += 1
+    return {key: (a, b) for key, (a, b) in result.items()}
 
 
 def written(folder: Path) -> dict[tuple[str, str, str], tuple[float, float]]:
-    found = read_nights(folder)
+    result = read_nights(folder)
     with (folder / "data.csv").open(newline="") as opened:
         names = [
             (Path(row["ref_path"]).stem, row["left_method"], row["right_method"]) for row in csv.DictReader(opened)
         ]
-    return dict(zip(names, zip(found.votes_a.tolist(), found.votes_b.tolist(), strict=True), strict=True))
+    return dict(zip(names, zip(result.votes_a.tolist(), result.votes_b.tolist(), strict=True), strict=True))
 
 
 def sides(study: Study, participant: int) -> list[int]:
@@ -182,9 +182,9 @@ def test_a_session_of_same_or_different(folders: Path, sessions: Callable[..., S
     desk.state("over")
     read_study("study", [desk.download("csv"), desk.download("json")], "out")
     with (folders / "out" / "jnd_votes.csv").open(newline="") as opened:
-        found = {(Path(row["ref_path"]).stem, row["method"]): float(row["same"]) for row in csv.DictReader(opened)}
+        result = {(Path(row["ref_path"]).stem, row["method"]): float(row["same"]) for row in csv.DictReader(opened)}
     of = {(t.reference, t.left if t.right == TARGET else t.right): t.id for t in block if t.kind == "pair"}
-    assert found == {key: float(desk.given[id] == "same") for key, id in of.items()} and len(found) == 4
+    assert result == {key: float(desk.given[id] == "same") for key, id in of.items()} and len(result) == 4
 
 
 PRESS = "document.body.dispatchEvent(new KeyboardEvent('keydown', { key: '1', bubbles: true }));"

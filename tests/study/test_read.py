@@ -44,8 +44,8 @@ def test_votes_of_several_people_become_shares_in_nights_layout(study: Study) ->
     assert {(row["left_method"], row["right_method"]) for row in table} == set(
         zip(("coarse", "coarse", "grainy"), ("grainy", "washed", "washed"), strict=True)
     )
-    found = read_nights("out")
-    assert found.votes_a.tolist() == [3.0] * 9 and found.votes_b.tolist() == [1.0] * 9
+    judgments = read_nights("out")
+    assert judgments.votes_a.tolist() == [3.0] * 9 and judgments.votes_b.tolist() == [1.0] * 9
     for row in table:
         stem = Path(row["ref_path"]).stem
         original = load_image(next(Path(row["right_method"]).glob(f"{stem}.*")))
@@ -55,8 +55,8 @@ def test_votes_of_several_people_become_shares_in_nights_layout(study: Study) ->
 def test_one_persons_winners_are_read_as_one_vote_each(study: Study) -> None:
     read_study("study", [write_csv(Path("1.csv"), study, 1, "s", votes(study, 1))], "out")
     assert {row["left_vote"] for row in rows(Path("out/data.csv"))} == {"1.0"}
-    found = read_nights("out")  # not taken for NIGHTS' own winners, of which six votes are asked for
-    assert len(found) == 9 and set(found.votes_a.tolist()) == {1.0} and set(found.votes_b.tolist()) == {0.0}
+    judgments = read_nights("out")  # not taken for NIGHTS' own winners, of which six votes are asked for
+    assert len(judgments) == 9 and set(judgments.votes_a.tolist()) == {1.0} and set(judgments.votes_b.tolist()) == {0.0}
     assert main(["evaluate", "out", "--metric", "mse"]) == 0
 
 
@@ -64,8 +64,8 @@ def test_repeated_trials_are_no_votes_and_tell_consistency(study: Study) -> None
     def moody(trial: Trial) -> str:
         return "left" if trial.kind == "repeat" else answer(trial)
 
-    given = votes(study, 2, moody)
-    outcome = read_study("study", [write_csv(Path("2.csv"), study, 2, "s", given)], "out")
+    answers = votes(study, 2, moody)
+    outcome = read_study("study", [write_csv(Path("2.csv"), study, 2, "s", answers)], "out")
     (person,) = outcome.people
     repeats = [trial for trial in study.blocks[1] if trial.kind == "repeat"]
     assert person.repeats == len(repeats) == 3 and person.votes == outcome.votes == 9
@@ -113,20 +113,20 @@ def test_inconsistent_people_are_left_out_if_asked_for(study: Study) -> None:
 
 
 def test_who_has_answered_no_catch_trial_is_left_out(study: Study) -> None:
-    given = [row for row in votes(study, 1) if study.trials[str(row["trial"])].kind != "catch"]
+    answers = [row for row in votes(study, 1) if study.trials[str(row["trial"])].kind != "catch"]
     with pytest.raises(ValueError, match=r"no votes are left \(participant 1: answered no catch trial\); nothing was"):
-        read_study("study", [write_csv(Path("1.csv"), study, 1, "s", given)], "out")
+        read_study("study", [write_csv(Path("1.csv"), study, 1, "s", answers)], "out")
     assert not Path("out").exists()
 
 
 def test_the_files_of_one_person_count_once_and_the_later_answer_counts(study: Study) -> None:
-    given = votes(study, 1)
-    early = [dict(row) for row in given[:6]]
-    early[1]["choice"] = "left" if given[1]["choice"] == "right" else "right"
-    given[1]["time"] = "2025-01-01T11:00:00.000Z"  # taken back and given anew
+    answers = votes(study, 1)
+    early = [dict(row) for row in answers[:6]]
+    early[1]["choice"] = "left" if answers[1]["choice"] == "right" else "right"
+    answers[1]["time"] = "2025-01-01T11:00:00.000Z"  # taken back and given anew
     files = [
-        write_json(Path("whole.json"), study, 1, "s", given),
-        write_csv(Path("whole.csv"), study, 1, "s", given),
+        write_json(Path("whole.json"), study, 1, "s", answers),
+        write_csv(Path("whole.csv"), study, 1, "s", answers),
         write_csv(Path("early.csv"), study, 1, "s", early),
     ]
     outcome = read_study("study", files, "out")
@@ -148,8 +148,8 @@ def test_two_people_with_one_number_are_two_people(study: Study, capsys: pytest.
 
 
 def test_an_unfinished_session_counts_as_far_as_it_goes(study: Study) -> None:
-    given = votes(study, 1)[:8]
-    outcome = read_study("study", [write_json(Path("1.json"), study, 1, "s", given)], "out")
+    answers = votes(study, 1)[:8]
+    outcome = read_study("study", [write_json(Path("1.json"), study, 1, "s", answers)], "out")
     pairs = sum(trial.kind == "pair" for trial in study.blocks[0][:8])
     assert outcome.votes == pairs < 9 and not outcome.people[0].finished
 
@@ -168,10 +168,10 @@ def test_jnd_votes_become_shares_of_same(tmp_path: Path, monkeypatch: pytest.Mon
     ]
     outcome = read_study("study", files, "out")
     assert (outcome.votes, outcome.judged) == (18, 9)
-    found = read_nights_jnd("out")
-    grainy = ["grainy" in str(found.images[b]) for b in found.b]
-    assert found.share_same.tolist() == [0.5 if one else 0.0 for one in grainy] and sum(grainy) == 3
-    assert set(found.votes.tolist()) == {2.0}
+    judgments = read_nights_jnd("out")
+    grainy = ["grainy" in str(judgments.images[b]) for b in judgments.b]
+    assert judgments.share_same.tolist() == [0.5 if one else 0.0 for one in grainy] and sum(grainy) == 3
+    assert set(judgments.votes.tolist()) == {2.0}
     assert {row["method"] for row in rows(Path("out/jnd_votes.csv"))} == set(METHODS)
 
 

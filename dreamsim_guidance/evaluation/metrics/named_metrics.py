@@ -181,7 +181,7 @@ def _callable(text: str) -> Compare:
     if where.endswith(".py"):
         path = Path(where)
         if not path.is_file():
-            raise FileNotFoundError(f"the metric '{text}' names the file '{where}', which does not exist.")
+            raise FileNotFoundError(f"the metric '{text}' names the file '{where}', which is not there.")
         spec = importlib.util.spec_from_file_location(f"_metric_{path.stem}", path)
         assert spec is not None and spec.loader is not None  # the name ends in .py
         module = importlib.util.module_from_spec(spec)

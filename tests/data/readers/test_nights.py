@@ -31,26 +31,26 @@ def write(folder: Path, *changes: dict[str, Any]) -> Path:
 
 
 def test_winners_count_all_votes_and_few_votes_are_left_out(tmp_path: Path) -> None:
-    found = read_nights(write(tmp_path, {}, {"left_vote": 0, "right_vote": 1, "votes": 7}, {"votes": 5}))
-    assert found.votes_a.tolist() == [6, 0] and found.votes_b.tolist() == [0, 7]
-    assert [path.name for path in found.images] == ["0.png"] * 3 and len(found) == 2
+    judgments = read_nights(write(tmp_path, {}, {"left_vote": 0, "right_vote": 1, "votes": 7}, {"votes": 5}))
+    assert judgments.votes_a.tolist() == [6, 0] and judgments.votes_b.tolist() == [0, 7]
+    assert [path.name for path in judgments.images] == ["0.png"] * 3 and len(judgments) == 2
     assert len(read_nights(tmp_path, least_votes=1)) == 3
 
 
 def test_shares_of_votes_are_counted_out(tmp_path: Path) -> None:
-    found = read_nights(write(tmp_path, {"left_vote": 0.25, "right_vote": 0.75, "votes": 4}))
-    assert found.votes_a.tolist() == [1] and found.votes_b.tolist() == [3]
+    judgments = read_nights(write(tmp_path, {"left_vote": 0.25, "right_vote": 0.75, "votes": 4}))
+    assert judgments.votes_a.tolist() == [1] and judgments.votes_b.tolist() == [3]
 
 
 def test_each_picture_is_listed_once(tmp_path: Path) -> None:
-    found = read_nights(write(tmp_path, {}, {"left_path": "b/0.png", "right_path": "c/1.png"}))
-    assert [path.relative_to(tmp_path).as_posix() for path in found.images] == [
+    judgments = read_nights(write(tmp_path, {}, {"left_path": "b/0.png", "right_path": "c/1.png"}))
+    assert [path.relative_to(tmp_path).as_posix() for path in judgments.images] == [
         "ref/0.png",
         "a/0.png",
         "b/0.png",
         "c/1.png",
     ]
-    np.testing.assert_equal([found.reference, found.a, found.b], [[0, 0], [1, 2], [2, 3]])
+    np.testing.assert_equal([judgments.reference, judgments.a, judgments.b], [[0, 0], [1, 2], [2, 3]])
 
 
 def test_the_originals_splits(tmp_path: Path) -> None:
@@ -99,6 +99,6 @@ def test_broken_sets_are_refused_at_the_start(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not MATERIALS.is_dir(), reason="the materials' judgments are not here")
 def test_the_materials_are_read() -> None:
-    found = read_nights(MATERIALS)
-    assert len(found) == 22_801 and len(found.images) == 100
-    assert (found.votes_a + found.votes_b).sum() == 92_892
+    judgments = read_nights(MATERIALS)
+    assert len(judgments) == 22_801 and len(judgments.images) == 100
+    assert (judgments.votes_a + judgments.votes_b).sum() == 92_892

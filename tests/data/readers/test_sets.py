@@ -37,11 +37,11 @@ from dreamsim_guidance.data.readers.tid2013 import read_tid2013
 from dreamsim_guidance.data.same_pairs import SamePairs
 
 
-def triplets(found: Judgments) -> list[str]:
+def triplets(judgments: Judgments) -> list[str]:
     """Each triplet as the names of its pictures."""
     return [
-        " ".join(found.images[column[i]].stem for column in (found.reference, found.a, found.b))
-        for i in range(len(found))
+        " ".join(judgments.images[column[i]].stem for column in (judgments.reference, judgments.a, judgments.b))
+        for i in range(len(judgments))
     ]
 
 
@@ -49,11 +49,14 @@ def triplets(found: Judgments) -> list[str]:
 def test_every_kind_is_recognised_and_read(tmp_path: Path, kind: str) -> None:
     TREES[kind](tmp_path)
     assert recognise(tmp_path) == kind
-    found = read_judgments(tmp_path)
+    judgments = read_judgments(tmp_path)
     by_name = read_judgments(tmp_path, kind)
-    assert type(found) is type(by_name) and found.images == by_name.images
-    assert all(path.is_file() for path in found.images) and len(found) == len(found.group) == len(found.split) > 0
-    triplets = found.judgments() if isinstance(found, Ratings) else found
+    assert type(judgments) is type(by_name) and judgments.images == by_name.images
+    assert (
+        all(path.is_file() for path in judgments.images)
+        and len(judgments) == len(judgments.group) == len(judgments.split) > 0
+    )
+    triplets = judgments.judgments() if isinstance(judgments, Ratings) else judgments
     if isinstance(triplets, Judgments):
         assert (triplets.votes_a + triplets.votes_b >= 1 - 1e-9).all()
 
@@ -100,55 +103,55 @@ def test_nights_stays_nights_when_its_jnd_votes_lie_beside_it(tmp_path: Path) ->
 
 def test_nights_sides_are_taken_as_the_file_has_them(tmp_path: Path) -> None:
     nights(tmp_path)
-    found = read_judgments(tmp_path)
-    assert isinstance(found, Judgments)
-    assert triplets(found) == ["000 000_1 000_0", "001 001_0 001_1"]
-    assert found.votes_a.tolist() == [7, 0] and found.group == ("imagenet", "other")
+    judgments = read_judgments(tmp_path)
+    assert isinstance(judgments, Judgments)
+    assert triplets(judgments) == ["000 000_1 000_0", "001 001_0 001_1"]
+    assert judgments.votes_a.tolist() == [7, 0] and judgments.group == ("imagenet", "other")
 
 
 def test_nights_unfiltered_counts_shares_and_leaves_out_what_nobody_saw(tmp_path: Path) -> None:
     nights_unfiltered(tmp_path)
-    found = read_nights_unfiltered(tmp_path)
-    assert found.votes_a.tolist() == [1, 1] and found.votes_b.tolist() == [3, 0]
+    judgments = read_nights_unfiltered(tmp_path)
+    assert judgments.votes_a.tolist() == [1, 1] and judgments.votes_b.tolist() == [3, 0]
     assert len(read_nights_unfiltered(tmp_path, least_votes=2)) == 1
 
 
 def test_nights_jnd_votes(tmp_path: Path) -> None:
     nights_jnd(tmp_path)
-    found = read_nights_jnd(tmp_path)
-    assert found.share_same.tolist() == [0.75, 0] and found.votes.tolist() == [4, 3]
-    assert [found.images[i].name for i in found.b] == ["0_0.png", "0_1.png"] and len(set(found.a)) == 1
+    judgments = read_nights_jnd(tmp_path)
+    assert judgments.share_same.tolist() == [0.75, 0] and judgments.votes.tolist() == [4, 3]
+    assert [judgments.images[i].name for i in judgments.b] == ["0_0.png", "0_1.png"] and len(set(judgments.a)) == 1
 
 
 def test_bapps_shares_are_of_p1_and_people_depend_on_the_split(tmp_path: Path) -> None:
     bapps(tmp_path)
-    found = read_bapps(tmp_path)
-    assert found.split == ("train", "val", "val", "val") and found.group == ("cnn", "cnn", "cnn", "traditional")
-    np.testing.assert_allclose(found.votes_a, [1, 4, 0, 5], atol=1e-6)
-    np.testing.assert_allclose(found.votes_b, [1, 1, 5, 0], atol=1e-6)
-    first = [found.images[column[0]].parent.name for column in (found.reference, found.a, found.b)]
+    judgments = read_bapps(tmp_path)
+    assert judgments.split == ("train", "val", "val", "val") and judgments.group == ("cnn", "cnn", "cnn", "traditional")
+    np.testing.assert_allclose(judgments.votes_a, [1, 4, 0, 5], atol=1e-6)
+    np.testing.assert_allclose(judgments.votes_b, [1, 1, 5, 0], atol=1e-6)
+    first = [judgments.images[column[0]].parent.name for column in (judgments.reference, judgments.a, judgments.b)]
     assert first == ["ref", "p0", "p1"]
 
 
 @pytest.mark.parametrize("place", ["2afc", "2afc/val", "2afc/val/cnn"])
 def test_bapps_may_be_given_in_part(tmp_path: Path, place: str) -> None:
     bapps(tmp_path)
-    found = read_bapps(tmp_path / place, "val")
-    assert set(found.split) == {"val"} and len(found) == (2 if place.endswith("cnn") else 3)
+    judgments = read_bapps(tmp_path / place, "val")
+    assert set(judgments.split) == {"val"} and len(judgments) == (2 if place.endswith("cnn") else 3)
 
 
 def test_bapps_jnd_has_three_people(tmp_path: Path) -> None:
     bapps_jnd(tmp_path)
-    found = read_bapps_jnd(tmp_path)
-    assert found.group == ("cnn", "traditional") and found.votes.tolist() == [3, 3]
-    np.testing.assert_allclose(found.share_same, [1, 1 / 3])
+    judgments = read_bapps_jnd(tmp_path)
+    assert judgments.group == ("cnn", "traditional") and judgments.votes.tolist() == [3, 3]
+    np.testing.assert_allclose(judgments.share_same, [1, 1 / 3])
 
 
 def test_things_is_two_triplets_for_each_odd_one_out(tmp_path: Path) -> None:
     things(tmp_path)
-    found = read_things(tmp_path)
-    assert triplets(found) == ["0 5 7", "5 0 7", "12 0 5", "0 12 5"]
-    assert found.votes_a.tolist() == [1] * 4 and found.votes_b.tolist() == [0] * 4
+    judgments = read_things(tmp_path)
+    assert triplets(judgments) == ["0 5 7", "5 0 7", "12 0 5", "0 12 5"]
+    assert judgments.votes_a.tolist() == [1] * 4 and judgments.votes_b.tolist() == [0] * 4
 
 
 def test_odd_one_out_is_the_originals_rule(tmp_path: Path) -> None:
@@ -164,42 +167,42 @@ def test_odd_one_out_is_the_originals_rule(tmp_path: Path) -> None:
 
 def test_pieapp_preferences_are_shares_of_forty(tmp_path: Path) -> None:
     pieapp(tmp_path)
-    found = read_pieapp(tmp_path)
-    np.testing.assert_allclose(found.votes_a, [4, 30, 12])  # test, then train, processed
-    np.testing.assert_allclose(found.votes_a + found.votes_b, 40)
-    assert found.split == ("test", "train", "train") and found.group == ("ref_2", "ref_1", "ref_1")
-    assert triplets(found)[1] == "ref_1 distort_1_x_inter_0 distort_1_y_inter_0"
+    judgments = read_pieapp(tmp_path)
+    np.testing.assert_allclose(judgments.votes_a, [4, 30, 12])  # test, then train, processed
+    np.testing.assert_allclose(judgments.votes_a + judgments.votes_b, 40)
+    assert judgments.split == ("test", "train", "train") and judgments.group == ("ref_2", "ref_1", "ref_1")
+    assert triplets(judgments)[1] == "ref_1 distort_1_x_inter_0 distort_1_y_inter_0"
     assert len(read_pieapp(tmp_path, "train")) == 2
 
 
 def test_tid2013_is_found_in_any_case(tmp_path: Path) -> None:
     tid2013(tmp_path)
-    found = read_tid2013(tmp_path)
-    assert [found.images[i].name for i in found.reference] == ["I01.BMP", "I01.BMP", "i25.bmp"]
-    assert found.score.tolist() == [5.51429, 5.56757, 2.5] and found.group == ("01", "01", "24")
+    judgments = read_tid2013(tmp_path)
+    assert [judgments.images[i].name for i in judgments.reference] == ["I01.BMP", "I01.BMP", "i25.bmp"]
+    assert judgments.score.tolist() == [5.51429, 5.56757, 2.5] and judgments.group == ("01", "01", "24")
 
 
 def test_kadid10k_scores_are_higher_for_better(tmp_path: Path) -> None:
     kadid10k(tmp_path)
-    found = read_kadid10k(tmp_path)
-    assert found.score.tolist() == [4.57, 2.0] and found.group == ("01", "25")
-    pairs = found.judgments()
+    judgments = read_kadid10k(tmp_path)
+    assert judgments.score.tolist() == [4.57, 2.0] and judgments.group == ("01", "25")
+    pairs = judgments.judgments()
     assert triplets(pairs) == ["I01 I01_01_01 I01_25_02"] and pairs.votes_a.tolist() == [1]
 
 
 def test_pipal_pictures_are_found_by_name(tmp_path: Path) -> None:
     pipal(tmp_path)
-    found = read_pipal(tmp_path)
-    assert found.split == ("train", "train", "val") and found.group == ("00", "03", "10")
-    assert [found.images[i].name for i in found.reference] == ["A0001.bmp", "A0001.bmp", "A0000.bmp"]
+    judgments = read_pipal(tmp_path)
+    assert judgments.split == ("train", "train", "val") and judgments.group == ("00", "03", "10")
+    assert [judgments.images[i].name for i in judgments.reference] == ["A0001.bmp", "A0001.bmp", "A0000.bmp"]
     assert read_pipal(tmp_path, "train").score.tolist() == [1520.0648, 1437.0798]
 
 
 def test_clic_answers_to_one_question_add_up_in_either_order(tmp_path: Path) -> None:
     clic(tmp_path)
-    found = read_clic(tmp_path)
-    assert triplets(found) == ["o x y", "o x z"]
-    assert found.votes_a.tolist() == [2, 0] and found.votes_b.tolist() == [1, 1]
+    judgments = read_clic(tmp_path)
+    assert triplets(judgments) == ["o x y", "o x z"]
+    assert judgments.votes_a.tolist() == [2, 0] and judgments.votes_b.tolist() == [1, 1]
 
 
 def test_clic_may_have_a_header(tmp_path: Path) -> None:
@@ -211,11 +214,15 @@ def test_clic_may_have_a_header(tmp_path: Path) -> None:
 
 def test_a_folder_of_ones_own(tmp_path: Path) -> None:
     own_folder(tmp_path)
-    found = read_own_folder(tmp_path)
-    assert [path.relative_to(tmp_path).as_posix() for path in found.images[:3]] == [
+    judgments = read_own_folder(tmp_path)
+    assert [path.relative_to(tmp_path).as_posix() for path in judgments.images[:3]] == [
         "ref/cat.png",
         "a/cat.png",
         "b/cat.png",
     ]
-    assert found.votes_a.tolist() == [3, 0] and found.votes_b.tolist() == [1, 2] and found.split == ("val", "train")
+    assert (
+        judgments.votes_a.tolist() == [3, 0]
+        and judgments.votes_b.tolist() == [1, 2]
+        and judgments.split == ("val", "train")
+    )
     assert len(read_own_folder(tmp_path, "val")) == 1 and len(read_own_folder(tmp_path, least_votes=3)) == 1

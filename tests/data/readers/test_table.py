@@ -27,22 +27,24 @@ def table(changed: dict[int, str], header: str = "id,name,votes", end: str = "\n
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
 def test_line_ends_and_a_byte_order_mark_change_nothing(tmp_path: Path, end: str, mark: bytes) -> None:
-    found = rows(tmp_path / "t.csv", mark + table({}, end=end))
-    assert len(found) == 2000
-    assert found[7] == (f"'{tmp_path}/t.csv', line 9", {"id": "7", "name": "cat 7.png", "votes": "3", "group": ""})
+    table_rows = rows(tmp_path / "t.csv", mark + table({}, end=end))
+    assert len(table_rows) == 2000
+    assert table_rows[7] == (f"'{tmp_path}/t.csv', line 9", {"id": "7", "name": "cat 7.png", "votes": "3", "group": ""})
 
 
 def test_columns_are_found_whatever_their_order_case_and_spaces(tmp_path: Path) -> None:
-    found = rows(tmp_path / "t.csv", b' Votes ,other,"NAME", ID\n3,x,"a, ""b"".png", 7 \n\n4,,c.png,8,,\n')
-    assert [row for _, row in found] == [
+    table_rows = rows(tmp_path / "t.csv", b' Votes ,other,"NAME", ID\n3,x,"a, ""b"".png", 7 \n\n4,,c.png,8,,\n')
+    assert [row for _, row in table_rows] == [
         {"id": "7", "name": 'a, "b".png', "votes": "3", "group": ""},
         {"id": "8", "name": "c.png", "votes": "4", "group": ""},
     ]
 
 
 def test_a_cell_of_another_column_may_have_several_lines(tmp_path: Path) -> None:
-    found = rows(tmp_path / "t.csv", b'id,name,prompt\n1,a.png,"two\nlines"\n2,b.png,"5"" disk"\n3,c.png,5" disk\n')
-    assert [where.rpartition(" ")[2] for where, _ in found] == ["2", "4", "5"]
+    table_rows = rows(
+        tmp_path / "t.csv", b'id,name,prompt\n1,a.png,"two\nlines"\n2,b.png,"5"" disk"\n3,c.png,5" disk\n'
+    )
+    assert [where.rpartition(" ")[2] for where, _ in table_rows] == ["2", "4", "5"]
 
 
 @pytest.mark.parametrize(

@@ -39,8 +39,8 @@ def table(folder: Path, name: str = "data.csv") -> list[dict[str, str]]:
 
 
 def questions(split: str, count: int, **settings: Any) -> list[Question]:
-    made = SceneSet(**settings)
-    return [made.question(split, number) for number in range(count)]
+    scene_set = SceneSet(**settings)
+    return [scene_set.question(split, number) for number in range(count)]
 
 
 def program(folder: Path, workers: int, before: str = "") -> list[str]:
@@ -54,9 +54,9 @@ def program(folder: Path, workers: int, before: str = "") -> list[str]:
 
 
 def test_the_reader_of_nights_reads_every_split(folder: Path) -> None:
-    found = {split: read_nights(folder, split) for split in SPLITS}
-    assert {split: len(judgments) for split, judgments in found.items()} == SceneSet(COUNT).counts()
-    assert {split: len(judgments) for split, judgments in found.items()} == {
+    by_split = {split: read_nights(folder, split) for split in SPLITS}
+    assert {split: len(judgments) for split, judgments in by_split.items()} == SceneSet(COUNT).counts()
+    assert {split: len(judgments) for split, judgments in by_split.items()} == {
         "train": 28,
         "val": 4,
         "test": 4,
@@ -82,28 +82,30 @@ def test_the_table_is_nights_own_by_place_and_by_name(folder: Path) -> None:
 
 
 def test_the_tables_say_what_the_pictures_show(folder: Path) -> None:
-    settings, rows, known = SceneSet(COUNT, 3, 16), table(folder), table(folder, "factors.csv")
+    settings, rows, factors = SceneSet(COUNT, 3, 16), table(folder), table(folder, "factors.csv")
     places = [(split, number) for split, count in settings.counts().items() for number in range(count)]
-    for (split, number), row, truth in zip(places, rows, known, strict=True):
-        made = settings.question(split, number)
-        sides = [(made.triplet.a, made.triplet.distance_a), (made.triplet.b, made.triplet.distance_b)]
-        (left, left_distance), (right, right_distance) = sides if made.a_is_left else sides[::-1]
-        for scene, name in ((made.triplet.reference, "ref_path"), (left, "left_path"), (right, "right_path")):
+    for (split, number), row, truth in zip(places, rows, factors, strict=True):
+        question = settings.question(split, number)
+        sides = [(question.triplet.a, question.triplet.distance_a), (question.triplet.b, question.triplet.distance_b)]
+        (left, left_distance), (right, right_distance) = sides if question.a_is_left else sides[::-1]
+        for scene, name in ((question.triplet.reference, "ref_path"), (left, "left_path"), (right, "right_path")):
             assert (load_image(folder / row[name]) - draw(scene, 16)).abs().max() <= 0.5 / 255 + 1e-6
-        a_won = made.votes_a == made.people
-        assert row["left_vote"] == str(int(a_won == made.a_is_left)) and row["votes"] == str(made.people)
-        assert (row["split"], row["prompt"]) == (split, made.prompt) and truth["id"] == row["id"]
+        a_won = question.votes_a == question.people
+        assert row["left_vote"] == str(int(a_won == question.a_is_left)) and row["votes"] == str(question.people)
+        assert (row["split"], row["prompt"]) == (split, question.prompt) and truth["id"] == row["id"]
         assert (float(truth["left_distance"]), float(truth["right_distance"])) == (left_distance, right_distance)
-        assert truth["left_changed"].split() == list(changed_factors(made.triplet.reference, left))
-        assert truth["held_out"] == (made.held_out or "")
+        assert truth["left_changed"].split() == list(changed_factors(question.triplet.reference, left))
+        assert truth["held_out"] == (question.held_out or "")
 
 
 def test_shares_are_read_as_votes_of_people(tmp_path: Path) -> None:
-    found = read_nights(write_scene_set(tmp_path, 30, size=16, shares=True))
-    known = questions("train", 21, shares=True)
-    votes = [(q.votes_a, q.people - q.votes_a) if q.a_is_left else (q.people - q.votes_a, q.votes_a) for q in known]
-    np.testing.assert_allclose(np.stack([found.votes_a, found.votes_b], 1)[:21], votes, atol=1e-9)
-    assert any(0 < q.votes_a < q.people for q in known)
+    judgments = read_nights(write_scene_set(tmp_path, 30, size=16, shares=True))
+    asked_questions = questions("train", 21, shares=True)
+    votes = [
+        (q.votes_a, q.people - q.votes_a) if q.a_is_left else (q.people - q.votes_a, q.votes_a) for q in asked_questions
+    ]
+    np.testing.assert_allclose(np.stack([judgments.votes_a, judgments.votes_b], 1)[:21], votes, atol=1e-9)
+    assert any(0 < q.votes_a < q.people for q in asked_questions)
 
 
 def test_the_number_of_processes_changes_no_byte(folder: Path, tmp_path: Path) -> None:
@@ -170,8 +172,8 @@ def test_the_answer_in_the_held_out_split_rests_on_one_held_out_factor(held_out:
         assert question.held_out == held_out[number % len(held_out)]
         assert changed_factors(a, b) == (question.held_out,)
         changes = [changed_factors(reference, scene) for scene in (a, b)]
-        kept = [change for change in changes if question.held_out not in change]
-        assert len(kept) == 1 and not set(kept[0]) & set(held_out)
+        others = [change for change in changes if question.held_out not in change]
+        assert len(others) == 1 and not set(others[0]) & set(held_out)
         blind = [_distance_without(question.held_out, reference, scene) for scene in (a, b)]
         assert blind[0] == blind[1]  # who does not see the factor can only guess
         assert question.triplet.b_is_nearer == (question.held_out in changes[0])
@@ -194,32 +196,32 @@ def logistic(x: float) -> float:
 @pytest.mark.parametrize("split", ["train", "test_held_out"])
 def test_shares_of_votes_follow_bradley_and_terry_on_the_known_distances(split: str) -> None:
     """Counted for the nearer candidate, so that a wrong temperature does not cancel between the sides."""
-    found = questions(split, 400, shares=True, seed=11)
-    gaps = [abs(q.triplet.distance_a - q.triplet.distance_b) for q in found]
-    nearer = [q.people - q.votes_a if q.triplet.b_is_nearer else q.votes_a for q in found]
+    answered = questions(split, 400, shares=True, seed=11)
+    gaps = [abs(q.triplet.distance_a - q.triplet.distance_b) for q in answered]
+    nearer = [q.people - q.votes_a if q.triplet.b_is_nearer else q.votes_a for q in answered]
 
     def off(temperature: float, chosen: list[int]) -> float:
         p = [logistic(gaps[i] / temperature) for i in chosen]
-        n = [found[i].people for i in chosen]
+        n = [answered[i].people for i in chosen]
         expected = [m * q for m, q in zip(n, p, strict=True)]
         variance = [m * q * (1 - q) for m, q in zip(n, p, strict=True)]
         return deviation([nearer[i] for i in chosen], expected, variance)
 
-    order = sorted(range(len(found)), key=gaps.__getitem__)
+    order = sorted(range(len(answered)), key=gaps.__getitem__)
     for part in (order, order[:200], order[200:]):  # close calls and clear ones
         assert abs(off(0.05, part)) < 3
     assert abs(off(0.04, order)) > 3 and abs(off(0.0625, order)) > 3  # the test would notice another temperature
-    assert {q.people for q in found} == set(range(6, 12))
+    assert {q.people for q in answered} == set(range(6, 12))
 
 
 def test_winners_are_those_of_people_who_all_agree() -> None:
     """With so much noise that the wrong one wins at times: P(nearer | all n agree) = logistic(n gap / temperature)."""
-    found = questions("train", 80, temperature=0.2, seed=12)
-    assert all(q.votes_a in (0, q.people) for q in found)
-    wins = [float((q.votes_a == 0) == q.triplet.b_is_nearer) for q in found]
+    answered = questions("train", 80, temperature=0.2, seed=12)
+    assert all(q.votes_a in (0, q.people) for q in answered)
+    wins = [float((q.votes_a == 0) == q.triplet.b_is_nearer) for q in answered]
 
     def off(temperature: float) -> float:
-        gaps = [q.people * abs(q.triplet.distance_a - q.triplet.distance_b) for q in found]
+        gaps = [q.people * abs(q.triplet.distance_a - q.triplet.distance_b) for q in answered]
         p = [logistic(gap / temperature) for gap in gaps]
         return deviation(wins, p, [x * (1 - x) for x in p])
 
@@ -229,17 +231,17 @@ def test_winners_are_those_of_people_who_all_agree() -> None:
 
 
 def test_neither_side_wins_by_its_place() -> None:
-    found = questions("train", 200)
-    left_wins = sum((q.votes_a > 0) == q.a_is_left for q in found)
-    first_is_left = sum(q.a_is_left for q in found)
-    for count in (left_wins, first_is_left, sum(q.votes_a > 0 for q in found)):
+    answered = questions("train", 200)
+    left_wins = sum((q.votes_a > 0) == q.a_is_left for q in answered)
+    first_is_left = sum(q.a_is_left for q in answered)
+    for count in (left_wins, first_is_left, sum(q.votes_a > 0 for q in answered)):
         assert abs(count - 100) < 3 * math.sqrt(200 / 4)
 
 
 def test_a_folder_with_something_else_is_refused_and_left_alone(tmp_path: Path, folder: Path) -> None:
     (tmp_path / "thesis.txt").write_text("words")
     with pytest.raises(
-        ValueError, match=r"holds something else than a scene set \('thesis.txt'\); give an empty folder"
+        ValueError, match=r"holds something other than a scene set \('thesis.txt'\); give an empty folder"
     ):
         write_scene_set(tmp_path, 20)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]

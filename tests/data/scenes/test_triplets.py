@@ -35,14 +35,14 @@ def test_pictures_come_in_three_batches():
 
 def test_agreement_counts_right_wrong_and_ties():
     near, far = torch.tensor([0.1, 0.3, 0.2, 0.2]), torch.tensor([0.2, 0.1, 0.2, 0.1])
-    found = agreement(near, far, torch.tensor([False, False, True, True]))
-    assert found.share == pytest.approx((1 + 0 + 0.5 + 1) / 4)
-    assert found.low <= found.share <= found.high and found.count == 4
+    result = agreement(near, far, torch.tensor([False, False, True, True]))
+    assert result.share == pytest.approx((1 + 0 + 0.5 + 1) / 4)
+    assert result.low <= result.share <= result.high and result.count == 4
 
 
 def test_the_interval_of_a_fair_coin_covers_one_half():
     generator = torch.Generator().manual_seed(0)
     a, b = torch.rand(2, 1000, generator=generator)
-    found = agreement(a, b, torch.rand(1000, generator=generator) < 0.5)
-    assert found.low < 0.5 < found.high
-    assert 0.05 < found.high - found.low < 0.07
+    result = agreement(a, b, torch.rand(1000, generator=generator) < 0.5)
+    assert result.low < 0.5 < result.high
+    assert 0.05 < result.high - result.low < 0.07

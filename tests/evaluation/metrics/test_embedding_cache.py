@@ -25,11 +25,11 @@ Pairs = list[tuple[Path, Path]]
 
 @pytest.fixture
 def files(tmp_path: Path) -> list[Path]:
-    found = [tmp_path / "images" / f"{i}.png" for i in range(8)]
-    for file in found:
+    pictures = [tmp_path / "images" / f"{i}.png" for i in range(8)]
+    for file in pictures:
         save_image(torch.rand(1, 3, 12, 12), file)
         os.utime(file, (1e9, 1e9))  # written long ago, so that size and time stand for the content
-    return found
+    return pictures
 
 
 @pytest.fixture
@@ -40,12 +40,12 @@ def cache(tmp_path: Path) -> EmbeddingCache:
 @pytest.fixture
 def forwards(metric: DreamSim) -> Callable[[], int]:
     """How many images went through the metric since the last call."""
-    seen: list[int] = []
-    metric.ensemble.register_forward_pre_hook(lambda module, arguments: seen.append(len(arguments[0])))
+    batches: list[int] = []
+    metric.ensemble.register_forward_pre_hook(lambda module, arguments: batches.append(len(arguments[0])))
 
     def count() -> int:
-        total = sum(seen)
-        seen.clear()
+        total = sum(batches)
+        batches.clear()
         return total
 
     return count
@@ -59,13 +59,13 @@ def test_a_second_set_over_the_same_pictures_costs_no_forward_pass(
     metric: DreamSim, files: list[Path], cache: EmbeddingCache, forwards: Callable[[], int]
 ) -> None:
     first = EmbeddingMetric("m", metric, cache)
-    found = first.distances([(files[0], file) for file in files[1:]], progress=False)
+    distances = first.distances([(files[0], file) for file in files[1:]], progress=False)
     assert forwards() == 8 and first.work is not None and first.work.computed == 8
     again = EmbeddingMetric("m", metric, EmbeddingCache(cache.folder))
     other = again.distances([(files[i], files[7]) for i in range(7)], progress=False)
     assert forwards() == 0 and again.work is not None and (again.work.computed, again.work.needed) == (0, 8)
     assert again.work.per_second is None and str(again.work) == "8 images, all from the cache"
-    assert other[0] == found[6]
+    assert other[0] == distances[6]
 
 
 def test_without_a_cache_each_picture_is_embedded_once(
@@ -86,8 +86,8 @@ def test_content_counts_not_names(
     EmbeddingMetric("m", metric, EmbeddingCache(cache.folder)).distances([(copy, files[0])], progress=False)
     assert forwards() == 0
     save_image(torch.rand(1, 3, 12, 12), files[0])
-    found = EmbeddingMetric("m", metric, EmbeddingCache(cache.folder)).distances([(copy, files[0])], progress=False)
-    assert forwards() == 1 and found[0] > 0
+    distances = EmbeddingMetric("m", metric, EmbeddingCache(cache.folder)).distances([(copy, files[0])], progress=False)
+    assert forwards() == 1 and distances[0] > 0
 
 
 def test_files_that_did_not_change_are_not_read_again(
@@ -137,8 +137,8 @@ def test_a_damaged_chunk_is_noticed_and_its_pictures_embedded_again(
         np.savez(chunk, digests=digests, rows=rows[:3])
         content = bytearray(chunk.read_bytes())
     chunk.write_bytes(content)
-    found = EmbeddingMetric("m", metric, EmbeddingCache(cache.folder)).distances(pairs, progress=False)
-    np.testing.assert_array_equal(found, before)
+    distances = EmbeddingMetric("m", metric, EmbeddingCache(cache.folder)).distances(pairs, progress=False)
+    np.testing.assert_array_equal(distances, before)
     assert forwards() == 8 and "is damaged" in caplog.text
     EmbeddingMetric("m", metric, EmbeddingCache(cache.folder)).distances(pairs, progress=False)
     assert forwards() == 0
@@ -155,8 +155,8 @@ def test_a_folder_that_cannot_be_written_is_a_warning(
     metric: DreamSim, files: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("no folder")
-    found = EmbeddingMetric("m", metric, EmbeddingCache(tmp_path / "file")).distances([(files[0], files[1])], False)
-    assert found[0] > 0 and "the embeddings are not kept" in caplog.text
+    distances = EmbeddingMetric("m", metric, EmbeddingCache(tmp_path / "file")).distances([(files[0], files[1])], False)
+    assert distances[0] > 0 and "the embeddings are not kept" in caplog.text
 
 
 def test_an_interrupted_run_keeps_what_it_had(
@@ -213,14 +213,14 @@ def test_a_killed_run_goes_on_where_it_was(
     model = tmp_path / "m.safetensors"
     metric.save(model, source="test", licence="none")
     command = [sys.executable, "-c", KILLED, str(model), str(cache.folder), *map(str, files)]
-    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    process = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert process.returncode == -signal.SIGKILL, process.stderr
     assert len(chunks(cache)) == 3
     resumed = EmbeddingMetric("m", metric, cache)
-    found = resumed.directions(files, progress=False)
+    directions = resumed.directions(files, progress=False)
     assert forwards() == 2
     np.testing.assert_allclose(
-        found, EmbeddingMetric("m", metric).directions(files, progress=False), atol=TOLERANCE[torch.float32]
+        directions, EmbeddingMetric("m", metric).directions(files, progress=False), atol=TOLERANCE[torch.float32]
     )
 
 

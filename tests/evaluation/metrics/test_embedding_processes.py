@@ -22,11 +22,11 @@ from dreamsim_guidance.processes import alone
 
 @pytest.fixture
 def files(tmp_path: Path) -> list[Path]:
-    found = [tmp_path / "images" / f"{i}.png" for i in range(8)]
-    for file in found:
+    pictures = [tmp_path / "images" / f"{i}.png" for i in range(8)]
+    for file in pictures:
         save_image(torch.rand(1, 3, 12, 12), file)
         os.utime(file, (1e9, 1e9))  # written long ago, so that size and time stand for the content
-    return found
+    return pictures
 
 
 def write_set(folder: Path, files: list[Path]) -> None:
@@ -55,11 +55,11 @@ def launch(processes: int, *words: str) -> list[tuple[int, str, str]]:
         for i in range(processes)
     ]
     try:
-        said = [process.communicate(timeout=120) for process in started]
+        outputs = [process.communicate(timeout=120) for process in started]
     finally:
         for process in started:
             process.kill()
-    return [(process.returncode, out, err) for process, (out, err) in zip(started, said, strict=True)]
+    return [(process.returncode, out, err) for process, (out, err) in zip(started, outputs, strict=True)]
 
 
 @pytest.mark.exact

@@ -55,10 +55,10 @@ def squashed(file: Path, size: int) -> Tensor:
 def test_an_embedding_metric_sees_pictures_as_the_original_does(
     metric: DreamSim, pairs: list[tuple[Path, Path]]
 ) -> None:
-    found = file_metric(metric, cache=False).distances(pairs, progress=False)
+    distances = file_metric(metric, cache=False).distances(pairs, progress=False)
     expected = [float(metric(squashed(a, 32), squashed(b, 32))) for a, b in pairs]
-    np.testing.assert_allclose(found, expected, atol=TOLERANCE[torch.float32])
-    assert found[4] == 0
+    np.testing.assert_allclose(distances, expected, atol=TOLERANCE[torch.float32])
+    assert distances[4] == 0
 
 
 def test_at_224_pixels_that_is_the_originals_preprocess(pairs: list[tuple[Path, Path]]) -> None:
@@ -72,9 +72,9 @@ def test_branches_of_several_sizes_squash_for_themselves(pairs: list[tuple[Path,
     mixed = DreamSim([first, replace(second, image_size=16)], pretrained=False)
     save_image(torch.rand(1, 3, 20, 30), tmp_path / "other.png")
     mine = [*pairs, (pairs[0][0], tmp_path / "other.png")]
-    found = file_metric(mixed, cache=False).distances(mine, progress=False)
+    distances = file_metric(mixed, cache=False).distances(mine, progress=False)
     whole = [[torch.from_numpy(np.array(Image.open(f))).permute(2, 0, 1)[None] / 255 for f in pair] for pair in mine]
-    np.testing.assert_allclose(found, [float(mixed(a, b)) for a, b in whole], atol=TOLERANCE[torch.float32])
+    np.testing.assert_allclose(distances, [float(mixed(a, b)) for a, b in whole], atol=TOLERANCE[torch.float32])
 
 
 def test_workers_change_nothing(metric: DreamSim, pairs: list[tuple[Path, Path]]) -> None:
@@ -86,27 +86,27 @@ def test_names_model_files_and_run_folders(metric: DreamSim, pairs: list[tuple[P
     (tmp_path / "run").mkdir()
     metric.save(tmp_path / "run" / "model.safetensors", source="test", licence="none")
     names = ["pocket", str(tmp_path / "run"), str(tmp_path / "run" / "model.safetensors"), "mse"]
-    found = {name: m.distances(pairs, False) for name, m in load_metrics(names, cache=False).items()}
-    assert list(found) == names
-    np.testing.assert_array_equal(found[names[1]], found[names[2]])
+    distances = {name: m.distances(pairs, False) for name, m in load_metrics(names, cache=False).items()}
+    assert list(distances) == names
+    np.testing.assert_array_equal(distances[names[1]], distances[names[2]])
     np.testing.assert_allclose(
-        found[names[1]], file_metric(metric, cache=False).distances(pairs, False), atol=TOLERANCE[torch.float32]
+        distances[names[1]], file_metric(metric, cache=False).distances(pairs, False), atol=TOLERANCE[torch.float32]
     )
 
 
 def test_a_callable_of_ones_own(pairs: list[tuple[Path, Path]], tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("def red(x, y):\n    return (x[:, 0] - y[:, 0]).abs().mean((1, 2))\n")
-    found = load_metrics([f"{tmp_path}/mine.py:red"])[f"{tmp_path}/mine.py:red"].distances(pairs, False)
-    seen: list[int] = []
+    distances = load_metrics([f"{tmp_path}/mine.py:red"])[f"{tmp_path}/mine.py:red"].distances(pairs, False)
+    batches: list[int] = []
 
     def red(x: Tensor, y: Tensor) -> Tensor:
-        seen.append(len(x))
+        batches.append(len(x))
         return (x[:, 0] - y[:, 0]).abs().mean((1, 2))
 
     direct = file_metric(red)
-    np.testing.assert_array_equal(direct.distances(pairs, False), found)
-    assert direct.name == "red" and sum(seen) == 4  # the pair that occurs twice is compared once
-    assert found[0] == pytest.approx(found[3]) and found[4] == 0
+    np.testing.assert_array_equal(direct.distances(pairs, False), distances)
+    assert direct.name == "red" and sum(batches) == 4  # the pair that occurs twice is compared once
+    assert distances[0] == pytest.approx(distances[3]) and distances[4] == 0
 
 
 @pytest.mark.parametrize(

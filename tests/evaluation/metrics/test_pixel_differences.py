@@ -42,9 +42,9 @@ def test_pictures_of_two_sizes_meet_at_the_smaller(tmp_path: Path) -> None:
     a, b = tmp_path / "a.png", tmp_path / "b.png"
     save_image(torch.rand(1, 3, 40, 30), a)
     save_image(torch.rand(1, 3, 20, 50), b)
-    found = load_metrics(["psnr"])["psnr"].distances([(a, b), (b, a)], False)
+    distances = load_metrics(["psnr"])["psnr"].distances([(a, b), (b, a)], False)
     both = []
     for file in (a, b):
         with Image.open(file) as picture:
             both.append(np.array(picture.resize((30, 20), Image.Resampling.BICUBIC)) / 255)
-    assert found.tolist() == pytest.approx([10 * np.log10(np.square(both[0] - both[1]).mean())] * 2, abs=1e-4)
+    assert distances.tolist() == pytest.approx([10 * np.log10(np.square(both[0] - both[1]).mean())] * 2, abs=1e-4)

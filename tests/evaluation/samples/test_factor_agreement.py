@@ -78,16 +78,21 @@ def test_the_judge_reads_larger_pictures_too(judge: SceneJudge) -> None:
 
 
 def test_other_scenes_agree_less(judge: SceneJudge) -> None:
-    own, others = factor_agreement(pictures(60), scenes(60)), factor_agreement(pictures(60), scenes(60)[::-1])
-    assert own.mean() > others.mean() + 0.3
+    agreement_with_itself, others = (
+        factor_agreement(pictures(60), scenes(60)),
+        factor_agreement(pictures(60), scenes(60)[::-1]),
+    )
+    assert agreement_with_itself.mean() > others.mean() + 0.3
 
 
 def test_agreement_follows_the_share_of_factors_that_were_changed(judge: SceneJudge) -> None:
     generator = scene_generator(0)
     few = [vary(scene, ("shape",), 1.0, generator) for scene in scenes(40)]
     many = [vary(scene, ("shape", "colour", "style", "background"), 1.0, generator) for scene in scenes(40)]
-    found = [factor_agreement(torch.cat([draw(scene, 32) for scene in changed]), scenes(40)) for changed in (few, many)]
-    assert factor_agreement(pictures(40), scenes(40)).mean() > found[0].mean() > found[1].mean()
+    agreement = [
+        factor_agreement(torch.cat([draw(scene, 32) for scene in changed]), scenes(40)) for changed in (few, many)
+    ]
+    assert factor_agreement(pictures(40), scenes(40)).mean() > agreement[0].mean() > agreement[1].mean()
 
 
 def test_a_picture_agrees_with_itself_in_everything() -> None:

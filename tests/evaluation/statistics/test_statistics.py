@@ -43,9 +43,9 @@ def test_the_fraction_rule_is_the_originals_score(seed: int) -> None:
         "fractions": random.random(2000),
     }
     for target in targets.values():
-        found = credits(d0, d1, (1 - target) * votes, target * votes)
-        np.testing.assert_allclose(found, original_score(d0, d1, target), atol=1e-12)
-        assert found.mean() == pytest.approx(original_score(d0, d1, target).mean(), abs=1e-12)
+        result = credits(d0, d1, (1 - target) * votes, target * votes)
+        np.testing.assert_allclose(result, original_score(d0, d1, target), atol=1e-12)
+        assert result.mean() == pytest.approx(original_score(d0, d1, target).mean(), abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -68,9 +68,9 @@ def test_the_human_ceiling_is_unbiased(votes: int) -> None:
     random = np.random.default_rng(votes)
     p = random.beta(0.8, 0.8, 20_000)
     truth = float(np.mean(p**2 + (1 - p) ** 2))
-    found = [ceiling(votes - k, k) for k in (random.binomial(votes, p) for _ in range(40))]
-    sigma = np.std(found, ddof=1) / np.sqrt(len(found))
-    assert abs(np.mean(found) - truth) < 3 * sigma
+    result = [ceiling(votes - k, k) for k in (random.binomial(votes, p) for _ in range(40))]
+    sigma = np.std(result, ddof=1) / np.sqrt(len(result))
+    assert abs(np.mean(result) - truth) < 3 * sigma
     k = random.binomial(votes, p) / votes
     assert np.mean(k**2 + (1 - k) ** 2) > truth + 0.03  # the plug-in, which counts a vote as agreeing with itself
 
@@ -108,9 +108,11 @@ def test_many_columns_are_resampled_together_as_each_is_alone() -> None:
     together = resample_means(columns, labels, resamples=4000)
     for i, column in enumerate(columns):
         alone = cluster_bootstrap(column, labels, resamples=4000, seed=1)
-        found = together.interval(i)
-        assert found.value == pytest.approx(alone.value) and found.clusters == alone.clusters == len(np.unique(labels))
-        assert found.low == pytest.approx(alone.low, abs=4e-3) and found.high == pytest.approx(alone.high, abs=4e-3)
+        result = together.interval(i)
+        assert result.value == pytest.approx(alone.value) and result.clusters == alone.clusters == len(
+            np.unique(labels)
+        )
+        assert result.low == pytest.approx(alone.low, abs=4e-3) and result.high == pytest.approx(alone.high, abs=4e-3)
     lead, paired = together.lead(1, 0), paired_difference(columns[1], columns[0], labels, resamples=4000)
     assert lead.value == pytest.approx(paired.value) and lead.low == pytest.approx(paired.low, abs=4e-3)
 
@@ -122,23 +124,23 @@ def test_drawing_equal_clusters_together_gives_the_same_intervals() -> None:
     of_kinds = cluster_bootstrap(credit, resamples=6000)
     one_by_one = cluster_bootstrap(credit + random.random(900) * 1e-9, resamples=6000)
     expected = np.sqrt(0.8 * 0.2 / 900) * 1.96
-    for found in (of_kinds, one_by_one):
-        assert found.value - found.low == pytest.approx(expected, rel=0.08)
-        assert found.high - found.value == pytest.approx(expected, rel=0.08)
+    for result in (of_kinds, one_by_one):
+        assert result.value - result.low == pytest.approx(expected, rel=0.08)
+        assert result.high - result.value == pytest.approx(expected, rel=0.08)
 
 
 def test_a_hundred_thousand_triplets_take_seconds() -> None:
     credit = (np.random.default_rng(6).random((3, 100_000)) < 0.8).astype(float)
     start = time.process_time()
-    found = resample_means(credit, np.arange(100_000)).interval(0)
+    result = resample_means(credit, np.arange(100_000)).interval(0)
     assert time.process_time() - start < 10
-    assert found.high - found.low == pytest.approx(2 * 1.96 * np.sqrt(0.8 * 0.2 / 100_000), rel=0.1)
+    assert result.high - result.low == pytest.approx(2 * 1.96 * np.sqrt(0.8 * 0.2 / 100_000), rel=0.1)
 
 
 def test_an_interval_counts_what_it_was_made_of() -> None:
-    found = cluster_bootstrap([1.0, 0.0, np.nan, 1.0], ["x", "x", "y", "z"])
-    assert (found.value, found.count, found.clusters) == (pytest.approx(2 / 3), 3, 2)
-    assert 0.5 <= found.low <= found.value <= found.high <= 1
+    result = cluster_bootstrap([1.0, 0.0, np.nan, 1.0], ["x", "x", "y", "z"])
+    assert (result.value, result.count, result.clusters) == (pytest.approx(2 / 3), 3, 2)
+    assert 0.5 <= result.low <= result.value <= result.high <= 1
     with pytest.raises(ValueError, match="no value to average"):
         cluster_bootstrap([np.nan])
     with pytest.raises(ValueError, match="level must lie between 0 and 1"):
@@ -149,8 +151,8 @@ def test_pairing_sees_a_small_difference_that_two_intervals_miss() -> None:
     random = np.random.default_rng(2)
     first = (random.random(1824) < 0.96).astype(float)
     second = np.where(random.random(1824) < 0.01, 0.0, first)
-    found = paired_difference(first, second)
-    assert found.low > 0
+    result = paired_difference(first, second)
+    assert result.low > 0
     assert cluster_bootstrap(second).high > cluster_bootstrap(first).low
 
 
