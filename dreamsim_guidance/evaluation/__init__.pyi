@@ -1,6 +1,8 @@
 from .jnd import average_precision as average_precision
+from .judging import Evaluation as Evaluation
 from .judging import evaluate as evaluate
 from .metrics.named_metrics import load_metrics as load_metrics
+from .report import Report as Report
 from .samples.factor_agreement import factor_agreement as factor_agreement
 from .samples.frechet import frechet_distance as frechet_distance
 from .samples.scene_judge import load_judge as load_judge
@@ -13,3 +15,5 @@ from .statistics.identification import two_way_identification as two_way_identif
 from .statistics.intervals import Interval as Interval
 from .statistics.intervals import cluster_bootstrap as cluster_bootstrap
 from .statistics.intervals import paired_difference as paired_difference
+from .statistics.psychometric import Curve as Curve
+from .statistics.psychometric import psychometric_curve as psychometric_curve

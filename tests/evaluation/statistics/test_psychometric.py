@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from dreamsim_guidance.evaluation.statistics.psychometric import Curve, psychometric_curve
+from dreamsim_guidance.evaluation import Curve, psychometric_curve
 
 
 def simulated(
