@@ -1,13 +1,13 @@
-"""Speed of judging triplets of distinct pictures against the original's way, on the CPU, both sides turn by turn.
+"""Time the evaluation of triplets against the original's method, on the CPU, both sides in turn.
 
     python benchmarks/evaluation.py --triplets 8 --repeats 5 --to benchmarks/results
 
-From picture files to the two distances of each triplet, decoding and resizing included. The original's way is that of its
-repository's evaluation: every triplet is read with its `preprocess`, batched, and put through `model(reference, a)` and
-`model(reference, b)`, four embeddings, the reference twice. Ours is `EmbeddingMetric` without a cache: three, and all
-pictures are decoded once more at the start, to find broken ones. All pictures differ, so that nothing is won by
-triplets that share some; in sets where they do, the factor grows with the sharing. Weights are random, in the original's
-file format (speed does not depend on them); before anything is timed the two sides must agree.
+The time runs from picture files to the two distances of each triplet, decoding and resizing included. The original's method is
+that of its repository's evaluation: every triplet is read with its `preprocess`, batched, and passed to `model(reference, a)`
+and `model(reference, b)`, which computes four embeddings, the reference's twice. Ours is `EmbeddingMetric` without a cache: it
+computes three embeddings, and decodes all pictures once more at the start to find broken ones. All pictures differ, so nothing
+is gained from triplets that share pictures; in sets where they do, the ratio is larger. Weights are random, in the original's
+file format (speed does not depend on them). Both sides must agree before anything is timed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Triplets = list[tuple[Path, Path, Path]]
 
 
 def draw(folder: Path, count: int, size: int) -> Triplets:
-    """Triplets of pictures that all differ, JPEG files of `size` x `size` pixels."""
+    """Write triplets of distinct pictures, JPEG files of `size` x `size` pixels."""
     random = np.random.default_rng(0)
     files = []
     for i in range(3 * count):

@@ -135,15 +135,15 @@ def main(words: Sequence[str]) -> int:
 
 
 def _check_methods(reconstructions: Reconstructions, preferences: Preferences) -> None:
-    asked = set(preferences.methods)
-    if not asked & reconstructions.methods.keys():
+    judged = set(preferences.methods)
+    if not judged & reconstructions.methods.keys():
         raise ValueError(
             f"the votes are on {', '.join(preferences.methods)}, not on {', '.join(reconstructions.methods)}; "
             "name the folders as in the study: NAME=FOLDER."
         )
-    for name in [*reconstructions.methods.keys() - asked]:
+    for name in [*reconstructions.methods.keys() - judged]:
         print(f"people were not asked about {name}", file=sys.stderr)
-    for name in [*asked - reconstructions.methods.keys()]:
+    for name in [*judged - reconstructions.methods.keys()]:
         print(f"people were also asked about {name}, which is not among the folders", file=sys.stderr)
 
 

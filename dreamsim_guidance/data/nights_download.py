@@ -92,14 +92,14 @@ def download_nights(
     """
     if which not in get_args(NightsSet):
         raise ValueError(f"unknown set '{which}'; known: {', '.join(get_args(NightsSet))}.")
-    wanted = chunks(which, parts)
+    selected = chunks(which, parts)
     to, base_url = Path(to), base_url.rstrip("/")
     to.mkdir(parents=True, exist_ok=True)
     with locked(to / f".{which}"):
         if which == "jnd":
             return _table(to / "jnd_votes.csv", f"{base_url}/jnd_votes.csv", progress)
         record = _Record(to, which)
-        missing = [chunk for chunk in wanted if not record.has(chunk)]
+        missing = [chunk for chunk in selected if not record.has(chunk)]
         _check_space(to, missing)
         table = to / ("data.csv" if which == "filtered" else "nights_raw.csv")
         whole = table.with_stem(f"{table.stem}_all")

@@ -97,11 +97,11 @@ def gather_ratings(ratings: Sequence[Rating], source: Path) -> Ratings:
 
     Raises FileNotFoundError if a picture is missing, ValueError if a picture is rated twice.
     """
-    seen: set[Path] = set()
+    rated: set[Path] = set()
     for rating in ratings:
-        if rating.distorted in seen:
+        if rating.distorted in rated:
             raise ValueError(f"'{source}': '{rating.distorted.name}' is rated twice; keep one line of it.")
-        seen.add(rating.distorted)
+        rated.add(rating.distorted)
     images, (reference, distorted) = take_stock(source, [r.reference for r in ratings], [r.distorted for r in ratings])
     return Ratings(
         images=images,

@@ -60,7 +60,7 @@ def read_preferences(folder: Path | str) -> Preferences:
         raise ValueError(f"'{file}' has {len(pairs)} rows, of which {len(judgments)} can be used; write it anew.")
     methods = tuple(dict.fromkeys(name for pair in pairs for name in pair))
     place = {name: i for i, name in enumerate(methods)}
-    a, b = np.array([[place[one], place[other]] for one, other in pairs], dtype=np.int64).T
+    a, b = np.array([[place[left], place[right]] for left, right in pairs], dtype=np.int64).T
     return Preferences(judgments, methods, a, b)
 
 

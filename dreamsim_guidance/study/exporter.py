@@ -185,17 +185,17 @@ def _pictures(reconstructions: Reconstructions, trials: list[Trial], seed: int) 
     shown = {(trial.reference, side) for trial in trials if trial.kind != "catch" for side in (trial.left, trial.right)}
     stems = sorted({trial.reference for trial in trials})
     catch = sorted({trial.reference for trial in trials if trial.kind == "catch"})
-    wanted = [(stem, TARGET, reconstructions.targets[stem]) for stem in stems]
-    wanted += [
+    needed = [(stem, TARGET, reconstructions.targets[stem]) for stem in stems]
+    needed += [
         (s, name, files[s]) for name, files in reconstructions.methods.items() for s in stems if (s, name) in shown
     ]
-    count = len(wanted)
-    wanted += [(stem, shows, reconstructions.targets[stem]) for stem in catch for shows in (TARGET, DEGRADED)]
-    order = np.random.default_rng([seed, 4]).permutation(len(wanted))
-    digits = len(str(len(wanted)))
+    count = len(needed)
+    needed += [(stem, shows, reconstructions.targets[stem]) for stem in catch for shows in (TARGET, DEGRADED)]
+    order = np.random.default_rng([seed, 4]).permutation(len(needed))
+    digits = len(str(len(needed)))
     pictures = [
         Picture(f"images/{number + 1:0{digits}d}.png", stem, shows, str(file))
-        for number, (stem, shows, file) in zip(order, wanted, strict=True)
+        for number, (stem, shows, file) in zip(order, needed, strict=True)
     ]
     return pictures[:count], pictures[count:]
 

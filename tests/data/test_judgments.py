@@ -8,7 +8,7 @@ from dreamsim_guidance.data.ratings import MIXED, Rating, Ratings, gather_rating
 
 
 def touch(folder: Path, *names: str) -> list[Path]:
-    """Files that are there; nothing here opens them."""
+    """Files that exist; these tests do not open them."""
     paths = [folder / name for name in names]
     for path in paths:
         path.touch()

@@ -55,7 +55,7 @@ def table(parts: int) -> str:
 
 @pytest.fixture
 def server() -> Iterator[FileServer]:
-    """Three parts of two triplets; nights.zip holds the table in the middle of other files."""
+    """A server with three parts of two triplets; nights.zip holds the table between other files."""
     files = {}
     for p in range(3):
         files[f"/nights_chunked/ref/{p:03d}.zip"] = packed({f"{p:03d}/{i:03d}.png": picture(i) for i in (0, 1)})
@@ -76,7 +76,7 @@ def fetch(server: FileServer, to: Path, parts: set[int], **options: object) -> P
 
 
 def asked(server: FileServer) -> list[str]:
-    """Paths asked for since the last call, without repeats."""
+    """The distinct paths requested since the last call."""
     paths = list(dict.fromkeys(path for path, _ in server.requests))
     server.requests.clear()
     return paths
@@ -190,7 +190,7 @@ def test_deleted_pictures_are_fetched_again(server: FileServer, tmp_path: Path) 
 
 @pytest.mark.parametrize("layout", ["{p:03d}/{i:03d}.png", "{i:03d}.png"])
 def test_files_lie_where_upstreams_script_unpacks_them(server: FileServer, tmp_path: Path, layout: str) -> None:
-    """`unzip 000.zip -d ref`: with the folders that the zip has."""
+    """What `unzip 000.zip -d ref` does: the zip's own folders are kept."""
     names = [layout.format(p=0, i=i) for i in (0, 1)]
     server.files["/nights_chunked/ref/000.zip"] = packed(dict.fromkeys(names, picture(0)))
     fetch(server, tmp_path, {0})

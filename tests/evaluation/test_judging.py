@@ -1,4 +1,4 @@
-"""The command, from files to table, JSON and page; and what it says when something is wrong."""
+"""The command `evaluate`, from files to table, JSON and page, and its error messages."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from dreamsim_guidance.files import network
 
 COLUMNS = "id,left_vote,right_vote,votes,ref_path,left_path,right_path,split,is_imagenet"
 ODD = "b<&>\"' 青 $x$.png"
-"""A name that HTML, matplotlib and a table could stumble over."""
+"""A name with characters that are special in HTML, matplotlib and CSV files."""
 
 
 @pytest.fixture

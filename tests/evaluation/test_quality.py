@@ -1,4 +1,4 @@
-"""Mean scores and pairs taken for the same: coefficients against scipy and brute force, resamples against their meaning."""
+"""Mean scores and same-or-different pairs: coefficients and resamples against scipy and brute force."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_a_curve_that_cannot_be_fitted_is_left_out(unchecked: None) -> None:
 
 
 def ratings() -> tuple[Ratings, dict[str, np.ndarray]]:
-    """Ten references with eight pictures each, on scales of their own, in two groups."""
+    """Ten references with eight pictures each, in two groups; distances of each reference have another level."""
     random = np.random.default_rng(2)
     reference = np.arange(10).repeat(8)
     score = random.random(80).round(1)

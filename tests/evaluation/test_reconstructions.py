@@ -142,7 +142,7 @@ def test_votes_give_standings_and_each_metrics_agreement(voted: Path, capsys: py
 
 
 def simulated(strengths: list[float], references: int, people: int, spread: float, seed: int) -> Preferences:
-    """Votes of people by Bradley and Terry's model, where methods are better on some references than on others."""
+    """Votes drawn from the Bradley-Terry model, with strengths that vary between references by `spread`."""
     random = np.random.default_rng(seed)
     pairs = [(i, j) for i in range(len(strengths)) for j in range(i)]
     rows = [(g, i, j) for g in range(references) for i, j in pairs]
@@ -166,7 +166,7 @@ def test_strengths_of_simulated_people_are_recovered() -> None:
 
 
 def test_intervals_of_strengths_hold_for_votes_that_share_references() -> None:
-    """With references that differ, the votes of one are no independent news; drawing single votes covers far less."""
+    """Votes on one reference are correlated if references differ; resampling single votes would cover far less."""
     inside = 0
     for seed in range(80):
         # equal on average; the truth of the model's fit is 0 by symmetry, whatever the spread

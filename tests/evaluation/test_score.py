@@ -16,7 +16,7 @@ from dreamsim_guidance.evaluation.statistics.psychometric import psychometric_cu
 
 
 def drawn(rows: int = 400, seed: int = 0) -> tuple[Judgments, dict[str, tuple[np.ndarray, np.ndarray]]]:
-    """Triplets of twenty references in two splits and three groups; a metric that people follow, and one that guesses."""
+    """Triplets of twenty references in two splits and three groups, a metric that people agree with, and a random one."""
     random = np.random.default_rng(seed)
     reference = random.integers(0, 20, rows)
     d_a, d_b, c_a, c_b = random.random((4, rows))

@@ -1,4 +1,4 @@
-"""A real Chromium with an empty profile, and a person in front of it who remembers what they answered."""
+"""Drives a real Chromium with an empty profile, as a participant who remembers their answers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PHONE = {"width": 390, "height": 780, "pixelRatio": 2.0, "touch": True}
 
 
 class Session:
-    """One browser window; `given` is what was answered, by trial."""
+    """One browser window; `given` holds the answers by trial."""
 
     def __init__(self, folder: Path, phone: bool = False) -> None:
         assert not MISSING, "DREAMSIM_GUIDANCE_NEEDS_BROWSER=1, but chromium or chromedriver is not installed"

@@ -17,7 +17,7 @@ METHODS = ("coarse", "grainy", "washed")
 
 
 def write_folders(root: Path, references: int = 4, size: tuple[int, int] = (24, 24)) -> list[Path]:
-    """root/targets and a folder for each of `METHODS`, with three endings. Returns the methods' folders."""
+    """Write root/targets and a folder for each of `METHODS`, with three endings; return the methods' folders."""
     for i in range(references):
         target = torch.rand(1, 3, *size)
         save_image(target, root / "targets" / f"scene {i}.png")
@@ -28,7 +28,7 @@ def write_folders(root: Path, references: int = 4, size: tuple[int, int] = (24, 
 
 
 def answer(trial: Trial) -> str:
-    """A person who knows the answers of catch trials, prefers methods by the alphabet, and takes none for the same."""
+    """The choice of a person who answers catch trials correctly, prefers methods by alphabet, and sees every difference."""
     if trial.answer is not None:
         return trial.answer
     if "the target" in (trial.left, trial.right):

@@ -1,4 +1,4 @@
-"""Files whose names are not UTF-8, which Linux allows, through a whole study and its evaluation."""
+"""File names that are not UTF-8, which Linux allows, through a whole study and its evaluation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ODD = ("100%.png", "<b>&amp;.png", "naïve 図.png", "two\nlines.png")
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Six references, of which one has a name that is no text and four have names that HTML or a table could stumble over."""
+    """Six references; the name of one is not UTF-8, and those of four are special in HTML, URLs or tables."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DREAMSIM_GUIDANCE_CACHE", str(tmp_path / "cache"))
     write_folders(tmp_path, 6)
@@ -58,7 +58,7 @@ def test_a_study_is_made_kept_and_read_again(here: Path) -> None:
 
 
 def test_every_output_of_an_evaluation_is_utf8(here: Path) -> None:
-    """In a process of its own, whose stdout is a pipe as for any program that reads it."""
+    """Runs the commands in processes whose stdout is a pipe, as for any program that reads their output."""
     os.rename(judged(), os.fsdecode(b"judg\xe9"))
     command = [sys.executable, "-m", "dreamsim_guidance", "evaluate"]
     for words, page in (

@@ -74,7 +74,7 @@ def served(folders: Path) -> Iterator[str]:
 
 
 def expected(study: Study, *answers: dict[str, str]) -> dict[tuple[str, str, str], tuple[float, float]]:
-    """Votes by reference and methods for what was clicked, worked out from the record alone."""
+    """Votes by reference and methods for the clicked answers, computed from the record alone."""
     result: dict[tuple[str, str, str], list[float]] = {}
     for trial in study.trials.values():
         for answered in answers:
@@ -96,7 +96,7 @@ def written(folder: Path) -> dict[tuple[str, str, str], tuple[float, float]]:
 
 
 def sides(study: Study, participant: int) -> list[int]:
-    """A random answer to each trial, the right one to catch trials."""
+    """A random answer to each trial, and the correct one to catch trials."""
     choose = random.Random(participant)
     return [
         study.choices.index(trial.answer) if trial.answer else choose.randrange(2)

@@ -74,7 +74,7 @@ def test_repeated_trials_are_no_votes_and_tell_consistency(study: Study) -> None
 
 
 def wrong(first: int) -> Callable[[Trial], str]:
-    """A person who gets the first so many catch trials wrong."""
+    """A person who answers the first `first` catch trials wrongly."""
     left = [first]
 
     def choose(trial: Trial) -> str:

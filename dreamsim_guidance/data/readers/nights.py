@@ -73,10 +73,10 @@ def read_nights_jnd(root: Path | str, split: str | None = None, least_votes: int
     rename them in the file's first line. Raises the errors of `read_nights`.
     """
     file = _csv(root, "jnd_votes.csv")
-    seen: set[str] = set()
+    ids: set[str] = set()
     rows = []
     for where, row in read_table(file, _JND, ("split",)):
-        _check_new(where, row["id"], seen)
+        _check_new(where, row["id"], ids)
         a, b = (file.parent / inside(where, row[name]) for name in ("ref_path", "distort_path"))
         same = number(where, "same", row["same"], 0.0, 1.0)
         rows.append(Pair(a, b, same, number(where, "votes", row["votes"], 1.0), "nights", row["split"]))
@@ -105,9 +105,9 @@ def _csv(root: Path | str, name: str) -> Path:
 def _triplets(
     file: Path, lines: Iterator[tuple[str, dict[str, str]]], may_be_unseen: bool = False
 ) -> Iterator[_Triplet]:
-    seen: set[str] = set()
+    ids: set[str] = set()
     for where, row in lines:
-        _check_new(where, row["id"], seen)
+        _check_new(where, row["id"], ids)
         paths = [file.parent / inside(where, row[name]) for name in ("ref_path", "left_path", "right_path")]
         votes = number(where, "votes", row["votes"], 0.0 if may_be_unseen else 1.0)
         if votes == 0:
@@ -120,7 +120,7 @@ def _triplets(
         yield _Triplet(paths[0], paths[1], paths[2], left * votes, right * votes, group, row["split"], imagenet)
 
 
-def _check_new(where: str, name: str, seen: set[str]) -> None:
-    if name in seen:
+def _check_new(where: str, name: str, ids: set[str]) -> None:
+    if name in ids:
         raise ValueError(f"{where}: the id {name} occurs twice.")
-    seen.add(name)
+    ids.add(name)

@@ -26,13 +26,13 @@ def read_own_folder(root: Path | str, split: str | None = None, least_votes: int
     file = file / "votes.csv" if file.is_dir() else file
     if not file.is_file():
         raise FileNotFoundError(f"judgments not found: '{file}'; give the folder with votes.csv, ref, a and b.")
-    seen: set[str] = set()
+    names: set[str] = set()
     rows = []
     for where, row in read_table(file, ("name", "votes_a", "votes_b"), ("group", "split")):
         name = inside(where, row["name"])
-        if name in seen:
+        if name in names:
             raise ValueError(f"{where}: the name {name} occurs twice; add up its votes.")
-        seen.add(name)
+        names.add(name)
         votes = [number(where, column, row[column], 0.0) for column in ("votes_a", "votes_b")]
         if sum(votes) == 0:
             raise ValueError(f"{where}: {name} has no vote; leave such lines out.")

@@ -120,8 +120,8 @@ def _drawn(drawing: _Drawing, workers: int) -> Iterable[tuple[dict[str, Any], di
 def _claim(folder: Path, settings: SceneSet) -> None:
     """Write the settings into an empty folder, or compare them with those in the folder."""
     # The weights belong to the settings: with other weights, the same seed would give other votes.
-    wanted = {"format": 1, **asdict(settings), "people": PEOPLE, "weights": dict(WEIGHTS)}
-    wanted = json.loads(json.dumps(wanted))
+    required = {"format": 1, **asdict(settings), "people": PEOPLE, "weights": dict(WEIGHTS)}
+    required = json.loads(json.dumps(required))
     file = folder / _SETTINGS
     if not file.is_file():
         if others := sorted(p.name for p in folder.iterdir() if not p.name.startswith(("scene_set.", ".scene_set-"))):
@@ -129,7 +129,7 @@ def _claim(folder: Path, settings: SceneSet) -> None:
                 f"'{folder}' holds something other than a scene set ('{others[0]}'); give an empty folder."
             )
         with writing(file, _PART) as part:
-            part.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
+            part.write_text(json.dumps(required, indent=2) + "\n", encoding="utf-8")
         return
     try:
         present = dict(json.loads(file.read_text(encoding="utf-8")))
@@ -137,10 +137,10 @@ def _claim(folder: Path, settings: SceneSet) -> None:
         raise ValueError(
             f"'{file}' does not hold the settings of a scene set ({error}); give an empty folder."
         ) from error
-    if differing := [name for name in {**wanted, **present} if present.get(name) != wanted.get(name)]:
+    if differing := [name for name in {**required, **present} if present.get(name) != required.get(name)]:
         name = differing[0]
         raise ValueError(
-            f"'{folder}' holds a set with {name} {present.get(name)!r}, not {wanted.get(name)!r}; give another folder, or "
+            f"'{folder}' holds a set with {name} {present.get(name)!r}, not {required.get(name)!r}; give another folder, or "
             "the same settings to continue that set."
         )
 

@@ -75,13 +75,13 @@ class EmbeddingCache:
 
     def read(self, key: str, digests: Iterable[str]) -> dict[str, NDArray[np.float32]]:
         """Return the rows of those pictures that are in the cache. Damaged chunks are removed."""
-        wanted = set(digests)
+        requested = set(digests)
         rows_by_digest: dict[str, NDArray[np.float32]] = {}
         for chunk in sorted((self.folder / key).glob("*.npz")):
             try:
                 with chunk.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                     names = [bytes(name).hex() for name in stored["digests"]]
-                    if wanted.isdisjoint(names):
+                    if requested.isdisjoint(names):
                         continue
                     rows = stored["rows"]
                 if rows.ndim != 2 or len(rows) != len(names) or rows.dtype != np.float32:
@@ -90,7 +90,7 @@ class EmbeddingCache:
                 log.warning("%s is damaged (%s); its pictures are embedded again.", chunk, error)
                 chunk.unlink(missing_ok=True)
                 continue
-            rows_by_digest.update((name, row) for name, row in zip(names, rows, strict=True) if name in wanted)
+            rows_by_digest.update((name, row) for name, row in zip(names, rows, strict=True) if name in requested)
         return rows_by_digest
 
     def write(self, key: str, digests: Sequence[str], rows: NDArray[np.float32]) -> None:

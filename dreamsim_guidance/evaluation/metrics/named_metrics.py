@@ -111,8 +111,8 @@ def file_metric(
         return _Deferred(called, make)
 
     if isinstance(metric, DreamSim):
-        given = metric
-        return EmbeddingMetric(name or given.variant or "dreamsim", given, store, workers, **options)
+        loaded = metric
+        return EmbeddingMetric(name or loaded.variant or "dreamsim", loaded, store, workers, **options)
     if callable(metric):
         compare: Compare = metric
         return pairwise(

@@ -81,13 +81,13 @@ class PairMetric:
         mine = [distinct[i] for i in share]
         distances = np.empty(len(mine))
         with tqdm(total=len(mine), desc=self.name, unit="pair", disable=not progress) as bar:
-            done = 0
+            finished = 0
             for items in in_order(_Pairs(mine, self.size, self.reading), self.batch, self.workers):
                 for shape in dict.fromkeys(a.shape for a, _ in items):
                     chosen = [i for i, (a, _) in enumerate(items) if a.shape == shape]
                     a, b = (torch.stack([items[i][side] for i in chosen]) for side in (0, 1))
-                    distances[[done + i for i in chosen]] = self._values(a, b, mine[done + chosen[0]])
-                done += len(items)
+                    distances[[finished + i for i in chosen]] = self._values(a, b, mine[finished + chosen[0]])
+                finished += len(items)
                 bar.update(len(items))
         return distances
 

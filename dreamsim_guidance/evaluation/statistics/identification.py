@@ -43,8 +43,10 @@ def identification_shares(distances: Float[Tensor, "m n"], first: int = 0) -> Fl
 
     `distances[i, j]` is that of reconstruction `first` + i to picture j. In [0, 1]; ties count half.
     """
-    own = distances.diagonal(first)[:, None]
-    wins = (distances > own).sum(1) + 0.5 * ((distances == own).sum(1) - 1)  # the picture itself is one of the ties
+    to_own = distances.diagonal(first)[:, None]
+    wins = (distances > to_own).sum(1) + 0.5 * (
+        (distances == to_own).sum(1) - 1
+    )  # the picture itself is one of the ties
     return wins / (distances.shape[1] - 1)
 
 

@@ -1,4 +1,4 @@
-"""A small tree of files for each kind of set, of the shape that the published one has."""
+"""A small tree of files for each kind of set, with the layout of the published one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sets that readers refuse: odd lines, odd shares, missing pictures, unknown splits; and what the message says."""
+"""Sets that readers refuse, with their messages: malformed lines and shares, missing pictures, unknown splits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each reader on a small tree of the shape that the published set has."""
+"""Each reader on a small tree with the layout of the published set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What else may lie in a folder, or be given in place of a set: looked at without a crash, a wait, or much memory."""
+"""Anything may lie in a folder or be given in place of a set; it must not cause a crash, a wait, or high memory use."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ NAMES = ("x.csv", "caf\udce9.csv", "labels.txt", "x.npy")
 
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A set of one triplet in a folder of one's own."""
+    """A user's own set of one triplet."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "votes.csv").write_text("name,votes_a,votes_b\ncat.png,3,1\n")
     for folder in ("ref", "a", "b"):

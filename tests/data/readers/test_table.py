@@ -1,4 +1,4 @@
-"""Tables that are not quite what they should be: the message names the file and the line to look at."""
+"""Malformed tables: the message names the file and the line to look at."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def rows(file: Path, content: bytes) -> list[tuple[str, dict[str, str]]]:
 
 
 def table(changed: dict[int, str], header: str = "id,name,votes", end: str = "\n") -> bytes:
-    """A long table with some of its lines (1 is the header) put in place of what they were."""
+    """A long table in which some lines, counted from the header as 1, are replaced."""
     lines = [header, *ROWS]
     for line, text in changed.items():
         lines[line - 1] = text

@@ -69,7 +69,7 @@ def test_the_reader_of_nights_reads_every_split(folder: Path) -> None:
 
 
 def test_the_table_is_nights_own_by_place_and_by_name(folder: Path) -> None:
-    """The original takes columns 0, 2, 4, 5 and 6 by place and keeps rows with at least six votes."""
+    """The original reads columns 0, 2, 4, 5 and 6 by position and keeps rows with at least six votes."""
     with (folder / "data.csv").open(newline="") as file:
         header, *rows = csv.reader(file)
     assert header == list(COLUMNS) == [
@@ -185,7 +185,7 @@ def _distance_without(factor: str, reference: Any, scene: Any) -> float:
 
 
 def deviation(wins: list[float], expected: list[float], variance: list[float]) -> float:
-    """Of the sum from its expectation, in standard deviations."""
+    """The deviation of the sum from its expectation, in standard deviations."""
     return (sum(wins) - sum(expected)) / math.sqrt(sum(variance))
 
 
@@ -195,7 +195,7 @@ def logistic(x: float) -> float:
 
 @pytest.mark.parametrize("split", ["train", "test_held_out"])
 def test_shares_of_votes_follow_bradley_and_terry_on_the_known_distances(split: str) -> None:
-    """Counted for the nearer candidate, so that a wrong temperature does not cancel between the sides."""
+    """Votes are counted for the nearer candidate, so that the effect of a wrong temperature does not cancel between sides."""
     answered = questions(split, 400, shares=True, seed=11)
     gaps = [abs(q.triplet.distance_a - q.triplet.distance_b) for q in answered]
     nearer = [q.people - q.votes_a if q.triplet.b_is_nearer else q.votes_a for q in answered]
@@ -215,7 +215,7 @@ def test_shares_of_votes_follow_bradley_and_terry_on_the_known_distances(split: 
 
 
 def test_winners_are_those_of_people_who_all_agree() -> None:
-    """With so much noise that the wrong one wins at times: P(nearer | all n agree) = logistic(n gap / temperature)."""
+    """With so much noise that the wrong candidate sometimes wins: P(nearer | all n agree) = logistic(n gap / temperature)."""
     answered = questions("train", 80, temperature=0.2, seed=12)
     assert all(q.votes_a in (0, q.people) for q in answered)
     wins = [float((q.votes_a == 0) == q.triplet.b_is_nearer) for q in answered]

@@ -1,4 +1,4 @@
-"""Embeddings on disk: what is never computed twice, what is computed again, what survives a kill."""
+"""Embeddings on disk: when they are reused, when they are computed again, and what survives a kill."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def cache(tmp_path: Path) -> EmbeddingCache:
 
 @pytest.fixture
 def forwards(metric: DreamSim) -> Callable[[], int]:
-    """How many images went through the metric since the last call."""
+    """The number of images that went through the metric since the last call."""
     batches: list[int] = []
     metric.ensemble.register_forward_pre_hook(lambda module, arguments: batches.append(len(arguments[0])))
 

@@ -1,4 +1,4 @@
-"""Embeddings that several processes share out among them."""
+"""Several processes that share the work of embedding."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def write_set(folder: Path, files: list[Path]) -> None:
 
 
 def launch(processes: int, *words: str) -> list[tuple[int, str, str]]:
-    """Exit code, stdout and stderr of each of several processes that run one command together, on the CPU."""
+    """Run one command on several processes together, on the CPU; return the exit code, stdout and stderr of each."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -1,4 +1,4 @@
-"""Metrics of picture files: what a name means, what a metric sees, what happens without weights."""
+"""Metrics of picture files: their names, the pixels they see, and errors if weights are missing."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from dreamsim_guidance.metric.compat import preprocess
 
 @pytest.fixture
 def pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, Path]]:
-    """Pairs of four pictures of one size; the cache of embeddings is a folder of the test."""
+    """Pairs of four pictures of one size; the embedding cache is a folder of the test."""
     monkeypatch.setenv("DREAMSIM_GUIDANCE_CACHE", str(tmp_path / "cache"))
     files = [tmp_path / f"{i}.png" for i in range(4)]
     for file in files:
@@ -158,7 +158,7 @@ def test_small_pictures_are_refused_by_name(pairs: list[tuple[Path, Path]]) -> N
 
 @pytest.fixture
 def random_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The code of the baselines, with narrow networks of random weights in place of what would be downloaded."""
+    """Replaces the baselines' downloads by narrow networks with random weights; all other code is theirs."""
     import open_clip
     import timm
     from torchmetrics.functional.image import dists, lpips
@@ -215,7 +215,7 @@ def test_a_tower_is_the_cosine_of_its_feature(random_weights: None, tmp_path: Pa
 
 @pytest.fixture
 def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Hosts that nobody reaches, and caches that hold nothing."""
+    """No host can be reached, and all caches are empty."""
     from huggingface_hub import constants
 
     def refuse(*_: object, **__: object) -> None:

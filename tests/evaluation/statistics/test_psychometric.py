@@ -1,4 +1,4 @@
-"""The psychometric curve: which data determine it, how sure its parameters are, what rounding may change."""
+"""The psychometric curve: the fit, the intervals of its parameters, data that do not determine it, and rounding."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def fitted(d_a: np.ndarray, d_b: np.ndarray, votes_a: np.ndarray, votes_b: np.nd
 
 
 def log_likelihood(curve: Curve, d_a: np.ndarray, d_b: np.ndarray, votes_a: np.ndarray, votes_b: np.ndarray) -> float:
-    """Of the votes under a curve, by its definition, as a mean over votes."""
+    """The mean log-likelihood of the votes under a curve, by definition."""
     p = curve(np.abs(d_a - d_b))
     agreeing = np.where(d_a < d_b, votes_a, votes_b)
     return float(

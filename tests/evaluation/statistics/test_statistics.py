@@ -27,7 +27,7 @@ def test_credits_follow_the_named_rule() -> None:
 
 
 def original_score(d0: np.ndarray, d1: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """What the original's repository computes for NIGHTS and BAPPS (its package does not ship that code)."""
+    """The score that the original's repository computes for NIGHTS and BAPPS (its package lacks that code)."""
     return (d0 < d1) * (1 - target) + (d1 < d0) * target + (d1 == d0) * 0.5
 
 
@@ -82,7 +82,7 @@ def test_the_ceiling_needs_two_votes() -> None:
 
 
 def clustered(random: np.random.Generator, clusters: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Right or wrong answers whose difficulty belongs to the cluster."""
+    """Right or wrong answers whose difficulty varies between clusters, and the cluster of each."""
     p = random.beta(4 * 0.8, 4 * 0.2, clusters).repeat(size)
     return (random.random(len(p)) < p).astype(float), np.arange(clusters).repeat(size)
 
