@@ -49,7 +49,7 @@ def photograph(name: str) -> Image:
     """Return a bundled photograph, `(1, 3, h, w)` in [0, 1]. Raises ValueError if there is none of that name."""
     path = _folder() / PHOTOGRAPHS.get(name, "")
     if not path.is_file():
-        raise ValueError(f"no photograph '{name}' is installed; installed are: {', '.join(_installed())}.")
+        raise ValueError(f"no photograph '{name}' is installed; there are: {', '.join(_installed())}.")
     return load_image(path)
 
 
