@@ -125,5 +125,5 @@ def read_judge(path: Path) -> SceneJudge:
         names = list(file.keys())
         weights = {name: file.get_tensor(name).float() for name in names}
     judge = SceneJudge(card["width"], card["features"], card["readable"])
-    judge.load_state_dict(weights)
+    judge.load_state_dict(weights, assign=True)  # in float32, whatever the default dtype is
     return judge.requires_grad_(False).eval()

@@ -125,3 +125,14 @@ def test_a_wrong_number_of_references_is_refused() -> None:
 def test_an_unknown_factor_is_refused() -> None:
     with pytest.raises(ValueError, match="unknown factor 'taste'; known: shape, colour"):
         SceneJudge(readable=("taste",))
+
+
+def test_the_judge_does_not_depend_on_the_default_dtype(judge: SceneJudge) -> None:
+    images = torch.rand(2, 3, 32, 32)
+    torch.set_default_dtype(torch.float64)
+    try:
+        features = load_judge().features(images)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert features.dtype == torch.float32
+    assert torch.equal(features, judge.features(images))
