@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from tyro.conf import Positional
 
 from dreamsim_guidance.cli.outputs import check_file, write_files
-from dreamsim_guidance.tables import text_table
+from dreamsim_guidance.files.tables import text_table
 
 if TYPE_CHECKING:
     from dreamsim_guidance.evaluation.report import Part, Report

@@ -11,7 +11,7 @@ from typing import Any
 
 from dreamsim_guidance.experiment import fields
 from dreamsim_guidance.experiment.registry import Recipe
-from dreamsim_guidance.tables import text_table
+from dreamsim_guidance.files.tables import text_table
 
 __all__ = ["execute", "print_table", "with_fields"]
 

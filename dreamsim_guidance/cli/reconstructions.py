@@ -67,8 +67,8 @@ class EvaluateReconstructions:
         from dreamsim_guidance.evaluation.reconstructions import compare_reconstructions
         from dreamsim_guidance.files.atomic import plain, write_json, write_text
         from dreamsim_guidance.files.names import printable
+        from dreamsim_guidance.files.tables import text_table
         from dreamsim_guidance.processes import is_main
-        from dreamsim_guidance.tables import text_table
 
         if self.columns < 1:
             raise ValueError(f"columns must be at least 1, got {self.columns}.")

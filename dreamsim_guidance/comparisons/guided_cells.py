@@ -20,8 +20,8 @@ from dreamsim_guidance.data.scenes.drawing import draw
 from dreamsim_guidance.data.scenes.pocket_scenes import pocket_scene
 from dreamsim_guidance.data.scenes.scene import Scene
 from dreamsim_guidance.files.atomic import write_tensors, writing
+from dreamsim_guidance.files.tables import markdown_table
 from dreamsim_guidance.guidance import Method
-from dreamsim_guidance.tables import markdown_table
 from dreamsim_guidance.types import Embedding, Image
 
 __all__ = ["GuidedCell", "diversity", "guided_cell", "held_out_scenes", "joined", "write_table"]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dreamsim_guidance.loss import Loss
-from dreamsim_guidance.terms import check_values
+from dreamsim_guidance.loss.terms import check_values
 from dreamsim_guidance.views import RandomChanges, numbered_generator, random_view
 
 __all__ = ["Views", "cutouts"]

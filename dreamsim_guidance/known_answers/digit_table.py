@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from dreamsim_guidance.files.atomic import writing
+from dreamsim_guidance.files.tables import markdown_table
 from dreamsim_guidance.known_answers.digit_set import CLASSES, SIDE
-from dreamsim_guidance.tables import markdown_table
 
 __all__ = ["draw", "write_markdown"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamsim_guidance.files.atomic import writing
-from dreamsim_guidance.tables import markdown_table
+from dreamsim_guidance.files.tables import markdown_table
 
 __all__ = ["draw", "remainders", "write_csv", "write_markdown"]
 

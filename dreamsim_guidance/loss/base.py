@@ -17,9 +17,9 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from torch import Tensor, nn
 
+from dreamsim_guidance.loss.terms import Entry, check_values, describe, distinct, weighted
 from dreamsim_guidance.preprocess import check_images, check_range
 from dreamsim_guidance.schedule import Constant, as_schedule, is_number
-from dreamsim_guidance.terms import Entry, check_values, describe, distinct, weighted
 from dreamsim_guidance.types import Distance, Image
 
 __all__ = ["Loss", "PairLoss", "unbound_arguments"]

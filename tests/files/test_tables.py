@@ -4,7 +4,7 @@ from pathlib import PurePosixPath, PureWindowsPath
 import pytest
 
 from dreamsim_guidance.files.names import printable
-from dreamsim_guidance.tables import markdown_table, text_table
+from dreamsim_guidance.files.tables import markdown_table, text_table
 
 
 def test_numbers_are_aligned_to_the_right_and_words_to_the_left() -> None:
