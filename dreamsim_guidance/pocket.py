@@ -1,11 +1,11 @@
-"""The pocket models that ship with this package: nothing is downloaded, and minutes on a laptop suffice.
+"""The pocket models that ship with this package: nothing is downloaded, and minutes on a laptop are enough.
 
     pipeline = load_pocket("pixels")     # DDIMPipeline, unconditional, 32 x 32 pixels
     pipeline = load_pocket("latents")    # StableDiffusionPipeline, words of captions, 64 x 64 pixels
-    judge = load_judge()                 # reads the factors of a scene; independent of what guides
+    judge = load_judge()                 # recognises the factors of a scene; takes no part in guidance
 
-They know the easy scenes of `data.pocket_scenes`, not the world; the recipes train-pocket-pixels, train-pocket-latents
-and train-pocket-judge made them.
+They were trained on the easy scenes of `data.scenes.pocket_scenes` alone, by the recipes train-pocket-pixels,
+train-pocket-latents and train-pocket-judge.
 """
 
 from __future__ import annotations
@@ -34,10 +34,12 @@ def load_pocket(name: Literal["latents"]) -> StableDiffusionPipeline: ...
 
 
 def load_pocket(name: str) -> DDIMPipeline | StableDiffusionPipeline:
-    """A pocket diffusion pipeline, "pixels" or "latents", frozen, in float32 on the CPU. Raises ValueError for another name.
+    """A pocket diffusion pipeline, frozen, in float32 on the CPU.
 
-    "pixels" is a `DDIMPipeline` without a condition at 32 x 32; "latents" a `StableDiffusionPipeline` at 64 x 64 that
-    knows the words of `data.captions` ("two large red stars in a row, on a blue background").
+    name: "pixels" is an unconditional `DDIMPipeline` at 32 x 32 pixels; "latents" is a `StableDiffusionPipeline` at 64 x 64
+        pixels whose prompts use the words of `data.scenes.captions` ("two large red stars in a row, on a blue background").
+
+    Raises ValueError for another name.
     """
     if name not in _MODELS:
         raise ValueError(f"unknown pocket model '{name}'; known: {', '.join(_MODELS)}.")

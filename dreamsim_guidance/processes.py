@@ -1,7 +1,7 @@
-"""The same work on any number of processes: each takes its share of the rows, and all get the whole.
+"""Divide work among any number of processes: each does its share of the rows, and all get the whole result.
 
-Nothing needs to be said to the code: processes that `accelerate launch` or `torchrun` started find each other through
-accelerate, one process alone does everything. All of them must ask for the same, or one in `alone`. A failure in one is
+Callers need no switch: processes that `accelerate launch` or `torchrun` started find each other through accelerate, and a
+single process does everything. All processes must make the same calls, except within `alone`. A failure in one process is
 raised in all, so that none waits for ever.
 """
 
@@ -30,10 +30,10 @@ __all__ = [
 ]
 
 _PATIENCE = timedelta(days=7)
-"""A process whose share is done waits for the others; the backends' own limits are minutes."""
+"""How long a process waits for the others once its share is done; the backends' own limits are minutes."""
 
 _BLOCK = 4096
-"""Rows that are exchanged at a time, to bound the memory."""
+"""Rows that are exchanged at once, to bound the memory."""
 
 _alone = False
 
@@ -47,7 +47,7 @@ def launched() -> bool:
 
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
-    """What is done in this block is done by this process for itself; the others need not come."""
+    """In this block the process works for itself alone: the other processes need not make the same calls."""
     global _alone
     before, _alone = _alone, True
     try:
@@ -71,7 +71,7 @@ def default_device() -> str:
 
 
 def process_device(device: str | None = None) -> str:
-    """`device`, else this process's own accelerator, else the only one, else the CPU."""
+    """`device` if it is given, else the accelerator of this process if there are several processes, else `default_device()`."""
     if device is not None:
         return device
     if launched():
@@ -80,9 +80,9 @@ def process_device(device: str | None = None) -> str:
 
 
 def divided(count: int, work: Callable[[range], NDArray[Any]]) -> NDArray[Any]:
-    """Rows `(count, ...)` in order, where `work(range)` makes those of a share of the positions.
+    """All rows `(count, ...)` in order, where `work(positions)` computes the rows of a share of the positions.
 
-    Raises what `work` raises, or RuntimeError in the processes where it did not.
+    Raises what `work` raises, and RuntimeError in the processes whose own share succeeded.
     """
     if not launched():
         return work(range(count))
@@ -101,28 +101,28 @@ def divided(count: int, work: Callable[[range], NDArray[Any]]) -> NDArray[Any]:
 
 
 def agreed(work: Callable[[], T]) -> T:
-    """What `work` returns in this process, once it has succeeded in all. Raises as `divided`."""
+    """What `work` returns in this process, once it has succeeded in all processes. Raises as `divided`."""
     if not launched():
         return work()
     from accelerate.utils import gather_object
 
     process_state()
-    found: list[T] = []
+    results: list[T] = []
     failure: Exception | None = None
     try:
-        found.append(work())
+        results.append(work())
     except Exception as error:
         failure = error
-    told = gather_object([None if failure is None else str(failure)])
+    messages = gather_object([None if failure is None else str(failure)])
     if failure is not None:
         raise failure
-    if failed := [text for text in told if text is not None]:
-        raise RuntimeError(f"another process failed: {failed[0]}")
-    return found[0]
+    if failures := [message for message in messages if message is not None]:
+        raise RuntimeError(f"another process failed: {failures[0]}")
+    return results[0]
 
 
 def everywhere(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Where `mask` is True in all processes."""
+    """A mask that is True where `mask` is True in all processes."""
     if not launched():
         return mask
     from accelerate.utils import gather_object

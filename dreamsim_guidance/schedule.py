@@ -1,7 +1,7 @@
 """Weights that change over the steps of an optimisation or of a sampler.
 
-A schedule is a pure function from a step (0, 1, 2, ...) to a number. Multiplied with a loss it becomes that term's
-weight, which `loss.at(step)` reads:
+A schedule is a pure function from a step (0, 1, 2, ...) to a number. Multiplied by a loss, it becomes the weight of that
+term, which `loss.at(step)` evaluates:
 
     loss = target + Cosine(1.0, 0.1, steps=400) * L1(image)
     loss.at(100)(candidate)
@@ -22,7 +22,7 @@ __all__ = ["Constant", "Cosine", "Linear", "Piecewise", "Schedule", "as_schedule
 
 
 class Schedule:
-    """A function from a step to a weight; subclasses are frozen dataclasses that define `__call__`."""
+    """A function from a step, 0 at first, to a weight. Subclasses are frozen dataclasses that define `__call__`."""
 
     def __call__(self, step: int | float) -> float:
         raise NotImplementedError(f"{type(self).__name__} must define __call__(step) -> float")
@@ -58,7 +58,10 @@ class Constant(Schedule):
 
 @dataclass(frozen=True)
 class Linear(Schedule):
-    """From `start` to `stop` in `steps` steps, then `stop`. A warm-up is `Linear(0, 1, steps=100)`."""
+    """A straight line from `start` to `stop` in `steps` steps, then `stop`; `Linear(0, 1, steps=100)` is a warm-up.
+
+    Raises ValueError for fewer steps than 1.
+    """
 
     start: int | float
     stop: int | float
@@ -73,7 +76,10 @@ class Linear(Schedule):
 
 @dataclass(frozen=True)
 class Cosine(Schedule):
-    """From `start` to `stop` in `steps` steps along half a cosine (flat at both ends), then `stop`."""
+    """Half a cosine, flat at both ends, from `start` to `stop` in `steps` steps, then `stop`.
+
+    Raises ValueError for fewer steps than 1.
+    """
 
     start: int | float
     stop: int | float
@@ -88,9 +94,10 @@ class Cosine(Schedule):
 
 @dataclass(frozen=True)
 class Piecewise(Schedule):
-    """Straight lines through `(step, weight)` points with rising steps, constant before the first and after the last.
+    """Straight lines through points `(step, weight)` with rising steps; constant before the first and after the last.
 
-    `Piecewise((0, 0.0), (50, 1.0), (300, 1.0), (400, 0.1))` warms up, holds and decays.
+    `Piecewise((0, 0.0), (50, 1.0), (300, 1.0), (400, 0.1))` warms up, holds and decays. Raises ValueError for no points and for
+    steps that do not rise.
     """
 
     points: tuple[tuple[int | float, int | float], ...]
@@ -126,7 +133,10 @@ class _Product(Schedule):
 
 
 def as_schedule(weight: Any, of: str) -> Schedule:
-    """A schedule as it is, a finite number as a constant; TypeError or ValueError for anything else."""
+    """`weight` itself if it is a schedule, a `Constant` if it is a finite number.
+
+    of: what is scaled, for the message. Raises TypeError for other types, ValueError for a number that is not finite.
+    """
     if isinstance(weight, Schedule):
         return weight
     if not is_number(weight):

@@ -1,6 +1,6 @@
-"""Shapes and ranges of the tensors that cross module borders, named once.
+"""Names for the shapes and ranges of the tensors that modules exchange.
 
-Images are RGB in [0, 1], batch first. Distances are one value per image, larger means more different.
+Images are RGB in [0, 1], batch first. Distances are one value per image; larger means more different.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ Image = Float[Tensor, "b 3 h w"]
 """RGB images in [0, 1]."""
 
 AnyImage = Float[Tensor, "_ 3 _ _"]
-"""RGB images in [0, 1] whose batch and size are their own, where a signature holds several."""
+"""RGB images in [0, 1] whose batch and size are independent of the other arguments."""
 
 Mask = Float[Tensor, "_ 1 _ _"]
-"""Region of interest in [0, 1]; 1 counts, 0 does not."""
+"""Region of interest in [0, 1]; 1 counts, 0 is left out."""
 
 Embedding = Float[Tensor, "b d"]
 """One vector per image."""
 
 Distance = Float[Tensor, " b"]
-"""One value per image; 0 means alike, larger means more different."""
+"""One value per image; 0 means equal, larger means more different."""

@@ -1,1 +1,1 @@
-"""Weights: the official releases, files of one model, and the Hugging Face Hub."""
+"""Weights: the official releases, model files of this library, and the Hugging Face Hub."""

@@ -1,4 +1,4 @@
-"""Models on the Hugging Face Hub: one repository holds `model.safetensors` and a README made from its card."""
+"""Models on the Hugging Face Hub: a repository with `model.safetensors` and a README made from the model's card."""
 
 from __future__ import annotations
 
@@ -28,15 +28,17 @@ def fetch(
     local_files_only: bool | None = None,
     token: str | bool | None = None,
 ) -> Path:
-    """The model file that `model` stands for: itself, the one in that folder, or the one in that repository of the Hub.
+    """The path of the model file that `model` names.
 
-    An existing path comes first; else `model` is "owner/name" and the file is downloaded to huggingface_hub's cache
-    (`cache_dir` overrides it), or taken from there. `revision` is a branch, tag or commit; with a commit the file
-    cannot change. `local_files_only` forbids the network; None asks `DREAMSIM_GUIDANCE_OFFLINE` and `HF_HUB_OFFLINE`.
-    `token` as in huggingface_hub.
+    model: a file, a folder that holds `filename`, or a repository of the Hub, "owner/name"; existing paths come first.
+    revision: branch, tag or commit; with a commit the file cannot change.
+    cache_dir: instead of huggingface_hub's cache.
+    local_files_only: True forbids the network, False allows it; None follows `network.is_offline`, and
+        whether the Hub answers.
+    token: as in huggingface_hub.
 
-    Raises FileNotFoundError for a folder without the file, and offline for a repository that is not cached; ValueError
-    for what is neither a path nor a repository's name, and for a repository or revision that does not exist.
+    Raises FileNotFoundError for a folder without the file, and for a repository that is not cached while the Hub cannot be
+    used; ValueError for a name that is neither a path nor a repository, and for a repository or revision that does not exist.
     """
     path, cache = Path(model).expanduser(), None if cache_dir is None else os.fspath(cache_dir)
     if path.is_file():
@@ -47,7 +49,7 @@ def fetch(
         raise FileNotFoundError(f"the folder '{path}' has no {filename}; write it with save_pretrained.")
     name = os.fspath(model)
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
-        raise ValueError(f"'{name}' is no file or folder here and no repository of the Hub ('owner/name').")
+        raise ValueError(f"'{name}' is neither a file or folder here nor a repository of the Hub ('owner/name').")
 
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import (
@@ -77,7 +79,7 @@ def fetch(
     except RevisionNotFoundError as error:
         raise ValueError(f"the model '{name}' has no revision '{revision}'.") from error
     except EntryNotFoundError as error:
-        raise ValueError(f"the model '{name}' has no {filename}: it is not one of this library.") from error
+        raise ValueError(f"the model '{name}' has no {filename}: it was not written by this library.") from error
 
 
 def push(
@@ -90,10 +92,13 @@ def push(
     commit_message: str = "Upload a dreamsim_guidance model",
     create_pr: bool = False,
 ) -> str:
-    """Upload a model file to the repository `repo_id`, which is created if need be, and return the commit's address.
+    """Upload a model file to the repository `repo_id`, which is created if it does not exist; return the commit's address.
 
-    The file must be one of `write_model`. It and a README made from its card go up in one commit; a README that is
-    there already is kept. `private` is for a new repository, `create_pr` proposes the change instead of making it.
+    file: one that `write_model` wrote. A README made from its card goes into the same commit; an existing README is kept.
+    private: for a new repository. create_pr: propose the change instead of making it. token, revision, commit_message: as in
+        huggingface_hub.
+
+    Raises ValueError, before anything is created, for a file that is no model of this library.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
 
@@ -110,7 +115,7 @@ def push(
 
 
 def write_folder_card(folder: str | os.PathLike[str]) -> Path:
-    """Write the README beside the model file in `folder`, unless there is one."""
+    """Write a README beside the model file in `folder`, unless there is one; return its path."""
     readme = Path(folder) / "README.md"
     if not readme.exists():
         with writing(readme) as temporary:
@@ -119,7 +124,7 @@ def write_folder_card(folder: str | os.PathLike[str]) -> Path:
 
 
 def model_card(card: dict[str, Any], repo_id: str) -> str:
-    """The README of a model's repository, as the Hub expects it, from the card in the model's file."""
+    """The README of a model's repository, in the Hub's format, from the card in the model's file."""
     from huggingface_hub import ModelCardData
 
     spdx = card["licence"].lower()
@@ -146,7 +151,7 @@ def model_card(card: dict[str, Any], repo_id: str) -> str:
         "from dreamsim_guidance import DreamSim, load_image",
         "",
         f'metric = DreamSim.from_pretrained("{repo_id}")',
-        'distance = metric(load_image("a.png"), load_image("b.png"))  # lower is more alike',
+        'distance = metric(load_image("a.png"), load_image("b.png"))  # 0 for equal images',
         "```",
         "",
         "| branch | tower | feature | size |",

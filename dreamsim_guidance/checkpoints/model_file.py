@@ -4,10 +4,10 @@ safetensors holds named tensors and a flat table of strings, and cannot run code
 
     format      "dreamsim_guidance"
     version     "1"
-    card        JSON: name, branches, head, normalize_embeds, source, licence, reference, and whatever else is known
+    card        JSON: name, branches, head, normalize_embeds, source, licence, reference, and optional further entries
 
-and the tensors have the names of `Ensemble.state_dict()`. The card describes the architecture completely, so that
-a file is read without asking anybody; it can be read alone, without the weights.
+and the tensors have the names of `Ensemble.state_dict()`. The card describes the architecture completely, so that a file
+needs nothing else to be read; the card can be read alone, without the weights.
 """
 
 from __future__ import annotations
@@ -38,13 +38,14 @@ def write_model(
     card: Mapping[str, Any],
     dtype: torch.dtype | None = None,
 ) -> Path:
-    """Write `ensemble` to `path`: whole, or not at all.
+    """Write `ensemble` to `path`, whole or not at all, and return the path.
 
-    `card` needs name, source, licence, and may hold anything that JSON can; branches and head are taken from the
-    ensemble, `normalize_embeds` is True and `reference` empty unless given. `dtype` is None for the ensemble's
-    own; float16 halves the file. Adapters must have been folded.
+    card: needs name, source and licence, and may hold whatever JSON can. branches and head are taken from the ensemble;
+        `normalize_embeds` is True and `reference` empty by default.
+    dtype: None for the ensemble's own precision; float16 halves the file.
 
-    Raises ValueError for a card that lacks an entry, an unfolded adapter, and values that `dtype` cannot hold.
+    Adapters must have been folded. Raises ValueError for a card that lacks an entry or is not JSON, for an unfolded adapter,
+    values that `dtype` cannot hold, and weights without values (the device "meta"); OSError if the file cannot be written.
     """
     path = Path(path)
     head = None if ensemble.head is None else {"hidden": ensemble.head.fc1.out_features}
@@ -80,13 +81,13 @@ def write_model(
 
 
 def _order_header(path: Path) -> None:
-    """safetensors shuffles the table of strings: sorted, equal models are equal files, byte by byte."""
+    """Sort the table of strings, which safetensors shuffles: then equal models are equal files, byte by byte."""
     with open(path, "r+b") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))
         header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
         text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-        if len(text) <= length:  # the tensors' places count from the end of the header, which is padded with blanks
+        if len(text) <= length:  # offsets of tensors count from the end of the header, which is padded with blanks
             file.seek(8)
             file.write(text.ljust(length))
 
@@ -94,8 +95,8 @@ def _order_header(path: Path) -> None:
 def read_model(path: str | os.PathLike[str]) -> tuple[Ensemble, dict[str, Any]]:
     """The ensemble in a model file, on the CPU, in the precision it was saved in but at least float32, and its card.
 
-    Raises FileNotFoundError, or ValueError for a file that is damaged, of another kind, of a later version of this
-    library, or whose tensors are not those that its card describes.
+    Raises FileNotFoundError, or ValueError for a file that is damaged, of another kind or of a later version of this
+    library, or whose tensors are not those that its card describes; before memory is taken for the weights.
     """
     path = Path(path)
     with _Opened(path) as file:
@@ -105,7 +106,7 @@ def read_model(path: str | os.PathLike[str]) -> tuple[Ensemble, dict[str, Any]]:
         configs, hidden = branch_configs(card, shapes, path)
         try:
             ensemble = skeleton(configs, hidden)
-        except Exception as error:  # whatever a constructor makes of a stranger's numbers
+        except Exception as error:  # constructors raise anything for numbers that they do not expect
             raise ValueError(f"'{path}': its card describes branches that cannot be built ({error}).") from error
         expected = {key: tensor.shape for key, tensor in ensemble.state_dict().items()}
         if problem := difference(expected, shapes):
@@ -130,7 +131,7 @@ def read_card(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 class _Opened:
-    """`safe_open`, with its errors as ours."""
+    """`safe_open`, with its errors as FileNotFoundError and ValueError."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

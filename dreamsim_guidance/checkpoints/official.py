@@ -1,12 +1,12 @@
-"""The published weights of DreamSim, read into our modules.
+"""Read the published weights of DreamSim into this library's modules.
 
-The base weights come in four dialects of one naming scheme, DINO's, which timm's Vision Transformer shares but for:
+The base weights follow DINO's naming scheme, which timm's Vision Transformer shares, with these differences:
 
     CLIP, OpenCLIP   under "state_dict"; `pos_drop` is CLIP's ln_pre (timm: `norm_pre`), `proj` the output projection
     SynCLR           under "model", with "module.visual." before every name
     DINOv2           `mask_token`, which only its training needs
 
-Files are pickles; they are opened with PyTorch's restricted unpickler, which makes tensors and plain containers only.
+The files are pickles; they are opened with PyTorch's restricted unpickler, which creates tensors and plain containers only.
 """
 
 from __future__ import annotations
@@ -33,10 +33,11 @@ __all__ = ["OfficialCheckpoint", "load_official"]
 
 @dataclass(frozen=True)
 class OfficialCheckpoint:
-    """A published variant: `ensemble` with base weights in float32 on the CPU, the adapter's folder, the files used.
+    """A published variant, whose adapter is still to be attached.
 
-    The adapter is not attached yet: `adapters.load_adapter(ensemble, adapter)` does that. It is None for
-    `pretrained=False`.
+    ensemble: base weights in float32 on the CPU.
+    adapter: folder for `adapters.load_adapter(ensemble, adapter)`, which fits the ensemble; None for `pretrained=False`.
+    files: what was read, by the branch's name and "adapter".
     """
 
     ensemble: Ensemble
@@ -55,49 +56,51 @@ def load_official(
 ) -> OfficialCheckpoint:
     """Read a published variant, downloading what is missing.
 
-    `weights` is a folder or a zip in the original's layout; the cache is used when it is None. DINO's and DINOv2's
-    backbones, which are in no release, are looked for in `weights` (also in `checkpoints/` there, where the original
-    puts them), in the cache and in torch.hub's folder, and else downloaded to the cache. `cache_dir` overrides the
-    cache's place (`cache.cache_folder`). `pretrained=False` leaves the human-tuned adapter out. `offline=True` forbids
-    downloads, False allows them, None asks the environment (`network.is_offline`). `progress` shows bars on stderr.
+    weights: folder or zip in the original's layout; None for the cache. DINO's and DINOv2's backbones, which are in no
+        release, are searched for in `weights` (also in its `checkpoints/`, where the original puts them), in the cache and in
+        torch.hub's folder; if they are in none of them, they are downloaded to the cache.
+    cache_dir: place of the cache; see `cache.cache_folder` for the default.
+    pretrained: False leaves the adapter out, which was tuned on human judgments.
+    offline: True forbids downloads, False allows them, None follows the environment (`network.is_offline`).
+    progress: show bars on stderr.
 
-    Raises ValueError for an unknown variant, a 0.1.x release, an adapter or weights of something else, a damaged or
-    hostile file (ArchiveError and ChecksumError are ValueErrors); FileNotFoundError if a file is missing, offline with
-    the address of each and where to put it; OSError for the network (DownloadError) and the disk.
+    Raises ValueError for an unknown variant, a 0.1.x release, an adapter or weights of another model, a damaged or hostile file
+    (ArchiveError and ChecksumError are ValueErrors); FileNotFoundError if a file is missing, offline with the address of each
+    file and the place to put it; OSError for the network (DownloadError) and the disk.
     """
     chosen = variant_named(variant) if isinstance(variant, str) else variant
-    found = find_release(
+    files = find_release(
         chosen, weights=weights, cache_dir=cache_dir, pretrained=pretrained, offline=offline, progress=progress
     )
     try:
-        return _assembled(chosen, found)
-    except ValueError:  # what we fetched and cannot read must not be found again by the next call
-        found.discard()
+        return _assembled(chosen, files)
+    except ValueError:  # a file that was fetched and cannot be read must not be used by the next call
+        files.discard()
         raise
 
 
-def _assembled(chosen: Variant, found: ReleaseFiles) -> OfficialCheckpoint:
-    files = dict(found.base)
+def _assembled(chosen: Variant, release: ReleaseFiles) -> OfficialCheckpoint:
+    files = dict(release.base)
     ensemble = skeleton(chosen.branches)
-    if found.adapter is not None:  # before the long reading
-        read_adapter(ensemble, found.adapter, f"'{chosen.name}'", f"use {chosen.adapter}/ of {chosen.url}")
-        files["adapter"] = found.adapter
+    if release.adapter is not None:  # before the long reading
+        read_adapter(ensemble, release.adapter, f"'{chosen.name}'", f"use {chosen.adapter}/ of {chosen.url}")
+        files["adapter"] = release.adapter
     tensors: dict[str, Tensor] = {}
     for j, branch in enumerate(chosen.branches):
-        place = f"branches.{j}."
-        read = _read_base(found.base[branch.name], BASE_FILES[branch.name])
-        expected = {key[len(place) :]: t.shape for key, t in ensemble.state_dict().items() if key.startswith(place)}
-        if problem := difference(expected, {key: tensor.shape for key, tensor in read.items()}):
+        prefix = f"branches.{j}."
+        stored = _read_base(release.base[branch.name], BASE_FILES[branch.name])
+        expected = {key[len(prefix) :]: t.shape for key, t in ensemble.state_dict().items() if key.startswith(prefix)}
+        if problem := difference(expected, {key: tensor.shape for key, tensor in stored.items()}):
             raise ValueError(
-                f"{found.base[branch.name]} does not hold the weights of '{branch.name}' ({problem}); delete it and "
+                f"{release.base[branch.name]} does not hold the weights of '{branch.name}' ({problem}); delete it and "
                 "get the file of the release."
             )
-        tensors.update({place + key: tensor for key, tensor in read.items()})
-    return OfficialCheckpoint(fill(ensemble, tensors), found.adapter, files)
+        tensors.update({prefix + key: tensor for key, tensor in stored.items()})
+    return OfficialCheckpoint(fill(ensemble, tensors), release.adapter, files)
 
 
 def _read_base(path: Path, base: BaseFile) -> dict[str, Tensor]:
-    """A branch's `state_dict` in our names, in float32, in memory of its own."""
+    """A branch's `state_dict` under this library's names, in float32, independent of the file."""
     content: Any = _load(path)
     if base.entry is not None:
         if not isinstance(content, dict) or base.entry not in content:
@@ -111,7 +114,7 @@ def _read_base(path: Path, base: BaseFile) -> dict[str, Tensor]:
             continue
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise ValueError(f"{path}: its entry {key!r} is no tensor; delete it and get the file of the release.")
-        # a copy: the file is mapped into memory and must not be needed any more
+        # a copy: the file is mapped into memory, and may be changed or removed later
         tensors[_our_name(key.removeprefix(base.prefix))] = value.detach().to(torch.float32, copy=True).contiguous()
     return tensors
 
@@ -123,16 +126,16 @@ def _our_name(key: str) -> str:
 
 
 def _load(path: Path) -> Any:
-    """The content of a PyTorch file, tensors and plain containers only."""
+    """The content of a PyTorch file: tensors and plain containers only."""
     error: Exception | None = None
     for mmap in (True, False):  # files written before PyTorch 1.6 cannot be mapped
         try:
-            # training scripts like to store their command line beside the weights: a class without behaviour
+            # training scripts often store their command line beside the weights: a class without behaviour
             with torch.serialization.safe_globals([argparse.Namespace]):
                 return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
         except FileNotFoundError:
             raise
-        except Exception as caught:  # whatever a damaged or hostile file provokes
+        except Exception as caught:  # a damaged or hostile file may provoke any error
             error = caught
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     raise ValueError(

@@ -1,14 +1,14 @@
-"""Finding the files of a published variant: in a folder, in a zip, in the cache, or on the network.
+"""Find the files of a published variant: in a folder, in a zip, in the cache, or on the network.
 
-A variant of the original consists of three things from two places:
+A variant of the original consists of three kinds of files from two places:
 
     base weights     clip_vitb16_pretrain.pth.tar, ...                      in the release's zip
     adapter          ensemble_lora/adapter_{config.json,model.safetensors}  in the release's zip
-    DINO, DINOv2     checkpoints/dino_vitbase16_pretrain.pth, ...           from their authors' own server
+    DINO, DINOv2     checkpoints/dino_vitbase16_pretrain.pth, ...           from their authors' server
 
 The zip also holds `dino_vitb16_pretrain.pth`, with the backbone of DINO's *student*, and `dinov2_vitb14_pretrain.pth`.
-The original checks that they exist and takes its backbones from the other server all the same. They are never read
-here: the student's backbone has the right keys and shapes, and gives another metric.
+The original checks that they exist, and still takes its backbones from the other server. Here they are never read: the
+student's backbone has the right keys and shapes, but gives another metric.
 """
 
 from __future__ import annotations
@@ -35,9 +35,10 @@ __all__ = ["BASE_FILES", "BaseFile", "ReleaseFiles", "find_release"]
 
 @dataclass(frozen=True)
 class BaseFile:
-    """Where a branch's base weights are: the file's name, the entry of its dictionary, and what precedes its keys.
+    """The file of a branch's base weights.
 
-    With a `url` the file comes from there and lives in `checkpoints/`, else it is a member of the release's zip.
+    name: of the file. entry: of the dictionary in it, None for the dictionary itself. prefix: of the keys.
+    url: where the file comes from, to be kept in `checkpoints/`; None for a member of the release's zip.
     """
 
     name: str
@@ -61,12 +62,12 @@ BASE_FILES: Mapping[str, BaseFile] = {
     },
     "synclr_vitb16": BaseFile("synclr_vit_b_16.pth", entry="model", prefix="module.visual."),
 }
-"""By the branch's name."""
+"""The file of each branch, by the branch's name."""
 
 
 @dataclass(frozen=True)
 class ReleaseFiles:
-    """What was found: the base weights by the branch's name, and the adapter's folder unless it was not wanted."""
+    """The files of a variant: base weights by the branch's name, and the adapter's folder (None if it was not asked for)."""
 
     base: Mapping[str, Path]
     adapter: Path | None
@@ -74,7 +75,7 @@ class ReleaseFiles:
     """Files and folders that this library wrote into its cache."""
 
     def discard(self) -> None:
-        """Take what was fetched out of the cache, with its checksums: its content turned out to be bad."""
+        """Remove what was fetched from the cache, with its checksums, because its content cannot be used."""
         for path in self.fetched:
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
@@ -91,7 +92,7 @@ def find_release(
     offline: bool | None = None,
     progress: bool = True,
 ) -> ReleaseFiles:
-    """The files of `variant`; `load_official` documents the arguments and errors."""
+    """The files of `variant`, downloaded if need be; `load_official` documents the arguments and errors."""
     cache, offline = cache_folder(cache_dir), is_offline(offline)
     if unknown := [branch.name for branch in variant.branches if branch.name not in BASE_FILES]:
         raise ValueError(
@@ -99,7 +100,7 @@ def find_release(
         )
     bases = {branch.name: BASE_FILES[branch.name] for branch in variant.branches}
     wanted = [base.name for base in bases.values() if base.url is None]
-    if pretrained:  # the adapter's config last: see archive.extract
+    if pretrained:  # the adapter's config comes last: see archive.extract
         wanted += [f"{variant.adapter}/adapter_model.safetensors", f"{variant.adapter}/adapter_config.json"]
 
     absent: list[tuple[str, Path]] = []
@@ -112,9 +113,9 @@ def find_release(
             if offline:
                 absent.append((variant.url, zip_file))
     else:
-        folder, places = _given(Path(weights).expanduser(), cache, variant, wanted)
+        folder, places = _users_folder(Path(weights).expanduser(), cache, variant, wanted)
 
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for name, base in bases.items():
         if base.url is not None:
             existing = _hub_file(base.name, [*places, cache])
@@ -122,24 +123,24 @@ def find_release(
             if existing is None and offline:
                 absent.append((base.url, target))
             else:
-                found[name] = existing or download(base.url, target, progress=progress)
-                checksums.verify(found[name])
+                files[name] = existing or download(base.url, target, progress=progress)
+                checksums.verify(files[name])
     if absent:
         raise FileNotFoundError(_how_to_get(variant, absent))
     if weights is None and wanted:
         _complete(variant, cache, wanted, progress)
-    found |= {name: folder / base.name for name, base in bases.items() if base.url is None}
-    # what has a record with an address came from there; what somebody put into the cache is theirs
-    fetched = [path for path in (*found.values(), *(cache / name for name in wanted)) if checksums.origin(path)]
+    files |= {name: folder / base.name for name, base in bases.items() if base.url is None}
+    # a file whose record has an address was downloaded by this library; others in the cache belong to the user
+    fetched = [path for path in (*files.values(), *(cache / name for name in wanted)) if checksums.origin(path)]
     if folder.parent == cache / "archives":
         fetched.append(folder)
     elif checksums.recorded(zip_file):
         fetched.append(zip_file)
-    return ReleaseFiles(found, folder / variant.adapter if pretrained else None, tuple(fetched))
+    return ReleaseFiles(files, folder / variant.adapter if pretrained else None, tuple(fetched))
 
 
-def _given(weights: Path, cache: Path, variant: Variant, wanted: list[str]) -> tuple[Path, list[Path]]:
-    """The folder that the user's folder or zip stands for, and where else its owner may have put DINO's file."""
+def _users_folder(weights: Path, cache: Path, variant: Variant, wanted: list[str]) -> tuple[Path, list[Path]]:
+    """The folder with the members of the user's folder or zip, and the places where DINO's file may be."""
     if weights.is_file():
         folder = _unpack(weights, cache, wanted, variant)
         return folder, [folder, weights.parent]
@@ -160,8 +161,8 @@ def _given(weights: Path, cache: Path, variant: Variant, wanted: list[str]) -> t
 
 
 def _complete(variant: Variant, cache: Path, wanted: list[str], progress: bool) -> None:
-    """Make sure that the cache holds the members of the release's zip, all of them from one zip, unchanged since."""
-    if _missing(cache, wanted):  # a whole cache may be read-only: no lock
+    """Make sure that the cache holds the members of the release's zip, all from one zip and unchanged since."""
+    if _missing(cache, wanted):  # a complete cache may be read-only: no lock
         with locked(cache / variant.adapter):
             if not _missing(cache, wanted):  # another process was faster
                 return
@@ -171,7 +172,7 @@ def _complete(variant: Variant, cache: Path, wanted: list[str], progress: bool) 
                 _refuse_old_release(zips.members(zip_file), zip_file, variant)
                 extracted = zips.extract(zip_file, cache, wanted)
             except ArchiveError as error:
-                if entry is None:  # the user put it there
+                if entry is None:  # the user put the zip there
                     raise
                 zip_file.unlink()
                 checksums.forget(zip_file)
@@ -179,16 +180,16 @@ def _complete(variant: Variant, cache: Path, wanted: list[str], progress: bool) 
             for path in extracted.values():
                 checksums.record(path, variant.url)
             if entry is not None:
-                zip_file.unlink()  # its record stays, for the day it is downloaded again
+                zip_file.unlink()  # its record stays, for another download of the same zip
     for name in wanted:
         checksums.verify(cache / name)
-        if checksums.recorded(cache / name) is None:  # from the original's time, or put there by hand
+        if checksums.recorded(cache / name) is None:  # written by the original package, or put there by hand
             with contextlib.suppress(OSError):  # a read-only cache
                 checksums.record(cache / name, "")
 
 
 def _unpack(archive: Path, cache: Path, wanted: list[str], variant: Variant) -> Path:
-    """A zip of the user's own, unpacked once into the cache, under a name that changes with the file."""
+    """A zip of the user, unpacked once into the cache, into a folder whose name changes with the file."""
     status = archive.stat()
     identity = f"{archive.resolve()}\0{status.st_size}\0{status.st_mtime_ns}"
     folder = cache / "archives" / f"{archive.stem}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
@@ -203,16 +204,16 @@ def _unpack(archive: Path, cache: Path, wanted: list[str], variant: Variant) -> 
 
 
 def _hub_file(name: str, places: Iterable[Path]) -> Path | None:
-    """DINO's or DINOv2's file, where we, the original, torch.hub or a person would have put it."""
+    """DINO's or DINOv2's file, where this library, the original, torch.hub or a person would put it; None if it is nowhere."""
     import torch
 
     candidates = [place / relative for place in places for relative in _hub_places(name)]
-    candidates.append(Path(torch.hub.get_dir()) / "checkpoints" / name)  # only looked at; torch.hub's state stays
+    candidates.append(Path(torch.hub.get_dir()) / "checkpoints" / name)  # reads, but does not set, torch.hub's folder
     return next((path for path in candidates if path.is_file()), None)
 
 
 def _hub_places(name: str) -> list[str]:
-    # without the folder, DINOv2's name is that of the zip's member which nobody reads
+    # without the folder, DINOv2's file would have the name of the zip's member that is never read
     return [f"checkpoints/{name}", *([] if name.startswith("dinov2_") else [name])]
 
 
@@ -221,14 +222,14 @@ def _missing(folder: Path, names: Iterable[str]) -> list[str]:
 
 
 def _refuse_old_release(names: Iterable[str], where: Path, variant: Variant) -> None:
-    """The releases before 0.2 have one adapter for each branch, in `dino_vitb16_lora/` and the like."""
+    """Raise ValueError for a release before 0.2, which has one adapter for each branch: `dino_vitb16_lora/` and so on."""
     tops = {name.split("/")[0] for name in names if "/" in name}
     old = sorted(top for top in tops if re.fullmatch(r"(dino|clip|open_clip|mae)_vit[a-z]\d+_lora", top))
     if old and variant.adapter not in tops:
         raise ValueError(
             f"'{where}' is a release of dreamsim 0.1.x (it has {', '.join(old)}). Its weights are others, its "
             "embeddings were normalised before they were centred (since 0.2: after), and its adapters are in the "
-            "format of peft 0.1.0, so its distances cannot be had from this library. Use "
+            "format of peft 0.1.0, so this library cannot give its distances. Use "
             f"{variant.url}, or for the old numbers `pip install dreamsim==0.1.3`."
         )
 

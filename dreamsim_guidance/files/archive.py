@@ -1,9 +1,9 @@
-"""Files out of a zip that nobody vouches for.
+"""Extract files from a zip of unknown origin.
 
-An archive is a list of names and sizes that its author chose. Before anything is written every entry is looked at: a
-path that leads out of the folder, a link, a doubled name, an encrypted entry, a size that cannot be meant, and the
-whole archive is refused. Then only the members that were asked for are written, into a temporary folder beside their
-place (each is checked against its CRC-32 while it is read), and moved there once all of them are whole.
+The author of an archive chooses its names and sizes freely. Before anything is written, every entry is inspected: a path
+that leads out of the folder, a link, a repeated name, an encrypted entry or an implausible size makes the whole archive
+refused. Then only the requested members are written to a temporary folder beside their destination, each checked against
+its CRC-32 while it is read, and moved there once all of them are complete.
 """
 
 from __future__ import annotations
@@ -25,24 +25,25 @@ __all__ = ["ArchiveError", "extract", "members"]
 log = logging.getLogger(__name__)
 
 MAX_BYTES = 16 << 30
-"""No release comes near: the largest one has about 1 GB."""
+"""Far more than any release: the largest one has about 1 GB."""
 
 _MAX_RATIO, _RATIO_FROM = 100, 64 << 20
-"""Weights shrink by a tenth; what shrinks a hundredfold and is large is a decompression bomb."""
+"""Weights shrink by a tenth; a large file that shrinks a hundredfold is a decompression bomb."""
 
 _LITTER = ("__MACOSX", ".DS_Store", "Thumbs.db", "desktop.ini")
 
 
 class ArchiveError(ValueError):
-    """A zip that is damaged, unsafe, or lacks a member; nothing was written."""
+    """A zip is damaged or unsafe, or lacks a member; nothing was written."""
 
 
 def members(archive: str | os.PathLike[str], bounded: bool = True) -> dict[str, zipfile.ZipInfo]:
-    """The files in a zip by their path, with `/` and without the single folder that all of them may be in.
+    """The files in a zip by their path, with `/`; a single folder around all of them is taken off.
 
-    Directories and operating systems' litter are left out. Files that take more than `MAX_BYTES` are refused, unless
-    `bounded` is False: pictures, not weights. Raises FileNotFoundError, or ArchiveError for anything that
-    is not a whole and harmless zip.
+    bounded: refuse archives whose files take more than `MAX_BYTES`; False for sets of pictures, which may be larger.
+
+    Directories and the hidden files of operating systems are left out. Raises FileNotFoundError, or ArchiveError for anything
+    but a complete and harmless zip.
     """
     with _opened(Path(archive)) as opened:
         return _members(opened, Path(archive), bounded)
@@ -51,35 +52,34 @@ def members(archive: str | os.PathLike[str], bounded: bool = True) -> dict[str, 
 def extract(
     archive: str | os.PathLike[str], folder: str | os.PathLike[str], names: Iterable[str], bounded: bool = True
 ) -> dict[str, Path]:
-    """Write the members `names` (as `members` gives them) to `folder`, replacing files of the same name.
+    """Write the members `names` (paths as in `members`) to `folder`, replacing files of the same name; return their paths.
 
-    Either all are written or, after an error, none; each single file is replaced in one step. The last of `names` is
-    moved last: a process that is killed in between leaves it missing. Raises ArchiveError, FileNotFoundError, or
-    OSError when the disk is full.
+    After an error nothing is written. Each file is replaced in one step, the last of `names` last: if the process is killed
+    in between, that one is missing. Raises ArchiveError, FileNotFoundError, or OSError when the disk is full.
     """
     archive, folder, wanted = Path(archive), Path(folder), list(names)
     with _opened(archive) as opened:
-        known = _members(opened, archive, bounded)
-        if missing := [name for name in wanted if name not in known]:
+        entries = _members(opened, archive, bounded)
+        if missing := [name for name in wanted if name not in entries]:
             raise ArchiveError(
-                f"{archive} has no {', '.join(missing)}; it has {', '.join(sorted(known)[:12]) or 'no files'}."
+                f"{archive} has no {', '.join(missing)}; it has {', '.join(sorted(entries)[:12]) or 'no files'}."
             )
-        ignored = sorted(known.keys() - set(wanted))
+        ignored = sorted(entries.keys() - set(wanted))
         if ignored:
             log.info("%s: not extracted: %s", archive, ", ".join(ignored[:20]))
-        _check_space(archive, folder, sum(known[name].file_size for name in wanted))
-        made = not folder.exists()
+        _check_space(archive, folder, sum(entries[name].file_size for name in wanted))
+        is_new = not folder.exists()
         temporary = folder / f".{archive.name}.extracting"
-        shutil.rmtree(temporary, ignore_errors=True)  # of a killed process
+        shutil.rmtree(temporary, ignore_errors=True)  # left by a killed process
         try:
             for name in wanted:
-                _write(opened, known[name], temporary / name)
+                _write(opened, entries[name], temporary / name)
             for name in wanted:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 os.replace(temporary / name, folder / name)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-            if made:
+            if is_new:
                 with contextlib.suppress(OSError):
                     folder.rmdir()  # does nothing unless it is empty
     return {name: folder / name for name in wanted}
@@ -87,7 +87,7 @@ def extract(
 
 @contextlib.contextmanager
 def _opened(archive: Path) -> Iterator[zipfile.ZipFile]:
-    """The zip, with everything that goes wrong while reading it as ArchiveError."""
+    """The opened zip; whatever goes wrong while it is read raises ArchiveError."""
     try:
         with zipfile.ZipFile(archive) as opened:
             yield opened
@@ -116,15 +116,15 @@ def _members(opened: zipfile.ZipFile, archive: Path, bounded: bool) -> dict[str,
         seen.add(name.casefold())
         entries[name] = info
     tops = {name.split("/")[0] for name in entries}
-    # one folder around everything; an adapter's folder is never that, its files would be alone in the zip
+    # one folder around everything; but an adapter's own folder is kept
     if len(tops) == 1 and all("/" in name for name in entries) and not next(iter(tops)).endswith("_lora"):
         entries = {name.split("/", 1)[1]: info for name, info in entries.items()}
     return entries
 
 
 def _danger(info: zipfile.ZipInfo) -> str | None:
-    """Why an entry must not be extracted, if so."""
-    # zipfile cuts a name at a NUL and turns the system's separator into "/": look at the name as it is stored
+    """Why an entry must not be extracted; None if it may be."""
+    # zipfile cuts a name at a NUL and turns the system's separator into "/": inspect the name as it is stored
     stored = info.orig_filename
     if "\0" in stored or any(ord(letter) < 32 for letter in stored):
         return "its name has control characters"

@@ -1,7 +1,7 @@
-"""The folder that downloaded weights live in, and one process at a time in it.
+"""The folder that keeps downloaded weights, and locks for its files.
 
-The cache is one folder per user, in the place that the desktop standard gives to caches. It has the layout of the
-original package's `cache_dir`, so that folder can be used as ours:
+The cache is one folder per user, where the XDG standard puts caches. It has the layout of the original package's
+`cache_dir`, so that such a folder can be used as the cache:
 
     <cache>/clip_vitb16_pretrain.pth.tar, <cache>/ensemble_lora/, <cache>/checkpoints/dino_vitbase16_pretrain.pth, ...
 """
@@ -22,15 +22,15 @@ __all__ = ["cache_folder", "locked"]
 log = logging.getLogger(__name__)
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
-"""What file systems without locks answer; filelock itself knows ENOSYS only."""
+"""Errors of file systems without locks; filelock itself handles ENOSYS only."""
 
 
 def cache_folder(cache_dir: str | os.PathLike[str] | None = None) -> Path:
-    """The absolute path of the weights' cache; the folder need not exist yet.
+    """The absolute path of the cache of weights; the folder need not exist yet.
 
-    The first that is set: `cache_dir`, the environment variable `DREAMSIM_GUIDANCE_CACHE`, then
-    `$XDG_CACHE_HOME/dreamsim_guidance`, which is `~/.cache/dreamsim_guidance` by default. Never the current folder,
-    unless `cache_dir` or the variable names it.
+    The first that is set of `cache_dir`, the environment variable `DREAMSIM_GUIDANCE_CACHE` and
+    `$XDG_CACHE_HOME/dreamsim_guidance`; else `~/.cache/dreamsim_guidance`. It is the current folder only if `cache_dir` or the
+    variable names that.
     """
     chosen = cache_dir if cache_dir is not None else os.environ.get("DREAMSIM_GUIDANCE_CACHE")
     if chosen is not None and os.fspath(chosen) != "":
@@ -43,10 +43,10 @@ def cache_folder(cache_dir: str | os.PathLike[str] | None = None) -> Path:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold `<path>.lock`, waiting for whoever holds it; the file is removed at the end, also after an error.
+    """Hold the lock `<path>.lock` in this block, after waiting for whoever holds it; then remove the file, also after an error.
 
     A killed process leaves the file but not the lock. On a file system without locks, the existence of `<path>.lock.owner`
-    is the lock: it names the process that made it, and counts no more once that process has ended.
+    is the lock: the file names the process that created it, and no longer counts once that process has ended.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     name = path.with_name(path.name + ".lock")
@@ -57,14 +57,14 @@ def locked(path: Path) -> Iterator[None]:
             raise
         log.warning("%s: this file system has no locks; the file %s.owner takes their place", name.parent, name.name)
         with contextlib.suppress(OSError):
-            name.unlink()  # of the attempt
+            name.unlink()  # left by the attempt
         name = path.with_name(path.name + ".lock.owner")
         lock = _acquired(SoftFileLock(name))
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):  # Windows removes no file that is open
-            name.unlink()  # before the lock is released: those who wait notice that the file is gone
+        with contextlib.suppress(OSError):  # Windows does not remove open files
+            name.unlink()  # before the lock is released: waiting processes notice that the file is gone
         lock.release()
 
 

@@ -1,13 +1,13 @@
-"""Trust on first use: the SHA-256 of a downloaded file is written down once and compared ever after.
+"""Trust on first use: the SHA-256 of a downloaded file is recorded once and compared from then on.
 
 No checksums are published for the weights that this library downloads, so a first download can only be checked for its
-size and its inner structure. What can be noticed is change: a file that was altered on disk, or a server that sends
-another file than last time. Beside each downloaded file `x` stands `x.checksum.json`:
+size and its inner structure. What can be noticed is a change: a file that was altered on disk, or a server that sends
+another file than last time. `x.checksum.json` beside each downloaded file `x` holds:
 
     {"sha256": "...", "size": 343242323, "mtime_ns": 1712345678000000000, "url": "https://..."}
 
-Reading 1 GB to hash it takes seconds, so `verify` looks at size and modification time first and hashes only if one of
-them differs from the record, or when told to.
+Hashing 1 GB takes seconds, so `verify` compares size and modification time first, and hashes only if one of them differs
+from the record, or on request.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["ChecksumError", "forget", "origin", "record", "recorded", "sha256", 
 
 
 class ChecksumError(ValueError):
-    """A file is not the one that was recorded or asked for; the message says which file to delete."""
+    """A file is not the one that was recorded or requested; the message says which file to delete."""
 
 
 def sha256(path: Path) -> str:
@@ -36,14 +36,17 @@ def sha256(path: Path) -> str:
 
 
 def record(path: Path, url: str, digest: str | None = None) -> None:
-    """Write `<path>.checksum.json` for the file as it is now (atomic); `digest` saves hashing it again."""
+    """Write `<path>.checksum.json` for the file as it is now.
+
+    url: where the file came from, or "". digest: its SHA-256, if that is known.
+    """
     status = path.stat()
     entry = {"sha256": digest or sha256(path), "size": status.st_size, "mtime_ns": status.st_mtime_ns, "url": url}
     write_json(_record_path(path), entry)
 
 
 def recorded(path: Path) -> dict[str, object] | None:
-    """The record of `path`, or None where there is none. A record that cannot be read counts as none."""
+    """The record of `path`, or None if there is none that can be read."""
     try:
         entry = json.loads(_record_path(path).read_text())
     except (OSError, ValueError):
@@ -52,13 +55,13 @@ def recorded(path: Path) -> dict[str, object] | None:
 
 
 def origin(path: Path) -> str | None:
-    """The address that `path` was downloaded from, as recorded; None if it was not."""
+    """The recorded address that `path` was downloaded from; None if it was not downloaded."""
     entry = recorded(path)
     return str(entry["url"]) if entry and entry.get("url") else None
 
 
 def forget(path: Path) -> None:
-    """Remove the record of `path`: the next file there is trusted anew."""
+    """Remove the record of `path`: the next file there is trusted again."""
     _record_path(path).unlink(missing_ok=True)
 
 
@@ -66,17 +69,17 @@ def verify(path: Path, *, expected: str | None = None, full: bool = False) -> No
     """Raise ChecksumError if `path` is not the file that was recorded.
 
     The file is hashed when its size or modification time differs from the record, when `expected` (a SHA-256) differs
-    from the recorded one, or with `full=True`; otherwise the record is believed. A file without a record is hashed only
-    if `expected` is given, and is recorded then.
+    from the recorded one, or with `full=True`; otherwise the record is trusted. A file without a record is hashed, and then
+    recorded, only if `expected` is given.
     """
     entry = recorded(path)
-    known = str(entry["sha256"]) if entry else None
-    wanted = expected.lower() if expected else known
+    recorded_digest = str(entry["sha256"]) if entry else None
+    wanted = expected.lower() if expected else recorded_digest
     if wanted is None:
         return
     status = path.stat()
     untouched = entry is not None and (entry.get("size"), entry.get("mtime_ns")) == (status.st_size, status.st_mtime_ns)
-    if untouched and known == wanted and not full:
+    if untouched and recorded_digest == wanted and not full:
         return
     actual = sha256(path)
     if actual != wanted:

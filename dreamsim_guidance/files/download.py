@@ -1,9 +1,9 @@
-"""One file from the network: resumed, atomic, checked.
+"""Download one file: resumable, atomic, checked.
 
-The bytes go to `<file>.part`, beside it `<file>.part.json` remembers which version of the remote file they belong to.
-An interrupted download is continued with an HTTP range request, and only if the server says that it still has the same
-version (206, the same ETag or Last-Modified, the same total size); anything else starts again from the first byte.
-The finished file is moved into place in one step, so that under its own name there is only ever a whole file.
+The bytes go to `<file>.part`; `<file>.part.json` beside it records which version of the remote file they belong to.
+An interrupted download is continued with an HTTP range request, but only if the server confirms that it still has the same
+version (206, the same ETag or Last-Modified, the same total size); otherwise it starts again from the first byte.
+The finished file is moved into place in one step, so that only a complete file ever has the file's own name.
 
 RFC 9110, HTTP Semantics, sections 13.1.5 (If-Range) and 14 (Range Requests).
 """
@@ -37,15 +37,15 @@ log = logging.getLogger(__name__)
 
 _CHUNK = 1 << 18
 _BACKOFF = 1.0
-"""Seconds before the second attempt; doubled for each further one, at most 30."""
+"""Seconds before the second attempt, doubled for each further attempt up to 30."""
 
 
 class DownloadError(OSError):
-    """The network or the server failed; what had arrived is kept and the next call continues it."""
+    """The network or the server failed; the next call continues with the bytes that have arrived."""
 
 
 class _Interrupted(Exception):
-    """An attempt failed in a way that another attempt may not."""
+    """An attempt failed in a way that may not happen again."""
 
 
 def download(
@@ -58,14 +58,16 @@ def download(
     timeout: float = 30.0,
     attempts: int = 5,
 ) -> Path:
-    """The file at `url` as `destination`, downloaded only if `destination` does not exist.
+    """Download `url` to `destination`, if `destination` does not exist, and return its path.
 
-    `sha256` is compared when given. Without it, the checksum of the first download is recorded beside the file and
-    compared from then on, when the file is used (see `checksums.verify` for when it is hashed; `verify=True` always
-    does) and when it is downloaded again. `progress` shows a bar on stderr. `timeout` is in seconds per network
-    operation; `attempts` failed attempts in a row without a new byte end the download.
+    sha256: expected checksum. Without it, the checksum of the first download is recorded beside the file and compared from
+        then on: when the file is used (see `checksums.verify`) and when it is downloaded again.
+    progress: show a bar on stderr.
+    verify: hash an existing file in any case.
+    timeout: seconds for each network operation.
+    attempts: failed attempts in a row without a new byte that end the download.
 
-    Two processes that want the same file wait for each other. Interrupted, also by Ctrl-C or a full disk, this leaves
+    Two processes that want the same file wait for each other. An interruption, also by Ctrl-C or a full disk, leaves
     `<destination>.part` and `.part.json` and nothing else, and the next call continues from there.
 
     Raises DownloadError (an OSError) for network and server errors, OSError for the disk, ValueError for another scheme
@@ -76,7 +78,7 @@ def download(
         raise ValueError(f"can only download from http:// and https:// addresses, got {url!r}.")
     if not destination.exists():
         with locked(destination):
-            if not destination.exists():  # another process may have been faster
+            if not destination.exists():  # no other process was faster
                 _fetch(url, destination, sha256, progress, timeout, attempts)
                 return destination
     checksums.verify(destination, expected=sha256, full=verify)
@@ -116,27 +118,29 @@ def _fetch(url: str, destination: Path, sha256: str | None, progress: bool, time
 
 
 def discard(destination: Path) -> None:
-    """Remove what an unfinished download of `destination` has left."""
+    """Remove the files that an unfinished download of `destination` has left."""
     _part(destination).unlink(missing_ok=True)
     _note(destination).unlink(missing_ok=True)
 
 
 def _attempt(url: str, part: Path, note: Path, progress: bool, timeout: float) -> None:
-    """One request; returns when the whole file is in `part`, raises otherwise."""
-    have, known = _size(part), _read(note)
+    """One request; returns once the whole file is in `part`, raises otherwise."""
+    have, earlier = _size(part), _read(note)
     headers = {"User-Agent": "dreamsim_guidance", "Accept-Encoding": "identity"}
-    resume = have > 0 and known.get("url") == url and bool(known.get("etag") or known.get("modified"))
+    resume = have > 0 and earlier.get("url") == url and bool(earlier.get("etag") or earlier.get("modified"))
     if resume:
         headers["Range"] = f"bytes={have}-"
-        if validator := _strong(known.get("etag")) or known.get("modified"):
+        if validator := _strong(earlier.get("etag")) or earlier.get("modified"):
             headers["If-Range"] = str(validator)
     request = urllib.request.Request(url, headers=headers)
     try:
         response = _opener.open(request, timeout=timeout)
     except urllib.error.HTTPError as error:
-        if error.code == 416 and resume:  # nothing after `have`: either all is there, or the remote file became shorter
+        if (
+            error.code == 416 and resume
+        ):  # no bytes after `have`: the part is complete, or the remote file became shorter
             error.close()
-            if have == known.get("size"):
+            if have == earlier.get("size"):
                 return
             part.unlink(missing_ok=True)
             raise _Interrupted("the remote file changed") from error
@@ -145,8 +149,8 @@ def _attempt(url: str, part: Path, note: Path, progress: bool, timeout: float) -
         start, total = 0, _number(response.headers.get("Content-Length"))
         if response.status == 206:
             start, total = _content_range(response.headers.get("Content-Range"))
-            if start != have or not resume or not _same(known, response.headers, total):
-                part.unlink(missing_ok=True)  # the next attempt asks for the whole file
+            if start != have or not resume or not _same(earlier, response.headers, total):
+                part.unlink(missing_ok=True)  # the next attempt requests the whole file
                 raise _Interrupted("the server continued another file")
         elif response.status != 200:
             raise _Interrupted(f"unexpected status {response.status}")
@@ -183,7 +187,7 @@ _opener = urllib.request.build_opener(_SafeRedirect)
 
 
 def _is_final(error: Exception) -> bool:
-    """Whether trying again is pointless: the server's answer was no, or there is no server, no network."""
+    """Whether another attempt is pointless: the server refused, or there is no server or no network."""
     if isinstance(error, urllib.error.HTTPError):
         return error.code not in (408, 425, 429) and error.code < 500
     return isinstance(error, urllib.error.URLError) and isinstance(
@@ -192,16 +196,16 @@ def _is_final(error: Exception) -> bool:
 
 
 def _explain(error: Exception, url: str, part: Path, destination: Path) -> str:
-    kept = f" {_size(part)} bytes are kept in {part}: call again to continue." if _size(part) else ""
+    progress = f" {_size(part)} bytes are kept in {part}: call again to continue." if _size(part) else ""
     return (
-        f"could not download {url}: {error}.{kept} Where there is no network, get the file by other means and put it "
+        f"could not download {url}: {error}.{progress} Without a network, get the file by other means and put it "
         f"at {destination}."
     )
 
 
 @contextlib.contextmanager
 def _on_disk(part: Path, total: int | None) -> Iterator[None]:
-    """Say what to do when the disk is full."""
+    """Turn the error of a full disk into one that says what to do."""
     try:
         yield
     except OSError as error:
@@ -237,10 +241,10 @@ def _version(headers: Message) -> dict[str, str | None]:
     return {"etag": headers.get("ETag"), "modified": headers.get("Last-Modified")}
 
 
-def _same(known: dict[str, Any], headers: Message, total: int | None) -> bool:
+def _same(earlier: dict[str, Any], headers: Message, total: int | None) -> bool:
     now = _version(headers)
-    agrees = [known[key] == now[key] for key in ("etag", "modified") if known.get(key) and now[key]]
-    return total == known.get("size") and bool(agrees) and all(agrees)
+    agrees = [earlier[key] == now[key] for key in ("etag", "modified") if earlier.get(key) and now[key]]
+    return total == earlier.get("size") and bool(agrees) and all(agrees)
 
 
 def _strong(etag: Any) -> str | None:
@@ -268,10 +272,10 @@ def _size(path: Path) -> int:
 
 def _read(note: Path) -> dict[str, Any]:
     try:
-        known = json.loads(note.read_text())
+        content = json.loads(note.read_text())
     except (OSError, ValueError):
         return {}
-    return known if isinstance(known, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def _part(destination: Path) -> Path:

@@ -1,7 +1,7 @@
-"""One small file out of a large zip on a web server, without downloading the zip.
+"""Read one small file of a large zip on a web server, without downloading the zip.
 
-The table of contents stands at the end of a zip; with HTTP range requests it is read from there, then the bytes of the
-one member: of NIGHTS' 58 GB a few MB. RFC 9110, HTTP Semantics, section 14 (Range Requests).
+HTTP range requests read the table of contents at the end of the zip, then the bytes of the one member: of NIGHTS' 58 GB a
+few MB. RFC 9110, HTTP Semantics, section 14 (Range Requests).
 """
 
 from __future__ import annotations
@@ -22,16 +22,18 @@ _BUFFER = 1 << 20
 
 
 def read_member(url: str, wanted: Callable[[str], bool], limit: int = 1 << 28) -> bytes:
-    """The content of the first member of the zip at `url` whose path is `wanted`, checked against its CRC-32.
+    """The content of the first member of the zip at `url` for whose path `wanted` is true, checked against its CRC-32.
+
+    limit: largest size that is read, in bytes.
 
     Raises DownloadError (an OSError) for network and server errors and for a server without range requests, ValueError
-    if there is no such member, it is larger than `limit` bytes, or the file is not a zip.
+    if there is no such member, if it is larger than `limit`, or if the file is not a zip.
     """
     try:
         with zipfile.ZipFile(io.BufferedReader(_RemoteFile(url), _BUFFER)) as opened:
             member = next((info for info in opened.infolist() if wanted(info.filename)), None)
             if member is None:
-                raise ValueError(f"{url} does not hold the file that was looked for.")
+                raise ValueError(f"{url} does not hold the wanted file.")
             if member.file_size > limit:
                 raise ValueError(f"{url}: {member.filename} has {member.file_size} bytes, more than {limit}.")
             return opened.read(member)
@@ -40,7 +42,7 @@ def read_member(url: str, wanted: Callable[[str], bool], limit: int = 1 << 28) -
 
 
 class _RemoteFile(io.RawIOBase):
-    """A file of known size that is read with one request for each piece, and must stay the same meanwhile."""
+    """A remote file of known size, read with one request for each piece; it must not change meanwhile."""
 
     def __init__(self, url: str, timeout: float = 30.0) -> None:
         self.url, self.timeout, self.place = url, timeout, 0
@@ -78,13 +80,13 @@ class _RemoteFile(io.RawIOBase):
             ) as response:
                 if self.url.lower().startswith("https:") and not response.url.lower().startswith("https:"):
                     raise DownloadError(f"refused a redirect from https to {response.url}.")
-                found = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range") or "")
-                if response.status != 206 or found is None or int(found[1]) != start:
+                content = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range") or "")
+                if response.status != 206 or content is None or int(content[1]) != start:
                     raise DownloadError(f"the server of {self.url} does not answer requests for a part of a file.")
-                version = f"{found[2]} {response.headers.get('ETag') or response.headers.get('Last-Modified')}"
+                version = f"{content[2]} {response.headers.get('ETag') or response.headers.get('Last-Modified')}"
                 if self.version not in (None, version):
                     raise DownloadError(f"{self.url} changed while it was read; try again.")
-                self.version, self.size = version, int(found[2])
+                self.version, self.size = version, int(content[2])
                 piece = response.read(count)
         except (urllib.error.URLError, HTTPException, TimeoutError, ConnectionError) as error:
             raise DownloadError(f"could not read {self.url}: {error}.") from error

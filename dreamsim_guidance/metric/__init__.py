@@ -1,4 +1,4 @@
-"""The metric: towers, the ensemble that concatenates their features, adapters, and the distance."""
+"""The metric: vision towers, the ensemble that concatenates their features, adapters, and the distance."""
 
 import lazy_loader
 

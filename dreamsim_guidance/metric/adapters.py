@@ -2,9 +2,8 @@
 
     W <- W + (alpha / r) B A
 
-Adapters are attached to an `Ensemble` under names, trained, swapped, saved, and folded into the weights. On disk they have
-the original's layout (one peft folder over all branches), so that either package reads what the other wrote; rank and
-alpha always come from that folder's own JSON.
+Adapters are attached to an `Ensemble` under names, trained, swapped, saved, and folded into the weights. `adapter_files.py`
+describes them on disk.
 
 Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022.
 """
@@ -43,7 +42,13 @@ def attach_adapter(
 ) -> None:
     """Attach a fresh, trainable adapter (B = 0: the embedding does not change yet) and make it the active one.
 
-    The defaults are the original's training configuration of the ensemble. Everything but the adapter is frozen.
+    rank: r, at least 1. alpha: numerator of the scale alpha / r. dropout: probability, in training mode only. The defaults
+        are the original's training configuration of the ensemble.
+    targets: last parts of the names of the linear layers that are tuned.
+    name: letters, digits and underscores.
+
+    All other parameters stay frozen. Raises ValueError for a rank below 1, a name that is taken or has other characters, and
+    targets that name no layer or one that is not linear.
     """
     if rank < 1:
         raise ValueError(f"rank must be at least 1, got {rank}.")
@@ -55,7 +60,8 @@ def attach_adapter(
 def load_adapter(ensemble: Ensemble, folder: str | os.PathLike[str], name: str = "default") -> None:
     """Attach the adapter in a peft folder, ours or the original's, frozen, and make it the active one.
 
-    Raises FileNotFoundError for a folder without the two files, ValueError for one that does not fit the ensemble.
+    Raises FileNotFoundError for a folder without the two files, ValueError for an adapter that is damaged or does not fit the
+    ensemble, and for a name that is taken.
     """
     options, tensors = read_adapter(ensemble, Path(folder))
     _inject(ensemble, peft().LoraConfig(**options), name)
@@ -65,7 +71,10 @@ def load_adapter(ensemble: Ensemble, folder: str | os.PathLike[str], name: str =
 
 
 def save_adapter(ensemble: Ensemble, folder: str | os.PathLike[str], name: str | None = None) -> None:
-    """Write an adapter (the active one by default) as a peft folder that the original package loads too."""
+    """Write an adapter, by default the active one, as a peft folder that the original package loads too.
+
+    Raises ValueError if there is no such adapter or it has no values (the device "meta"), OSError if it cannot be written.
+    """
     name = name or _active(ensemble)
     _need(ensemble, name)
     if ensemble.device.type == "meta":
@@ -75,12 +84,12 @@ def save_adapter(ensemble: Ensemble, folder: str | os.PathLike[str], name: str |
 
 
 def adapter_names(ensemble: Ensemble) -> list[str]:
-    """Names of the adapters that are attached and not folded."""
+    """The names of the adapters that are attached and not folded."""
     return list(getattr(ensemble, "peft_config", {}))
 
 
 def set_adapter(ensemble: Ensemble, name: str | None, trainable: bool = False) -> None:
-    """Make one adapter the active one, or none with `None` (the un-tuned ensemble). Frozen unless `trainable`."""
+    """Make one adapter the active one, or with None no adapter (the un-tuned ensemble). Frozen unless `trainable`."""
     if name is not None:
         _need(ensemble, name)
     for layer in _layers(ensemble):
@@ -93,9 +102,9 @@ def set_adapter(ensemble: Ensemble, name: str | None, trainable: bool = False) -
 
 
 def fold_adapters(ensemble: Ensemble) -> None:
-    """Add the active adapter to the weights and drop all adapters: the same embedding for less work.
+    """Add the active adapter to the weights and remove all adapters: the same embedding for less work.
 
-    Changes it by rounding only (below 1e-6 in float64). It cannot be undone: save adapters first.
+    The embedding changes by rounding only (below 1e-6 in float64). Folding cannot be undone: save adapters first.
     """
     for layer_name, layer in [(n, m) for n, m in ensemble.named_modules() if _is_layer(m)]:
         if not layer.disable_adapters:
@@ -117,13 +126,13 @@ def _inject(ensemble: Ensemble, config: Any, name: str) -> None:
         layer = module.get_base_layer() if _is_layer(module) else module
         if is_target(module_name, targets) and not isinstance(layer, nn.Linear):
             raise ValueError(
-                f"an adapter goes on linear layers, and {targets} match '{module_name}', a {type(layer).__name__}; say more of "
-                "the name, e.g. 'attn.proj' for 'proj'."
+                f"an adapter goes on linear layers, and {targets} match '{module_name}', a {type(layer).__name__}; give "
+                "more of the name, such as 'attn.proj' instead of 'proj'."
             )
     before = {key: parameter.requires_grad for key, parameter in ensemble.named_parameters()}
     try:
         with warnings.catch_warnings(), building_for(ensemble.device):
-            # peft warns that the model has a peft_config already: several adapters side by side are what we want
+            # peft warns that the model has a peft_config already: several adapters side by side are intended
             warnings.filterwarnings("ignore", message="Already found a `peft_config`")
             peft().inject_adapter_in_model(config, ensemble, adapter_name=name)
     except ValueError as error:
@@ -159,6 +168,6 @@ def _need(ensemble: Ensemble, name: str) -> None:
 
 
 def _adapter_tensors(ensemble: Ensemble, name: str) -> dict[str, Tensor]:
-    """The adapter's parameters under keys without its name: `branches.0.backbone.blocks.0.attn.qkv.lora_A.weight`."""
+    """The adapter's parameters by names without its own: `branches.0.backbone.blocks.0.attn.qkv.lora_A.weight`."""
     part = f".{name}."
     return {key.replace(part, "."): p for key, p in ensemble.named_parameters() if ".lora_" in key and part in key}

@@ -1,7 +1,7 @@
 """One branch of the metric: a vision tower, the token that is read from it, and its normalisation of colours.
 
-A branch is described by a `BranchConfig`, plain data that can be written to a file, and built from timm or open_clip.
-Any tower of theirs will do; the ones of the published metric are listed in `variants.py`.
+A branch is described by a `BranchConfig`, plain data that can be written to a file, and built by timm or open_clip.
+Any of their towers can be used; `variants.py` lists those of the published metric.
 """
 
 from __future__ import annotations
@@ -26,8 +26,11 @@ __all__ = ["CLIP_MEAN", "CLIP_STD", "IMAGENET_MEAN", "IMAGENET_STD", "Branch", "
 Feature = Literal["cls", "embedding", "last_layer", "cls_patch", "pooled"]
 """What is read from a tower.
 
-cls: the class token before the final norm. last_layer: after it. embedding: that, times the output projection (CLIP).
-cls_patch: class and patch tokens before the final norm. pooled: whatever the tower itself returns as its image feature.
+cls: the class token before the final norm.
+last_layer: the class token after the final norm.
+embedding: the class token after the final norm, times the output projection (CLIP).
+cls_patch: class and patch tokens before the final norm.
+pooled: what the tower itself returns as its image feature.
 """
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -38,9 +41,16 @@ CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.261302
 class BranchConfig:
     """A vision tower and how its feature is read.
 
-    `architecture` names a model of timm or open_clip and `overrides` are further keyword arguments of its constructor;
-    `image_size` is the side of the square that the tower sees; `projection` the width of the output projection that
-    `feature="embedding"` needs; `tag` the published base weights, used by `Branch(config, pretrained=True)` only.
+    name: of the branch, for messages and cards.
+    architecture: a model of timm or open_clip (`source`).
+    feature: see `Feature`.
+    image_size: side of the square that the tower sees, in pixels.
+    mean, std: normalisation of R, G, B in [0, 1].
+    projection: width of the output projection that `feature="embedding"` needs.
+    overrides: further keyword arguments of the tower's constructor.
+    tag: published base weights, used by `Branch(config, pretrained=True)` only.
+
+    Raises ValueError or TypeError for values that no tower can have, and for fields that do not go together.
     """
 
     name: str
@@ -92,10 +102,14 @@ class BranchConfig:
 
 
 class Branch(nn.Module):
-    """A tower as a function from RGB images in [0, 1], at the tower's own size, to `(b, d)` or `(b, 1 + n, d)`.
+    """A tower as a function from RGB images `(b, 3, h, w)` in [0, 1] to features `(b, d)`, or `(b, 1 + n, d)` with patches.
 
-    Random weights, or with `pretrained=True` those that `config.tag` names, downloaded by timm or open_clip.
-    Plain Vision Transformers take images of any size, with resampled positions; others only their own size.
+    pretrained: False for random weights, True for those that `config.tag` names, downloaded by timm or open_clip, or taken
+        from huggingface_hub's cache where there is no network.
+
+    Plain Vision Transformers take images of any size, with resampled positions; other towers only their own size.
+    Raises ValueError for an unknown architecture or a feature that it does not have, FileNotFoundError for base weights that
+    are not in the cache where there is no network.
     """
 
     mean: Tensor
@@ -117,7 +131,7 @@ class Branch(nn.Module):
             self.backbone = _build_open_clip(config, pretrained)
         self.plain = config.source == "timm" and vit.is_plain(self.backbone)
         if self.plain and self.backbone.patch_embed.proj.bias is None:
-            # CLIP's has none; the folded normalisation needs one, and the original's files hold zeros
+            # CLIP's convolution has no bias; the folded normalisation needs one, and the original's files hold zeros
             conv = self.backbone.patch_embed.proj
             conv.bias = nn.Parameter(torch.zeros_like(conv.weight[:, 0, 0, 0]))
         self.register_buffer("mean", None, persistent=False)
@@ -129,9 +143,9 @@ class Branch(nn.Module):
         return next(self.parameters()).dtype
 
     def set_colours(self) -> None:
-        """Make mean and std anew beside the weights, in their precision.
+        """Make mean and std again, on the device and in the precision of the weights.
 
-        From the digits of the config, not from a rounded copy: `.float().double()` keeps float64 exact.
+        They come from the digits of the config, not from a rounded copy: `.float().double()` keeps float64 exact.
         """
         beside = next(self.parameters())
         self.mean, self.std = (
@@ -158,7 +172,7 @@ class Branch(nn.Module):
             images = (images - self.mean.view(1, 3, 1, 1)) / self.std.view(1, 3, 1, 1)
             if feature == "pooled":
                 x = self.backbone(images)
-                x = x[0] if isinstance(x, tuple) else x  # CoCa's tower gives its tokens too
+                x = x[0] if isinstance(x, tuple) else x  # CoCa's tower returns its tokens too
             elif feature in ("cls", "cls_patch"):
                 (features,) = self.backbone.forward_intermediates(
                     images, indices=1, norm=False, output_fmt="NLC", return_prefix_tokens=True, intermediates_only=True
@@ -195,7 +209,7 @@ def _build_timm(config: BranchConfig, pretrained: bool) -> tuple[nn.Module, nn.P
         method = getattr(model, "forward_intermediates", None)
         if method is None or "return_prefix_tokens" not in inspect.signature(method).parameters:
             raise ValueError(
-                f"branch '{config.name}': timm does not give out the tokens of '{config.architecture}', so "
+                f"branch '{config.name}': timm does not return the tokens of '{config.architecture}', so "
                 f"feature='{config.feature}' cannot be read; use feature='last_layer' or feature='pooled'."
             )
     projection = None
@@ -207,7 +221,7 @@ def _build_timm(config: BranchConfig, pretrained: bool) -> tuple[nn.Module, nn.P
 
 
 def _create_timm(name: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
-    """The model at the wanted size, if its constructor can be told one: convolutional networks take any."""
+    """The model at the wanted size, if its constructor takes one: convolutional networks take images of any size."""
     try:
         return timm.create_model(name, pretrained=pretrained, **options)
     except TypeError as error:
@@ -218,7 +232,7 @@ def _create_timm(name: str, pretrained: bool, options: dict[str, Any]) -> nn.Mod
 
 
 def _build_open_clip(config: BranchConfig, pretrained: bool) -> nn.Module:
-    import open_clip  # imports transformers: only for those who ask for it
+    import open_clip  # slow: imports transformers
 
     if config.architecture not in open_clip.list_models():
         raise ValueError(

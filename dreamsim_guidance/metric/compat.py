@@ -37,12 +37,14 @@ def dreamsim(
     """The metric and its preprocessing, with the signature and return values of `dreamsim.dreamsim` 0.2.1.
 
     pretrained: False leaves the adapter out, as in the original: the un-tuned branches.
+    device: by default an accelerator if there is one (`processes.default_device`), else the CPU.
     cache_dir: folder that holds the weights or receives them; by default the library's cache.
+    normalize_embeds: centre the embedding and scale it to length one.
     dreamsim_type: "ensemble", "dino_vitb16", "clip_vitb32", "open_clip_vitb32", "dinov2_vitb14" or "synclr_vitb16".
     use_patch_model: the variant with patch tokens ("dino_vitb16" and "dinov2_vitb14" only).
 
-    Returns `(model, preprocess)`: `model(a, b) -> (b,)` and `model.embed(x)` on RGB tensors in [0, 1], which are not
-    resized; `preprocess(pil) -> (1, 3, 224, 224)`.
+    Returns `(model, preprocess)`: `model(a, b) -> (b,)` and `model.embed(x)` on RGB tensors `(b, 3, h, w)` in [0, 1], which
+    are not resized; `preprocess(pil) -> (1, 3, 224, 224)`, whose results are joined with `torch.cat`. Errors as in `DreamSim`.
     """
     model = DreamSim(
         f"{dreamsim_type}_patch" if use_patch_model else dreamsim_type,

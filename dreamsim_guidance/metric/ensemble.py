@@ -1,6 +1,6 @@
 """Several branches side by side: their features, concatenated.
 
-A branch's weight in the metric is the length of its feature, since nothing is normalised before the concatenation.
+A branch's weight in the metric is the length of its feature vector, since nothing is normalised before the concatenation.
 The optional head is the original's other way of tuning: one residual MLP on the concatenated, frozen features.
 """
 
@@ -28,7 +28,7 @@ def building_for(device: torch.device | str) -> torch.device:
 
 
 class MLPHead(nn.Module):
-    """`W2 relu(W1 x) + x` on `(b, d)` features; `hidden` is 512 in the paper's configurations."""
+    """`W2 relu(W1 x) + x` on features `(b, d)`, with `hidden` units between (512 in the paper's configurations)."""
 
     def __init__(self, features: int, hidden: int = 512) -> None:
         super().__init__()
@@ -40,9 +40,13 @@ class MLPHead(nn.Module):
 
 
 class Ensemble(nn.Module):
-    """Branches, by config or ready made, and a head: RGB images in [0, 1] -> `(b, d)`, or `(b, 1 + n, d)` with patches.
+    """Branches and a head, as a function from RGB images in [0, 1] to `(b, d)`, or `(b, 1 + n, d)` with patch tokens.
 
-    `hidden` adds an `MLPHead` of that width. Branches with patch tokens go with others of the same grid only.
+    branches: at least one `Branch` or `BranchConfig`; a config is built with random weights.
+    hidden: width of an `MLPHead` behind the features; None for no head.
+
+    Raises TypeError for anything but a list of branches, ValueError for an empty one, and for branches with patch tokens beside
+    branches without.
     """
 
     def __init__(self, branches: Iterable[Branch | BranchConfig], hidden: int | None = None) -> None:
@@ -68,7 +72,7 @@ class Ensemble(nn.Module):
             self.attach_head(hidden)
 
     def attach_head(self, hidden: int = 512) -> MLPHead:
-        """A fresh, trainable head behind the features, in place of one that may be there."""
+        """Put a fresh, trainable head of `hidden` units behind the features, in place of an earlier one."""
         self.head = None
         with building_for(self.device):
             head = MLPHead(self._width(), hidden).to(device=self.device, dtype=self.dtype)
@@ -81,7 +85,7 @@ class Ensemble(nn.Module):
 
     @property
     def has_patches(self) -> bool:
-        """Whether the output keeps patch tokens."""
+        """Whether the output holds patch tokens."""
         return self.configs[0].has_patches
 
     @property
@@ -93,10 +97,13 @@ class Ensemble(nn.Module):
         return next(self.parameters()).device
 
     def forward(self, images: Image, squash: bool = True) -> Tensor:
-        """Concatenated features. With `squash` each branch sees its own square size, else all see `images` as they are."""
+        """Concatenated features of images `(b, 3, h, w)`.
+
+        squash: True resizes them to the square of each branch, False passes them on at their own size.
+        """
         sizes = [config.image_size for config in self.configs]
-        seen = {size: resize(images, (size, size)) if squash else images for size in set(sizes)}
-        features = [branch(seen[size]) for branch, size in zip(self.branches, sizes, strict=True)]
+        resized = {size: resize(images, (size, size)) if squash else images for size in set(sizes)}
+        features = [branch(resized[size]) for branch, size in zip(self.branches, sizes, strict=True)]
         if len({f.shape[1] for f in features}) > 1 and self.has_patches:
             raise ValueError(
                 f"patch branches must have one grid, got {[f.shape[1] - 1 for f in features]} patches; "
@@ -107,6 +114,6 @@ class Ensemble(nn.Module):
 
     @torch.no_grad()
     def _width(self) -> int:
-        side = [config.image_size for config in self.configs]
-        probes = [torch.zeros(1, 3, s, s, dtype=self.dtype, device=self.device) for s in side]
+        sides = [config.image_size for config in self.configs]
+        probes = [torch.zeros(1, 3, side, side, dtype=self.dtype, device=self.device) for side in sides]
         return sum(branch.eval()(probe).shape[-1] for branch, probe in zip(self.branches, probes, strict=True))

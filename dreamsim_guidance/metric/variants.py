@@ -20,7 +20,11 @@ RELEASES = "https://github.com/ssundaram21/dreamsim/releases/download"
 
 @dataclass(frozen=True)
 class Variant:
-    """A published model: `adapter` is the folder of its LoRA weights, `release` the tag its zip was published under."""
+    """A published model.
+
+    adapter: folder of its LoRA weights in the zip. release: tag of the release that holds the zip.
+    agreement: published agreement with people on NIGHTS, in percent, by split.
+    """
 
     name: str
     branches: tuple[BranchConfig, ...]
@@ -65,7 +69,7 @@ BRANCHES: Mapping[str, BranchConfig] = {
         _dino("mae_vith14", "vit_huge_patch14_224", tag="mae"),
     )
 }
-"""Every tower that the original can build, by its name there."""
+"""Every tower that the original can build, by the original's name."""
 
 
 def _single(name: str, release: str, val: float, test: float, patch: bool = False) -> Variant:
@@ -103,7 +107,7 @@ VARIANTS: Mapping[str, Variant] = {
 
 
 def variant(name: str) -> Variant:
-    """The published variant of that name; ValueError lists the known ones."""
+    """The published variant of that name. Raises ValueError, which lists the known ones, for another name."""
     if name not in VARIANTS:
         raise ValueError(f"unknown variant '{name}'; known: {', '.join(sorted(VARIANTS))}, pocket.")
     return VARIANTS[name]

@@ -1,9 +1,9 @@
 """Vision transformer forward made for gradients to the image.
 
-timm's blocks, run with less: when only the class token is used, the last block computes queries, attention output and
-MLP for that token alone (keys and values of all tokens never appear: the weights move to the query's side, which is
-exact), QuickGELU costs one fused activation, and attention keeps only what its backward needs. The parameters are
-timm's own, so adapters, `state_dict`, autocast and `torch.compile` work as ever.
+timm's blocks, with less work: when only the class token is used, the last block computes queries, attention output and
+MLP for that token alone (the weights of keys and values are applied on the query's side, which is exact and never forms the
+keys and values of all tokens); QuickGELU costs one fused activation; attention keeps only what its backward needs. The
+parameters are timm's own, so adapters, `state_dict`, autocast and `torch.compile` work as usual.
 
 Dosovitskiy et al., An Image is Worth 16x16 Words, ICLR 2021. Position grids are resampled as in DINO's
 `interpolate_pos_encoding` (Caron et al., ICCV 2021), which the original metric uses.
@@ -70,8 +70,11 @@ def tokens(
 ) -> Float[Tensor, "b n d"]:
     """Output of the last block, before the final norm: class token first, then patches row by row.
 
-    `images` are RGB in [0, 1] at the size that the grid shall have; a remainder smaller than a patch is cut off, as the
-    original does. With `class_only` the result has one token, `(b, 1, d)`.
+    images: RGB `(b, 3, h, w)` in [0, 1]; a remainder smaller than a patch is cut off, as in the original.
+    mean, std: normalisation of the colours.
+    class_only: return the class token alone, `(b, 1, d)`.
+
+    Raises ValueError for images smaller than one patch.
     """
     x = _embed_patches(model, images, mean, std)
     last = len(model.blocks) - 1
@@ -109,9 +112,9 @@ def _embed_patches(model: VisionTransformer, images: Image, mean: Tensor, std: T
 def _positions(model: VisionTransformer, height: int, width: int, square: bool) -> Float[Tensor, "1 n d"]:
     """The position grid at `height x width` patches, by the original's rule.
 
-    As stored when the image is square and the count fits; else bicubic with the scale factor (height + 0.1) / side: the
-    factor, not the size, sets where the samples lie. DINO resamples in the weights' own precision, at least float32;
-    DINOv2, the one with LayerScale, in float32 always.
+    The stored grid when the image is square and the count fits; else a bicubic resampling with the scale factor
+    (height + 0.1) / side: the factor, not the size, determines where the samples lie. DINO resamples in the weights' precision,
+    at least float32; DINOv2, which has LayerScale, always in float32.
     """
     stored: Tensor = model.pos_embed  # type: ignore[assignment]  # is_plain() checks it
     side = math.isqrt(stored.shape[1] - 1)
@@ -138,8 +141,10 @@ def _block(block: Any, x: Tensor, class_only: bool) -> Tensor:
 
 
 def _wrapped_block(block: Any, x: Tensor, class_only: bool) -> Tensor:
-    """A block that something else has got hold of, as FSDP does: its weights are there only while it is called."""
-    if isinstance(block, Block) and "forward" not in vars(block):  # FSDP2's own subclass: between its hooks, do as ever
+    """A block that something has wrapped, as FSDP does: its weights exist only while the block itself is called."""
+    if isinstance(block, Block) and "forward" not in vars(
+        block
+    ):  # FSDP2's own subclass: run our forward between its hooks
         vars(block)["forward"] = partial(_block, block)
     if isinstance(block, Block):
         return block(x, class_only)
@@ -148,7 +153,7 @@ def _wrapped_block(block: Any, x: Tensor, class_only: bool) -> Tensor:
 
 
 def _attend(attn: Any, x: Tensor, queries: int | None = None) -> Tensor:
-    """Attention of the first `queries` tokens, by default of all, to all."""
+    """Attention of the first `queries` tokens, by default of all tokens, to all tokens."""
     q, k, v = _project(attn.qkv, x).unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
     q = q[:, :, :queries]
     dropout = attn.attn_drop.p if attn.training else 0.0
@@ -162,9 +167,9 @@ def _attend(attn: Any, x: Tensor, queries: int | None = None) -> Tensor:
 
 
 def _project(qkv: nn.Module, x: Tensor) -> Tensor:
-    """`qkv(x)`; the keys' bias, which the softmax does not see, gets the gradient zero that it has, not its rounding.
+    """`qkv(x)`, with an exact zero as gradient of the keys' bias, which does not change the softmax.
 
-    Adam would make steps of full size out of that rounding, other ones on other numbers of processes.
+    A computed gradient would be rounding, which Adam turns into steps of full size that depend on the number of processes.
     """
     if type(qkv) is not nn.Linear or qkv.bias is None or not qkv.bias.requires_grad:
         return qkv(x)
@@ -179,14 +184,14 @@ def _attend_class(attn: Any, x: Tensor) -> Tensor:
     q . (W_k y) = (W_k^T q) . y, and sum_j a_j W_v y_j = W_v sum_j a_j y_j, so both products run on one token.
     """
     if type(attn.qkv) is not nn.Linear or (attn.training and attn.attn_drop.p):
-        return _attend(attn, x, queries=1)  # an adapter is attached: let it see its own input
+        return _attend(attn, x, queries=1)  # an adapter is attached, which needs its own input
     heads = attn.num_heads
     w_q, w_k, w_v = attn.qkv.weight.unflatten(0, (3, heads, -1))
     b_q, _, b_v = attn.qkv.bias.unflatten(0, (3, heads, -1)) if attn.qkv.bias is not None else (None, None, None)
     q = torch.einsum("bd,hcd->bhc", x[:, 0], w_q)
     if b_q is not None:
         q = q + b_q
-    # the keys' bias adds the same to every score, which the softmax does not see
+    # the keys' bias adds the same number to every score, which does not change the softmax
     scores = torch.einsum("bhd,bnd->bhn", torch.einsum("bhc,hcd->bhd", q * q.shape[-1] ** -0.5, w_k), x)
     y = torch.einsum("bhn,bnd->bhd", scores.softmax(-1).to(x.dtype), x)
     y = torch.einsum("bhd,hcd->bhc", y, w_v)
@@ -203,7 +208,7 @@ def _mlp(mlp: Any, x: Tensor) -> Tensor:
         or mlp.training
     ):
         return mlp(x)
-    # QuickGELU(z) = z sigmoid(1.702 z) = SiLU(1.702 z) / 1.702: both factors ride along in the matrix products
+    # QuickGELU(z) = z sigmoid(1.702 z) = SiLU(1.702 z) / 1.702: the matrix products apply both factors
     shape = x.shape
     z = torch.addmm(mlp.fc1.bias, x.flatten(0, 1), mlp.fc1.weight.T, beta=_QUICK, alpha=_QUICK)
     y = torch.addmm(mlp.fc2.bias, F.silu(z), mlp.fc2.weight.T, alpha=1 / _QUICK)
@@ -218,8 +223,8 @@ def _plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 class _Attention(torch.autograd.Function):
     """`scaled_dot_product_attention` that can be differentiated twice.
 
-    The fused kernels have no second derivative. Here the first backward uses the fused kernel, and only when it is itself
-    recorded (`create_graph=True`, as gradient penalties do) attention is redone in plain operations.
+    The fused kernels have no second derivative. Here the first backward uses the fused kernel; only when it is itself recorded
+    (`create_graph=True`, as for gradient penalties) is attention computed again in plain operations.
     """
 
     @staticmethod
@@ -237,9 +242,9 @@ class _Attention(torch.autograd.Function):
         if torch.is_grad_enabled():
             q, k, v = ctx.saved_tensors
             wanted = [t for t in (q, k, v) if t.requires_grad]
-            found = iter(torch.autograd.grad(_plain_attention(q, k, v), wanted, gradient, create_graph=True))
+            results = iter(torch.autograd.grad(_plain_attention(q, k, v), wanted, gradient, create_graph=True))
         else:
             inputs, y = ctx.fused
             wanted = [t for t in inputs if t.requires_grad]
-            found = iter(torch.autograd.grad(y, wanted, gradient, retain_graph=True))
-        return tuple(next(found) if need else None for need in ctx.needs_input_grad)
+            results = iter(torch.autograd.grad(y, wanted, gradient, retain_graph=True))
+        return tuple(next(results) if need else None for need in ctx.needs_input_grad)
