@@ -66,7 +66,7 @@ def tiny_branches() -> list[BranchConfig]:
 
 
 def lively(ensemble: Ensemble) -> Ensemble:
-    """Random weights that make every part count: fresh ones are so small that attention hardly matters."""
+    """Random weights that make every part matter: timm's initial ones are so small that attention hardly does."""
     for parameter in ensemble.parameters():
         scale = parameter.shape[-1] ** -0.5 if parameter.ndim > 1 else 0.2
         parameter.data = torch.randn_like(parameter) * scale + (parameter.data if parameter.ndim == 1 else 0)

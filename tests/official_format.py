@@ -28,6 +28,9 @@ from safetensors.torch import save_file
 
 from dreamsim_guidance.metric.variants import VARIANTS, Variant
 
+DINO = "checkpoints/dino_vitbase16_pretrain.pth"
+"""The file with DINO's backbone, which is in no release."""
+
 RANK = 16
 ALPHA = {"ensemble": 1.0}
 """Those of the released ensemble and dino_vitb16 adapters; the other six are not known and use dino_vitb16's 32."""

@@ -52,9 +52,9 @@ def test_the_latent_model_draws_what_the_prompt_says() -> None:
     ]
     images = sample_latents(pipeline, prompts, seed=0, steps=12)
     assert images.shape == (24, 3, 64, 64)
-    found = float(factor_agreement(images, scenes, judge).mean())
+    agreement = float(factor_agreement(images, scenes, judge).mean())
     of_others = float(factor_agreement(images, [*scenes[1:], scenes[0]], judge).mean())
-    assert found > of_others + 0.1
+    assert agreement > of_others + 0.1
 
 
 def test_the_latent_model_s_words_and_pictures_go_through_unharmed() -> None:

@@ -49,7 +49,7 @@ def fetch(
         raise FileNotFoundError(f"the folder '{path}' has no {filename}; write it with save_pretrained.")
     name = os.fspath(model)
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
-        raise ValueError(f"'{name}' is neither a file or folder here nor a repository of the Hub ('owner/name').")
+        raise ValueError(f"'{name}' is no file or folder here, and no repository of the Hub ('owner/name').")
 
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import (

@@ -34,34 +34,37 @@ Model = str | os.PathLike[str] | Ensemble | Sequence[Branch | BranchConfig]
 
 
 class DreamSim(TunedEnsemble):
-    """Perceptual distance of RGB images in [0, 1], of any size and aspect: in [0, 2], 0 for equal images.
+    """Perceptual distance of two RGB images in [0, 1] of any size and aspect: 0 for equal images, at most 2.
 
     model: a published variant ("ensemble", "dino_vitb16", ...; see `variants.VARIANTS`), "pocket" (small models that ship
         with the package, for trying and testing), a model file that `save` wrote, an `Ensemble`, or a list of branches.
-    device, dtype: where and in which precision the weights are kept; by default PyTorch's default device, and float32 or
-        the higher precision of a model file, whatever `torch.set_default_dtype` says.
-    weights: folder or zip in the layout of the original's releases, instead of the download cache `cache_dir`.
-    pretrained: False builds the architecture with random weights; with a list of branches, True downloads their base
-        weights by tag.
-    baseline: True leaves the adapter out: the un-tuned ensemble; for published variants and "pocket".
-    fold: fold the adapter into the weights at the first use, which is faster. False keeps adapters that can be swapped.
-    resize: True squashes every image to the branches' own square, as the original's `preprocess` does for files. False
-        passes tensors on as they are, as the original's model does, with resampled positions.
-    normalize_embeds: centre the embedding and scale it to length one, as the original.
+    device: where the weights are; by default PyTorch's default device, which is the CPU unless it was set.
+    dtype: precision of the weights; by default float32, or that of a model file in float64, whatever
+        `torch.set_default_dtype` says. Distances are computed in float32 or better.
+    weights: folder or zip in the layout of the original's releases, instead of the download cache.
+    cache_dir: download cache; see `files.cache.cache_folder` for the default.
+    pretrained: False builds a published variant with random weights; True downloads the base weights of a list of
+        branches by their tags.
+    baseline: True leaves the adapter out and gives the un-tuned ensemble; for published variants and "pocket".
+    fold: True folds the adapter into the weights at the first use, which is faster; False keeps adapters that can be swapped.
+    resize: True squashes every image to the square of each branch, as the original's `preprocess` does for files; False passes
+        tensors on at their own size, as the original's model does, with resampled positions.
+    normalize_embeds: centre the embedding and scale it to length one, as the original does.
 
-    The weights are frozen and in eval mode. Values are checked to lie in [0, 1] on the CPU; on an accelerator only for
-    the reference given to `target`, since reading them back would stall it.
+    The weights are frozen and in eval mode. Images are checked to lie in [0, 1] on the CPU; on an accelerator, where reading
+    values back would stall it, only the references given to `target` are.
 
-    Under PyTorch's function transforms:
+    With PyTorch's transforms and compilers:
+
     - `torch.func.grad`, `vmap`, `vjp`, `jvp`, `jacrev`, `jacfwd`, `hessian` and forward-mode differentiation work, over images
-      and references; `vmap` takes the batch away, so hand on `x[None]`. Attention then runs in plain operations, which need
-      more memory, values are not checked under `vmap`, and an adapter that waits to be folded is used unfolded.
-    - `torch.compile` and `torch.export` make one graph, also with a dynamic batch; call `fold()` before.
-    - On the device "meta" there are no values: the metric, its embeddings and its targets give shapes, and cannot be saved
-      or moved to another device.
+      and over references. `vmap` removes the batch dimension, so pass `x[None]` on. Attention then runs in plain operations,
+      which need more memory; values are not checked under `vmap`; an adapter that is not folded yet is used unfolded.
+    - `torch.compile` and `torch.export` make one graph, also with a dynamic batch; call `fold()` first for a faster one.
+    - On the device "meta" there are no values: the metric, its embeddings and its targets give shapes. It cannot be saved or
+      moved to another device.
 
     Raises TypeError or ValueError for arguments that do not go together, ValueError or FileNotFoundError for files that are
-    damaged or missing, OSError where a download fails.
+    damaged or missing, OSError if a download fails.
     """
 
     def __init__(
@@ -81,7 +84,7 @@ class DreamSim(TunedEnsemble):
         if isinstance(model, Ensemble):
             loaded = Loaded(model)
         elif isinstance(model, (str, os.PathLike)):
-            # files are read on the CPU, whereas modules that are built appear on the default device: here both do
+            # files are read on the CPU, modules are built on the default device: here both end on one device
             device = torch.get_default_device() if device is None else torch.device(device)
             with building_for(device):
                 loaded = load_ensemble(model, weights, cache_dir, pretrained, baseline)
@@ -99,10 +102,13 @@ class DreamSim(TunedEnsemble):
         self.resize = resize
 
     def forward(self, x: AnyImage, y: AnyImage, mask: Mask | None = None) -> Distance:
-        """Distance of each pair, `(b,)`; a single image on either side serves the whole batch.
+        """Distance of each pair, `(b,)`, in [0, 2].
 
-        `mask` (`(b or 1, 1, h, w)`, 1 counts) confines the comparison: what lies outside has no influence.
-        Raises TypeError or ValueError for anything but floating-point RGB in [0, 1] on the metric's device.
+        x, y: RGB `(b, 3, h, w)` in [0, 1], each of its own size; a single image on either side is compared with all.
+        mask: `(1 or b, 1, h, w)` in [0, 1] of any size; 1 counts, and what lies outside has no influence.
+
+        Raises TypeError or ValueError for anything but floating-point RGB in [0, 1] on the metric's device, for batches that do
+        not go together, and for a mask that is none.
         """
         for images, name in ((x, "x"), (y, "y")):
             self.check(images, name)
@@ -110,7 +116,7 @@ class DreamSim(TunedEnsemble):
         return self.compare(x, y, mask)
 
     def compare(self, x: AnyImage, y: AnyImage, mask: Mask | None = None) -> Distance:
-        """`forward` for images that have been checked already."""
+        """The distance as in `forward`, for images that have been checked already."""
         return half_chord(self.directions(x, mask), self.directions(y, mask))
 
     @classmethod
@@ -125,7 +131,12 @@ class DreamSim(TunedEnsemble):
         dtype: torch.dtype | None = None,
         resize: bool = True,
     ) -> DreamSim:
-        """A metric that `save`, `save_pretrained` or `push_to_hub` wrote: a file, a folder, or "owner/name" on the Hub."""
+        """Load a metric that `save`, `save_pretrained` or `push_to_hub` wrote.
+
+        model: a file, a folder, or a repository of the Hugging Face Hub, "owner/name".
+        revision, cache_dir, token: for the Hub; see `checkpoints.hub.fetch`, also for the errors.
+        device, dtype, resize: as in `DreamSim`.
+        """
         from dreamsim_guidance.checkpoints.hub import fetch
 
         path = fetch(model, revision=revision, cache_dir=cache_dir, token=token)
@@ -134,15 +145,17 @@ class DreamSim(TunedEnsemble):
     def embed(self, images: Image) -> Tensor:
         """Embedding `(b, d)`, or `(b, 1 + n, d)` for patch variants: class token first, then patches row by row.
 
-        Centred and of length one (each token for itself) unless `normalize_embeds` is off; at least float32.
+        images: RGB `(b, 3, h, w)` in [0, 1]. Each vector (of patch variants: each token) is centred and of length one, unless
+        `normalize_embeds` is False; in float32 or better. Raises as `forward`.
         """
         self.check(images, "images")
         return self._embed(images)
 
     def distance_map(self, x: AnyImage, y: AnyImage, mask: Mask | None = None) -> Float[Tensor, "b rows columns"]:
-        """Half squared chord between the two images' patch tokens at each place, in [0, 2]; patch variants only.
+        """Distance of the two images' patch tokens at each place of the grid, in [0, 2]; patch variants only.
 
-        Tokens attend to the whole image: a change somewhere moves the map a little everywhere.
+        x, y, mask: as in `forward`, with one patch grid for both images. Tokens attend to the whole image, so a change in one
+        place alters the map a little everywhere. Raises as `forward`, and ValueError for a metric without patch tokens.
         """
         if not self.ensemble.has_patches:
             raise ValueError(
@@ -165,11 +178,15 @@ class DreamSim(TunedEnsemble):
         reduction: Reduction | None = None,
         weights: Sequence[float] | None = None,
     ) -> Target:
-        """A loss towards reference images whose embeddings are computed here, once: `target(x) -> (b,)`.
+        """A loss towards reference images, whose embeddings are computed here, once: `target(x) -> (b,)`.
 
-        One reference serves a whole batch; n references go with a batch of n, one each. With `reduction` every image is
-        compared with all of them: "mean" (weighted by `weights`, which need not sum to one) or "min". `mask` is one for
-        all, or without `reduction` one for each reference. References of different sizes come as a list of batches.
+        images: references, RGB `(n, 3, h, w)` in [0, 1]; a list of batches if their sizes differ. Without `reduction`, one
+            reference serves a whole batch, and n references go with a batch of n, one each.
+        mask: `(1, 1, h, w)`, or without `reduction` `(n, 1, h, w)`; confines the comparison as in `forward`.
+        reduction: compare every image with all references, and take the "mean" or the "min" of the distances.
+        weights: one for each reference, for reduction "mean"; they need not sum to one.
+
+        Raises as `forward`, and ValueError for arguments that do not go together.
         """
         references: list[Tensor] = list(images) if isinstance(images, (list, tuple)) else [cast(Tensor, images)]
         if len(references) > 1 and mask is not None:
@@ -183,13 +200,16 @@ class DreamSim(TunedEnsemble):
         return Target(self, directions, mask, reduction, weights, pictures)
 
     def check(self, images: object, name: str = "images", overshoot: bool | None = None) -> None:
-        """Raise TypeError or ValueError unless the metric can take `images`; `overshoot` as in `check_candidate`."""
+        """Raise TypeError or ValueError unless `images` are floating-point RGB in [0, 1] on the metric's device.
+
+        name: of the images in the message. overshoot: as in `check_candidate`.
+        """
         check_images(images, name)
         images = cast(Tensor, images)
         if images.device != self.device:
             cure = f"use metric.to('{images.device}') or x.to('{self.device}')"
             if self.device.type == "meta":
-                cure = "a metric on 'meta' has no values and gives shapes only: build it anew with another device"
+                cure = "a metric on 'meta' has no values and gives shapes only: build it again on another device"
             raise ValueError(
                 f"{name} and the metric must be on one device, got {images.device} and {self.device}; {cure}."
             )
@@ -200,17 +220,17 @@ class DreamSim(TunedEnsemble):
         return self.normalize(self.ensemble(images, squash=self.resize))
 
     def normalize(self, features: Tensor) -> Tensor:
-        """The ensemble's features as an embedding: centred and of length one, unless `normalize_embeds` is off."""
+        """The ensemble's features as an embedding: centred and of length one, unless `normalize_embeds` is False."""
         features = features.to(torch.promote_types(features.dtype, torch.float32))
         if not self.normalize_embeds:
             return features
         return unit(features - features.mean(-1, keepdim=True))
 
     def directions(self, images: Image, mask: Mask | None = None) -> Embedding:
-        """Unit vectors `(b, d)`: half the squared chord between two of them is the images' distance.
+        """Unit vectors `(b, d)` of images `(b, 3, h, w)`: half the squared chord between two of them is the images' distance.
 
-        For whoever compares every image with many, as training does; differentiable. Patch tokens are pooled by the
-        mask, as the original pools them. The images are not checked.
+        Use them to compare every image with many others, as training does. Patch tokens are averaged as in the original,
+        weighted by the mask. The images are not checked.
         """
         embedding = self._embed(mask_out(images, mask))
         if self.ensemble.has_patches:

@@ -41,9 +41,9 @@ def refuse(path: Path, folder: Path, match: str) -> None:
 
 def test_only_what_was_asked_for_is_extracted(tmp_path: Path) -> None:
     files = {**GOOD, "__MACOSX/._weights.pth": b"litter", "x_lora/README.md": b"text"}
-    found = extract(make(tmp_path / "a.zip", files), tmp_path / "out", WANTED)
-    assert below(tmp_path / "out") == set(WANTED) == set(found)
-    assert found["weights.pth"].read_bytes() == GOOD["weights.pth"]
+    extracted = extract(make(tmp_path / "a.zip", files), tmp_path / "out", WANTED)
+    assert below(tmp_path / "out") == set(WANTED) == set(extracted)
+    assert extracted["weights.pth"].read_bytes() == GOOD["weights.pth"]
 
 
 def test_one_folder_around_everything_is_taken_off(tmp_path: Path) -> None:
@@ -70,10 +70,10 @@ def test_what_a_killed_extraction_left_is_removed(tmp_path: Path) -> None:
     assert below(tmp_path / "out") == set(WANTED)
 
 
-@pytest.mark.parametrize("kept", [0, 10, 200, -1])
-def test_a_truncated_zip_is_refused(tmp_path: Path, kept: int) -> None:
+@pytest.mark.parametrize("size", [0, 10, 200, -1])
+def test_a_truncated_zip_is_refused(tmp_path: Path, size: int) -> None:
     path = make(tmp_path / "a.zip", GOOD)
-    path.write_bytes(path.read_bytes()[:kept])
+    path.write_bytes(path.read_bytes()[:size])
     refuse(path, tmp_path / "out", "a.zip is not a whole zip file.*download it again")
 
 

@@ -73,19 +73,19 @@ def test_a_saved_adapter_is_loaded_back(tiny_ensemble: Ensemble, images: torch.T
 def test_adapters_are_swapped_at_run_time(tiny_ensemble: Ensemble, images: torch.Tensor, tmp_path: Path) -> None:
     metric = DreamSim(tiny_ensemble, fold=False).double()
     plain = metric.embed(images)
-    found = {}
+    embeddings = {}
     for name in ("one", "two"):
         tuned(tiny_ensemble, name)
-        found[name] = metric.embed(images)
-    assert not torch.allclose(found["one"], found["two"], atol=1e-4)
+        embeddings[name] = metric.embed(images)
+    assert not torch.allclose(embeddings["one"], embeddings["two"], atol=1e-4)
     for name in ("one", "two", "one"):
         metric.set_adapter(name)
-        assert torch.allclose(metric.embed(images), found[name], atol=1e-12)
+        assert torch.allclose(metric.embed(images), embeddings[name], atol=1e-12)
     metric.set_adapter(None)
     assert torch.allclose(metric.embed(images), plain, atol=1e-12)
     assert adapter_names(tiny_ensemble) == ["one", "two"]
     set_adapter(tiny_ensemble, "two")
-    assert torch.allclose(metric.fold().embed(images), found["two"], atol=1e-12)
+    assert torch.allclose(metric.fold().embed(images), embeddings["two"], atol=1e-12)
     with pytest.raises(ValueError, match="no adapter 'one' is attached; attached: none"):
         metric.set_adapter("one")
 

@@ -59,10 +59,10 @@ def check(make: Callable[[], DreamSim], other: torch.dtype, expected: DreamSim |
     wanted = results(expected)
     with default_dtype(other):
         metric = make()
-        found = results(metric)
+        actual = results(metric)
     kinds = {tensor.dtype for tensor in (*metric.parameters(), *metric.buffers())}
     assert kinds == {tensor.dtype for tensor in (*expected.parameters(), *expected.buffers())}
-    for a, b in zip(found, wanted, strict=True):
+    for a, b in zip(actual, wanted, strict=True):
         assert a.dtype == b.dtype
         assert torch.equal(a, b)
     with default_dtype(other):  # and one that was loaded before the default changed

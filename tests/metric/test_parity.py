@@ -39,14 +39,14 @@ def images(batch: int, height: int = 224, width: int = 224, seed: int = 0) -> tu
 
 def compare(theirs: nn.Module, ours: DreamSim, x: Tensor, y: Tensor) -> tuple[float, float, float]:
     """Largest difference of embeddings and of distances, relative Euclidean difference of the gradients to x."""
-    found = []
+    outputs = []
     for model in (theirs, ours):
         image = x.clone().requires_grad_()
         distance = model(image, y)
         (gradient,) = torch.autograd.grad(distance.sum(), image)
         with torch.no_grad():
-            found.append((model.embed(x), distance.detach(), gradient))
-    (e, d, g), (e2, d2, g2) = found
+            outputs.append((model.embed(x), distance.detach(), gradient))
+    (e, d, g), (e2, d2, g2) = outputs
     assert e.shape == e2.shape and d.shape == d2.shape
     return (e - e2).abs().max().item(), (d - d2).abs().max().item(), ((g - g2).norm() / g.norm()).item()
 

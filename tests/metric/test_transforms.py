@@ -132,7 +132,7 @@ def fresh_weights() -> Iterator[None]:
 
 
 def test_nothing_of_a_transform_outlives_it(metric: DreamSim, fresh_weights: None) -> None:
-    """The resize's weights are kept between calls; made inside a transform, they would be that transform's."""
+    """The weights of the resize are cached between calls; made inside a transform, they would belong to it."""
     x, y = images().float(), images(1).float()
     grad(lambda a: metric(a, y).sum())(x)
     vmap(lambda a: metric(a[None], y)[0])(x)
