@@ -29,13 +29,13 @@ class Target(Loss):
     It adds and scales like every `Loss`. The metric is shared, not owned: several targets of one metric hold one set of
     weights, and a module that holds a target gets none of them among its parameters or in its `state_dict`.
 
-    - `target.to(...)`, `.half()`, `.cuda()` and the like, also of a module that holds the target, move its references. The
-      shared metric stays where it is: if it is not there already, the target goes on with a copy of it of its own. To move
-      many targets without copies, move the metric first.
-    - `requires_grad_`, `train` and `eval` do not reach the metric.
-    - `copy.deepcopy` and `pickle` copy the metric too.
-    - Adapters that are attached, loaded or chosen later change the metric, but not the references' embeddings, which were
-      computed before: calling the target then raises ValueError. A target's own copy does not see those changes.
+    `target.to(...)`, `.half()`, `.cuda()` and the like, also of a module that holds the target, move its references. The
+    shared metric stays where it is; if it is not there already, the target continues with its own copy of it. To move
+    many targets without copies, move the metric first. `requires_grad_`, `train` and `eval` do not reach the metric;
+    `copy.deepcopy` and `pickle` copy it too.
+
+    Adapters that are attached, loaded or chosen later change the metric, but not the references' embeddings, which were
+    computed before; calling the target then raises ValueError. A target's own copy does not see those changes.
 
     Raises, when called, TypeError or ValueError for images that the metric cannot take (see `DreamSim`), for numbers of
     images and references that do not go together, and for references on another device than the metric.
