@@ -32,7 +32,7 @@ CHECKS = """
 import sys
 from dreamsim_guidance.comparisons.guided_sheet import GuidedSheet
 from dreamsim_guidance.comparisons.method_comparison import GuideMethods
-from dreamsim_guidance.known_answers.exact_truth import Cell, ExactTruth
+from dreamsim_guidance.known_answers.exact_truth import ExactTruth
 from dreamsim_guidance.known_answers.guided_digits import GuidedDigits
 
 GuidedSheet(method="added")
@@ -48,9 +48,9 @@ from dreamsim_guidance.known_answers import digit_rows, exact_cell
 assert guidance.Added is Added and "Added" in guidance.__all__
 assert method_of("added", options=["strength=0.5"]) == Added(0.5)
 assert conditions(GuideMethods(methods=("added",)))[-1] == ("added", Added(), 1.0)
-cells = list(ExactTruth(methods=("added",), samplers=("ddim", "ddpm"), steps=(20,), cases=("gaussian-linear",)).cells())
-assert [cell.sampler for cell in cells] == ["ddpm"]
-assert exact_cell._method(ExactTruth(), cells[0]) == Added(1.0)
+rows = list(ExactTruth(methods=("added",), samplers=("ddim", "ddpm"), steps=(20,), cases=("gaussian-linear",)).conditions())
+assert [condition.sampler for condition in rows] == ["ddpm"]
+assert exact_cell._method(ExactTruth(), rows[0]) == Added(1.0)
 bench = object.__new__(digit_rows.Bench)
 bench.config = GuidedDigits(methods=("added",))
 assert bench._method("added") == Added()

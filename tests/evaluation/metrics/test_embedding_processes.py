@@ -70,9 +70,8 @@ def test_two_processes_find_what_one_finds(
 
     Agreement and leads depend on signs of gaps alone, and gaps are at least 6e-3 (1.7e-3 from each other, which decides the
     bins): they must be equal. The slope of the curve may move by any amount (see `test_psychometric`), but the
-    log-likelihood by no more than the gaps times the slope. Largest differences with ATEN_CPU_CAPABILITY default, avx2 and
-    avx512, each with MKL_CBWR=COMPATIBLE and AVX2, torch 2.14 on an Intel AVX-512 processor: 4e-8 of a gap, allowed 2e-5;
-    6e-8 of the log-likelihood, allowed 2e-3.
+    log-likelihood by no more than the gaps times the slope. Largest differences with ATEN_CPU_CAPABILITY default and avx512,
+    torch 2.14 on an AMD EPYC with AVX-512: 4e-8 of a gap, allowed 2e-5; 6e-8 of the log-likelihood, allowed 2e-3.
     """
     write_set(tmp_path, files)
     metric.save(tmp_path / "m.safetensors", source="test", licence="none")
