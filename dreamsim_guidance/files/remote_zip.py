@@ -33,7 +33,7 @@ def read_member(url: str, wanted: Callable[[str], bool], limit: int = 1 << 28) -
         with zipfile.ZipFile(io.BufferedReader(_RemoteFile(url), _BUFFER)) as opened:
             member = next((info for info in opened.infolist() if wanted(info.filename)), None)
             if member is None:
-                raise ValueError(f"{url} does not hold the wanted file.")
+                raise ValueError(f"{url} does not hold the file that was asked for.")
             if member.file_size > limit:
                 raise ValueError(f"{url}: {member.filename} has {member.file_size} bytes, more than {limit}.")
             return opened.read(member)

@@ -48,10 +48,10 @@ def refused(file: Path, monkeypatch: pytest.MonkeyPatch, message: str = r"m\.saf
         return made
 
     monkeypatch.setattr(torch, "empty", small_only)
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(ValueError, match=message):
         read_model(file)
-    assert time.perf_counter() - began < 1.0
+    assert time.process_time() - began < 3.0  # of CPU time; on a busy machine a second is soon over
 
 
 ABSURD: dict[str, Any] = {
@@ -166,10 +166,10 @@ def test_absurd_settings_of_adapters_are_refused(key: str, value: str, adapter: 
     file.write_text(json.dumps({**json.loads(file.read_text()), key: ABSURD[value]}))
     metric: nn.Module = DreamSim(tiny_branches(), pretrained=False)
     before = list(metric.state_dict())
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(ValueError):
         metric.load_adapter(adapter)  # type: ignore[operator]
-    assert time.perf_counter() - began < 1.0
+    assert time.process_time() - began < 3.0  # of CPU time; on a busy machine a second is soon over
     assert list(metric.state_dict()) == before
 
 

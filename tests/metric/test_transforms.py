@@ -12,7 +12,7 @@ from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
 from dreamsim_guidance import DreamSim
-from dreamsim_guidance.preprocess import _kept_weights
+from dreamsim_guidance.preprocess import _cached_weights
 
 # PyTorch's own, when it first needs its rules for forward mode
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is")
@@ -126,9 +126,9 @@ def test_checkpointed_towers_can_be_transformed(metric: DreamSim) -> None:
 
 @pytest.fixture
 def fresh_weights() -> Iterator[None]:
-    _kept_weights.cache_clear()
+    _cached_weights.cache_clear()
     yield
-    _kept_weights.cache_clear()
+    _cached_weights.cache_clear()
 
 
 def test_nothing_of_a_transform_outlives_it(metric: DreamSim, fresh_weights: None) -> None:
