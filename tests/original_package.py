@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 from official_format import small, write_official
 from torch import nn
 
@@ -15,16 +16,20 @@ original = pytest.importorskip("dreamsim", reason="the original package is neede
 
 
 def load_original(folder: Path, name: str, pretrained: bool = True, normalize_embeds: bool = True) -> nn.Module:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its own
-        model, _ = original.dreamsim(
-            pretrained=pretrained,
-            device="cpu",
-            cache_dir=str(folder),
-            normalize_embeds=normalize_embeds,
-            dreamsim_type=name.removesuffix("_patch"),
-            use_patch_model=name.endswith("_patch"),
-        )
+    hub_folder = torch.hub._hub_dir
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # its own
+            model, _ = original.dreamsim(
+                pretrained=pretrained,
+                device="cpu",
+                cache_dir=str(folder),
+                normalize_embeds=normalize_embeds,
+                dreamsim_type=name.removesuffix("_patch"),
+                use_patch_model=name.endswith("_patch"),
+            )
+    finally:
+        torch.hub._hub_dir = hub_folder  # the original sets it for the whole process
     return model
 
 
