@@ -10,25 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from autoencoder import Autoencoder, train_in_parallel
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from dreamsim_guidance import BranchConfig, DreamSim, Loss
 from dreamsim_guidance.losses import L1, DreamSimLoss
 from dreamsim_guidance.training.accelerate_state import own_accelerate_state
-
-
-class Autoencoder(nn.Module):
-    """One convolution, and its loss as an attribute, as people write it."""
-
-    def __init__(self, metric: DreamSim) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.net = nn.Conv2d(3, 3, 3, padding=1)
-        self.loss = DreamSimLoss(metric) + 0.1 * L1()
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.loss(self.net(images).sigmoid(), images).mean()
 
 
 @pytest.fixture
@@ -175,21 +162,6 @@ def test_it_trains_under_accelerate(metric: DreamSim, x: Tensor) -> None:
         assert set(accelerator.get_state_dict(prepared)) == {"net.weight", "net.bias"}
 
 
-def _train_in_parallel(rank: int, world: int, port: int, metric: DreamSim, images: Tensor, folder: Path) -> None:
-    torch.set_num_threads(1)
-    store = torch.distributed.TCPStore("127.0.0.1", port, world, is_master=rank == 0)
-    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=world)
-    model = DistributedDataParallel(Autoencoder(metric).double())
-    optimiser = torch.optim.SGD(model.parameters(), lr=0.5)
-    for _ in range(2):
-        optimiser.zero_grad()
-        model(images[rank::world]).backward()
-        optimiser.step()
-    if rank == 0:
-        torch.save(model.module.state_dict(), folder / "state.pt")
-    torch.distributed.destroy_process_group()
-
-
 def _port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -200,7 +172,7 @@ def _port() -> int:
 def test_two_processes_train_as_one_does_on_both_halves(metric: DreamSim, x: Tensor, tmp_path: Path) -> None:
     """In float64, in which the two differ by their order of summation only: 1e-15, on every processor."""
     metric, x = metric.double(), x.double()
-    torch.multiprocessing.spawn(_train_in_parallel, (2, _port(), metric, x, tmp_path), nprocs=2)
+    torch.multiprocessing.spawn(train_in_parallel, (2, _port(), metric, x, tmp_path), nprocs=2)
     parallel = torch.load(tmp_path / "state.pt", weights_only=True)
     model = Autoencoder(metric).double()
     optimiser = torch.optim.SGD(model.parameters(), lr=0.5)

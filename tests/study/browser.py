@@ -52,7 +52,10 @@ class Session:
     def until(self, holds: Callable[[], Any], what: str) -> Any:
         end = time.monotonic() + 20
         while not (value := holds()):
-            assert time.monotonic() < end, f"{what} did not happen; the browser says: {self.driver.get_log('browser')}"
+            assert time.monotonic() < end, (
+                f"{what} did not happen; the page is at {self.run('{...document.body.dataset}')}; "
+                f"the browser says: {self.driver.get_log('browser')}"
+            )
             time.sleep(0.02)
         return value
 
