@@ -56,11 +56,14 @@ def compare(theirs: nn.Module, ours: DreamSim, x: Tensor, y: Tensor) -> tuple[fl
 def test_narrow_towers_agree_with_the_original(name: str, seed: int, tmp_path: Path, narrow_original: None) -> None:
     theirs, ours = narrow_pair(tmp_path, name, seed)
     # the original refuses other sizes for DINOv2 (here by its stub) and reshapes patches to a square grid
-    shapes = [(224, 224)] if "dinov2" in name or "patch" in name else [(224, 224), (256, 320), (112, 448), (100, 130)]
-    for height, width in shapes:
-        for batch in (1, 2, 5):
-            embedding, distance, gradient = compare(theirs, ours, *images(batch, height, width, seed))
-            assert embedding <= EMBEDDING and distance <= NARROW and gradient <= GRADIENT
+    square = "dinov2" in name or "patch" in name
+    cases = [(batch, 224, 224) for batch in (1, 2, 5)]
+    cases += [] if square else [(2, 256, 320), (1, 112, 448), (5, 100, 130)]
+    for case in (
+        cases if seed == 0 else cases[1::3]
+    ):  # one of each kind: another seed is another network, not another path
+        embedding, distance, gradient = compare(theirs, ours, *images(*case, seed))
+        assert embedding <= EMBEDDING and distance <= NARROW and gradient <= GRADIENT
     if all("clip" not in config.name for config in ours.ensemble.configs):  # its CLIP branches fail in float64
         x, y = (image.double() for image in images(2, seed=seed))
         fresh = narrow_pair(tmp_path, name, seed)[1].double()

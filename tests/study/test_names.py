@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import subprocess
@@ -57,19 +58,22 @@ def test_a_study_is_made_kept_and_read_again(here: Path) -> None:
     json.loads((folder / "report.json").read_text(encoding="utf-8"))
 
 
-def test_every_output_of_an_evaluation_is_utf8(here: Path) -> None:
-    """Runs the commands in processes whose stdout is a pipe, as for any program that reads their output."""
+def test_every_output_of_an_evaluation_is_utf8(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs the commands with a strict UTF-8 stdout, as that of a process whose output another program reads."""
     os.rename(judged(), os.fsdecode(b"judg\xe9"))
-    command = [sys.executable, "-m", "dreamsim_guidance", "evaluate"]
     for words, page in (
         ([os.fsdecode(b"judg\xe9"), "--html", "page.html"], "page.html"),
         ([os.fsdecode(b"judg\xe9"), "--json"], None),
         (["reconstructions", "targets", *METHODS, "--to", "results"], "results/reconstructions.html"),
         (["reconstructions", "targets", *METHODS, "--json"], None),
     ):
-        done = subprocess.run([*command, *words, "--metric", "mse"], capture_output=True)
-        out, err = done.stdout.decode(), done.stderr.decode()
-        assert done.returncode == 0, err
+        streams = {name: io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for name in ("stdout", "stderr")}
+        with monkeypatch.context() as patch:
+            for name, stream in streams.items():
+                patch.setattr(sys, name, stream)
+            code = main(["evaluate", *words, "--metric", "mse"])
+        out, err = (stream.buffer.getvalue().decode() for stream in streams.values())
+        assert code == 0, err
         if page is None:
             content = json.loads(out)
             json.dumps(content, ensure_ascii=False).encode()  # no lone surrogate

@@ -1,98 +1,92 @@
-"""Training in a process with an Accelerator of the caller; each test runs a new process, as accelerate's state is global."""
+"""Training in a process with an Accelerator of the caller, whose state accelerate shares between all objects."""
 
-import os
-import subprocess
-import sys
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-
-PREPARE = """
-import sys
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState, GradientState
-from pathlib import Path
-sys.path += sys.argv[1].split(":")
-from dreamsim_guidance.training.optimiser import Optimiser
 from tiny_tuning import adapter, tuning
+from torch import Tensor, nn
 
-data, folder = Path(sys.argv[2]), Path(sys.argv[3])
+from dreamsim_guidance.training.optimiser import Optimiser
 
-def train(name="run", **changes):
-    return tuning(data, steps=2, **changes).run(folder / name)
+HOLDERS: tuple[Any, ...] = (AcceleratorState, GradientState, PartialState)
 
-def dtype_inside(accelerator):
-    class Product(torch.nn.Module):
-        def forward(self, x):
+
+@pytest.fixture(autouse=True)
+def new_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """accelerate as in a process that has not used it yet."""
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "false")
+    for holder in HOLDERS:
+        monkeypatch.setattr(holder, "_shared_state", {})
+    yield
+
+
+@pytest.fixture
+def train(data: Path, tmp_path: Path) -> Callable[..., Path]:
+    def run(name: str = "run", **changes: Any) -> Path:
+        tuning(data, steps=2, **changes).run(tmp_path / name)
+        return tmp_path / name / "checkpoints" / "step-00000002.pt"
+
+    return run
+
+
+def dtype_inside(accelerator: Accelerator) -> torch.dtype:
+    """The dtype in which a model computes that this Accelerator has prepared."""
+
+    class Product(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
             self.dtype = (x @ x).dtype
             return x
 
     model = accelerator.prepare(Product())
     model(torch.ones(2, 2))
     return model.dtype
-"""
 
 
-@pytest.fixture
-def run(data: Path, tmp_path: Path):
-    def run_script(script: str) -> None:
-        here = Path(__file__).parent
-        words = [sys.executable, "-c", PREPARE + script, f"{here}:{here.parent}", str(data), str(tmp_path)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "false"}
-        process = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300)
-        assert process.returncode == 0, process.stderr
-
-    return run_script
-
-
-def test_an_accelerator_made_before_keeps_all_its_settings(run) -> None:
-    run("""
-theirs = Accelerator(cpu=True, mixed_precision="bf16", gradient_accumulation_steps=4)
-optimiser = theirs.prepare(torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.0))
-theirs.gradient_state._set_sync_gradients(False)  # in the middle of an accumulation
-before = (dict(theirs.state.__dict__), dict(theirs.gradient_state.__dict__), dict(PartialState().__dict__))
-train(precision="no")
-after = (dict(theirs.state.__dict__), dict(theirs.gradient_state.__dict__), dict(PartialState().__dict__))
-assert before == after and theirs.state.__dict__ is AcceleratorState._shared_state
-assert theirs.mixed_precision == "bf16" and theirs.device.type == "cpu" and theirs.gradient_accumulation_steps == 4
-assert not theirs.sync_gradients
-assert dtype_inside(theirs) == torch.bfloat16
-saved = torch.load(folder / "run" / "checkpoints" / "step-00000002.pt")["optimiser"]["state"]
-assert all(float(state["step"]) == 2 for state in saved.values())  # the caller's accumulation skipped none of ours
-try:
-    train("failed", optimiser=Optimiser(learning_rate=1e30), precision="no")
-except ValueError as error:
-    assert "the loss became" in str(error)
-else:
-    raise SystemExit("the run should have failed")
-assert theirs.mixed_precision == Accelerator().mixed_precision == "bf16"
-""")
+def test_an_accelerator_made_before_keeps_all_its_settings(train: Callable[..., Path]) -> None:
+    theirs = Accelerator(cpu=True, mixed_precision="bf16", gradient_accumulation_steps=4)
+    theirs.prepare(torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=1.0))
+    theirs.gradient_state._set_sync_gradients(False)  # in the middle of an accumulation
+    before = (dict(vars(theirs.state)), dict(vars(theirs.gradient_state)), dict(vars(PartialState())))
+    checkpoint = train(precision="no")
+    after = (dict(vars(theirs.state)), dict(vars(theirs.gradient_state)), dict(vars(PartialState())))
+    assert before == after and vars(theirs.state) is AcceleratorState._shared_state
+    assert theirs.mixed_precision == "bf16" and theirs.device.type == "cpu" and theirs.gradient_accumulation_steps == 4
+    assert not theirs.sync_gradients
+    assert dtype_inside(theirs) == torch.bfloat16
+    states = torch.load(checkpoint)["optimiser"]["state"]
+    assert all(float(state["step"]) == 2 for state in states.values())  # the caller's accumulation skipped none of ours
+    with pytest.raises(ValueError, match="the loss became"):
+        train("failed", optimiser=Optimiser(learning_rate=1e30), precision="no")
+    assert theirs.mixed_precision == Accelerator().mixed_precision == "bf16"
 
 
-def test_an_accelerator_made_afterwards_may_have_any_settings(run) -> None:
-    run("""
-train(precision="no")
-adapter(data, lora=None, head=16, steps=2).run(folder / "head")  # computes features before it trains
-assert not AcceleratorState._shared_state and not GradientState._shared_state and not PartialState._shared_state
-theirs = Accelerator(mixed_precision="bf16", gradient_accumulation_steps=2)
-assert theirs.mixed_precision == "bf16" and theirs.gradient_accumulation_steps == 2
-assert dtype_inside(theirs) == torch.bfloat16
-""")
+def test_an_accelerator_made_afterwards_may_have_any_settings(
+    train: Callable[..., Path], data: Path, tmp_path: Path
+) -> None:
+    train(precision="no")
+    adapter(data, lora=None, head=16, steps=2).run(tmp_path / "head")  # computes features before it trains
+    assert not any(holder._shared_state for holder in HOLDERS)
+    theirs = Accelerator(mixed_precision="bf16", gradient_accumulation_steps=2)
+    assert theirs.mixed_precision == "bf16" and theirs.gradient_accumulation_steps == 2
+    assert dtype_inside(theirs) == torch.bfloat16
 
 
-def test_training_takes_the_precision_of_an_accelerator_unless_it_is_given_one(run) -> None:
-    run("""
-train("alone", precision="bf16"), train("alone in full", precision="no")
-theirs = Accelerator(cpu=True, mixed_precision="bf16")
-train("as theirs"), train("in full", precision="no")
+def test_training_takes_the_precision_of_an_accelerator_unless_it_is_given_one(train: Callable[..., Path]) -> None:
+    def weights(name: str, **changes: Any) -> Tensor:
+        trained = torch.load(train(name, **changes))["weights"]
+        return torch.cat([value.flatten() for value in trained.values()])
 
-def losses(name):
-    weights = torch.load(folder / name / "checkpoints" / "step-00000002.pt")["weights"]
-    return torch.cat([value.flatten() for value in weights.values()])
-
-assert torch.equal(losses("alone"), losses("as theirs"))
-assert torch.equal(losses("alone in full"), losses("in full"))
-assert not torch.equal(losses("as theirs"), losses("in full"))
-assert theirs.mixed_precision == "bf16"
-""")
+    alone, alone_in_full = weights("alone", precision="bf16"), weights("alone in full", precision="no")
+    theirs = Accelerator(cpu=True, mixed_precision="bf16")
+    as_theirs, in_full = weights("as theirs"), weights("in full", precision="no")
+    assert torch.equal(alone, as_theirs)
+    assert torch.equal(alone_in_full, in_full)
+    assert not torch.equal(as_theirs, in_full)
+    assert theirs.mixed_precision == "bf16"
