@@ -1,6 +1,7 @@
+"""The folder of a scene set: NIGHTS' layout, the truth behind it, resumed runs, refused settings, and the command."""
+
 import csv
 import dataclasses
-import math
 import os
 import signal
 import subprocess
@@ -16,8 +17,7 @@ from dreamsim_guidance.cli.data import Scenes
 from dreamsim_guidance.cli.entry import main
 from dreamsim_guidance.data.readers.nights import read_nights
 from dreamsim_guidance.data.scenes.drawing import draw
-from dreamsim_guidance.data.scenes.scene import FACTORS, WEIGHTS, factor_distances
-from dreamsim_guidance.data.scenes.scene_questions import HELD_OUT, SPLITS, Question, SceneSet, changed_factors
+from dreamsim_guidance.data.scenes.scene_questions import SPLITS, SceneSet, changed_factors
 from dreamsim_guidance.data.scenes.scene_set import COLUMNS, write_scene_set
 from dreamsim_guidance.preprocess import load_image
 
@@ -36,11 +36,6 @@ def content(folder: Path) -> dict[str, bytes]:
 def table(folder: Path, name: str = "data.csv") -> list[dict[str, str]]:
     with (folder / name).open(newline="") as file:
         return list(csv.DictReader(file))
-
-
-def questions(split: str, count: int, **settings: Any) -> list[Question]:
-    scene_set = SceneSet(**settings)
-    return [scene_set.question(split, number) for number in range(count)]
 
 
 def program(folder: Path, workers: int, before: str = "") -> list[str]:
@@ -68,7 +63,7 @@ def test_the_reader_of_nights_reads_every_split(folder: Path) -> None:
     assert not [name for name in content(folder) if name.endswith((".part", ".lock"))]
 
 
-def test_the_table_is_nights_own_by_place_and_by_name(folder: Path) -> None:
+def test_the_table_has_the_columns_of_nights_by_position_and_by_name(folder: Path) -> None:
     """The original reads columns 0, 2, 4, 5 and 6 by position and keeps rows with at least six votes."""
     with (folder / "data.csv").open(newline="") as file:
         header, *rows = csv.reader(file)
@@ -83,8 +78,8 @@ def test_the_table_is_nights_own_by_place_and_by_name(folder: Path) -> None:
 
 def test_the_tables_say_what_the_pictures_show(folder: Path) -> None:
     settings, rows, factors = SceneSet(COUNT, 3, 16), table(folder), table(folder, "factors.csv")
-    places = [(split, number) for split, count in settings.counts().items() for number in range(count)]
-    for (split, number), row, truth in zip(places, rows, factors, strict=True):
+    numbers = [(split, number) for split, count in settings.counts().items() for number in range(count)]
+    for (split, number), row, truth in zip(numbers, rows, factors, strict=True):
         question = settings.question(split, number)
         sides = [(question.triplet.a, question.triplet.distance_a), (question.triplet.b, question.triplet.distance_b)]
         (left, left_distance), (right, right_distance) = sides if question.a_is_left else sides[::-1]
@@ -98,25 +93,18 @@ def test_the_tables_say_what_the_pictures_show(folder: Path) -> None:
         assert truth["held_out"] == (question.held_out or "")
 
 
-def test_shares_are_read_as_votes_of_people(tmp_path: Path) -> None:
+def test_shares_of_votes_are_read_back_as_numbers_of_votes(tmp_path: Path) -> None:
     judgments = read_nights(write_scene_set(tmp_path, 30, size=16, shares=True))
-    asked_questions = questions("train", 21, shares=True)
-    votes = [
-        (q.votes_a, q.people - q.votes_a) if q.a_is_left else (q.people - q.votes_a, q.votes_a) for q in asked_questions
-    ]
+    settings = SceneSet(shares=True)
+    questions = [settings.question("train", number) for number in range(21)]
+    votes = [(q.votes_a, q.people - q.votes_a) if q.a_is_left else (q.people - q.votes_a, q.votes_a) for q in questions]
     np.testing.assert_allclose(np.stack([judgments.votes_a, judgments.votes_b], 1)[:21], votes, atol=1e-9)
-    assert any(0 < q.votes_a < q.people for q in asked_questions)
+    assert any(0 < q.votes_a < q.people for q in questions)
 
 
 def test_the_number_of_processes_changes_no_byte(folder: Path, tmp_path: Path) -> None:
     subprocess.run(program(tmp_path / "two", workers=2), check=True, capture_output=True, timeout=60)
     assert content(tmp_path / "two") == content(folder)
-
-
-def test_a_triplet_depends_on_its_seed_split_and_number_only() -> None:
-    for split in SPLITS:
-        assert SceneSet(50).question(split, 4) == SceneSet(20_000, size=32).question(split, 4)
-        assert SceneSet(50).question(split, 4) != SceneSet(50, seed=1).question(split, 4)
 
 
 def test_a_killed_run_goes_on_and_ends_with_the_same_files(folder: Path, tmp_path: Path) -> None:
@@ -144,98 +132,6 @@ def test_a_complete_set_is_left_alone_and_a_lost_picture_is_drawn_again(tmp_path
     os.unlink(tmp_path / "distort" / "000" / "007_1.png")
     write_scene_set(tmp_path, 20, size=16)
     assert content(tmp_path) == before
-
-
-def test_no_two_triplets_share_their_random_numbers_or_their_reference() -> None:
-    settings = SceneSet(seed=5)
-    seeds = [settings._generator(split, number).initial_seed() for split in SPLITS for number in range(250)]
-    assert len({seed % 2**32 for seed in seeds}) == len(seeds)  # torch uses 32 bits
-    references = [q.triplet.reference for split in SPLITS for q in questions(split, 20)]
-    assert len(set(references)) == len(references)
-
-
-@pytest.mark.parametrize("split", ["train", "val", "test"])
-def test_held_out_factors_are_constant_in_all_other_splits(split: str) -> None:
-    seen: set[str] = set()
-    for question in questions(split, 80):
-        triplet = question.triplet
-        changes = [changed_factors(triplet.reference, scene) for scene in (triplet.a, triplet.b)]
-        assert all(1 <= len(change) <= 4 for change in changes) and question.held_out is None
-        seen |= {name for change in changes for name in change}
-    assert seen == set(FACTORS) - set(HELD_OUT)
-
-
-@pytest.mark.parametrize("held_out", [HELD_OUT, ("shape",), ("scale", "background", "count")])
-def test_the_answer_in_the_held_out_split_rests_on_one_held_out_factor(held_out: tuple[str, ...]) -> None:
-    for number, question in enumerate(questions("test_held_out", 60, held_out=held_out)):
-        reference, a, b = question.triplet.reference, question.triplet.a, question.triplet.b
-        assert question.held_out == held_out[number % len(held_out)]
-        assert changed_factors(a, b) == (question.held_out,)
-        changes = [changed_factors(reference, scene) for scene in (a, b)]
-        others = [change for change in changes if question.held_out not in change]
-        assert len(others) == 1 and not set(others[0]) & set(held_out)
-        blind = [_distance_without(question.held_out, reference, scene) for scene in (a, b)]
-        assert blind[0] == blind[1]  # who does not see the factor can only guess
-        assert question.triplet.b_is_nearer == (question.held_out in changes[0])
-
-
-def _distance_without(factor: str, reference: Any, scene: Any) -> float:
-    without = {factor, "rotation"} if factor == "shape" else {factor}  # another shape has no angle in common
-    return sum(WEIGHTS[name] * d for name, d in factor_distances(reference, scene).items() if name not in without)
-
-
-def deviation(wins: list[float], expected: list[float], variance: list[float]) -> float:
-    """The deviation of the sum from its expectation, in standard deviations."""
-    return (sum(wins) - sum(expected)) / math.sqrt(sum(variance))
-
-
-def logistic(x: float) -> float:
-    return 1 / (1 + math.exp(-x))
-
-
-@pytest.mark.parametrize("split", ["train", "test_held_out"])
-def test_shares_of_votes_follow_bradley_and_terry_on_the_known_distances(split: str) -> None:
-    """Votes are counted for the nearer candidate, so that the effect of a wrong temperature does not cancel between sides."""
-    answered = questions(split, 400, shares=True, seed=11)
-    gaps = [abs(q.triplet.distance_a - q.triplet.distance_b) for q in answered]
-    nearer = [q.people - q.votes_a if q.triplet.b_is_nearer else q.votes_a for q in answered]
-
-    def off(temperature: float, chosen: list[int]) -> float:
-        p = [logistic(gaps[i] / temperature) for i in chosen]
-        n = [answered[i].people for i in chosen]
-        expected = [m * q for m, q in zip(n, p, strict=True)]
-        variance = [m * q * (1 - q) for m, q in zip(n, p, strict=True)]
-        return deviation([nearer[i] for i in chosen], expected, variance)
-
-    order = sorted(range(len(answered)), key=gaps.__getitem__)
-    for part in (order, order[:200], order[200:]):  # close calls and clear ones
-        assert abs(off(0.05, part)) < 3
-    assert abs(off(0.04, order)) > 3 and abs(off(0.0625, order)) > 3  # the test would notice another temperature
-    assert {q.people for q in answered} == set(range(6, 12))
-
-
-def test_winners_are_those_of_people_who_all_agree() -> None:
-    """With so much noise that the wrong candidate sometimes wins: P(nearer | all n agree) = logistic(n gap / temperature)."""
-    answered = questions("train", 80, temperature=0.2, seed=12)
-    assert all(q.votes_a in (0, q.people) for q in answered)
-    wins = [float((q.votes_a == 0) == q.triplet.b_is_nearer) for q in answered]
-
-    def off(temperature: float) -> float:
-        gaps = [q.people * abs(q.triplet.distance_a - q.triplet.distance_b) for q in answered]
-        p = [logistic(gap / temperature) for gap in gaps]
-        return deviation(wins, p, [x * (1 - x) for x in p])
-
-    assert abs(off(0.2)) < 3
-    assert abs(off(0.8)) > 3 and abs(off(8 * 0.2)) > 3  # the latter is about that of one person
-    assert 0.8 < sum(wins) / len(wins) < 1
-
-
-def test_neither_side_wins_by_its_place() -> None:
-    answered = questions("train", 200)
-    left_wins = sum((q.votes_a > 0) == q.a_is_left for q in answered)
-    first_is_left = sum(q.a_is_left for q in answered)
-    for count in (left_wins, first_is_left, sum(q.votes_a > 0 for q in answered)):
-        assert abs(count - 100) < 3 * math.sqrt(200 / 4)
 
 
 def test_a_folder_with_something_else_is_refused_and_left_alone(tmp_path: Path, folder: Path) -> None:
@@ -278,7 +174,7 @@ def test_settings_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
         ({"workers": 0}, "workers must be at least 1, got 0"),
     ],
 )
-def test_settings_of_which_no_set_can_be_made_leave_no_folder(
+def test_impossible_settings_are_refused_and_leave_no_folder(
     tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
