@@ -1,4 +1,4 @@
-"""Methods as users write them: found by name from another module, with fields of every kind."""
+"""Guidance methods as a user might write them, with fields of every kind; tests select them as `own_methods.Shifted`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dreamsim_guidance.guidance import Method, Step
 
 @dataclass(frozen=True)
 class Shifted(Method):
-    """MPGD's move plus a constant, with fields that no method of this package has."""
+    """MPGD's move plus a constant, with types of fields that no method of this package has."""
 
     strength: int | float = 0.5
     shift: float = -1.0
@@ -32,7 +32,7 @@ class Shifted(Method):
 
 
 class Plain(Method):
-    """Without fields, and with a constructor of its own."""
+    """No dataclass: a method with a constructor instead of fields."""
 
     def __init__(self, factor: float) -> None:
         self.__dict__["factor"] = factor
@@ -42,7 +42,7 @@ class Plain(Method):
 
 
 class Twice(Plain):
-    """Makes steps early in the run twice."""
+    """Makes each step in the first 30 % of the run twice."""
 
     def repeats(self, progress: float) -> int:
         return 2 if progress < 0.3 else 1

@@ -1,4 +1,4 @@
-"""Batches: each image is guided as if alone, and images of one prompt share its reference."""
+"""In a batch each image is guided as if it were alone, and images of one prompt share its reference."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ def test_several_images_for_each_prompt_share_its_reference() -> None:
     assert log.final["distance"] == pytest.approx(expected.tolist(), rel=1e-4)
 
 
-def test_a_loss_may_have_a_reference_for_each_of_a_prompts_images() -> None:
+def test_a_loss_may_have_a_reference_for_each_image_of_a_prompt() -> None:
     tiny = build("sd")
     references = torch.cat([tiny.target(5), tiny.target(6), tiny.target(7), tiny.target(8)])
     with guide(tiny.pipe, squared_distance(references), MPGD(strength=20.0)) as log:
         images = tiny.call(batch=2, num_images_per_prompt=2)
     expected = (images - references).square().flatten(1).mean(1)
     assert log.final["distance"] == pytest.approx(expected.tolist(), rel=1e-4)
-    unfit = squared_distance(references[:3])
-    with pytest.raises(ValueError, match=r"2 images, one of each prompt's 2, and with all 4"), guide(tiny.pipe, unfit):
+    three = squared_distance(references[:3])
+    with pytest.raises(ValueError, match=r"2 images, one of each prompt's 2, and with all 4"), guide(tiny.pipe, three):
         tiny.call(batch=2, num_images_per_prompt=2)
 
 

@@ -33,7 +33,7 @@ def guided_steps(**options) -> list[int]:
 
 
 @pytest.mark.parametrize(("family", "strength"), [("ddim", 0.005), ("sd", 0.03), ("flux-dev", 0.03)])
-def test_where_no_method_is_chosen_latents_get_more_strength_than_pixels(family: str, strength: float) -> None:
+def test_the_default_method_has_more_strength_for_latents_than_for_pixels(family: str, strength: float) -> None:
     tiny = build(family)
     assert default_method(tiny.pipe) == MPGD(strength)
     with guide(tiny.pipe, tiny.loss()):
@@ -42,7 +42,7 @@ def test_where_no_method_is_chosen_latents_get_more_strength_than_pixels(family:
         assert torch.equal(tiny.call(), images)
 
 
-def test_a_window_and_every_say_which_steps_are_guided() -> None:
+def test_window_every_and_schedule_choose_the_guided_steps() -> None:
     assert guided_steps() == list(range(8))
     assert guided_steps(window=(0.25, 0.5)) == [2, 3]
     assert guided_steps(every=3) == [0, 3, 6]
@@ -50,7 +50,7 @@ def test_a_window_and_every_say_which_steps_are_guided() -> None:
     assert guided_steps(schedule=lambda progress: float(progress < 0.5)) == [0, 1, 2, 3]
 
 
-def test_a_window_without_steps_is_the_unguided_run() -> None:
+def test_a_window_without_steps_leaves_the_run_unguided() -> None:
     base = TINY.call(0, 4)
     for method in (MPGD(3.0), DPS(3.0)):
         with guide(TINY.pipe, loss, method, window=(0.5, 0.5)):
@@ -64,30 +64,30 @@ def test_a_schedule_scales_the_strength() -> None:
         assert torch.equal(TINY.call(0, 4), halved)
 
 
-def test_guidance_stops_where_the_distance_is_reached() -> None:
+def test_guidance_stops_when_the_distance_falls_to_until() -> None:
     with guide(TINY.pipe, loss, MPGD(3.0)) as log:
         TINY.call(0, 12)
     middle = log.entries[6].distance[0]
     with guide(TINY.pipe, loss, MPGD(3.0), until=middle) as stopped:
         TINY.call(0, 12)
     guided = [entry.guided for entry in stopped.entries]
-    assert guided == [True] * sum(guided) + [False] * (12 - sum(guided))  # never again
+    assert guided == [True] * sum(guided) + [False] * (12 - sum(guided))  # and does not resume
     assert sum(guided) == 7
     moves = [entry.move[0] for entry in stopped.entries]
     assert all(move > 0 for move in moves[:6]) and not any(moves[6:])
 
 
-def test_each_image_stops_by_itself() -> None:
-    def easy_for_the_first(images: Tensor) -> Tensor:
+def test_each_image_of_a_batch_stops_when_its_own_distance_falls_to_until() -> None:
+    def small_for_the_first_image(images: Tensor) -> Tensor:
         return loss(images) * torch.tensor([1e-3, 1.0])
 
-    with guide(TINY.pipe, easy_for_the_first, MPGD(3.0), until=0.01) as log:
+    with guide(TINY.pipe, small_for_the_first_image, MPGD(3.0), until=0.01) as log:
         TINY.call(0, 4, batch_size=2)
     assert log.entries[0].move[0] == 0
     assert log.entries[0].move[1] > 0
 
 
-def test_the_log_tells_of_the_last_run(tmp_path: Path) -> None:
+def test_the_log_holds_the_last_run_and_can_be_saved_and_plotted(tmp_path: Path) -> None:
     seen = []
     with guide(TINY.pipe, loss, MPGD(3.0), callback=lambda entry, images: seen.append(images)) as log:
         TINY.call(1, 3)
@@ -111,7 +111,7 @@ def test_an_empty_log_says_so() -> None:
         log.plot()
 
 
-def test_judges_of_a_target_take_no_part_and_tell_when_they_part() -> None:
+def test_judges_do_not_guide_and_the_log_reports_a_judge_that_gets_worse() -> None:
     target = DreamSim("pocket").target(TARGET)
     with guide(TINY.pipe, target, MPGD(0.0)) as before:
         TINY.call(0, 4)
@@ -129,7 +129,7 @@ def test_judges_of_a_target_take_no_part_and_tell_when_they_part() -> None:
     assert "adversarial" in log.summary() and "adversarial" not in before.summary()
 
 
-def test_weights_of_a_loss_follow_the_step() -> None:
+def test_scheduled_weights_of_a_loss_follow_the_step() -> None:
     seen = []
 
     class Counted(Loss):
@@ -148,7 +148,7 @@ def test_weights_of_a_loss_follow_the_step() -> None:
     assert log.entries[0].gradient_norm[0] > log.entries[2].gradient_norm[0]
 
 
-def test_views_gather_their_gradients_at_the_image() -> None:
+def test_the_gradient_of_views_is_that_of_their_mean_loss() -> None:
     images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     target = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 
@@ -157,17 +157,17 @@ def test_views_gather_their_gradients_at_the_image() -> None:
 
     views = Views(squared, views=3, augmentation=cutouts((16, 16)))
     state = torch.get_rng_state()
-    values, slope = views.gradient(images, step=4)
+    values, gradient = views.gradient(images, step=4)
     assert torch.equal(torch.get_rng_state(), state)
     leaf = images.clone().requires_grad_()
-    together = torch.stack([squared(views._view(leaf, 4, k)) for k in range(3)]).mean(0)
-    together.sum().backward()
-    torch.testing.assert_close(values, together.detach())
-    torch.testing.assert_close(slope, leaf.grad)
+    mean = torch.stack([squared(views._view(leaf, 4, k)) for k in range(3)]).mean(0)
+    mean.sum().backward()
+    torch.testing.assert_close(values, mean.detach())
+    torch.testing.assert_close(gradient, leaf.grad)
     assert not torch.equal(views.gradient(images, step=5)[0], values)
 
 
-def test_views_leave_the_samplers_noise_alone() -> None:
+def test_views_do_not_change_the_noise_of_the_sampler() -> None:
     with guide(TINY.pipe, loss, MPGD(1e-9), views=2):
         guided = TINY.call(0, 4, eta=1.0)
     assert float((guided - TINY.call(0, 4, eta=1.0)).abs().max()) < 1e-5
@@ -182,14 +182,14 @@ def test_views_and_checkpointing_are_repeatable_and_lower_the_loss() -> None:
         assert float(loss(first)) < float(loss(base))
 
 
-def test_one_reference_for_each_prompt_serves_its_images_in_a_row() -> None:
+def test_the_reference_of_a_prompt_serves_all_its_images() -> None:
     references = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
-    def each(images: Tensor) -> Tensor:
+    def distance(images: Tensor) -> Tensor:
         assert len(images) == 2
         return (images - references).square().flatten(1).mean(1)
 
-    views = Views(each)
+    views = Views(distance)
     views.images_per_reference = 3
     images = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     expected = (images - references.repeat_interleave(3, dim=0)).square().flatten(1).mean(1)
@@ -208,7 +208,7 @@ def test_one_reference_for_each_prompt_serves_its_images_in_a_row() -> None:
         ({"loss": DreamSim("pocket")}, TypeError, "metric.target"),
     ],
 )
-def test_wrong_arguments_are_told_at_once(arguments, error, text, unchecked) -> None:
+def test_wrong_arguments_are_refused_before_the_block_is_entered(arguments, error, text, unchecked) -> None:
     with pytest.raises(error, match=text):
         guide(**{"pipe": TINY.pipe, "loss": loss, **arguments})
 
@@ -221,25 +221,25 @@ def test_wrong_arguments_are_told_at_once(arguments, error, text, unchecked) -> 
         (lambda images: images.detach().flatten(1).mean(1), ValueError, "no gradient"),
     ],
 )
-def test_a_loss_that_cannot_guide_is_told(wrong, error, text) -> None:
+def test_a_loss_that_cannot_guide_is_refused_and_leaves_the_pipeline_as_it_was(wrong, error, text) -> None:
     base = TINY.call(0, 2)
     with pytest.raises(error, match=text), guide(TINY.pipe, wrong, TFG()):
         TINY.call(0, 2)
     assert torch.equal(TINY.call(0, 2), base)
 
 
-def test_the_pipelines_own_bar_shows_the_distance() -> None:
-    shown = io.StringIO()
-    TINY.pipe.set_progress_bar_config(file=shown, mininterval=0)
+def test_the_progress_bar_of_the_pipeline_shows_the_distance() -> None:
+    output = io.StringIO()
+    TINY.pipe.set_progress_bar_config(file=output, mininterval=0)
     try:
         with guide(TINY.pipe, loss, MPGD(3.0)) as log:
             TINY.call(0, 3)
     finally:
         TINY.pipe.set_progress_bar_config(disable=True)
-    assert f"distance={log.entries[-2].distance[0]:.4f}" in shown.getvalue()
+    assert f"distance={log.entries[-2].distance[0]:.4f}" in output.getvalue()
 
 
-def test_estimates_that_decode_to_anything_are_seen_as_what_could_be_a_picture() -> None:
+def test_decoded_estimates_of_any_size_are_bounded_to_the_range_of_pictures() -> None:
     tiny = build("sd")
     tiny.pipe.vae.decoder.conv_out.weight.data.mul_(100)
     decoder = Decoder(tiny.pipe, Geometry())
@@ -258,7 +258,7 @@ def test_judges_of_several_references_follow_the_targets_reduction() -> None:
     nearest = judges_of(metric.target(references, reduction="min"))["rms"](images)
     torch.testing.assert_close(nearest, torch.zeros(3))
     mean = judges_of(metric.target(references, reduction="mean"))["rms"](images)
-    each = judges_of(metric.target(references))["rms"](references)
+    in_turn = judges_of(metric.target(references))["rms"](references)
     assert (mean > 0.1).all()
-    torch.testing.assert_close(each, torch.zeros(2))
+    torch.testing.assert_close(in_turn, torch.zeros(2))
     assert judges_of(loss) == {}

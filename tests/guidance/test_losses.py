@@ -1,4 +1,4 @@
-"""Which losses guide: anything on images alone; what compares images, or does not depend on them, is refused."""
+"""Any differentiable function of images alone can guide; one that needs a target, or ignores the images, is refused."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def squared(images: Tensor, target: Tensor = TARGET) -> Tensor:
 
 
 class Callable:
-    """Not a module; knows its target."""
+    """A callable object that is no module, with an attribute `target`."""
 
     def __init__(self) -> None:
         self.target, self.references = TARGET, TARGET
@@ -37,7 +37,7 @@ class Callable:
 
 
 class Module(nn.Module):
-    """With buffers that are called like those of the package's targets, but are no pictures."""
+    """A module with attributes named like those of the package's targets, but with other contents."""
 
     references: Tensor
 
@@ -52,7 +52,7 @@ class Module(nn.Module):
 
 
 class OwnLoss(Loss):
-    """A subclass of `Loss` with attributes of these names."""
+    """A subclass of `Loss` with attributes named like those of the package's targets."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ def with_attribute() -> Any:
         lambda: torch.compile(Module(), backend="eager"),
     ],
 )
-def test_a_loss_on_images_alone_guides_whatever_its_attributes(make: Any) -> None:
+def test_a_loss_of_images_alone_guides_whatever_its_attributes_are_called(make: Any) -> None:
     loss = make()
     assert judges_of(loss) == {}
     with guide(TINY.pipe, loss, window=(0.5, 1.0)) as log:
@@ -105,21 +105,21 @@ def test_a_loss_on_images_alone_guides_whatever_its_attributes(make: Any) -> Non
         (lambda: lambda images, step: squared(images), "step"),
     ],
 )
-def test_a_loss_that_needs_more_than_images_is_refused_with_what_it_needs(make: Any, needed: str) -> None:
+def test_a_loss_that_needs_more_than_images_is_refused_naming_the_argument(make: Any, needed: str) -> None:
     with pytest.raises(TypeError, match=f"needs {needed} as well.*metric.target"):
         guide(TINY.pipe, make())
 
 
 @pytest.mark.parametrize("make", [Callable, with_attribute])
-def test_adding_a_function_with_such_attributes_to_a_loss_says_to_wrap_it(make: Any) -> None:
+def test_adding_a_callable_that_is_no_loss_says_to_wrap_it(make: Any) -> None:
     with pytest.raises(TypeError, match=r"wrap it, Loss.of"):
         OwnLoss() + make()
     with pytest.raises(TypeError, match=r"metric.target\(image\)"):
         OwnLoss() + DreamSim("pocket")
 
 
-def test_targets_inside_other_modules_are_judged_by_their_own_pictures() -> None:
-    class Around(nn.Module):
+def test_a_target_inside_another_module_is_judged_by_its_references() -> None:
+    class Wrapper(nn.Module):
         references = torch.zeros(3)
 
         def __init__(self) -> None:
@@ -129,13 +129,13 @@ def test_targets_inside_other_modules_are_judged_by_their_own_pictures() -> None
         def forward(self, images: Tensor) -> Tensor:
             return self.inner(images)
 
-    judges = judges_of(Around())
+    judges = judges_of(Wrapper())
     assert set(judges) == {"rms", "1 - ssim"}
     torch.testing.assert_close(judges["rms"](TARGET), torch.zeros(1))
 
 
 class Constant(nn.Module):
-    """A value with a gradient, though not in the images."""
+    """A value with a gradient in a parameter, but none in the images."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -171,11 +171,11 @@ def test_a_loss_whose_gradient_is_zero_moves_nothing(method: Method) -> None:
         images = TINY.call(steps=2, eta=1.0)
     assert log.skipped == 0 and not any(entry.gradient_norm[0] for entry in log.entries)
     assert images.isfinite().all()
-    if not method.recurrent:  # time travel draws noise of its own
+    if not method.recurrent:  # time travel draws additional noise
         assert float((images - unguided).abs().max()) < 1e-5
 
 
-def test_strength_zero_only_looks_at_a_constant() -> None:
+def test_with_strength_zero_a_constant_loss_is_logged_and_not_refused() -> None:
     with guide(TINY.pipe, Constant(), DSG(0.0)) as log:
         TINY.call(steps=2)
     assert log.distance == [1.0]
@@ -203,7 +203,7 @@ def test_a_pipeline_on_the_meta_device_is_refused_by_guide_and_counted_by_plan()
     assert plan(tiny.pipe, target, progress=False, **tiny.inputs(1), num_inference_steps=2).asked.slowdown > 1
 
 
-def test_only_a_loss_of_the_package_is_fixed_at_the_step() -> None:
+def test_an_attribute_called_at_is_used_only_on_losses_of_this_package() -> None:
     class Timed:
         at = "noon"
 

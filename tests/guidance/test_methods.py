@@ -1,4 +1,4 @@
-"""What the methods promise of themselves, on a tiny pixel pipeline."""
+"""Properties of the guidance methods, on a tiny pixel pipeline."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_every_method_brings_the_images_closer(method: Method, eta: float) -> No
 
 
 @pytest.mark.parametrize(
-    ("corner", "method"),
+    ("tfg", "method"),
     [
         (TFG(1.0, rho=1, mu=0, sigma=0), DPS(1.0)),
         (TFG(1.0, rho=0, mu=1, sigma=0, iterations=1), MPGD(1.0, cap=0.5)),
@@ -67,17 +67,17 @@ def test_every_method_brings_the_images_closer(method: Method, eta: float) -> No
     ],
     ids=lambda method: type(method).__name__,
 )
-def test_others_are_corners_of_tfg(corner: Method, method: Method) -> None:
-    difference = float((run(corner) - run(method)).abs().max())
+def test_tfg_with_these_settings_equals_the_other_method(tfg: Method, method: Method) -> None:
+    difference = float((run(tfg) - run(method)).abs().max())
     moved = float((run(method) - TINY.call(0, 6)).abs().max())
     assert difference < 1e-3 * moved
 
 
-def test_without_spread_or_uncertainty_the_averages_are_dps() -> None:
+def test_lgd_without_spread_is_dps() -> None:
     assert torch.equal(run(LGD(1.0, spread=0.0)), run(DPS(1.0)))
 
 
-def test_a_recurrence_makes_each_step_again() -> None:
+def test_a_recurrence_repeats_each_step_in_its_window() -> None:
     calls = []
     hook = TINY.pipe.unet.register_forward_pre_hook(lambda module, inputs: calls.append(1))
     for method, expected in ((TFG(recurrence=3), 18), (FreeDoM(recurrence=2, recurrence_window=(0.0, 0.5)), 9)):
@@ -87,14 +87,14 @@ def test_a_recurrence_makes_each_step_again() -> None:
     hook.remove()
 
 
-def test_the_trust_region_bounds_every_move() -> None:
+def test_every_move_is_bounded_by_the_cap() -> None:
     for cap in (0.05, 0.5):
         with guide(TINY.pipe, loss, MPGD(1e6, cap=cap)) as log:
             TINY.call(0, 6)
         assert [entry.move[0] for entry in log.entries] == pytest.approx([cap] * 6, rel=1e-3)
 
 
-def test_dsg_takes_the_samplers_step_apart_exactly() -> None:
+def test_dsg_with_almost_no_strength_makes_the_step_of_the_sampler() -> None:
     unguided = TINY.call(0, 6, eta=1.0)
     assert float((run(DSG(1e-7), eta=1.0) - unguided).abs().max()) < 1e-4
     assert float(loss(run(DSG(0.5), eta=1.0))) < float(loss(unguided))
@@ -127,7 +127,7 @@ def test_impossible_settings_are_refused(wrong, unchecked) -> None:
         wrong()
 
 
-def test_the_image_does_not_depend_on_its_batch() -> None:
+def test_an_image_does_not_depend_on_the_other_images_of_its_batch() -> None:
     generators = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
     with guide(TINY.pipe, loss, MPGD(3.0)):
         both = TINY.call(None, 4, batch_size=2, generator=generators)
@@ -135,21 +135,21 @@ def test_the_image_does_not_depend_on_its_batch() -> None:
     assert float((both[1:] - second).abs().max()) < 1e-4
 
 
-def test_a_method_of_ones_own_needs_one_function() -> None:
-    class Nothing(Method):
+def test_a_method_only_needs_a_call_that_makes_the_step() -> None:
+    class Unguided(Method):
         def __call__(self, step):
             return step.sample()
 
-    assert torch.equal(run(Nothing()), TINY.call(0, 6))
+    assert torch.equal(run(Unguided()), TINY.call(0, 6))
 
-    class Forgetful(Method):
+    class WithoutStep(Method):
         def __call__(self, step):
             return step.x_t
 
     with pytest.raises(RuntimeError, match="must call step"):
-        run(Forgetful())
+        run(WithoutStep())
 
 
-def test_methods_are_values() -> None:
+def test_methods_are_compared_by_value_and_can_be_copied_with_changes() -> None:
     assert replace(MPGD(1.0), strength=2.0) == MPGD(2.0)
     assert "strength=2.0" in repr(MPGD(2.0))

@@ -1,4 +1,4 @@
-"""A user's own subclass of Method works wherever the package's methods do."""
+"""A subclass of Method that a user wrote works wherever the package's methods do."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def sd() -> TinyPipeline:
     return build("sd-v")
 
 
-OWN = [Shifted(strength=3.0, shift=-0.5), Plain(1.0), Twice(1.0)]
-own = pytest.mark.parametrize("method", OWN, ids=lambda method: type(method).__name__)
+USER_METHODS = [Shifted(strength=3.0, shift=-0.5), Plain(1.0), Twice(1.0)]
+each_user_method = pytest.mark.parametrize("method", USER_METHODS, ids=lambda method: type(method).__name__)
 
 
-@own
+@each_user_method
 @pytest.mark.parametrize("schedule", [None, lambda progress: 0.5])
 def test_it_guides_with_and_without_a_schedule(method: Method, schedule: Any) -> None:
     tiny = build("ddim")
@@ -42,23 +42,23 @@ def test_it_guides_with_and_without_a_schedule(method: Method, schedule: Any) ->
         assert torch.equal(tiny.call(), unguided)
 
 
-@own
-def test_it_is_planned(sd: TinyPipeline, method: Method) -> None:
+@each_user_method
+def test_it_can_be_planned(sd: TinyPipeline, method: Method) -> None:
     assert plan(sd.pipe, brightness, method, progress=False, **call_of(sd)).asked.slowdown > 1
     assert demand_of(method, 0.5) == Demand(1, 0)
 
 
-def test_it_guides_without_patches_where_it_declares_that_it_can() -> None:
+def test_it_guides_through_a_callback_unless_it_repeats_steps() -> None:
     tiny = build("sd3")
     loss, unguided = tiny.loss(), tiny.call()
     size = (unguided.shape[-2], unguided.shape[-1])
     guided = tiny.call(callback_on_step_end=GuidanceCallback(tiny.pipe, loss, Shifted(10.0), size=size))
     assert float(loss(guided)) < float(loss(unguided))
-    with pytest.raises(ValueError, match="comes after the denoiser"):  # repeats steps, though not in the middle
+    with pytest.raises(ValueError, match="comes after the denoiser"):  # `Twice` repeats steps early in the run
         GuidanceCallback(tiny.pipe, loss, Twice(1.0))
 
 
-def test_it_is_a_guider_where_it_declares_that_it_can() -> None:
+def test_it_guides_through_a_guider_if_it_declares_through_guider() -> None:
     pytest.importorskip("diffusers.guiders")
     tiny = build("modular-sd3")
     loss, unguided = tiny.loss(), tiny.call(steps=3)
@@ -68,7 +68,7 @@ def test_it_is_a_guider_where_it_declares_that_it_can() -> None:
     assert float(loss(tiny.call(steps=3))) < float(loss(unguided))
 
 
-def test_it_is_found_by_its_full_name_with_negative_options() -> None:
+def test_it_is_chosen_by_its_full_name_and_options_may_be_negative() -> None:
     method = method_of("own_methods.Shifted", 0.1, ["shift=-2", "mode=auto"])
     assert method == Shifted(strength=0.1, shift=-2, mode="auto")
     assert GuidedSheet(method="own_methods.Shifted").method == "own_methods.Shifted"
@@ -85,10 +85,10 @@ def test_it_is_found_by_its_full_name_with_negative_options() -> None:
         ("mpdg", "unknown"),
     ],
 )
-def test_a_name_without_a_method_is_refused(name: str, message: str) -> None:
-    for find in (method_class, method_of):
+def test_a_name_that_is_no_method_is_refused(name: str, message: str) -> None:
+    for resolve in (method_class, method_of):
         with pytest.raises(ValueError, match=message):
-            find(name)
+            resolve(name)
 
 
 @pytest.mark.parametrize("strength", [-1.0, float("nan"), float("inf")])

@@ -1,4 +1,4 @@
-"""What cannot be guided says so: pipelines without a scheduler, broken gradients, lack of memory."""
+"""Clear errors and log entries where guidance fails: no scheduler, gradients that are not finite, lack of memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ both = pytest.mark.parametrize(
 
 def test_a_pipeline_needs_a_scheduler() -> None:
     class Painter:
-        """No diffusion at all."""
+        """An object that is no diffusion pipeline."""
 
     with pytest.raises(ValueError, match="Painter has no scheduler"), guide(Painter(), lambda images: images):
         pass
@@ -27,41 +27,41 @@ def test_a_pipeline_needs_a_scheduler() -> None:
 @pytest.mark.parametrize("method", [MPGD(), DPS(), TFG()], ids=lambda method: type(method).__name__)
 def test_gradients_that_are_not_finite_are_left_out_and_counted(method: Method) -> None:
     tiny = build("sd-v")
-    good, looks = tiny.loss(), []
+    finite_loss, calls = tiny.loss(), []
 
     def loss(images: Tensor) -> Tensor:
-        looks.append(1)
-        broken = torch.tensor([float("nan"), 1.0]) if len(looks) == 2 else torch.ones(2)
-        return good(images) * broken
+        calls.append(1)
+        factor = torch.tensor([float("nan"), 1.0]) if len(calls) == 2 else torch.ones(2)
+        return finite_loss(images) * factor
 
     unguided = tiny.call(batch=2)
     with guide(tiny.pipe, loss, method) as log:
         images = tiny.call(batch=2)
     assert images.isfinite().all()
     assert log.skipped == 1 and "1 of 8 gradients were not finite" in log.summary()
-    assert (good(images) < good(unguided)).all()
+    assert (finite_loss(images) < finite_loss(unguided)).all()
 
 
 def test_lack_of_memory_says_what_helps() -> None:
     tiny = build("sd-v")
 
-    def hungry(images: Tensor) -> Tensor:
+    def out_of_memory(images: Tensor) -> Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    helpful = r"CUDA out of memory.*AutoencoderTiny.*checkpointing=True"
-    with pytest.raises(torch.OutOfMemoryError, match=helpful), guide(tiny.pipe, hungry):
+    message = r"CUDA out of memory.*AutoencoderTiny.*checkpointing=True"
+    with pytest.raises(torch.OutOfMemoryError, match=message), guide(tiny.pipe, out_of_memory):
         tiny.call()
 
 
 @pytest.mark.parametrize("method", [DPS(), MPGD()], ids=lambda method: type(method).__name__)
-def test_lack_of_memory_in_the_denoiser_says_what_helps_where_its_graph_is_kept(method: Method) -> None:
+def test_lack_of_memory_in_the_denoiser_suggests_checkpointing_if_its_graph_is_kept(method: Method) -> None:
     tiny = build("sd-v")
     loss = tiny.loss()
 
-    def full(*_: Any) -> None:
+    def out_of_memory(*_: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    hook = tiny.denoiser.register_forward_hook(full)
+    hook = tiny.denoiser.register_forward_hook(out_of_memory)
     with pytest.raises(torch.OutOfMemoryError) as caught, guide(tiny.pipe, loss, method):
         tiny.call()
     hook.remove()
@@ -70,7 +70,7 @@ def test_lack_of_memory_in_the_denoiser_says_what_helps_where_its_graph_is_kept(
 
 
 class BrokenBackward(torch.autograd.Function):
-    """The identity, whose gradient for the first of a batch is not a number."""
+    """The identity, with a gradient that is NaN for the first image of a batch."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -83,7 +83,7 @@ class BrokenBackward(torch.autograd.Function):
         return broken
 
 
-def test_gradients_that_the_denoiser_breaks_are_left_out_and_counted() -> None:
+def test_nan_gradients_from_the_denoiser_are_left_out_and_counted() -> None:
     tiny = build("flux-dev")
     loss, unguided = tiny.loss(), tiny.call(batch=2)
     hook = tiny.denoiser.register_forward_hook(lambda module, args, output: (BrokenBackward.apply(output[0]),))

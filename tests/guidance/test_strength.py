@@ -1,4 +1,7 @@
-"""A strength means the same in every family and at every size: the prior is known, so what guidance does can be compared."""
+"""A strength has the same effect whatever the model predicts, for every scaling of the state and at every image size.
+
+The effect is the mean of guided samples of a standard normal prior, whose denoiser is known in closed form.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ def mean_of_samples(method: Method, sampler: str, prediction: str = "epsilon", s
 
 
 @pytest.mark.parametrize("method", [MPGD(0.5), DPS(2.0), FlowChef(0.3)], ids=lambda method: type(method).__name__)
-def test_strength_means_the_same_whatever_the_model_predicts(method: Method) -> None:
+def test_the_effect_of_a_strength_does_not_depend_on_what_the_model_predicts(method: Method) -> None:
     expected = mean_of_samples(method, "ddim", "epsilon")
     assert expected > 0.1  # the prior's mean is 0, the target's state 0.8
     for prediction in ("v_prediction", "sample"):
@@ -34,14 +37,14 @@ def test_strength_means_the_same_whatever_the_model_predicts(method: Method) -> 
 
 
 @pytest.mark.parametrize("method", [MPGD(0.5), DPS(2.0)], ids=lambda method: type(method).__name__)
-def test_strength_means_the_same_for_every_scaling_of_the_state(method: Method) -> None:
+def test_the_effect_of_a_strength_does_not_depend_on_the_scaling_of_the_state(method: Method) -> None:
     expected = mean_of_samples(method, "ddim")
-    # other schedules visit other noise levels: the variance exploding form of the same one agrees best
+    # samplers visit different noise levels; Euler, the variance exploding form of the same schedule, agrees better than a flow
     assert mean_of_samples(method, "euler") == pytest.approx(expected, rel=0.1)
     assert mean_of_samples(method, "flow") == pytest.approx(expected, rel=0.35)
 
 
 @pytest.mark.parametrize("method", [MPGD(0.5), DPS(2.0)], ids=lambda method: type(method).__name__)
-def test_strength_means_the_same_at_every_size(method: Method) -> None:
+def test_the_effect_of_a_strength_does_not_depend_on_the_size_of_the_image(method: Method) -> None:
     small, large = (mean_of_samples(method, "ddim", side=side) for side in (4, 12))
     assert large == pytest.approx(small, abs=0.05)

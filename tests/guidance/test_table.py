@@ -1,4 +1,4 @@
-"""Adding a method touches two places: its file, and the table in `guidance.methods`."""
+"""A new guidance method needs two changes only: its file, and a line in the table of `guidance.methods`."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ assert main(["guide", "--help"]) == 0
 
 @pytest.fixture
 def tree_with_a_method(tmp_path: Path) -> Path:
-    """A copy of the package, of links but for the two places, in which the method `added` exists."""
+    """A copy of the package in which the method `added` exists; every file but the two that change is a link."""
     package = tmp_path / "dreamsim_guidance"
     for folder in (package, package / "guidance", package / "guidance" / "methods"):
         folder.mkdir()
@@ -77,7 +77,7 @@ def tree_with_a_method(tmp_path: Path) -> Path:
     table.unlink()
     table.write_text(text.replace('    "mpgd": "MPGD",\n', '    "mpgd": "MPGD",\n    "added": "Added",\n'))
     (package / "guidance" / "methods" / "added.py").write_text(METHOD)
-    for name in ("losses", "recipes", "training"):  # where an editable install has no links
+    for name in ("losses", "recipes", "training"):  # an installed package may lack these links
         if not (package / name).exists():
             (package / name).symlink_to(PACKAGE.parent / name)
     return tmp_path
@@ -93,20 +93,20 @@ def test_a_method_in_the_table_is_in_every_list(tree_with_a_method: Path) -> Non
 
 
 def test_methods_are_named_in_two_places_only() -> None:
-    """Class names occur in their file and the table; other modules name MPGD, the default, or quote in prose."""
+    """The class of a method is named in its file and the table; MPGD, the default, and prose are not counted."""
     names = re.compile(r"\b(" + "|".join(name for name in METHODS.values() if name != "MPGD") + r")\b")
-    naming = {
+    files_with_names = {
         file.relative_to(PACKAGE).as_posix()
         for file in PACKAGE.rglob("*.py")
         if names.search(re.sub(r'""".*?"""|#.*|"[^"\n]*"', "", file.read_text(encoding="utf-8"), flags=re.DOTALL))
     }
-    files = {f"guidance/methods/{name}.py" for name in METHODS}
-    assert naming - files <= {"guidance/methods/__init__.py"}
+    own_files = {f"guidance/methods/{name}.py" for name in METHODS}
+    assert files_with_names - own_files <= {"guidance/methods/__init__.py"}
 
 
-def test_the_table_is_read_without_torch() -> None:
-    code = (
+def test_the_table_can_be_read_without_importing_torch() -> None:
+    program = (
         "import sys; from dreamsim_guidance.comparisons.guided_sheet import GuidedSheet; print('torch' in sys.modules)"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "False"

@@ -1,4 +1,4 @@
-"""The ways in which people run pipelines: batches, precisions, offloading, LoRA, compilation, threads."""
+"""Guidance works with half precision, LoRA, compilation, offloading, checkpointing, nested guides and threads."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ METHODS = (MPGD(strength=5.0), DPS(strength=5.0))
 both = pytest.mark.parametrize("method", METHODS, ids=lambda method: type(method).__name__)
 
 
-def helps(tiny: TinyPipeline, method: Method, **options: Any) -> Tensor:
-    """The guided images, after they were seen to be closer than the unguided ones, which are unchanged afterwards."""
+def check_guidance(tiny: TinyPipeline, method: Method, **options: Any) -> Tensor:
+    """Check that guidance brings images closer and leaves later unguided runs as they were; returns the guided images."""
     loss, unguided = tiny.loss(), tiny.call()
     with guide(tiny.pipe, loss, method, **options) as log:
         guided = tiny.call()
@@ -39,25 +39,25 @@ def helps(tiny: TinyPipeline, method: Method, **options: Any) -> Tensor:
 def test_half_precision(family: str, dtype: torch.dtype, method: Method) -> None:
     tiny = build(family)
     tiny.pipe.to(dtype)
-    helps(tiny, method)
+    check_guidance(tiny, method)
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1e6])
 def test_half_precision_gradients_neither_vanish_nor_overflow(scale: float) -> None:
-    """The loss in other units, with the strength in theirs, guides the same."""
+    """Scaling the loss and dividing the strength by the same factor changes nothing."""
     tiny = build("sd-v")
     tiny.pipe.to(torch.float16)
     loss = tiny.loss()
     for kind in (MPGD, DPS):
         with guide(tiny.pipe, loss, kind(strength=2.0)):
-            usual = tiny.call()
+            unscaled = tiny.call()
         with guide(tiny.pipe, lambda images: loss(images) * scale, kind(strength=2.0 / scale)) as log:
             scaled = tiny.call()
         assert log.skipped == 0
-        assert (scaled - usual).abs().max() < 2e-2
+        assert (scaled - unscaled).abs().max() < 2e-2
 
 
-# What a pipeline may have been through.
+# Changes that users make to a pipeline.
 
 
 @both
@@ -68,21 +68,21 @@ def test_lora(method: Method) -> None:
     plain = tiny.call()
     tiny.pipe.unet.add_adapter(LoraConfig(r=2, init_lora_weights=False, target_modules=["to_q", "to_v"]))
     assert not torch.equal(tiny.call(), plain)
-    helps(tiny, method)
+    check_guidance(tiny, method)
     lora = [p for name, p in tiny.pipe.unet.named_parameters() if "lora" in name]
     assert lora and all(p.requires_grad for p in lora)
 
 
 @pytest.mark.filterwarnings(
     "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"
-)  # torch.compile's own
+)  # raised inside torch.compile
 @pytest.mark.parametrize(("backend", "method"), [("eager", MPGD(strength=5.0)), ("aot_eager", DPS(strength=5.0))])
 def test_compiled_denoiser(backend: str, method: Method) -> None:
     tiny = build("sd3")
-    plain = helps(tiny, method)
+    plain = check_guidance(tiny, method)
     torch.compiler.reset()
     tiny.pipe.transformer = torch.compile(tiny.pipe.transformer, backend=backend)
-    assert torch.allclose(helps(tiny, method), plain, atol=1e-4)
+    assert torch.allclose(check_guidance(tiny, method), plain, atol=1e-4)
     torch.compiler.reset()
 
 
@@ -90,7 +90,7 @@ def test_compiled_denoiser(backend: str, method: Method) -> None:
 @pytest.mark.parametrize("switch", ["attention slicing", "gradient checkpointing", "vae slicing", "vae tiling"])
 def test_switches_of_the_pipeline(switch: str, method: Method) -> None:
     tiny = build("sd")
-    plain = helps(tiny, method)
+    plain = check_guidance(tiny, method)
     if switch == "attention slicing":
         tiny.pipe.enable_attention_slicing(1)
     elif switch == "gradient checkpointing":
@@ -99,27 +99,24 @@ def test_switches_of_the_pipeline(switch: str, method: Method) -> None:
         tiny.pipe.vae.enable_slicing()
     else:
         tiny.pipe.vae.enable_tiling()
-    assert torch.allclose(helps(tiny, method), plain, atol=1e-4)
+    assert torch.allclose(check_guidance(tiny, method), plain, atol=1e-4)
 
 
 @both
 def test_checkpointing_changes_nothing_but_memory(method: Method) -> None:
     tiny = build("sd")
-    assert torch.allclose(helps(tiny, method), helps(tiny, method, checkpointing=True), atol=1e-5)
+    assert torch.allclose(check_guidance(tiny, method), check_guidance(tiny, method, checkpointing=True), atol=1e-5)
     assert not tiny.pipe.unet.is_gradient_checkpointing
 
 
 @both
 def test_tiny_autoencoder_decodes_for_the_guidance(method: Method) -> None:
     tiny = build("sd")
-    small, unguided = tiny_autoencoder(), tiny.call()
-    reference = small.decode(torch.randn(1, 4, 8, 8)).sample.detach() / 2 + 0.5
-    seen = []
-    with guide(tiny.pipe, squared_distance(reference), method, vae=small) as log:
+    vae, unguided = tiny_autoencoder(), tiny.call()
+    reference = vae.decode(torch.randn(1, 4, 8, 8)).sample.detach() / 2 + 0.5
+    with guide(tiny.pipe, squared_distance(reference), method, vae=vae) as log:
         guided = tiny.call()
-    for entry in log.entries:
-        seen.append(entry.distance[0])
-    assert seen[-1] < seen[0]
+    assert log.entries[-1].distance[0] < log.entries[0].distance[0]
     assert not torch.equal(guided, unguided)
     assert log.final["distance"] == pytest.approx([float((guided - reference).square().mean())], rel=1e-4)
     assert torch.equal(tiny.call(), unguided)
@@ -128,7 +125,7 @@ def test_tiny_autoencoder_decodes_for_the_guidance(method: Method) -> None:
 @both
 @pytest.mark.parametrize("family", ["sd-v", "flux-dev"])
 def test_offloading_hooks_stay_and_nothing_is_moved_for_the_guidance(family: str, method: Method) -> None:
-    """Hooks like those of `enable_model_cpu_offload`, which needs an accelerator, count what they would load."""
+    """`enable_model_cpu_offload` needs an accelerator; hooks of the same kind count how often they would load a module."""
     from accelerate.hooks import ModelHook, add_hook_to_module
 
     class Counting(ModelHook):
@@ -139,7 +136,7 @@ def test_offloading_hooks_stay_and_nothing_is_moved_for_the_guidance(family: str
             return args, kwargs
 
     tiny = build(family)
-    plain = helps(tiny, method)
+    plain = check_guidance(tiny, method)
     denoiser, decoder = Counting(), Counting()
     add_hook_to_module(tiny.denoiser, denoiser)
     add_hook_to_module(tiny.pipe.vae.decoder, decoder)
@@ -147,22 +144,22 @@ def test_offloading_hooks_stay_and_nothing_is_moved_for_the_guidance(family: str
         denoiser.calls = decoder.calls = 0
         guided = tiny.call()
     assert torch.allclose(guided, plain, atol=1e-6)
-    assert (denoiser.calls, decoder.calls) == (4, 1)  # the pipeline's own, and no more
+    assert (denoiser.calls, decoder.calls) == (4, 1)  # guidance adds no call that would load a module
     assert tiny.pipe.vae.decoder._hf_hook is decoder
 
 
-# Inside one another, and at the same time.
+# Nested guides, and guides in several threads.
 
 
-def test_nested_guides_add_up_and_come_apart() -> None:
+def test_nested_guides_act_together_and_are_removed_one_by_one() -> None:
     tiny = build("sd-v")
     left, right, unguided = tiny.loss(1), tiny.loss(2), tiny.call()
     with guide(tiny.pipe, left, MPGD(strength=1.0)) as outer:
         with guide(tiny.pipe, right, MPGD(strength=1.0)) as inner:
             both = tiny.call()
-        one = tiny.call()
+        outer_only = tiny.call()
     assert len(outer.entries) == len(inner.entries) == 4
-    assert float(right(both)) < float(right(one)) and float(left(one)) < float(left(unguided))
+    assert float(right(both)) < float(right(outer_only)) and float(left(outer_only)) < float(left(unguided))
     assert torch.equal(tiny.call(), unguided)
 
 
@@ -180,13 +177,13 @@ def test_threads_guide_their_own_pipelines_and_wait_for_a_shared_one() -> None:
         expected: dict[int, Tensor] = {}
         for seed in range(2):
             work(pipes[seed], seed, expected)
-        found: dict[int, Tensor] = {}
-        threads = [threading.Thread(target=work, args=(pipes[seed], seed, found)) for seed in range(2)]
+        results: dict[int, Tensor] = {}
+        threads = [threading.Thread(target=work, args=(pipes[seed], seed, results)) for seed in range(2)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert all(torch.equal(found[seed], expected[seed]) for seed in range(2))
+        assert all(torch.equal(results[seed], expected[seed]) for seed in range(2))
         assert "step" not in vars(pipes[0].pipe.scheduler)
 
 
@@ -196,4 +193,4 @@ def test_inference_mode_is_refused(method: Method) -> None:
     loss = tiny.loss()
     with torch.inference_mode(), pytest.raises(RuntimeError, match="inference_mode"), guide(tiny.pipe, loss, method):
         tiny.call()
-    helps(tiny, method)
+    check_guidance(tiny, method)

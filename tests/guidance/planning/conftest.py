@@ -1,4 +1,4 @@
-"""A pipeline and its prices, which all tests of planning share: each part is counted once."""
+"""A pipeline and its prices, shared by all tests of planning so that each part of the pipeline is counted only once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def prices(sd: TinyPipeline) -> Prices:
 
 
 @pytest.fixture(autouse=True)
-def older_versions_of_pytorch_count_attention_on_the_cpu_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    for operation, like in SAME_SHAPES.items():
+def count_attention_on_the_cpu_in_older_versions_of_pytorch_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    for operation, counted_operation in SAME_SHAPES.items():
         if operation not in flop_registry:
-            monkeypatch.setitem(flop_registry, operation, flop_registry[like])
+            monkeypatch.setitem(flop_registry, operation, flop_registry[counted_operation])

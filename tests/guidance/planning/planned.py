@@ -1,4 +1,4 @@
-"""What the tests of planning share: a loss, a call, prices of ways to guide, and the arithmetic of a real run."""
+"""Helpers for the tests of planning: a loss, a call, prices of ways to guide, and the arithmetic of a real run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def call_of(tiny: TinyPipeline, batch: int = 1, steps: int = 4) -> dict[str, Any
 
 
 def priced(tiny: TinyPipeline, loss: Any = brightness, machine: Machine = ARITHMETIC, **options: Any) -> Prices:
-    """Parts are counted once, so that several ways of guiding can share them."""
+    """The prices of guiding `tiny`; its parts are counted once and serve for several ways of guiding."""
     return Prices(tiny.pipe, loss, call_of(tiny), machine, progress=False, **options)
 
 
@@ -33,7 +33,7 @@ def way(method: Method, vae: nn.Module | None = None, every: int = 1, checkpoint
 
 
 class Counter(TorchDispatchMode):
-    """FLOP of what really runs; PyTorch's own counter follows modules too, and cannot follow them through autograd.grad."""
+    """Counts the FLOP of all operations that run; PyTorch's counter also follows modules, which fails in `autograd.grad`."""
 
     flops = 0
 
@@ -45,7 +45,7 @@ class Counter(TorchDispatchMode):
 
 
 def arithmetic(tiny: TinyPipeline, **guidance: Any) -> int:
-    """FLOP of a real run, without the decoding at its end."""
+    """FLOP of a real run without its final decoding; guided if `guidance` has arguments for `guide`."""
     call = {"output_type": "latent", **call_of(tiny), "generator": torch.Generator().manual_seed(0)}
     with Counter() as counter:
         if guidance:

@@ -1,4 +1,4 @@
-"""Predicted prices against what really happens: the same arithmetic, the same bytes."""
+"""Predicted prices agree with the arithmetic and the memory of real runs."""
 
 from __future__ import annotations
 
@@ -42,36 +42,36 @@ def test_slowdown_is_right_for_other_families(family: str, method: Method, optio
     assert priced(tiny, **options).slowdown(way(method)) == pytest.approx(real, rel=1e-3)
 
 
-def test_kept_bytes_are_those_that_autograd_saves(sd: TinyPipeline) -> None:
-    given: list[tuple[Any, Any]] = []
+def test_predicted_bytes_of_the_graph_are_those_that_autograd_saves(sd: TinyPipeline) -> None:
+    calls: list[tuple[Any, Any]] = []
     hook = sd.pipe.unet.register_forward_pre_hook(
-        lambda _, args, kwargs: given.append((args, kwargs)), with_kwargs=True
+        lambda _, args, kwargs: calls.append((args, kwargs)), with_kwargs=True
     )
     try:
         sd.call(steps=1)
     finally:
         hook.remove()
-    (state, *rest), keywords = given[0]
+    (state, *rest), keywords = calls[0]
     state = state.clone().requires_grad_()
-    given_tensors = [*sd.pipe.unet.parameters(), state, *rest, *keywords.values()]
-    older = {t.untyped_storage()._cdata for t in given_tensors if isinstance(t, Tensor)}
+    inputs = [*sd.pipe.unet.parameters(), state, *rest, *keywords.values()]
+    input_storages = {t.untyped_storage()._cdata for t in inputs if isinstance(t, Tensor)}
     saved: dict[int, Tensor] = {}
 
-    def note(tensor: Tensor) -> Tensor:
+    def record(tensor: Tensor) -> Tensor:
         saved[tensor.untyped_storage()._cdata] = tensor
         return tensor
 
     sd.pipe.unet.requires_grad_(False)
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(record, lambda tensor: tensor):
         output = sd.pipe.unet(state, *rest, **keywords)[0]
     saved[output.untyped_storage()._cdata] = output
-    real = sum(t.untyped_storage().nbytes() for key, t in saved.items() if key not in older)
+    real = sum(t.untyped_storage().nbytes() for key, t in saved.items() if key not in input_storages)
     sd.pipe.unet.requires_grad_(True)
     forward, _ = Rehearsal(sd.pipe, call_of(sd)).denoise(ARITHMETIC, graph=True)
     assert forward.held == pytest.approx(real, rel=0.02)
 
 
-def test_arithmetic_is_what_pytorch_counts(sd: TinyPipeline, prices: Prices) -> None:
+def test_flop_of_a_step_are_those_that_pytorch_counts(sd: TinyPipeline, prices: Prices) -> None:
     counts = []
     for steps in (2, 3):
         with FlopCounterMode(display=False) as counter:
@@ -80,7 +80,7 @@ def test_arithmetic_is_what_pytorch_counts(sd: TinyPipeline, prices: Prices) -> 
     assert prices.denoise(False, False)[0].flops == counts[1] - counts[0]
 
 
-def test_peak_of_a_meter_is_the_most_that_was_alive() -> None:
+def test_the_peak_of_a_meter_is_the_most_memory_that_was_alive_at_once() -> None:
     with Meter() as meter:
         a = torch.zeros(1000)
         b = a + 1
@@ -91,32 +91,32 @@ def test_peak_of_a_meter_is_the_most_that_was_alive() -> None:
     assert meter.live == 0
 
 
-def test_switches_cost_less(prices: Prices) -> None:
-    def cost(one: Way) -> tuple[float, int]:
-        return prices.slowdown(one), prices.peak(one)
+def test_cheaper_ways_of_guiding_have_lower_prices(prices: Prices) -> None:
+    def cost(guiding: Way) -> tuple[float, int]:
+        return prices.slowdown(guiding), prices.peak(guiding)
 
-    through, alone = cost(way(DPS())), cost(way(MPGD()))
+    dps, mpgd = cost(way(DPS())), cost(way(MPGD()))
     checkpointed = cost(way(DPS(), checkpointing=True))
-    assert checkpointed[0] > through[0] and checkpointed[1] < through[1]
-    assert alone[0] < through[0] and alone[1] < through[1]
+    assert checkpointed[0] > dps[0] and checkpointed[1] < dps[1]
+    assert mpgd[0] < dps[0] and mpgd[1] < dps[1]
     tiny = cost(way(MPGD(), prices.twin(tiny_autoencoder())))
-    assert tiny[0] < alone[0] and tiny[1] < alone[1]
-    assert cost(way(MPGD(), every=2)) == (pytest.approx(1 + (alone[0] - 1) / 2), alone[1])
+    assert tiny[0] < mpgd[0] and tiny[1] < mpgd[1]
+    assert cost(way(MPGD(), every=2)) == (pytest.approx(1 + (mpgd[0] - 1) / 2), mpgd[1])
     assert cost(way(DPS(strength=0.0))) == (1, prices.unguided_peak())
 
 
-def test_networks_without_weights_cost_the_same(prices: Prices) -> None:
+def test_networks_on_the_meta_device_have_the_same_prices(prices: Prices) -> None:
     tiny = build("sd-v")
     tiny.pipe.unet.to("meta")
     tiny.pipe.vae.to("meta")
-    bare = priced(tiny)
-    assert bare.denoise(False, False) == prices.denoise(False, False)
-    assert bare.gradient(None, False) == prices.gradient(None, False)
-    assert bare.weights() == prices.weights()
+    meta_prices = priced(tiny)
+    assert meta_prices.denoise(False, False) == prices.denoise(False, False)
+    assert meta_prices.gradient(None, False) == prices.gradient(None, False)
+    assert meta_prices.weights() == prices.weights()
 
 
 class Network(nn.Module):
-    """A loss with a weight of its own."""
+    """A loss with weights."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -127,11 +127,11 @@ class Network(nn.Module):
 
 
 def test_loss_is_counted_once_for_each_view(sd: TinyPipeline, prices: Prices) -> None:
-    plain = prices.gradient(None, False).flops
-    one = priced(sd, Network()).gradient(None, False).flops
-    three = priced(sd, Network().to("meta"), views=3).gradient(None, False).flops
-    assert one > plain
-    assert three - plain == 3 * (one - plain)
+    without_network = prices.gradient(None, False).flops
+    one_view = priced(sd, Network()).gradient(None, False).flops
+    three_views = priced(sd, Network().to("meta"), views=3).gradient(None, False).flops
+    assert one_view > without_network
+    assert three_views - without_network == 3 * (one_view - without_network)
 
 
 @pytest.mark.parametrize(
@@ -144,11 +144,11 @@ def test_loss_is_counted_once_for_each_view(sd: TinyPipeline, prices: Prices) ->
         (TFG(rho=0, iterations=4), Demand(4, 0)),
     ],
 )
-def test_demand_is_found_by_asking(method: Method, expected: Demand) -> None:
+def test_the_demand_of_a_method_is_found_by_running_it(method: Method, expected: Demand) -> None:
     assert demand_of(method, 0.5) == expected
 
 
-def test_latents_whose_grid_is_read_from_positions_can_be_planned() -> None:
+def test_a_pipeline_whose_latent_grid_comes_from_position_ids_can_be_planned() -> None:
     tiny = build("flux2")
     real = arithmetic(tiny, method=MPGD()) / arithmetic(tiny)
     prices = priced(tiny)
@@ -157,9 +157,9 @@ def test_latents_whose_grid_is_read_from_positions_can_be_planned() -> None:
         assert prices.decoder(None)(prices.rehearsal.x0).shape == (1, 3, 32, 32)
 
 
-def test_a_machine_has_finite_rates(sd: TinyPipeline) -> None:
+def test_a_measured_machine_has_finite_rates_and_each_operation_costs_its_latency(sd: TinyPipeline) -> None:
     machine = Machine.measured()
     assert machine.flops_per_second > 1e8 and machine.bytes_per_second > 1e7 and 0 < machine.latency < 1e-2
     assert machine.seconds(0.0, 0.0) == machine.latency
-    counting = priced(sd, machine=Machine(1e12, latency=1.0))
-    assert counting.denoise(False, False)[0].seconds > 100  # one for each operation
+    slow_launches = priced(sd, machine=Machine(1e12, latency=1.0))
+    assert slow_launches.denoise(False, False)[0].seconds > 100  # one second for each operation
