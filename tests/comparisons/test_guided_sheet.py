@@ -1,4 +1,4 @@
-"""Sheets of guided samples, the comparison of methods, the sweep of strengths, and how they are measured."""
+"""Sheets of guided samples, the comparison of methods, the sweep of strengths, and the measures that they report."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ HUB |= {"guide-flux": "flux"}
 
 
 @pytest.fixture(scope="module", autouse=True)
-def loaded_once() -> Iterator[None]:
+def load_each_model_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(guided_models, "load", functools.cache(guided_models.load))
         for module in (guided_sheet, method_comparison_run, strength_sweep_run):
@@ -45,11 +45,11 @@ def test_every_family_has_a_recipe_with_its_usual_settings() -> None:
     for name, model in HUB.items():
         config = load(name).config
         assert (config.model, config.method, config.taesd) == (model, "mpgd", True)
-    usual = {name: (model.steps, model.cfg, model.size, model.tiny) for name, model in guided_models.MODELS.items()}
-    assert usual["sd15"] == (50, 7.5, 512, "madebyollin/taesd")
-    assert usual["sdxl-turbo"] == (4, 0.0, 512, "madebyollin/taesdxl")
-    assert usual["sd35"] == (40, 4.5, 1024, "madebyollin/taesd3")
-    assert usual["flux"] == (50, 3.5, 1024, "madebyollin/taef1")
+    settings = {name: (model.steps, model.cfg, model.size, model.tiny) for name, model in guided_models.MODELS.items()}
+    assert settings["sd15"] == (50, 7.5, 512, "madebyollin/taesd")
+    assert settings["sdxl-turbo"] == (4, 0.0, 512, "madebyollin/taesdxl")
+    assert settings["sd35"] == (40, 4.5, 1024, "madebyollin/taesd3")
+    assert settings["flux"] == (50, 3.5, 1024, "madebyollin/taef1")
 
 
 def test_the_pocket_sheet_takes_a_scene_that_no_model_was_trained_on(
@@ -64,13 +64,13 @@ def test_the_pocket_sheet_takes_a_scene_that_no_model_was_trained_on(
     assert load_image(tmp_path / "run" / "guided" / "0001.png").shape == (1, 3, 32, 32)
 
 
-def test_with_a_prompt_the_pocket_model_is_the_one_that_reads_it(tmp_path: Path) -> None:
+def test_a_prompt_selects_the_pocket_model_that_reads_prompts(tmp_path: Path) -> None:
     config = override(GuidedSheet(model="pocket"), ["prompt=two red stars", "n=1", "steps=3"])
     config.run(tmp_path)
     assert load_image(tmp_path / "guided" / "0000.png").shape == (1, 3, 64, 64)
 
 
-def test_the_comparison_of_methods_is_resumed_without_sampling_again(tmp_path: Path) -> None:
+def test_the_comparison_of_methods_is_resumed_without_repeating_finished_cells(tmp_path: Path) -> None:
     config = load("guide-methods-tiny").config
     rows = config.run(tmp_path)["rows"]
     assert [row["method"] for row in rows] == ["unguided", "mpgd", "unguided, eta 1", "dsg"]
@@ -82,13 +82,13 @@ def test_the_comparison_of_methods_is_resumed_without_sampling_again(tmp_path: P
     assert table.count("\n") == 6
     (tmp_path / "cells" / "mpgd" / "001.safetensors").unlink()
     finished = tmp_path / "cells" / "mpgd" / "000.safetensors"
-    before = finished.stat().st_mtime_ns
-    again = config.run(tmp_path)["rows"]
-    assert finished.stat().st_mtime_ns == before
-    assert [row["distance"] for row in again] == [row["distance"] for row in rows]
+    modified = finished.stat().st_mtime_ns
+    resumed = config.run(tmp_path)["rows"]
+    assert finished.stat().st_mtime_ns == modified
+    assert [row["distance"] for row in resumed] == [row["distance"] for row in rows]
 
 
-def test_the_sweep_ends_with_a_curve_over_distance(tmp_path: Path) -> None:
+def test_the_sweep_of_strengths_ends_with_rows_and_two_pictures(tmp_path: Path) -> None:
     results = load("strength-sweep-tiny").config.run(tmp_path)
     unguided, guided = results["rows"]
     assert (unguided["strength"], guided["strength"]) == (0.0, 3.0)
@@ -106,7 +106,7 @@ def test_a_condition_may_have_a_strength_and_options() -> None:
     assert methods["tfg:0.5:rho=0"] == TFG(strength=0.5, rho=0)
 
 
-def test_every_method_is_known_by_a_name() -> None:
+def test_every_method_of_the_table_can_be_made_by_its_name() -> None:
     assert len(METHODS) == 9
     for name, kind in METHODS.items():
         assert type(method_of(name)).__name__ == kind
@@ -155,7 +155,7 @@ def test_held_out_scenes_are_those_of_the_test_split() -> None:
     assert scenes == [pocket_scene(5, "test"), pocket_scene(6, "test")] and pictures.shape == (2, 3, 16, 16)
 
 
-def test_judges_find_no_distance_between_equal_pictures_and_obey_the_mask() -> None:
+def test_judges_give_zero_for_equal_pictures_and_ignore_what_is_masked_out() -> None:
     image = torch.rand(1, 3, 24, 24)
     left = torch.zeros(1, 1, 24, 24)
     left[..., :12] = 1
@@ -167,7 +167,7 @@ def test_judges_find_no_distance_between_equal_pictures_and_obey_the_mask() -> N
     assert float(judges([image], "mean", left, (), False, "cpu")["rms"](other)) == pytest.approx(0, abs=1e-6)
 
 
-def test_judges_of_two_references_take_the_mean_or_the_nearest() -> None:
+def test_judges_of_two_references_take_the_mean_or_the_smaller_distance() -> None:
     images, first, second = torch.rand(2, 3, 16, 16), torch.rand(1, 3, 16, 16), torch.rand(1, 3, 20, 20)
 
     def rms(references: list[torch.Tensor], reduction: str) -> torch.Tensor:
@@ -198,24 +198,25 @@ def test_logs_of_batches_are_merged_and_read_back() -> None:
         (FreeDoM, {"recurrence_window": 5}, "recurrence_window must be 2 numbers such as"),
     ],
 )
-def test_a_field_of_a_method_that_is_no_number_is_an_error_at_once(
+def test_a_method_refuses_a_field_that_is_no_number(
     kind: type, values: dict[str, object], message: str, unchecked: None
 ) -> None:
     with pytest.raises(TypeError, match=message):
         kind(**values)
 
 
-def test_a_bound_may_be_none_where_a_method_says_so() -> None:
+def test_the_cap_of_tfg_may_be_none() -> None:
     assert TFG(cap=None).cap is None
 
 
-def test_a_log_with_a_number_that_json_lacks_is_read_back(tmp_path: Path) -> None:
-    bad = [float("nan"), 0.5]
-    before = Log([Entry(0, 9.0, 0.5, True, bad, bad, bad, 1, 0.25, {"rms": bad})], final={"distance": bad, "rms": bad})
-    before.save(tmp_path / "log.json")
-    after = log_of(json.loads((tmp_path / "log.json").read_text()))
-    assert repr(after) == repr(before)  # nan is not equal to itself
-    assert after.summary() == "distance nan; rms nan; 1 of 2 gradients were not finite and left out"
+def test_a_log_with_nan_is_saved_as_json_and_read_back(tmp_path: Path) -> None:
+    values = [float("nan"), 0.5]
+    entry = Entry(0, 9.0, 0.5, True, values, values, values, 1, 0.25, {"rms": values})
+    saved = Log([entry], final={"distance": values, "rms": values})
+    saved.save(tmp_path / "log.json")
+    loaded = log_of(json.loads((tmp_path / "log.json").read_text()))
+    assert repr(loaded) == repr(saved)  # compared as text, because nan is not equal to itself
+    assert loaded.summary() == "distance nan; rms nan; 1 of 2 gradients were not finite and left out"
 
 
 SAMPLED = [("DDIMScheduler", "DDIMPipeline"), ("DDPMScheduler", "DDPMPipeline")]
@@ -223,13 +224,13 @@ SAMPLED += [("DPMSolverMultistepScheduler", "DDPMPipeline"), ("LCMScheduler", "D
 
 
 @pytest.mark.parametrize(("scheduler", "kind"), SAMPLED)
-def test_the_pixel_model_samples_with_schedulers_that_scale_nothing(scheduler: str, kind: str) -> None:
+def test_the_pixel_model_samples_with_schedulers_that_do_not_scale_their_input(scheduler: str, kind: str) -> None:
     pipe = guided_models.load(guided_models.find("pocket"), "cpu", scheduler=scheduler)
     assert (type(pipe).__name__, type(pipe.scheduler).__name__) == (kind, scheduler)
     sampler = Sampler(pipe, steps=20)
     images, _ = sampler.sample([0, 1, 2, 3], lambda x: x.mean((1, 2, 3)), None)
-    steps = (images.diff(dim=-1).abs().mean() + images.diff(dim=-2).abs().mean()) / 2
-    assert float(steps) < 0.08  # areas of one colour: noise has 0.33 between neighbours
+    difference = (images.diff(dim=-1).abs().mean() + images.diff(dim=-2).abs().mean()) / 2
+    assert float(difference) < 0.08  # pictures with areas of one colour; neighbours in noise differ by 0.33
     assert float(images.std()) > 0.1
 
 
@@ -248,8 +249,8 @@ def test_the_pixel_model_refuses_schedulers_that_its_pipeline_would_misuse(sched
     assert guided_models.load(guided_models.find("pocket", "a star"), "cpu", scheduler=scheduler) is not None
 
 
-def test_a_cell_that_is_stored_is_not_sampled(tmp_path: Path) -> None:
-    class Never:
+def test_a_stored_cell_is_read_and_not_sampled_again(tmp_path: Path) -> None:
+    class UnusedPipeline:
         def __getattr__(self, name: str) -> object:
             raise AssertionError("the pipeline was used")
 
@@ -258,6 +259,8 @@ def test_a_cell_that_is_stored_is_not_sampled(tmp_path: Path) -> None:
     values = {"images": torch.zeros(2, 3, 4, 4, dtype=torch.uint8), "seconds": torch.tensor(2.0)}
     save_file({**values, "distance": torch.tensor([0.1, 0.2])}, tmp_path / "0.safetensors")
     start = time.perf_counter()
-    cell = guided_cell(tmp_path / "0.safetensors", Sampler(Never()), [0, 1], lambda x: x.mean((1, 2, 3)), None, {}, 2)
+    cell = guided_cell(
+        tmp_path / "0.safetensors", Sampler(UnusedPipeline()), [0, 1], lambda x: x.mean((1, 2, 3)), None, {}, 2
+    )
     assert isinstance(cell, GuidedCell) and cell.seconds == 2.0 and time.perf_counter() - start < 5
     assert cell.distances["distance"].tolist() == pytest.approx([0.1, 0.2])

@@ -1,3 +1,5 @@
+"""`optimise` finds the image that a loss asks for, returns the best step with its history, and refuses what has no gradient."""
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -8,10 +10,10 @@ from dreamsim_guidance.metric.dreamsim import DreamSim
 from dreamsim_guidance.schedule import Linear
 
 
-class Away(Loss):
-    """Mean squared distance from a picture."""
+class DistanceTo(Loss):
+    """Mean squared distance to a picture."""
 
-    name = "away"
+    name = "distance"
 
     def __init__(self, picture: Tensor) -> None:
         super().__init__()
@@ -25,21 +27,21 @@ def pixels(batch: int = 1, seed: int = 0) -> Pixels:
     return Pixels(16, batch=batch, generator=torch.Generator().manual_seed(seed))
 
 
-def quiet(loss: object, image: nn.Module, steps: int = 30, **options: object) -> Optimised:
+def optimised(loss: object, image: nn.Module, steps: int = 30, **options: object) -> Optimised:
     return optimise(loss, image, steps, progress=False, **options)  # type: ignore[arg-type]
 
 
 def test_it_finds_the_picture_that_the_loss_asks_for() -> None:
     picture = torch.rand(1, 3, 16, 16) * 0.8 + 0.1
-    result = quiet(Away(picture), pixels(), 300)
+    result = optimised(DistanceTo(picture), pixels(), 300)
     assert (result.image - picture).abs().mean() < 0.01
 
 
-def test_the_metrics_gradient_lowers_the_metric(metric: DreamSim, photograph: Tensor) -> None:
+def test_following_the_gradient_of_the_metric_lowers_its_distance(metric: DreamSim, photograph: Tensor) -> None:
     target = metric.target(photograph)
     start = pixels()
     before = target(start().detach())
-    assert (quiet(target, start, 40).loss < 0.5 * before).all()
+    assert (optimised(target, start, 40).loss < 0.5 * before).all()
 
 
 def test_the_best_step_is_returned_and_not_the_last() -> None:
@@ -49,58 +51,60 @@ def test_the_best_step_is_returned_and_not_the_last() -> None:
         images.append(x.detach())
         return x.flatten(1).mean(1) * 0 + len(images)
 
-    result = quiet(worse_every_step, pixels(), 5)
+    result = optimised(worse_every_step, pixels(), 5)
     assert result.best_step.tolist() == [0]
     assert torch.equal(result.image, images[0])
 
 
 def test_the_returned_loss_is_that_of_the_returned_image() -> None:
-    loss = Away(torch.rand(2, 3, 16, 16))
-    result = quiet(loss, pixels(2))
+    loss = DistanceTo(torch.rand(2, 3, 16, 16))
+    result = optimised(loss, pixels(2))
     assert torch.equal(loss(result.image), result.loss)
     assert torch.equal(result.loss, result.history["loss"].amin(0))
 
 
-def test_each_sample_is_optimised_as_if_it_were_alone() -> None:
+def test_each_image_of_a_batch_is_optimised_as_if_it_were_alone() -> None:
     pictures = torch.rand(2, 3, 16, 16)
     together = pixels(2)
     alone = pixels(1)
-    for single, double in zip(alone.levels, together.levels, strict=True):
-        single.data = double.data[1:].clone()
-    assert torch.allclose(quiet(Away(pictures), together).image[1:], quiet(Away(pictures[1:]), alone).image, atol=1e-6)
+    for level_of_one, level_of_two in zip(alone.levels, together.levels, strict=True):
+        level_of_one.data = level_of_two.data[1:].clone()
+    assert torch.allclose(
+        optimised(DistanceTo(pictures), together).image[1:], optimised(DistanceTo(pictures[1:]), alone).image, atol=1e-6
+    )
 
 
 def test_the_same_seed_gives_the_same_picture() -> None:
-    loss = Away(torch.rand(1, 3, 16, 16))
-    assert torch.equal(quiet(loss, pixels(seed=3)).image, quiet(loss, pixels(seed=3)).image)
+    loss = DistanceTo(torch.rand(1, 3, 16, 16))
+    assert torch.equal(optimised(loss, pixels(seed=3)).image, optimised(loss, pixels(seed=3)).image)
 
 
 def test_history_holds_the_start_and_every_term() -> None:
     target = torch.rand(1, 3, 16, 16)
-    loss = Away(target) + 2 * Away(1 - target).named("opposite")
-    result = quiet(loss, pixels(2), 7)
-    assert set(result.history) == {"loss", "away", "opposite"}
+    loss = DistanceTo(target) + 2 * DistanceTo(1 - target).named("opposite")
+    result = optimised(loss, pixels(2), 7)
+    assert set(result.history) == {"loss", "distance", "opposite"}
     assert all(values.shape == (8, 2) for values in result.history.values())
-    assert torch.allclose(result.history["loss"], result.history["away"] + 2 * result.history["opposite"])
+    assert torch.allclose(result.history["loss"], result.history["distance"] + 2 * result.history["opposite"])
 
 
 def test_scheduled_weights_follow_the_step() -> None:
-    result = quiet(Linear(1, 0, steps=4) * Away(torch.rand(1, 3, 16, 16)), pixels(), 4)
-    weights = (result.history["loss"] / result.history["away"])[:, 0]
+    result = optimised(Linear(1, 0, steps=4) * DistanceTo(torch.rand(1, 3, 16, 16)), pixels(), 4)
+    weights = (result.history["loss"] / result.history["distance"])[:, 0]
     assert torch.allclose(weights, torch.tensor([1.0, 0.75, 0.5, 0.25, 0.0]))
 
 
 def test_zero_steps_return_the_start_and_its_loss() -> None:
     start = pixels()
-    result = quiet(Away(torch.rand(1, 3, 16, 16)), start, 0)
+    result = optimised(DistanceTo(torch.rand(1, 3, 16, 16)), start, 0)
     assert torch.equal(result.image, start().detach())
     assert result.history["loss"].shape == (1, 1)
 
 
 def test_the_callback_sees_every_step_without_a_graph() -> None:
     calls: list[tuple[int, bool, tuple[int, ...]]] = []
-    quiet(
-        Away(torch.rand(1, 3, 16, 16)),
+    optimised(
+        DistanceTo(torch.rand(1, 3, 16, 16)),
         pixels(2),
         3,
         callback=lambda step, images, losses: calls.append((step, images.requires_grad, tuple(losses.shape))),
@@ -108,38 +112,38 @@ def test_the_callback_sees_every_step_without_a_graph() -> None:
     assert calls == [(step, False, (2,)) for step in range(4)]
 
 
-def test_trainable_weights_of_the_loss_are_left_alone() -> None:
+def test_trainable_weights_of_the_loss_receive_no_gradient() -> None:
     network = nn.Conv2d(3, 1, 3)
-    quiet(lambda x: network(x).square().flatten(1).mean(1), pixels(), 2)
+    optimised(lambda x: network(x).square().flatten(1).mean(1), pixels(), 2)
     assert network.weight.grad is None
 
 
-def test_a_sample_whose_loss_becomes_nan_keeps_its_best_image() -> None:
+def test_an_image_whose_loss_becomes_nan_is_returned_at_its_best_step() -> None:
     calls: list[int] = []
 
-    def breaks_later(x: Tensor) -> Tensor:
+    def nan_from_the_fourth_call(x: Tensor) -> Tensor:
         calls.append(1)
         value = x.flatten(1).mean(1)
         return value * torch.nan if len(calls) > 3 else value
 
-    result = quiet(breaks_later, pixels(), 6)
+    result = optimised(nan_from_the_fourth_call, pixels(), 6)
     assert result.image.isfinite().all() and result.best_step.item() == 2
 
 
 def test_a_loss_that_is_never_finite_is_an_error() -> None:
     with pytest.raises(FloatingPointError, match=r"samples \[0\] was never finite"):
-        quiet(lambda x: x.flatten(1).mean(1) * torch.nan, pixels(), 2)
+        optimised(lambda x: x.flatten(1).mean(1) * torch.nan, pixels(), 2)
 
 
 def test_a_loss_must_give_one_value_per_image() -> None:
     with pytest.raises(ValueError, match=r"one value per image, shape \(2,\)"):
-        quiet(lambda x: x.mean(), pixels(2))
+        optimised(lambda x: x.mean(), pixels(2))
 
 
-def test_nothing_to_optimise_is_an_error() -> None:
+def test_an_image_without_trainable_parameters_is_an_error() -> None:
     frozen = pixels().requires_grad_(False)
     with pytest.raises(ValueError, match="nothing to optimise"):
-        quiet(lambda x: x.flatten(1).mean(1), frozen)
+        optimised(lambda x: x.flatten(1).mean(1), frozen)
 
 
 @pytest.mark.parametrize(
@@ -153,8 +157,8 @@ def test_nothing_to_optimise_is_an_error() -> None:
 )
 def test_a_loss_that_does_not_depend_on_the_images_is_an_error(loss: object) -> None:
     with pytest.raises(ValueError, match="the loss does not depend on the images, so there is no gradient to follow"):
-        quiet(loss, pixels(2))
-    assert quiet(loss, pixels(2), 0).image.shape == (2, 3, 16, 16)  # nothing is followed
+        optimised(loss, pixels(2))
+    assert optimised(loss, pixels(2), 0).image.shape == (2, 3, 16, 16)  # without steps no gradient is needed
 
 
 def test_images_without_a_graph_to_the_parameters_are_an_error() -> None:
@@ -163,13 +167,13 @@ def test_images_without_a_graph_to_the_parameters_are_an_error() -> None:
             return super().forward().detach()
 
     with pytest.raises(ValueError, match="the images do not depend on the parameters"):
-        quiet(Away(torch.rand(1, 3, 16, 16)), Detached(16))
+        optimised(DistanceTo(torch.rand(1, 3, 16, 16)), Detached(16))
 
 
 def test_a_parameter_that_the_images_do_not_use_stays_as_it_is() -> None:
     image = pixels()
     image.register_parameter("unused", nn.Parameter(torch.ones(3)))
-    result = quiet(Away(torch.rand(1, 3, 16, 16)), image)
+    result = optimised(DistanceTo(torch.rand(1, 3, 16, 16)), image)
     assert result.history["loss"][-1] < result.history["loss"][0] and torch.equal(image.unused, torch.ones(3))
 
 
@@ -177,7 +181,7 @@ def test_the_result_has_the_dtype_of_the_images_whatever_the_default_is() -> Non
     picture, start = torch.rand(1, 3, 16, 16), pixels()
     torch.set_default_dtype(torch.float64)
     try:
-        result = quiet(Away(picture), start, 3)
+        result = optimised(DistanceTo(picture), start, 3)
         assert Pixels(16)().dtype == torch.float32
     finally:
         torch.set_default_dtype(torch.float32)
@@ -185,6 +189,6 @@ def test_the_result_has_the_dtype_of_the_images_whatever_the_default_is() -> Non
 
 
 def test_progress_goes_to_stderr(capfd: pytest.CaptureFixture[str]) -> None:
-    optimise(Away(torch.rand(1, 3, 16, 16)), pixels(), 3, progress="searching")
+    optimise(DistanceTo(torch.rand(1, 3, 16, 16)), pixels(), 3, progress="searching")
     out, err = capfd.readouterr()
     assert out == "" and "searching" in err

@@ -1,3 +1,5 @@
+"""`Pixels`: an image as a pyramid of levels, always inside the range of images."""
+
 import pytest
 import torch
 

@@ -1,3 +1,5 @@
+"""The comparison of guidance methods on digits: a tiny run, its judge, its loss, and settings that are refused."""
+
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,11 +24,13 @@ TINY = GuidedDigits(
 )
 
 
-def test_a_tiny_run_trains_guides_and_judges_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tiny_run_trains_guides_and_judges_and_can_be_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     results = TINY.run(tmp_path)
     rows = {row["method"]: row for row in results["rows"]}
     assert list(rows) == list(TINY.methods)
-    # the prior is hardly trained and draws no digits yet, but the guide accepts what it guided
+    # with so little training the prior draws no digits yet, but the classifier that guides accepts the guided samples
     assert rows["mpgd"]["guide"] > rows["none"]["guide"] + 0.4
     assert results["real"]["judge"] > 0.95
     assert "dps+ensemble+noise" in (tmp_path / "table.md").read_text()
@@ -37,21 +41,22 @@ def test_a_tiny_run_trains_guides_and_judges_and_resumes(tmp_path: Path, monkeyp
 
     monkeypatch.setattr("dreamsim_guidance.known_answers.digit_rows.train_denoiser", never)
     monkeypatch.setattr("dreamsim_guidance.known_answers.digit_rows.train_guide", never)
-    time = (tmp_path / "rows" / "none.json").stat().st_mtime_ns
+    modified = (tmp_path / "rows" / "none.json").stat().st_mtime_ns
     (tmp_path / "rows" / "mpgd.json").unlink()
-    again = TINY.run(tmp_path)
-    assert {name: value for name, value in again["rows"][1].items() if name != "seconds"} == {
+    resumed = TINY.run(tmp_path)
+    assert {name: value for name, value in resumed["rows"][1].items() if name != "seconds"} == {
         name: value for name, value in rows["mpgd"].items() if name != "seconds"
     }
-    assert (tmp_path / "rows" / "none.json").stat().st_mtime_ns == time
+    assert (tmp_path / "rows" / "none.json").stat().st_mtime_ns == modified
     ddpm = Bench(replace(TINY, sampler="ddpm"), tmp_path).row("mpgd")
     assert ddpm["guide"] > rows["none"]["guide"] + 0.4
 
 
-def test_the_judge_reads_digits_and_the_distance_sees_their_spread() -> None:
-    every = digits()
-    assert len(every.labels) == 1797 and float(every.images.max()) == 1.0 and float(every.images.min()) == 0.0
-    guiding, judging = every.halves(0)
+def test_the_judge_reads_digits_and_its_frechet_distance_grows_when_they_lack_variety() -> None:
+    all_digits = digits()
+    assert len(all_digits.labels) == 1797
+    assert float(all_digits.images.max()) == 1.0 and float(all_digits.images.min()) == 0.0
+    guiding, judging = all_digits.halves(0)
     assert len(guiding.labels) + len(judging.labels) == 1797
     judge = DigitJudge(judging, judging)
     right = judge(guiding.images, guiding.labels)
@@ -83,6 +88,6 @@ def test_settings_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="steps must divide 1000 for ddim, got 30"):
         GuidedDigits(steps=30)
     with pytest.raises(ValueError, match="two or more images of each class"):
-        every = digits()
-        DigitJudge(every, every)(every.images[:5], every.labels[:5])
+        all_digits = digits()
+        DigitJudge(all_digits, all_digits)(all_digits.images[:5], all_digits.labels[:5])
     assert GuidedDigits(sampler="ddpm", steps=30).steps == 30

@@ -1,3 +1,5 @@
+"""The table of methods against exact posteriors: rows, resumed runs, which cells are exact, and settings that are refused."""
+
 import csv
 import json
 from pathlib import Path
@@ -45,7 +47,7 @@ def test_methods_that_need_noise_have_no_row_for_deterministic_samplers() -> Non
     assert {cell.strength for cell in several if cell.method != "mmps"} == {1.0}
 
 
-def test_only_exact_scores_are_called_exact() -> None:
+def test_a_row_is_marked_exact_only_if_its_method_uses_the_exact_score() -> None:
     def exact(case: str, method: str) -> bool:
         return Condition(case, method, "ddim", 1.0, 10).exact
 

@@ -1,4 +1,4 @@
-"""Guided samples against posteriors in closed form, through diffusers' own schedulers and pipelines."""
+"""Guided samples compared with posteriors in closed form, drawn with the schedulers and pipelines of diffusers."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ EXACT: list[tuple[str, Method, tuple[str, ...]]] = [
     ("gaussian-quadratic", MMPS(1.0, solves=2, cap=None), ("ddpm", "dpm++2m", "flow")),
     ("isotropic-quadratic", LGD(1.0, samples=32, cap=None), ("dpm++2m",)),
 ]
-"""Methods that use the exact score of the case; a quadratic energy of two entries takes two steps of GMRES."""
+"""Methods that use the exact score in the case, with the samplers; a quadratic energy of two entries needs two GMRES steps."""
 
 RUNS = [(case, method, sampler) for case, method, samplers in EXACT for sampler in samplers]
 
 SECOND_ORDER = ("dpm++2m", "unipc")
-"""They are at the floor after 40 steps. First-order samplers still have an error of the floor's size after 100 (about 1/100
-of a standard deviation), hence the two bounds below."""
+"""These reach the sampling floor after 40 steps. First-order samplers still have an error as large as the floor after 100
+(about 1/100 of a standard deviation), hence the two bounds below."""
 
 
 def guided(case: str, method: Method, sampler: str, steps: int, strength: float = 1.0) -> tuple[Errors, Errors]:
-    """Errors of a guided run and of as many exact samples of the posterior."""
+    """Errors of a guided run, and the errors of as many exact samples of the posterior."""
     prior, energy = problem(CONFIG, case)
     truth = energy.scaled(strength).posterior(prior)
     samples = _run(prior, energy, method, sampler, steps)
@@ -42,7 +42,7 @@ def guided(case: str, method: Method, sampler: str, steps: int, strength: float 
 
 
 @pytest.mark.parametrize(("case", "method", "sampler"), RUNS, ids=[f"{c}-{type(m).__name__}-{s}" for c, m, s in RUNS])
-def test_principled_methods_converge_to_the_posterior(case: str, method: Method, sampler: str) -> None:
+def test_methods_with_the_exact_score_converge_to_the_posterior(case: str, method: Method, sampler: str) -> None:
     steps, bound = (40, 1.5) if sampler in SECOND_ORDER else (100, 2.0)
     few, floor = guided(case, method, sampler, 4)
     many, _ = guided(case, method, sampler, steps)
@@ -52,19 +52,19 @@ def test_principled_methods_converge_to_the_posterior(case: str, method: Method,
 
 
 @pytest.mark.parametrize("strength", [0.3, 3.0])
-def test_the_strength_is_the_factor_on_the_energy(strength: float) -> None:
+def test_the_strength_multiplies_the_energy(strength: float) -> None:
     right, floor = guided("gaussian-quadratic", MMPS(strength, solves=2, cap=None), "dpm++2m", 40, strength)
     wrong, _ = guided("gaussian-quadratic", MMPS(strength, solves=2, cap=None), "dpm++2m", 40, 1.0)
     assert right.wasserstein < 1.5 * floor.wasserstein
     assert wrong.wasserstein > 3 * floor.wasserstein
 
 
-def test_the_method_that_uses_the_covariance_comes_close_to_a_mixture_s_posterior() -> None:
-    close, floor = guided("mixture-quadratic", MMPS(1.0, solves=2, cap=None), "dpm++2m", 40)
-    plain, _ = guided("mixture-quadratic", DPS(1.0, cap=None), "dpm++2m", 40)
-    # not exact: given x_t, a mixture's x0 is no Gaussian
-    assert close.wasserstein < 2.5 * floor.wasserstein < plain.wasserstein
-    assert close.weights < 0.05
+def test_mmps_comes_closer_than_dps_to_the_posterior_of_a_mixture() -> None:
+    mmps, floor = guided("mixture-quadratic", MMPS(1.0, solves=2, cap=None), "dpm++2m", 40)
+    dps, _ = guided("mixture-quadratic", DPS(1.0, cap=None), "dpm++2m", 40)
+    # MMPS is not exact here: x0 given x_t is Gaussian, as it assumes, only for a Gaussian prior
+    assert mmps.wasserstein < 2.5 * floor.wasserstein < dps.wasserstein
+    assert mmps.weights < 0.05
 
 
 @pytest.mark.parametrize("method", [MPGD(1.0), DPS(1.0), FlowChef(1.0)], ids=lambda method: type(method).__name__)

@@ -1,3 +1,5 @@
+"""The names that `dreamsim_guidance.known_answers` exports."""
+
 import dreamsim_guidance.known_answers as known_answers
 
 

@@ -1,3 +1,5 @@
+"""Posteriors, scores and distances in closed form agree with numerical integrals, autograd and sampling."""
+
 import math
 
 import pytest
@@ -35,7 +37,7 @@ def density(mixture: GaussianMixture, a: float = 1.0, s: float = 0.0) -> Mixture
 
 
 @pytest.mark.parametrize("energy", ENERGIES, ids=["linear", "quadratic"])
-def test_the_posterior_is_that_of_a_sum_over_a_fine_grid(energy: Energy) -> None:
+def test_the_posterior_agrees_with_a_sum_over_a_fine_grid(energy: Energy) -> None:
     prior = plane()
     line = torch.linspace(-9, 9, 601, dtype=torch.float64)
     points = torch.cartesian_prod(line, line)
@@ -43,10 +45,10 @@ def test_the_posterior_is_that_of_a_sum_over_a_fine_grid(energy: Energy) -> None
     mean = weights @ points
     covariance = (weights[:, None] * (points - mean)).mT @ (points - mean)
     posterior = energy.posterior(prior)
-    # sums over a grid are exact up to rounding for smooth functions, of which less than 1e-9 lies outside the grid
+    # a sum over a grid is exact up to rounding for a smooth function of which less than 1e-9 lies outside the grid
     torch.testing.assert_close(posterior.mean(), mean, atol=1e-6, rtol=0)
     torch.testing.assert_close(posterior.covariance(), covariance, atol=1e-6, rtol=0)
-    # the densities agree up to the evidence, not only their first two moments
+    # not only the first two moments: the log densities differ by a constant, the evidence
     difference = density(posterior).log_prob(points) - (density(prior).log_prob(points) - energy(points))
     near = weights > 1e-9
     assert float(difference[near].std()) < 1e-9
@@ -75,8 +77,8 @@ def test_the_noise_is_the_score_of_the_noisy_density(a: float, s: float) -> None
     torch.testing.assert_close(a * denoised.x0 + s * denoised.noise, x.detach(), atol=1e-10, rtol=1e-10)
 
 
-def test_the_denoiser_s_jacobian_is_the_covariance_of_x0_given_x_t() -> None:
-    """Tweedie's second formula, on which guidance through the denoiser is based, for a Gaussian in closed form."""
+def test_the_jacobian_of_the_denoiser_is_the_covariance_of_x0_given_x_t() -> None:
+    """Tweedie's second formula, on which guidance through the denoiser rests, checked for a Gaussian in closed form."""
     prior, a, s = random_mixture(3, seed=1), 0.6, 0.8
     x = torch.randn(1, 3, dtype=torch.float64)
     jacobian = torch.autograd.functional.jacobian(lambda x_t: prior.denoise(x_t, a, s).x0[0], x)[:, 0]
@@ -99,7 +101,7 @@ def test_the_four_predictions_of_the_denoiser_agree() -> None:
     torch.testing.assert_close(flow(x_t, 300).sample.flatten(1), noise - x0)
 
 
-def test_wasserstein_is_that_of_normal_distributions_on_a_line() -> None:
+def test_the_wasserstein_distance_is_that_of_normal_distributions() -> None:
     variance, other_variance = torch.tensor([[4.0]]).double(), torch.tensor([[9.0]]).double()
     mean, other_mean = torch.zeros(1).double(), torch.full((1,), 2.0).double()
     assert wasserstein(mean, variance, other_mean, other_variance) == pytest.approx(5**0.5)
@@ -107,11 +109,11 @@ def test_wasserstein_is_that_of_normal_distributions_on_a_line() -> None:
     forward = wasserstein(a.mean(), a.covariance(), b.mean(), b.covariance())
     backward = wasserstein(b.mean(), b.covariance(), a.mean(), a.covariance())
     assert forward == pytest.approx(backward) and forward > 0.1
-    # the root of rounding errors of about 1e-16
+    # 1e-7 is the root of rounding errors of about 1e-16
     assert wasserstein(a.mean(), a.covariance(), a.mean(), a.covariance()) < 1e-7
 
 
-def test_errors_of_exact_samples_are_the_floor_which_falls_with_the_root_of_their_number() -> None:
+def test_the_error_of_exact_samples_falls_with_the_root_of_their_number() -> None:
     truth = random_mixture(12, (0.3, 0.7), seed=1)
     few, many = sampling_floor(truth, 500), sampling_floor(truth, 8000)
     # the root of 16, up to the spread of 20 repeats
@@ -120,7 +122,7 @@ def test_errors_of_exact_samples_are_the_floor_which_falls_with_the_root_of_thei
     assert measured.wasserstein < 1.5 * many.wasserstein and measured.weights < 4 * many.weights
 
 
-def test_errors_see_a_wrong_mean_a_wrong_covariance_and_a_lost_component() -> None:
+def test_errors_show_a_wrong_mean_a_wrong_covariance_and_a_lost_component() -> None:
     truth = random_mixture(6, (0.3, 0.7), apart=3.0, seed=1)
     samples = truth.sample(4000, torch.Generator().manual_seed(5))
     assert errors(samples + 0.5, truth).mean == pytest.approx(0.5, abs=0.1)
@@ -134,14 +136,14 @@ def test_errors_see_a_wrong_mean_a_wrong_covariance_and_a_lost_component() -> No
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_unguided_sampling_recovers_the_prior(sampler: str) -> None:
     prior = random_mixture(4, (0.3, 0.7), seed=1)
-    steps = (5, 40) if sampler in ("dpm++2m", "unipc") else (5, 100)  # of second and of first order
+    steps = (5, 40) if sampler in ("dpm++2m", "unipc") else (5, 100)  # second-order and first-order samplers
     few, many = (errors(_sampled(prior, sampler, n), prior).wasserstein for n in steps)
     floor = sampling_floor(prior, 2000).wasserstein
-    # first-order samplers are not yet at the floor after 100 steps: ancestral ones have lost about 3 % of each deviation
+    # first-order samplers are not yet at the floor after 100 steps: ancestral ones lack about 3 % of each standard deviation
     assert many < 2 * floor and many < few / 2
 
 
-def test_every_prediction_type_samples_the_same() -> None:
+def test_every_prediction_type_gives_the_same_samples() -> None:
     prior = random_mixture(4, seed=1)
     noise, v, x0 = (_sampled(prior, "dpm++2m", 10, name) for name in ("epsilon", "v_prediction", "sample"))
     # states are float32, and the first step divides by a = 0.006
@@ -149,7 +151,7 @@ def test_every_prediction_type_samples_the_same() -> None:
     torch.testing.assert_close(x0, noise, atol=1e-3, rtol=0)
 
 
-def test_the_final_state_is_not_clamped_and_the_scheduler_is_as_before() -> None:
+def test_the_final_state_is_not_clamped_and_the_scheduler_is_restored() -> None:
     prior = random_mixture(4, seed=1)
     pipe, arguments = exact_pipeline(prior, (1, 2, 2), "ddpm")
     before = dict(vars(pipe.scheduler))
@@ -166,7 +168,7 @@ def test_the_loss_on_images_is_the_energy_per_element() -> None:
         torch.testing.assert_close(2 * image_loss(energy, x0 / 2 + 0.5), energy(x0.flatten(1)))
 
 
-def test_what_does_not_fit_is_refused(unchecked: None) -> None:
+def test_impossible_priors_energies_and_samplers_are_refused(unchecked: None) -> None:
     eye = torch.eye(2)[None]
     with pytest.raises(ValueError, match=r"weights \(k,\), means \(k, d\) and covariances \(k, d, d\) are needed"):
         GaussianMixture(torch.ones(2), torch.zeros(1, 2), eye)
