@@ -1,4 +1,4 @@
-"""Everything of a pipeline that guidance might have left changed, to be compared before and after."""
+"""The state of a pipeline that guidance might leave changed, for comparison before and after."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_p
 
 
 def state_of(pipe: Any, of_scheduler: bool = True) -> dict[str, Any]:
-    """Own attributes, hooks, flags and configurations of the pipeline and its parts; comparable with `==`.
+    """Attributes, hooks, flags and configurations of the pipeline and its parts; comparable with `==`.
 
-    of_scheduler: with the scheduler's counters and history, which also a run without guidance moves.
+    of_scheduler: include the scheduler's counters and history, which a run without guidance changes too.
     """
     state: dict[str, Any] = {"grad": torch.is_grad_enabled(), "pipe": names_of(pipe)}
     components = {name: part for name, part in pipe.components.items() if part is not None}

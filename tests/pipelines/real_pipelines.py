@@ -1,9 +1,9 @@
-"""Pipelines of the published architectures at their own size, without the published weights.
+"""Pipelines of the published architectures at their full size, without the published weights.
 
-    pipe, call = build("sd15", device="meta")       # no memory at all: for plans
+    pipe, call = build("sd15", device="meta")       # takes no memory: for plans
     pipe, call = build("sdxl", device="cuda")       # random weights: for timing
 
-Configurations as the models' repositories have them; text comes as embeddings.
+The configurations are those of the models' repositories; prompts are passed as embeddings.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Make = Callable[..., nn.Module]
 
 
 def build(name: str, device: str = "meta", dtype: torch.dtype = torch.bfloat16) -> Built:
-    """The pipeline, and the arguments of a call for one image at the model's own size."""
+    """Return the pipeline, and the arguments of a call for one image at the model's usual size."""
 
     def make(network: Callable[..., nn.Module], *arguments: Any, **options: Any) -> nn.Module:
         with torch.device(device):
@@ -131,7 +131,7 @@ UNQUANTISED = {"use_quant_conv": False, "use_post_quant_conv": False}
 
 
 def autoencoder(latent_channels: int = 4, **options: Any) -> Any:
-    """The KL autoencoder that Stable Diffusion, its successors and FLUX.1 share but for the channels of its latents."""
+    """The KL autoencoder of Stable Diffusion, its successors and FLUX.1, which differ in the channels of the latents."""
     from diffusers import AutoencoderKL
 
     return AutoencoderKL(
@@ -146,7 +146,7 @@ def autoencoder(latent_channels: int = 4, **options: Any) -> Any:
 
 
 def tiny_autoencoder(latent_channels: int = 4) -> Any:
-    """The architecture of TAESD and its kin."""
+    """The architecture of TAESD and its variants for other latents."""
     from diffusers import AutoencoderTiny
 
     return AutoencoderTiny(latent_channels=latent_channels)

@@ -1,4 +1,4 @@
-"""What else happens in the block is left alone: others' decodes, other pipelines, other threads; and it is told apart."""
+"""A guide does not disturb other decoding, callbacks, pipelines and threads, and refuses options that do not fit."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ def decoded(tiny: TinyPipeline, latents: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("method", [MPGD(1.0), DPS(1.0)], ids=lambda method: type(method).__name__)
-def test_a_preview_in_the_pipelines_own_callback_changes_nothing(method: Method) -> None:
-    tiny, seen = build("sd"), []
+def test_decoding_a_preview_in_a_callback_of_the_pipeline_changes_nothing(method: Method) -> None:
+    tiny, previews = build("sd"), []
 
     def preview(pipe: Any, index: int, timestep: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-        seen.append(decoded(tiny, kwargs["latents"]))
+        previews.append(decoded(tiny, kwargs["latents"]))
         return kwargs
 
     with guide(tiny.pipe, brightness, method) as log:
         plain = tiny.call()
         distance = log.final["distance"]
         assert torch.equal(tiny.call(callback_on_step_end=preview), plain)
-    assert len(seen) > 2 and log.final["distance"] == distance
+    assert len(previews) > 2 and log.final["distance"] == distance
 
 
 @pytest.mark.parametrize("strength", [0, 1.0])
-def test_latents_may_be_changed_in_the_pipelines_own_callback(strength: float) -> None:
+def test_latents_may_be_changed_in_a_callback_of_the_pipeline(strength: float) -> None:
     def darker(pipe: Any, index: int, timestep: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
         return {"latents": 0.99 * kwargs["latents"]}
 
@@ -57,7 +57,7 @@ def test_latents_may_be_changed_in_the_pipelines_own_callback(strength: float) -
     assert log.final["distance"] == pytest.approx(brightness(images).tolist(), rel=1e-4)
 
 
-def test_guides_that_do_nothing_stand_beside_others() -> None:
+def test_a_nested_guide_of_strength_zero_changes_nothing() -> None:
     tiny = build("sd-v")
     with guide(tiny.pipe, brightness, MPGD(1.0)):
         alone = tiny.call()
@@ -65,7 +65,7 @@ def test_guides_that_do_nothing_stand_beside_others() -> None:
             assert torch.equal(tiny.call(), alone)
 
 
-def test_other_decodes_pass_untouched() -> None:
+def test_decoding_other_latents_changes_neither_the_result_nor_the_log() -> None:
     tiny, z = build("sd"), torch.randn(1, 4, 8, 8)
     expected = decoded(tiny, z)
     with guide(tiny.pipe, brightness) as log:
@@ -76,14 +76,14 @@ def test_other_decodes_pass_untouched() -> None:
     assert log.final["distance"] == final
 
 
-def test_pipelines_that_share_an_autoencoder_are_guided_side_by_side() -> None:
-    one, other = build("sd-v"), build("sd-v")
-    other.pipe.vae = one.pipe.vae
-    with guide(one.pipe, brightness, MPGD(5.0)) as first, guide(other.pipe, brightness, MPGD(5.0)) as second:
-        one.call()
-        before = first.final["distance"]
-        other.call(seed=3)
-    assert first.final["distance"] == before != second.final["distance"]
+def test_two_pipelines_that_share_an_autoencoder_can_be_guided_at_the_same_time() -> None:
+    first, second = build("sd-v"), build("sd-v")
+    second.pipe.vae = first.pipe.vae
+    with guide(first.pipe, brightness, MPGD(5.0)) as first_log, guide(second.pipe, brightness, MPGD(5.0)) as second_log:
+        first.call()
+        before = first_log.final["distance"]
+        second.call(seed=3)
+    assert first_log.final["distance"] == before != second_log.final["distance"]
 
 
 @pytest.mark.parametrize("method", [MPGD(20.0), DPS(20.0), TFG(20.0, recurrence=2)], ids=lambda m: type(m).__name__)
@@ -100,14 +100,14 @@ def test_another_pipeline_with_the_same_scheduler_is_not_guided(method: Method) 
     assert not torch.equal(guided, unguided)
 
 
-def test_a_scheduler_that_is_replaced_in_the_block_is_told() -> None:
+def test_replacing_the_scheduler_inside_the_block_is_an_error() -> None:
     tiny = build("sd")
     with pytest.raises(RuntimeError, match="replace it before"), guide(tiny.pipe, brightness):
         tiny.pipe.scheduler = type(tiny.pipe.scheduler).from_config(tiny.pipe.scheduler.config)
         tiny.call()
 
 
-def test_a_guide_can_be_left_in_another_thread() -> None:
+def test_a_guide_that_another_thread_exits_can_be_entered_again() -> None:
     tiny = build("sd")
     unguided = tiny.call()
     guiding = guide(tiny.pipe, brightness, MPGD(5.0))
@@ -127,7 +127,7 @@ def test_a_guide_can_be_left_in_another_thread() -> None:
     assert torch.equal(results[0], unguided)
 
 
-def test_numbers_that_are_none_are_not_blamed_on_the_decoder() -> None:
+def test_nan_from_the_denoiser_gives_a_warning_and_not_an_error_of_the_decoder() -> None:
     tiny = build("sd")
     tiny.pipe.unet.conv_out.weight.data.fill_(float("nan"))
     with (
@@ -139,7 +139,7 @@ def test_numbers_that_are_none_are_not_blamed_on_the_decoder() -> None:
 
 
 @pytest.mark.parametrize("method", [MPGD(5.0), DPS(5.0)], ids=lambda method: type(method).__name__)
-def test_a_gradient_of_any_size_moves_within_the_trust_region(method: Method) -> None:
+def test_a_huge_gradient_still_moves_the_images_and_leaves_them_finite(method: Method) -> None:
     tiny = build("sd")
     with guide(tiny.pipe, lambda images: 1e20 * brightness(images), method) as log:
         images = tiny.call()
@@ -153,11 +153,11 @@ def test_images_of_one_prompt_share_its_reference(family: str) -> None:
     targets = torch.cat([tiny.target(5), tiny.target(6)])
     with guide(tiny.pipe, squared_distance(targets), MPGD(20.0)) as log:
         images = tiny.call(batch=2, num_images_per_prompt=2)
-    right = squared_distance(targets.repeat_interleave(2, dim=0))(images)
-    torch.testing.assert_close(torch.tensor(log.final["distance"]), right, atol=1e-4, rtol=1e-3)
+    expected = squared_distance(targets.repeat_interleave(2, dim=0))(images)
+    torch.testing.assert_close(torch.tensor(log.final["distance"]), expected, atol=1e-4, rtol=1e-3)
 
 
-def test_images_of_one_prompt_share_its_reference_without_patches_too() -> None:
+def test_images_of_one_prompt_share_its_reference_in_a_callback() -> None:
     metric = DreamSim("pocket")
     tiny = build("sd-v")
     target = metric.target(torch.cat([tiny.target(5), tiny.target(6)]))
@@ -182,13 +182,13 @@ def test_a_new_guider_takes_the_place_of_the_old_one() -> None:
     assert calls["old"] == 0 and calls["new"] > 0
 
 
-def test_a_callback_refuses_samplers_with_noise_when_it_meets_them() -> None:
+def test_a_callback_refuses_a_stochastic_run() -> None:
     tiny = build("sd-v")
     with pytest.raises(ValueError, match="deterministic"):
         tiny.call(eta=1.0, callback_on_step_end=GuidanceCallback(tiny.pipe, brightness))
 
 
-def test_judges_look_where_and_at_what_the_target_looks() -> None:
+def test_judges_follow_the_mask_the_weights_and_the_sum_of_the_targets() -> None:
     metric, images = DreamSim("pocket"), torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     mask = torch.zeros(1, 1, 32, 32)
     mask[..., :16] = 1
@@ -197,12 +197,12 @@ def test_judges_look_where_and_at_what_the_target_looks() -> None:
     assert float(masked["rms"](images[:1])) < 1e-6 and float(masked["1 - ssim"](images[:1])) < 0.3
     first = judges_of(metric.target(images, reduction="mean", weights=[1.0, 0.0]))
     assert float(first["rms"](images[:1])) < 1e-6
-    both = judges_of(metric.target(images[:1]) + metric.target(images[1:]))
-    each = [judges_of(metric.target(one[None]))["rms"](images[:1]) for one in images]
-    torch.testing.assert_close(both["rms"](images[:1]), (each[0] + each[1]) / 2)
+    of_sum = judges_of(metric.target(images[:1]) + metric.target(images[1:]))
+    single = [judges_of(metric.target(image[None]))["rms"](images[:1]) for image in images]
+    torch.testing.assert_close(of_sum["rms"](images[:1]), (single[0] + single[1]) / 2)
 
 
-def test_each_kth_step_is_counted_from_the_first_of_the_window() -> None:
+def test_every_counts_steps_from_the_first_of_the_window() -> None:
     tiny = build("sd-v")
     for window, every, expected in (((0.3, 1.0), 4, [3, 7]), ((0.3, 0.6), 10, [3]), ((0.0, 1.0), 3, [0, 3, 6, 9])):
         with guide(tiny.pipe, brightness, MPGD(1.0), window=window, every=every) as log:
@@ -219,24 +219,26 @@ def test_each_kth_step_is_counted_from_the_first_of_the_window() -> None:
         ({"until": "0.3"}, ValueError, "until"),
         ({"judges": [brightness]}, TypeError, "by name"),
         ({"callback": 3}, TypeError, "callback must be a function"),
-        ({"judges": {"mine": lambda images: images.mean()}}, ValueError, "judge 'mine'"),
+        ({"judges": {"mean": lambda images: images.mean()}}, ValueError, "judge 'mean'"),
         ({"augmentation": lambda x: torch.cat([x, x])}, ValueError, "as many images"),
     ],
 )
-def test_wrong_options_say_what_is_needed(options: Any, error: type[Exception], text: str, unchecked: None) -> None:
+def test_wrong_options_are_refused_with_what_is_needed(
+    options: Any, error: type[Exception], text: str, unchecked: None
+) -> None:
     tiny = build("sd-v")
     with pytest.raises(error, match=text), guide(tiny.pipe, brightness, **options):
         tiny.call()
 
 
-def test_a_pipeline_from_inference_mode_is_refused() -> None:
+def test_a_pipeline_loaded_in_inference_mode_is_refused() -> None:
     with torch.inference_mode():
         tiny = build("sd-v")
     with pytest.raises(RuntimeError, match="load the pipeline outside"), guide(tiny.pipe, brightness):
         pass
 
 
-def test_pictures_without_gradient_are_refused_before_the_work() -> None:
+def test_an_output_type_without_gradient_is_refused_before_sampling() -> None:
     tiny = build("sd-v")
     with pytest.raises(ValueError, match="output_type"), differentiable(tiny.pipe):
         tiny.call(output_type="np")

@@ -1,4 +1,4 @@
-"""Guidance helps in every family of pipelines, more with more strength, and not at all at strength zero."""
+"""In every family of pipelines the distance falls with the strength, and strength zero changes nothing."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from dreamsim_guidance.guidance import DPS, MPGD, TFG, Method, guide
 from dreamsim_guidance.pipelines.decoder import Decoder
 
 STRENGTHS: dict[str, tuple[float, ...]] = {
-    # A random denoiser of a noise that hardly predicts any leaves clean estimates of 10 to 150 standard deviations,
-    # in which the decoder's gradient is as much smaller.
+    # A random denoiser predicts almost no noise, so the clean estimates have 10 to 150 standard deviations; the gradient
+    # of the decoder there is smaller by the same factor.
     **dict.fromkeys([family for family in FAMILIES if family.startswith(("sd-", "sdxl"))], (1.0, 5.0, 25.0)),
     **dict.fromkeys(["sd", "lcm", "animatediff", "modular-sdxl", "qwen-image", "pixart-sigma"], (1.0, 5.0, 25.0)),
     **dict.fromkeys(["sd-v", "sd-img2img", "sdxl-refiner", "sdxl-img2img", "sdxl-inpaint"], (0.3, 1.0, 3.0)),
     "pixart-alpha": (10.0, 100.0, 1000.0),
 }
-USUAL = (0.1, 0.3, 1.0)
+DEFAULT_STRENGTHS = (0.1, 0.3, 1.0)
 PIXELS = ("ddpm", "ddpm-learned-variance", "ddim")
 
 
@@ -31,7 +31,7 @@ def test_distance_falls_with_strength(family: str, method: type[Method]) -> None
     tiny = build(family)
     loss = tiny.loss()
     distances = [float(loss(tiny.call()).mean())]
-    for strength in STRENGTHS.get(family, USUAL):
+    for strength in STRENGTHS.get(family, DEFAULT_STRENGTHS):
         with guide(tiny.pipe, loss, method(strength=strength)) as log:
             distances.append(float(loss(tiny.call()).mean()))
         assert log.final["distance"] == pytest.approx([distances[-1]], rel=1e-4)
@@ -40,7 +40,7 @@ def test_distance_falls_with_strength(family: str, method: type[Method]) -> None
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_strength_zero_changes_no_bit(family: str) -> None:
+def test_strength_zero_gives_exactly_the_unguided_images(family: str) -> None:
     tiny = build(family)
     unguided, loss = tiny.call(steps=3), tiny.loss(steps=3)
     for method in (MPGD(strength=0.0), TFG(strength=0.0, recurrence=2)):
@@ -50,13 +50,15 @@ def test_strength_zero_changes_no_bit(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family not in PIXELS])
-def test_decoder_makes_the_tensor_that_the_pipeline_decodes(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_decoder_computes_the_tensor_that_the_pipeline_decodes(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shares: list[float] = []
     check = Decoder.check
 
     def spy(self: Decoder, decoded: Tensor, candidates: list[Tensor], offset: int) -> None:
-        ours = [self.vae_input(x.detach())[offset : offset + len(decoded)] for x in candidates]
-        errors = [(x - decoded).abs() / (1 + decoded.abs()) for x in ours if x.shape == decoded.shape]
+        inputs = [self.vae_input(x.detach())[offset : offset + len(decoded)] for x in candidates]
+        errors = [(x - decoded).abs() / (1 + decoded.abs()) for x in inputs if x.shape == decoded.shape]
         shares.append(max(float((error < 1e-6).float().mean()) for error in errors))
         check(self, decoded, candidates, offset)
 
@@ -72,13 +74,13 @@ def test_decoder_makes_the_tensor_that_the_pipeline_decodes(family: str, monkeyp
 @pytest.mark.parametrize(
     "family", ["sd", "sd-inpaint-4", "lcm", "sd3", "flux-dev", "flux2", "qwen-image", "animatediff"]
 )
-def test_wrong_decoding_is_noticed(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = Decoder.vae_input
+def test_decoding_that_differs_from_the_pipeline_is_an_error(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Decoder.vae_input
 
-    def wrong(self: Decoder, x0: Tensor) -> Tensor:
-        return 1.05 * right(self, x0)
+    def scaled(self: Decoder, x0: Tensor) -> Tensor:
+        return 1.05 * original(self, x0)
 
-    monkeypatch.setattr(Decoder, "vae_input", wrong)
+    monkeypatch.setattr(Decoder, "vae_input", scaled)
     tiny = build(family)
     unguided, loss = tiny.call(), tiny.loss()
     with pytest.raises(RuntimeError, match=r"Pass decode="), guide(tiny.pipe, loss):
@@ -86,17 +88,18 @@ def test_wrong_decoding_is_noticed(family: str, monkeypatch: pytest.MonkeyPatch)
     assert torch.equal(tiny.call(), unguided)
 
 
-def test_unknown_latents_ask_for_decode() -> None:
+def test_latents_of_an_unknown_layout_are_refused_with_a_request_for_decode() -> None:
     tiny = build("flux-dev")
-    monkey: Any = type("Odd", (type(tiny.pipe),), {"_unpack_latents": staticmethod(lambda latents, tokens: latents)})
-    tiny.pipe.__class__ = monkey
+    unpack = staticmethod(lambda latents, tokens: latents)
+    unknown_pipeline: Any = type("UnknownPipeline", (type(tiny.pipe),), {"_unpack_latents": unpack})
+    tiny.pipe.__class__ = unknown_pipeline
     with pytest.raises(ValueError, match=r"packs its latents.*pass decode="), guide(tiny.pipe, tiny.loss):
         tiny.call()
 
 
-def test_own_decode_serves_packed_latents() -> None:
+def test_a_decode_function_can_unpack_latents_itself() -> None:
     tiny = build("flux-dev")
-    tiny.pipe.vae.decoder.conv_out.weight.data.mul_(0.2)  # within the bounds that the adapter gives to pictures
+    tiny.pipe.vae.decoder.conv_out.weight.data.mul_(0.2)  # values inside the bounds, which `decode` does not apply
     loss = tiny.loss()
 
     def decode(x0: Tensor) -> Tensor:
@@ -105,10 +108,10 @@ def test_own_decode_serves_packed_latents() -> None:
         return vae.decode(latents / vae.config.scaling_factor + vae.config.shift_factor).sample / 2 + 0.5
 
     with guide(tiny.pipe, loss):
-        by_adapter = tiny.call()
+        with_decoder = tiny.call()
     with guide(tiny.pipe, loss, decode=decode):
-        by_function = tiny.call()
-    assert torch.allclose(by_adapter, by_function, atol=1e-5)
+        with_function = tiny.call()
+    assert torch.allclose(with_decoder, with_function, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +123,7 @@ def test_own_decode_serves_packed_latents() -> None:
         (lambda x0: x0[0], r"got \(4, 8, 8\)"),
     ],
 )
-def test_an_own_decode_that_does_not_fit_is_told(decode: Any, message: str) -> None:
+def test_a_decode_function_without_gradient_or_with_a_wrong_shape_is_refused(decode: Any, message: str) -> None:
     tiny = build("sd")
     with pytest.raises(ValueError, match=message), guide(tiny.pipe, tiny.loss(), decode=decode):
         tiny.call(batch=2)

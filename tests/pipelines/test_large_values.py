@@ -1,4 +1,4 @@
-"""Numbers that are very large, infinite or none: in clean estimates, images, losses and gradients."""
+"""Huge, infinite and NaN values in clean estimates, images, losses and gradients are bounded, or skipped and reported."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dreamsim_guidance.pipelines.decoder import Decoder, Geometry, _bounded
 
 LARGE = [1e4, 1e15, 1e30, 3e38, math.inf]
 ALL = [method_class(name)() for name in METHODS]
-each = pytest.mark.parametrize("method", ALL, ids=lambda method: type(method).__name__)
+each_method = pytest.mark.parametrize("method", ALL, ids=lambda method: type(method).__name__)
 
 
 def brightness(images: Tensor) -> Tensor:
@@ -26,7 +26,7 @@ def brightness(images: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("size", LARGE)
-def test_overshoots_of_any_size_are_bounded(size: float, sign: int) -> None:
+def test_pixels_far_outside_the_range_are_bounded_with_a_finite_gradient(size: float, sign: int) -> None:
     images = torch.full((1, 3, 2, 2), sign * size, requires_grad=True)
     bounded = _bounded(images)
     torch.testing.assert_close(bounded, torch.full_like(bounded, 1.25 if sign > 0 else -0.25), atol=1e-5, rtol=0)
@@ -34,7 +34,7 @@ def test_overshoots_of_any_size_are_bounded(size: float, sign: int) -> None:
     assert gradient.isfinite().all() and (gradient >= 0).all()
 
 
-def test_bounds_leave_pictures_and_nan_as_they_are() -> None:
+def test_bounding_leaves_pixels_in_the_range_and_nan_as_they_are() -> None:
     images = torch.tensor([0.0, 0.3, 1.0, math.nan])
     assert torch.equal(_bounded(images)[:3], images[:3]) and bool(_bounded(images)[3].isnan())
 
@@ -53,7 +53,7 @@ def test_pixels_that_a_sampler_clips_are_clipped_whatever_their_size(size: float
 
 
 @pytest.mark.parametrize("scale", [1e-40, 1e-30, 1e-20, 1.0, 1e20, 3e38])
-def test_lengths_neither_overflow_nor_vanish(scale: float) -> None:
+def test_length_and_rms_neither_overflow_nor_vanish(scale: float) -> None:
     x = torch.full((2, 3, 4), scale)
     expected = torch.full((2, 1, 1), scale if scale > 1e-38 else float(x[0, 0, 0]))
     torch.testing.assert_close(rms(x) / expected, torch.ones(2, 1, 1))
@@ -62,7 +62,7 @@ def test_lengths_neither_overflow_nor_vanish(scale: float) -> None:
 
 
 @pytest.mark.parametrize("scale", [1e-25, 1e25, 1e33])
-@each
+@each_method
 def test_a_gradient_of_any_size_leaves_images_finite(method: Method, scale: float) -> None:
     tiny = build("sd-v")
     tiny.pipe.scheduler = stochastic(tiny) if method.needs_noise else tiny.pipe.scheduler
@@ -80,7 +80,7 @@ def stochastic(tiny: Any) -> Any:
 
 
 def breaking(value: float) -> Any:
-    """A loss that is `value` for the first image and proper for the others."""
+    """A loss whose value for the first image is not finite, and which is the brightness for the others."""
 
     def loss(images: Tensor) -> Tensor:
         factor = torch.ones(len(images))
@@ -105,7 +105,9 @@ def breaking(value: float) -> Any:
     ],
     ids=lambda method: type(method).__name__,
 )
-def test_an_image_whose_loss_is_no_number_is_left_alone_and_its_neighbour_guided(method: Method, value: float) -> None:
+def test_an_image_whose_loss_is_not_finite_stays_unguided_while_the_other_is_guided(
+    method: Method, value: float
+) -> None:
     tiny = build("ddim")
     unguided = tiny.call(steps=3, batch=2, batch_size=2)
     with pytest.warns(UserWarning, match=r"\d of the \d+ gradients"), guide(tiny.pipe, breaking(value), method) as log:
@@ -113,15 +115,15 @@ def test_an_image_whose_loss_is_no_number_is_left_alone_and_its_neighbour_guided
     assert images.isfinite().all()
     assert float(brightness(images)[1]) < float(brightness(unguided)[1])
     assert [entry.skipped for entry in log.entries] == [1] * len(log.entries)
-    if not method.recurrent:  # time travel draws noise of its own
+    if not method.recurrent:  # time travel draws additional noise
         torch.testing.assert_close(images[0], unguided[0], atol=1e-4, rtol=0)
 
 
-# What is said about it.
+# Warnings and the log.
 
 
 @pytest.mark.parametrize("method", [MPGD(1.0), DPS(1.0), DSG(), TFG(1.0, recurrence=2)], ids=lambda m: type(m).__name__)
-def test_a_run_that_was_never_guided_says_so_once(method: Method) -> None:
+def test_a_run_without_any_finite_gradient_gives_one_warning(method: Method) -> None:
     tiny = build("ddim")
     with pytest.warns(UserWarning) as caught, guide(tiny.pipe, lambda x: brightness(x) * math.nan, method) as log:
         tiny.call(steps=3, eta=1.0)
@@ -132,12 +134,12 @@ def test_a_run_that_was_never_guided_says_so_once(method: Method) -> None:
 
 
 @pytest.mark.parametrize(("broken", "warns"), [(1, False), (2, True), (4, True)])
-def test_many_broken_gradients_are_worth_a_warning_and_few_a_line_in_the_log(broken: int, warns: bool) -> None:
-    tiny, looks = build("ddim"), []
+def test_many_broken_gradients_give_a_warning_and_a_few_only_a_line_in_the_log(broken: int, warns: bool) -> None:
+    tiny, calls = build("ddim"), []
 
     def loss(images: Tensor) -> Tensor:
-        looks.append(1)
-        return brightness(images) * (math.nan if len(looks) <= broken else 1.0)
+        calls.append(1)
+        return brightness(images) * (math.nan if len(calls) <= broken else 1.0)
 
     with guide(tiny.pipe, loss, MPGD(1.0)) as log:
         if warns:

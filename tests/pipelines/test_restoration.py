@@ -1,4 +1,4 @@
-"""Whatever happens inside a guide, the pipeline afterwards is the one from before."""
+"""After a guide the pipeline is as it was before, whether the run succeeded, failed, was interrupted or was stopped."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ TYPICAL = ("ddim", "sd", "sd-img2img", "flux-dev", "lcm", "modular-sdxl")
 
 
 class Failing:
-    """A loss that raises at the second look."""
+    """A loss that raises at its second call."""
 
     def __init__(self, error: BaseException) -> None:
-        self.error, self.looks = error, 0
+        self.error, self.calls = error, 0
 
     def __call__(self, images: Tensor) -> Tensor:
-        self.looks += 1
-        if self.looks > 1:
+        self.calls += 1
+        if self.calls > 1:
             raise self.error
         return images.square().flatten(1).mean(1)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_success_leaves_the_state_of_an_unguided_run(family: str) -> None:
+def test_a_guided_run_leaves_the_same_state_as_an_unguided_one(family: str) -> None:
     tiny = build(family)
     loss, unguided = tiny.loss(steps=2), tiny.call(steps=2)
     before = state_of(tiny.pipe)
     with guide(tiny.pipe, loss, TFG(recurrence=2, iterations=1), checkpointing=True):
         tiny.call(steps=2)
-    tiny_after = state_of(tiny.pipe, of_scheduler=False)
-    assert {name: before[name] for name in tiny_after} == tiny_after
+    after = state_of(tiny.pipe, of_scheduler=False)
+    assert {name: before[name] for name in after} == after
     assert torch.equal(tiny.call(steps=2), unguided)
     assert state_of(tiny.pipe) == before
 
@@ -43,7 +43,7 @@ def test_success_leaves_the_state_of_an_unguided_run(family: str) -> None:
 @pytest.mark.parametrize("error", [ValueError("broken"), KeyboardInterrupt()], ids=["exception", "interrupt"])
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: type(method).__name__)
 @pytest.mark.parametrize("family", TYPICAL)
-def test_failure_in_the_loss_leaves_nothing_behind(family: str, method: Method, error: BaseException) -> None:
+def test_an_error_in_the_loss_leaves_no_change(family: str, method: Method, error: BaseException) -> None:
     tiny = build(family)
     unguided = tiny.call(steps=3)
     before = state_of(tiny.pipe, of_scheduler=False)
@@ -57,7 +57,7 @@ def test_failure_in_the_loss_leaves_nothing_behind(family: str, method: Method, 
 
 @pytest.mark.parametrize("enabled", [True, False])
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: type(method).__name__)
-def test_gradient_mode_is_the_callers(method: Method, enabled: bool) -> None:
+def test_the_gradient_mode_of_the_caller_is_not_changed(method: Method, enabled: bool) -> None:
     tiny = build("sd-v")
     loss = tiny.loss()
     with torch.set_grad_enabled(enabled):
@@ -70,8 +70,8 @@ def test_gradient_mode_is_the_callers(method: Method, enabled: bool) -> None:
         assert torch.is_grad_enabled() == enabled
 
 
-def test_stopped_run_leaves_nothing_behind() -> None:
-    """The pipeline's own way to stop: a callback sets its `interrupt`."""
+def test_a_stopped_run_leaves_no_change() -> None:
+    """Pipelines are stopped by a callback that sets their `_interrupt`."""
     tiny = build("sd")
     unguided, loss = tiny.call(), tiny.loss()
     before = state_of(tiny.pipe, of_scheduler=False)
@@ -87,8 +87,8 @@ def test_stopped_run_leaves_nothing_behind() -> None:
     assert torch.equal(tiny.call(), unguided)
 
 
-def test_own_attributes_of_instances_survive() -> None:
-    """A step that somebody else has replaced on the instance is called, and is there again afterwards."""
+def test_a_step_that_other_code_has_replaced_is_called_and_restored() -> None:
+    """The replacement is an attribute of the scheduler instance."""
     tiny = build("sd-v")
     calls = []
     step = tiny.pipe.scheduler.step
@@ -113,11 +113,11 @@ def test_guide_can_be_entered_again() -> None:
     with guided as log:
         assert torch.equal(tiny.call(), first)
         assert torch.equal(tiny.call(), first)
-    assert len(log.entries) == 4  # of the last call
+    assert len(log.entries) == 4  # the log holds the last call only
 
 
 @pytest.mark.parametrize("family", ["sd", "flux-dev"])
-def test_differentiable_leaves_nothing_behind(family: str) -> None:
+def test_differentiable_leaves_no_change(family: str) -> None:
     tiny = build(family)
     unguided = tiny.call()
     before = state_of(tiny.pipe, of_scheduler=False)

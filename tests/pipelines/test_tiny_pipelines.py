@@ -1,4 +1,4 @@
-"""The stand-ins: each family runs, is deterministic, and paints something."""
+"""The tiny pipelines of the tests: each family runs, depends on its seed only, and makes images with contrast."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tiny_schedulers import CONFIGURATIONS, schedulers
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_call_depends_on_the_seed_only(family: str) -> None:
+def test_the_images_have_contrast_and_depend_on_the_seed_only(family: str) -> None:
     tiny = build(family)
     images = tiny.call(seed=3, batch=2, steps=2)
     assert tiny.family == family
@@ -20,8 +20,8 @@ def test_call_depends_on_the_seed_only(family: str) -> None:
     assert (images - tiny.call(seed=4, batch=2, steps=2)).abs().mean() > 0.01
 
 
-def test_every_scheduler_has_its_own_name() -> None:
+def test_the_configurations_cover_at_least_22_classes_of_schedulers() -> None:
     pytest.importorskip("torchsde")
-    made = dict(schedulers())
-    assert set(made) == set(CONFIGURATIONS)
-    assert len({type(scheduler) for scheduler in made.values()}) >= 22
+    by_name = dict(schedulers())
+    assert set(by_name) == set(CONFIGURATIONS)
+    assert len({type(scheduler) for scheduler in by_name.values()}) >= 22

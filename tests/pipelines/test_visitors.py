@@ -1,4 +1,4 @@
-"""The interface below guidance: visitors, what they learn of a call, and how seldom stack frames are read for it."""
+"""The interface below guidance: what a visitor learns about a call, and how often stack frames are read to find it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dreamsim_guidance.pipelines import Interception, Sampling, StepCall, Visit,
 
 
 class Recorder(Visitor, Visit):
-    """Leaves every step as it is and writes down what it is told."""
+    """Leaves every step as it is and records everything that it receives."""
 
     def __init__(self) -> None:
         self.samplings: list[Sampling] = []
@@ -44,22 +44,22 @@ def intercepted(pipe: Any, visitor: Visitor, call: Any) -> Tensor:
 
 
 @pytest.mark.parametrize("family", ["ddim", "sd-v", "sd-img2img", "flux-dev", "lcm", "modular-sd3"])
-def test_a_visitor_that_does_nothing_changes_no_bit(family: str) -> None:
+def test_a_visitor_that_does_nothing_gives_exactly_the_same_images(family: str) -> None:
     tiny = build(family)
     unguided = tiny.call()
     for visitor in (Visitor(), Recorder()):
         assert torch.equal(intercepted(tiny.pipe, visitor, tiny.call), unguided)
 
 
-def test_a_visit_learns_what_the_call_is() -> None:
+def test_a_visit_learns_steps_images_per_prompt_size_and_callback_of_the_call() -> None:
     tiny, recorder = build("sd-v"), Recorder()
 
-    def keep(pipe: Any, index: int, timestep: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    def unchanged(pipe: Any, index: int, timestep: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
         return kwargs
 
     def call() -> Tensor:
         tiny.call(batch=2, num_images_per_prompt=3)
-        return tiny.call(steps=3, callback_on_step_end=keep)
+        return tiny.call(steps=3, callback_on_step_end=unchanged)
 
     images = intercepted(tiny.pipe, recorder, call)
     first, second = recorder.samplings
@@ -82,7 +82,7 @@ def test_a_visit_must_advance() -> None:
 
 @pytest.mark.parametrize("method", [MPGD(1.0), DPS(1.0)], ids=lambda method: type(method).__name__)
 @pytest.mark.parametrize("family", ["ddim", "sd-v", "flux-dev"])
-def test_stack_frames_are_read_a_few_times_in_a_run_whatever_its_steps(
+def test_stack_frames_are_read_at_most_five_times_for_any_number_of_steps(
     family: str, method: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tiny, walks = build(family), []
@@ -102,8 +102,8 @@ def test_stack_frames_are_read_a_few_times_in_a_run_whatever_its_steps(
     assert counts[0] == counts[1] <= 5
 
 
-def test_nothing_below_guidance_speaks_of_it() -> None:
-    """The rooms that stand on `pipelines` are not named in its messages."""
+def test_messages_of_pipelines_do_not_mention_guidance() -> None:
+    """`pipelines` also serves other packages, which must not receive messages about guidance."""
     import ast
     from pathlib import Path
 

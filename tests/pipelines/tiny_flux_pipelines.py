@@ -1,4 +1,4 @@
-"""FLUX.1 and FLUX.2, tiny and random: packed latents, guidance as an input of the network or as a true one."""
+"""FLUX.1 and FLUX.2, tiny and random: packed latents, and guidance as an input of the network or classifier-free."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tiny_unet_pipelines import pooled_text, text
 
 
 def flux_dev() -> TinyPipeline:
-    """The guidance scale is an input of the network; the schedule shifts with the size of the image."""
+    """The guidance scale is an input of the network; the schedule depends on the size of the image."""
     from diffusers import FluxPipeline
 
     return TinyPipeline("flux-dev", quiet(FluxPipeline(**flux_parts())), flux_inputs)

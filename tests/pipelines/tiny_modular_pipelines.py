@@ -31,7 +31,7 @@ def modular(family: str, blocks: Any, parts: dict[str, Any]) -> TinyPipeline:
 
 
 def silence(block: Any) -> None:
-    """Every loop has a progress bar of its own, in a block within blocks."""
+    """Disable the progress bars of all blocks inside `block`."""
     if hasattr(block, "set_progress_bar_config"):
         block.set_progress_bar_config(disable=True)
     for inner in getattr(block, "sub_blocks", {}).values():

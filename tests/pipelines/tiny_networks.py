@@ -1,7 +1,7 @@
 """Networks of the real diffusers classes with random weights, as narrow as the classes accept.
 
-An image of 32 pixels is 8 latent pixels. The last layer of each decoder is scaled so that unit Gaussian latents make
-images that use the range: a fresh decoder paints grey, on which guidance has nothing to move.
+An image of 32 x 32 pixels has 8 x 8 latents. The last layer of each decoder is scaled so that unit Gaussian latents give images
+with contrast: a freshly initialised decoder gives uniform grey, in which guidance would have hardly any effect.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ UP_BLOCKS = ("CrossAttnUpBlock2D", "UpBlock2D")
 
 
 def latent_unet(**options: Any) -> Any:
-    """The U-Net of Stable Diffusion; with the embeddings of sizes and pooled text it is that of SDXL."""
+    """The U-Net of Stable Diffusion, or with the options of `text_and_time` that of SDXL."""
     from diffusers import UNet2DConditionModel
 
     return UNet2DConditionModel(**{**UNET, "sample_size": 8, "up_block_types": UP_BLOCKS, **options}).eval()
 
 
 def text_and_time(ids: int = 6) -> dict[str, Any]:
-    """The options that make SDXL's U-Net: `ids` numbers about sizes (5 for the refiner) beside the pooled text."""
+    """Options for SDXL's U-Net, which also takes pooled text and `ids` numbers about image sizes (5 for the refiner)."""
     return {
         "addition_embed_type": "text_time",
         "addition_time_embed_dim": 4,
@@ -66,7 +66,7 @@ def controlnet(**options: Any) -> Any:
 
     net = ControlNetModel(**{**UNET, "conditioning_embedding_out_channels": (4, 8, 8), **options}).eval()
     for block in [*net.controlnet_down_blocks, net.controlnet_mid_block]:
-        torch.nn.init.normal_(block.weight, std=0.3)  # they start at zero: the condition would have no effect
+        torch.nn.init.normal_(block.weight, std=0.3)  # initialised to zero, the condition would have no effect
     torch.nn.init.normal_(net.controlnet_cond_embedding.conv_out.weight, std=0.3)
     return net
 
@@ -88,7 +88,7 @@ def kl_autoencoder(latent_channels: int = 4, scaling_factor: float = 0.18215, **
 
 
 def tiny_autoencoder(latent_channels: int = 4) -> Any:
-    """The class of TAESD, which takes the pipeline's own latents, unscaled."""
+    """An autoencoder of TAESD's class, which takes latents in the scale of the sampler."""
     from diffusers import AutoencoderTiny
 
     vae = AutoencoderTiny(
@@ -102,7 +102,7 @@ def tiny_autoencoder(latent_channels: int = 4) -> Any:
 
 
 def with_contrast(vae: Any, last: Any, *shape: int) -> Any:
-    """`vae` with its last convolution scaled to the contrast above, for latents of `(1, *shape, 8, 8)`."""
+    """`vae` with its last convolution scaled so that latents of `(1, *shape, 8, 8)` give images of contrast `CONTRAST`."""
     with torch.no_grad():
         image = vae.decode(torch.randn(1, *shape, 8, 8), return_dict=False)[0]
         last.weight.mul_(CONTRAST / image.std())
@@ -110,7 +110,7 @@ def with_contrast(vae: Any, last: Any, *shape: int) -> Any:
 
 
 def clip_tokenizer() -> Any:
-    """CLIP's tokenizer with letters for words."""
+    """CLIP's tokenizer with single letters as its vocabulary."""
     from transformers import CLIPTokenizer
 
     letters = "abcdefghijklmnopqrstuvwxyz"

@@ -1,4 +1,4 @@
-"""A tiny pipeline together with what its call needs, so that every family is called alike."""
+"""A tiny pipeline together with the arguments of its call, so that all families can be called in the same way."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ SIZE = {"height": 32, "width": 32}
 
 @dataclass
 class TinyPipeline:
-    """A pipeline of the real class and its inputs.
+    """A pipeline of the real diffusers class and its inputs.
 
-    `inputs(b)` gives the arguments for `b` prompts; they hold no random state, so that a call depends on its seed only.
+    `inputs(b)` gives the arguments for `b` prompts; they contain no random generator, so a call depends on its seed only.
     """
 
     family: str
@@ -24,9 +24,10 @@ class TinyPipeline:
     inputs: Callable[[int], dict[str, Any]]
 
     def call(self, seed: int | None = 0, steps: int = 4, batch: int = 1, **overrides: Any) -> Tensor:
-        """The images of one run, `(b, 3, h, w)` in `[0, 1]` on the CPU; frames count as images. Keeps the gradient, if any.
+        """The images of one run, `(b, 3, h, w)` in `[0, 1]` on the CPU, with their gradient if there is one.
 
-        `seed=None` leaves the generator to `overrides`, which replace or add arguments of the pipeline's call.
+        Frames of a video count as images. `overrides` replace or add arguments of the pipeline's call; with `seed=None` they
+        have to contain the generator.
         """
         arguments = {key: self.cast(value) for key, value in self.inputs(batch).items()}
         if seed is not None:
@@ -37,17 +38,17 @@ class TinyPipeline:
             return as_images(self.pipe(**arguments))
 
     def target(self, seed: int = 1, **options: Any) -> Tensor:
-        """An image that the pipeline itself makes from another seed: a reference within reach."""
+        """An image that the pipeline makes from another seed: a reference that guidance can approach."""
         return self.call(seed, **options).detach().clone()
 
     def loss(self, seed: int = 1, **options: Any) -> Callable[[Tensor], Tensor]:
-        """The mean squared distance of each image to that one."""
+        """The mean squared distance of each image to `target(seed)`."""
         return squared_distance(self.target(seed, **options))
 
     @property
     def denoiser(self) -> Any:
-        found = getattr(self.pipe, "unet", None)
-        return found if found is not None else self.pipe.transformer
+        unet = getattr(self.pipe, "unet", None)
+        return unet if unet is not None else self.pipe.transformer
 
     def cast(self, value: Any) -> Any:
         """Embeddings in the denoiser's dtype; pictures and everything else as they are."""
@@ -58,7 +59,7 @@ class TinyPipeline:
 
 
 def squared_distance(target: Tensor) -> Callable[[Tensor], Tensor]:
-    """From images to their mean squared distance to `target`, or to its pictures in turn; one value for each."""
+    """A loss: the mean squared distance of each image to `target`, whose images are repeated in turn for larger batches."""
 
     def distance(images: Tensor) -> Tensor:
         repeated = target.to(images).repeat(len(images) // len(target), 1, 1, 1)
@@ -81,7 +82,7 @@ def quiet(pipe: Any) -> Any:
 
 
 def embeddings(seed: int, batch: int, *shape: int) -> Tensor:
-    """Random embeddings of `batch` prompts, another for each."""
+    """Random embeddings, `(batch, *shape)`."""
     return torch.randn(batch, *shape, generator=torch.Generator().manual_seed(seed))
 
 

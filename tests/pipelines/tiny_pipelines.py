@@ -1,10 +1,10 @@
-"""Every family of pipelines that guidance promises to support: real diffusers classes, tiny, random, offline.
+"""All families of pipelines that guidance supports, as tiny offline pipelines of the real diffusers classes, random weights.
 
     tiny = build("flux-dev")
     images = tiny.call(seed=0, steps=4)         # (b, 3, h, w) in [0, 1], the same for the same seed
 
-Each is built in less than a second and makes four steps in a fraction of one. Text comes as embeddings, but for `sd`,
-which has a tokenizer and a text encoder.
+Each is built in less than a second and makes four steps in a fraction of a second. Prompts are passed as embeddings, except for
+`sd`, which has a tokenizer and a text encoder.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ FAMILIES: dict[str, Callable[[], TinyPipeline]] = {
 
 
 def build(family: str, seed: int = 0) -> TinyPipeline:
-    """The pipeline of this family, its weights drawn from `seed`; skips the test where diffusers is too old for it."""
+    """The pipeline of this family with weights drawn from `seed`; skips the test if diffusers is too old to have it."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         try:
@@ -71,24 +71,24 @@ def build(family: str, seed: int = 0) -> TinyPipeline:
 
 
 def build_with_scheduler(name: str) -> TinyPipeline:
-    """The family in which the scheduler of this name is at home, with it."""
+    """A pipeline of the family that uses the scheduler of this name, with that scheduler."""
     tiny = build(CONFIGURATIONS[name].family)
     tiny.pipe.scheduler = scheduler(name)
     if name.endswith("-x"):
-        lean_on_the_state(tiny)
+        make_prediction_depend_on_the_state(tiny)
     return tiny
 
 
-def lean_on_the_state(tiny: TinyPipeline) -> None:
-    """Nine tenths of the predicted sample are `a x_t`, which is right for white data.
+def make_prediction_depend_on_the_state(tiny: TinyPipeline) -> None:
+    """Let nine tenths of the predicted sample be `a x_t`, the exact prediction for white data.
 
-    A random network that predicts the sample itself, at each step another function of the state, ends wherever the last
-    step leads; there would be nothing to guide.
+    With a random network that predicts the sample, the result would depend on the last step alone, and guiding the earlier
+    steps would have no effect.
     """
-    cumulated = tiny.pipe.scheduler.alphas_cumprod
+    alphas_cumprod = tiny.pipe.scheduler.alphas_cumprod
 
     def blend(module: torch.nn.Module, args: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
-        signal = cumulated[int(args[1])].sqrt().to(args[0].dtype)
+        signal = alphas_cumprod[int(args[1])].sqrt().to(args[0].dtype)
         return (0.9 * signal * args[0] + 0.1 * output[0],)
 
     tiny.denoiser.register_forward_hook(blend)

@@ -1,4 +1,4 @@
-"""The schedulers of diffusers with the predictions that each knows, and the tiny family in which each is at home."""
+"""The schedulers of diffusers with the prediction types that each supports, and the tiny family that is tested with each."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ CONFIGURATIONS: dict[str, Configuration] = {
 
 
 def scheduler(name: str) -> Any:
-    """A new scheduler; skips the test where this installation cannot make it."""
+    """A new scheduler; skips the test if the installed packages do not have it."""
     import inspect
 
     import diffusers
@@ -74,13 +74,13 @@ def scheduler(name: str) -> Any:
     kind, options, _ = CONFIGURATIONS[name]
     if kind == "DPMSolverSDEScheduler":
         pytest.importorskip("torchsde")
-    made = getattr(diffusers, kind, None)
-    if made is None or not set(options) <= set(inspect.signature(made.__init__).parameters):
+    scheduler_class = getattr(diffusers, kind, None)
+    if scheduler_class is None or not set(options) <= set(inspect.signature(scheduler_class.__init__).parameters):
         pytest.skip(f"diffusers {diffusers.__version__} has no {kind} with {', '.join(options)}")
-    return made(**options)
+    return scheduler_class(**options)
 
 
 def schedulers() -> Iterator[tuple[str, Any]]:
-    """All names with a new scheduler each."""
+    """All names, each with a new scheduler."""
     for name in CONFIGURATIONS:
         yield name, scheduler(name)

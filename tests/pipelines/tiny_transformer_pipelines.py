@@ -49,7 +49,7 @@ def sd3_parts() -> dict[str, Any]:
 
 
 def qwen_image() -> TinyPipeline:
-    """A video autoencoder with one frame, statistics per channel, and a norm-preserving classifier-free guidance."""
+    """A video autoencoder with one frame and statistics per channel, and classifier-free guidance that preserves norms."""
     from diffusers import (
         AutoencoderKLQwenImage,
         FlowMatchEulerDiscreteScheduler,
@@ -120,7 +120,7 @@ def z_image() -> TinyPipeline:
 
 
 def sana() -> TinyPipeline:
-    """The deep-compression autoencoder, linear attention, and a multistep solver of the flow."""
+    """A deep-compression autoencoder, linear attention, and a multistep solver for flows."""
     from diffusers import AutoencoderDC, DPMSolverMultistepScheduler, SanaPipeline, SanaTransformer2DModel
 
     transformer = SanaTransformer2DModel(
@@ -165,7 +165,7 @@ def sana() -> TinyPipeline:
 
 
 def pixart_alpha() -> TinyPipeline:
-    """The network also predicts the variance, which the pipeline drops."""
+    """The network also predicts the variance, which the pipeline discards."""
     from diffusers import DPMSolverMultistepScheduler, PixArtAlphaPipeline
 
     scheduler = DPMSolverMultistepScheduler(beta_start=0.0001, beta_end=0.02, beta_schedule="linear")
@@ -199,5 +199,5 @@ def pixart_parts() -> dict[str, Any]:
 def masked_text(batch: int) -> dict[str, Any]:
     words = torch.ones(batch, TOKENS, dtype=torch.long)
     masks = {"prompt_attention_mask": words, "negative_prompt_attention_mask": words}
-    # the pipelines fill in a negative prompt of their own, which has no place beside its embedding
+    # by default the pipelines set a negative prompt, which cannot be combined with its embedding
     return {**text(batch), **masks, "negative_prompt": None, "use_resolution_binning": False, **SIZE}

@@ -1,4 +1,4 @@
-"""Pixel diffusion, Stable Diffusion 1, 2 and XL with their companions, LCM and AnimateDiff, tiny and random."""
+"""Pixel diffusion, Stable Diffusion 1, 2 and XL with inpainting, ControlNet and others, LCM and AnimateDiff: tiny, random."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def ddpm() -> TinyPipeline:
 
 
 def ddpm_learned_variance() -> TinyPipeline:
-    """The network also predicts the variance: twice the channels reach the scheduler."""
+    """The network also predicts the variance, so the scheduler receives twice the channels."""
     from diffusers import DDPMPipeline, DDPMScheduler
 
     scheduler = DDPMScheduler(variance_type="learned_range")
@@ -49,7 +49,7 @@ def pixel_inputs(batch: int) -> dict[str, Any]:
 
 
 def sd() -> TinyPipeline:
-    """With a tokenizer and a text encoder: it takes words."""
+    """With a tokenizer and a text encoder, so that prompts are passed as text."""
     from diffusers import PNDMScheduler, StableDiffusionPipeline
 
     tokenizer = clip_tokenizer()
@@ -76,7 +76,7 @@ def sd_img2img() -> TinyPipeline:
 
 
 def sd_inpaint(channels: int = 9) -> TinyPipeline:
-    """Nine channels know the mask; four are any model, whose known region is pasted after each step."""
+    """With 9 channels the network receives the mask; with 4, for any model, the known region is pasted after each step."""
     from diffusers import StableDiffusionInpaintPipeline
 
     parts = sd_parts(ddim_scheduler(), in_channels=channels)
@@ -104,8 +104,8 @@ def sd_ip_adapter() -> TinyPipeline:
     pipe.unet._load_ip_adapter_weights([ip_adapter(pipe.unet)])
 
     def inputs(batch: int) -> dict[str, Any]:
-        shown = torch.cat([torch.zeros(1, 1, TEXT), embeddings(7, 1, 1, TEXT)])  # without and with the picture
-        return {**text(batch), "ip_adapter_image_embeds": [shown], **SIZE}
+        image_embeds = torch.cat([torch.zeros(1, 1, TEXT), embeddings(7, 1, 1, TEXT)])  # without and with the picture
+        return {**text(batch), "ip_adapter_image_embeds": [image_embeds], **SIZE}
 
     return TinyPipeline("sd-ip-adapter", quiet(pipe), inputs)
 
@@ -199,7 +199,7 @@ def animatediff() -> TinyPipeline:
 
 
 def ddim_scheduler(**options: Any) -> Any:
-    """As Stable Diffusion's users configure it."""
+    """DDIM with the usual configuration for Stable Diffusion."""
     from diffusers import DDIMScheduler
 
     return DDIMScheduler(**{**BETAS, "clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1, **options})
@@ -229,14 +229,14 @@ def pooled_text(batch: int) -> dict[str, Any]:
 
 
 def mask(batch: int) -> torch.Tensor:
-    """The right half is to be painted."""
-    painted = torch.zeros(batch, 1, 32, 32)
-    painted[..., 16:] = 1
-    return painted
+    """A mask for inpainting, 1 in the right half, which is painted anew."""
+    right = torch.zeros(batch, 1, 32, 32)
+    right[..., 16:] = 1
+    return right
 
 
 def ip_adapter(unet: Any) -> dict[str, Any]:
-    """Weights of an adapter for each cross-attention of `unet`, in the published format."""
+    """Random weights of an IP-Adapter for each cross-attention of `unet`, in the published format."""
     weights: dict[str, Any] = {}
     cross = [name for name in unet.attn_processors if name.endswith("attn2.processor")]
     for i, name in enumerate(cross):
