@@ -1,13 +1,14 @@
-"""Time the evaluation of triplets against the original's method, on the CPU, both sides in turn.
+"""Time of the evaluation of triplets, compared with the original's method, on the CPU, in alternation in one process.
 
     python benchmarks/evaluation.py --triplets 8 --repeats 5 --to benchmarks/results
 
-The time runs from picture files to the two distances of each triplet, decoding and resizing included. The original's method is
-that of its repository's evaluation: every triplet is read with its `preprocess`, batched, and passed to `model(reference, a)`
-and `model(reference, b)`, which computes four embeddings, the reference's twice. Ours is `EmbeddingMetric` without a cache: it
-computes three embeddings, and decodes all pictures once more at the start to find broken ones. All pictures differ, so nothing
-is gained from triplets that share pictures; in sets where they do, the ratio is larger. Weights are random, in the original's
-file format (speed does not depend on them). Both sides must agree before anything is timed.
+The time includes reading, decoding and resizing the picture files, up to the two distances of each triplet. The original's
+method is that of the evaluation in its repository: every triplet is read with `preprocess`, batched, and passed to
+`model(reference, a)` and `model(reference, b)`. This computes four embeddings, that of the reference twice. Ours is
+`EmbeddingMetric` without a cache: it computes three embeddings, and first decodes all pictures once to find broken ones. All
+pictures differ; in sets whose triplets share pictures the ratio is larger, because each picture is embedded once. Weights are
+random, in the original's file format (speed does not depend on them). Before the timing, the two sides must agree on the
+distances.
 """
 
 from __future__ import annotations
@@ -35,13 +36,13 @@ from dreamsim_guidance import DreamSim
 from dreamsim_guidance.evaluation.metrics.embedding_metric import EmbeddingMetric
 
 TOLERANCE = 1e-6
-"""Largest difference of distances."""
+"""Largest difference of distances that is allowed between the sides."""
 
 Triplets = list[tuple[Path, Path, Path]]
 
 
 def draw(folder: Path, count: int, size: int) -> Triplets:
-    """Write triplets of distinct pictures, JPEG files of `size` x `size` pixels."""
+    """Write `count` triplets of distinct pictures, as JPEG files of `size` x `size` pixels."""
     random = np.random.default_rng(0)
     files = []
     for i in range(3 * count):
@@ -83,8 +84,8 @@ def ours(folder: Path, variant: str, batch: int) -> Callable[[Triplets], NDArray
 
 
 def compare(work: dict[str, Callable[[], NDArray[np.float64]]], triplets: int, repeats: int) -> dict[str, Any]:
-    a, b = (work[side]() for side in SIDES)  # warm-up, and the proof that both do the same
-    difference = float(np.abs(a - b).max())
+    originals, ours = (work[side]() for side in SIDES)  # warm-up, and a check that both compute the same
+    difference = float(np.abs(originals - ours).max())
     if difference > TOLERANCE:
         raise SystemExit(f"the sides differ by {difference:.1e}, allowed {TOLERANCE:.0e}")
     row = take_turns(work, repeats)
@@ -97,9 +98,11 @@ def main() -> None:
     parser.add_argument("--variant", default="ensemble")
     parser.add_argument("--triplets", type=int, default=8)
     parser.add_argument(
-        "--batch", type=int, default=4, help="triplets at a time; ours takes three times as many images"
+        "--batch", type=int, default=4, help="triplets per batch; ours embeds three times as many images at once"
     )
-    parser.add_argument("--size", type=int, default=768, help="of the pictures, NIGHTS' by default")
+    parser.add_argument(
+        "--size", type=int, default=768, help="side of the pictures in pixels; the default is that of NIGHTS"
+    )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--to", type=Path, default=Path("benchmarks/results"))

@@ -1,13 +1,13 @@
-"""Speed and memory against the original package, on the CPU, both sides in one process, turn by turn.
+"""Time and memory of a guidance step, compared with the original package, on the CPU, in alternation in one process.
 
     python benchmarks/guidance_step.py --batches 1 4 16 --repeats 7 --to benchmarks/results
 
-Jobs: `step`, the gradient of the distance to the images, as a guidance or optimisation step needs it, with a fixed
-reference for each image; `step, shared`, one fixed reference for the whole batch; and `forward`, the distances alone.
-The original runs as its README tells, `model(images, references)`; here the references are fixed, so their embeddings are
-kept by `metric.target(references)`. Weights are random, in the original's file format (speed does not depend on them);
-before anything is timed the two sides must agree. Batches of 16 take turns three times only. Peak memory is that of one
-`step` in a fresh process for each side and batch.
+Jobs: `step`, the gradient of the distance with respect to the images, as a guidance or optimisation step needs it, with a fixed
+reference for each image; `step, shared`, the same with one fixed reference for the whole batch; and `forward`, the distances
+alone. The original runs as in its README, `model(images, references)`; ours embeds the fixed references once, with
+`metric.target(references)`. Weights are random, in the original's file format (speed does not depend on them). Before the
+timing, the two sides must agree. Batches of 16 and more are timed three times only. Peak memory is measured over one `step` in
+a fresh process for each side and batch.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from official_format import write_official
 
 
 def load(side: str, folder: Path, variant: str, for_training: bool = False) -> Any:
-    """For training with the adapter apart from the weights, and not centred, as the original trains."""
+    """Load the model of one side; for training with a separate adapter and without centring, as the original trains."""
     if side == "ours":
         from dreamsim_guidance import DreamSim
 
@@ -49,7 +49,7 @@ def load(side: str, folder: Path, variant: str, for_training: bool = False) -> A
 
 
 TOLERANCES = {"step": 1e-4, "step, shared": 1e-4, "forward": 1e-6}
-"""Relative Euclidean difference of gradients, largest difference of distances."""
+"""Allowed differences between the sides: relative Euclidean for gradients, largest for distances."""
 
 
 def jobs(side: str, model: Any, images: Tensor, references: Tensor) -> dict[str, Callable[[], Tensor]]:
@@ -65,11 +65,11 @@ def jobs(side: str, model: Any, images: Tensor, references: Tensor) -> dict[str,
         with torch.no_grad():
             return distance(images)
 
-    own = loss(references)
-    found = {"step": partial(step, own), "forward": partial(forward, own)}
+    distance = loss(references)
+    functions = {"step": partial(step, distance), "forward": partial(forward, distance)}
     if len(images) > 1:
-        found["step, shared"] = partial(step, loss(references[:1]))
-    return found
+        functions["step, shared"] = partial(step, loss(references[:1]))
+    return functions
 
 
 def pictures(batch: int) -> tuple[Tensor, Tensor]:
@@ -85,8 +85,9 @@ def compare(folder: Path, variant: str, batches: list[int], repeats: int) -> lis
     for batch in batches:
         work = {side: jobs(side, models[side], *pictures(batch)) for side in SIDES}
         for job in work["ours"]:
-            a, b = (work[side][job]() for side in SIDES)  # warm-up, and the proof that both do the same
-            difference = (a - b).abs().max().item() if job == "forward" else ((a - b).norm() / a.norm()).item()
+            original, ours = (work[side][job]() for side in SIDES)  # warm-up, and a check that both compute the same
+            error = original - ours
+            difference = error.abs().max().item() if job == "forward" else (error.norm() / original.norm()).item()
             if difference > TOLERANCES[job]:
                 raise SystemExit(
                     f"{job} at batch {batch}: the sides differ by {difference:.1e}, allowed {TOLERANCES[job]:.0e}"
@@ -102,7 +103,7 @@ def memory(side: str, folder: Path, variant: str, batch: int) -> dict[str, float
     model = load(side, folder, variant)
     step = jobs(side, model, *pictures(batch))["step"]
     resting = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
-    # loading's own peak must not hide that of the step
+    # reset the peak, so that the one of loading does not hide the one of the step
     Path("/proc/self/clear_refs").write_text("5")
     step()
     peak = next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line)
@@ -135,8 +136,8 @@ def main() -> None:
             for side in SIDES:
                 command = [sys.executable, __file__, "--variant", options.variant, "--threads", str(options.threads)]
                 command += ["--memory", side, str(folder), str(batch)]
-                found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
-                peaks.append({"side": side, "batch": batch, **json.loads(found)})
+                output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+                peaks.append({"side": side, "batch": batch, **json.loads(output.splitlines()[-1])})
                 resting, peak = peaks[-1]["resting_mb"], peaks[-1]["peak_mb"]
                 print(
                     f"memory       batch {batch:3}: {side:8} resting {resting:6.0f} MB, peak {peak:6.0f} MB", flush=True

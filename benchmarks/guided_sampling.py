@@ -1,17 +1,17 @@
-"""Seconds per step with guidance over without, beside what `plan` predicts, both sides in one process, turn by turn.
+"""Slowdown of sampling by guidance, measured and as predicted by `plan`, in alternation in one process.
 
     python benchmarks/guided_sampling.py --repeats 7                                        # tiny pipelines, CPU
     python benchmarks/guided_sampling.py --sizes real --device cuda --dtype bfloat16        # SD1.5 at 512, SDXL at 1024
-    python benchmarks/guided_sampling.py --sizes real --device meta                         # what is predicted, at no cost
+    python benchmarks/guided_sampling.py --sizes real --device meta                         # predictions only
 
-Pipelines are diffusers' classes with random weights (speed does not depend on them) and text as embeddings. Tiny ones, of all
-families, are guided by a squared difference: their ratio is the machinery's own cost and mostly that of launching
-operations. Those at real size are guided by the published ensemble's architecture, through the pipeline's own autoencoder and
-through a tiny one (TAESD), with and without checkpointing; on a GPU the peak of allocated memory is told as well. That
-half has not been run on a GPU where this file was written, for want of one; its code is that of the tiny half.
+The ratio is that of the times per step with and without guidance. Pipelines are diffusers' classes with random weights (speed
+does not depend on them) and prompts as embeddings. Tiny pipelines of several families are guided by a squared difference; their
+ratio shows the overhead of guidance itself, which is mostly the launching of operations. Pipelines at real size are guided by
+the architecture of the published ensemble, through their full autoencoder and through a tiny one (TAESD), with and without
+checkpointing; on a GPU the peak of allocated memory is reported too. The file that is written names the processor and the GPU.
 
-A turn is one call without and one with guidance, `--steps` steps each, without the final decoding. Predictions are made twice:
-from arithmetic alone, and with this machine's rates and latency (`Machine.measured`).
+Each repeat is one call without and one with guidance, of `--steps` steps each, without the final decoding. Predictions are made
+twice: from arithmetic alone, and with the measured rates and latency of this machine (`Machine.measured`).
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Case:
                 self.pipe(**arguments)
 
     def predict(self, prices: Prices) -> tuple[float, int]:
-        """Slowdown and peak bytes, as `plan` would tell."""
+        """Slowdown and peak bytes, as `plan` would predict them."""
         vae = self.options.get("vae")
         twin = None if vae is None else prices.twin(vae)
         way = Way(method_class(self.method)(), 1, twin, bool(self.options.get("checkpointing")))
@@ -102,7 +102,7 @@ def tiny_cases(families: Iterable[str], methods: Iterable[str]) -> Iterator[Case
 
 
 def real_cases(names: Iterable[str], methods: Iterable[str], device: str, dtype: torch.dtype) -> Iterator[Case]:
-    """Each pipeline is built once; the one before it is let go."""
+    """Cases at real size. Each pipeline is built once, and freed when the next one is built."""
     with torch.device(device):
         loss = Features()
     for name in names:
@@ -117,11 +117,11 @@ def real_cases(names: Iterable[str], methods: Iterable[str], device: str, dtype:
 
 
 def measure(case: Case, steps: int, repeats: int) -> dict[str, Any]:
-    """Seconds per step of both sides and their ratio: median, smallest and largest; on a GPU the peak of each side."""
+    """Seconds per step without and with guidance, and their ratio: median and [smallest, largest]; on a GPU also the peaks."""
     device = case.pipe.device
     seconds: dict[bool, list[float]] = {False: [], True: []}
     peaks = {False: 0, True: 0}
-    for turn in range(repeats + 1):  # the first is warm-up
+    for turn in range(repeats + 1):  # turn 0 is the warm-up
         for guided in (False, True) if turn % 2 else (True, False):
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
@@ -147,7 +147,7 @@ def _spread(name: str, values: list[float]) -> dict[str, Any]:
 
 
 class Predictions:
-    """Parts are counted once for each pipeline, in arithmetic and on this machine (None: arithmetic alone)."""
+    """Predictions of `plan` from arithmetic and, unless `machine` is None, for that machine; counts each pipeline only once."""
 
     def __init__(self, machine: Machine | None) -> None:
         self.machine = machine
@@ -159,9 +159,9 @@ class Predictions:
             machines = [ARITHMETIC] if self.machine is None else [ARITHMETIC, self.machine]
             self._pipe = case.pipe
             self._prices = [Prices(case.pipe, case.loss, case.call, machine, progress=False) for machine in machines]
-        found = [case.predict(prices) for prices in self._prices]
-        here = {} if self.machine is None else {"predicted_here": found[1][0]}
-        return {"predicted": found[0][0], "predicted_peak": found[0][1], **here}
+        predictions = [case.predict(prices) for prices in self._prices]
+        here = {} if self.machine is None else {"predicted_here": predictions[1][0]}
+        return {"predicted": predictions[0][0], "predicted_peak": predictions[0][1], **here}
 
 
 def row_of(case: Case, steps: int, repeats: int, predictions: Predictions) -> dict[str, Any]:
@@ -171,7 +171,7 @@ def row_of(case: Case, steps: int, repeats: int, predictions: Predictions) -> di
     return {**row, **measured, **predictions.of(case)}
 
 
-def tell(row: dict[str, Any]) -> str:
+def table_row(row: dict[str, Any]) -> str:
     def number(name: str, form: str) -> str:
         return form.format(row[name]) if name in row else "-"
 
@@ -195,7 +195,7 @@ def main() -> None:
     parser.add_argument("--sizes", choices=("tiny", "real"), default="tiny")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, or meta for predictions alone")
     parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16", help="at real size")
-    parser.add_argument("--pipelines", nargs="+", help="families of tiny pipelines, or of sd15 sdxl sd35 flux")
+    parser.add_argument("--pipelines", nargs="+", help="families of tiny pipelines, or some of sd15 sdxl sd35 flux")
     parser.add_argument("--methods", nargs="+", choices=METHODS)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=7)
@@ -220,15 +220,16 @@ def main() -> None:
     print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|", flush=True)
     for case in cases:
         rows.append(row_of(case, options.steps, options.repeats, predictions))
-        print(tell(rows[-1]), flush=True)
-    described = describe_machine(options.threads)
+        print(table_row(rows[-1]), flush=True)
+    description = describe_machine(options.threads)
     if options.device == "cuda":
-        described["gpu"] = torch.cuda.get_device_name()
+        description["gpu"] = torch.cuda.get_device_name()
     options.to.mkdir(parents=True, exist_ok=True)
     path = options.to / f"guided_sampling_{options.sizes}_{options.device}.json"
-    found = {"machine": described, "rates": None if machine is None else vars(machine), "repeats": options.repeats}
-    path.write_text(json.dumps({**found, "steps": options.steps, "rows": rows}, indent=1))
-    print(f"\n{described}\nwritten to {path}")
+    rates = None if machine is None else vars(machine)
+    results = {"machine": description, "rates": rates, "repeats": options.repeats, "steps": options.steps, "rows": rows}
+    path.write_text(json.dumps(results, indent=1))
+    print(f"\n{description}\nwritten to {path}")
 
 
 if __name__ == "__main__":

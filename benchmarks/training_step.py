@@ -1,4 +1,4 @@
-"""Time of a training step, compared with one around the original's model, on the CPU, in alternation in one process.
+"""Time of a training step, compared with the same step for the original's model, on the CPU, in alternation in one process.
 
     python benchmarks/training_step.py --batches 1 4 --repeats 5 --to benchmarks/results
 
@@ -84,12 +84,12 @@ def main() -> None:
         from official_format import write_official
 
         folder = write_official(scratch, options.variant)
-        proof = {side: stepper(side, folder, options.variant, 2, dropout=False) for side in SIDES}
-        losses = {side: [proof[side]() for _ in range(3)] for side in SIDES}
+        steps = {side: stepper(side, folder, options.variant, 2, dropout=False) for side in SIDES}
+        losses = {side: [steps[side]() for _ in range(3)] for side in SIDES}
         difference = max(abs(a - b) / abs(a) for a, b in zip(losses["original"], losses["ours"], strict=True))
         if difference > 1e-4:
             raise SystemExit(f"the sides differ by {difference:.1e} in their losses {losses}, allowed 1e-4")
-        del proof
+        del steps
         for batch in options.batches:
             steps = {side: stepper(side, folder, options.variant, batch, dropout=True) for side in SIDES}
             for side in SIDES:

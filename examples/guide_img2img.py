@@ -1,8 +1,8 @@
-"""Image to image: begin with one picture, follow a prompt, and come to look like another picture.
+"""Image to image: start from one picture, follow a prompt, and guide the result towards another picture.
 
     python examples/guide_img2img.py             # offline, with the pocket model; writes img2img.png
 
-The pipeline is diffusers' own, made of the parts of the text-to-image one.
+The pipeline is diffusers' image-to-image class, made from the components of the text-to-image pipeline.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ from dreamsim_guidance.pocket import load_pocket
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--strength", type=float, default=0.01, help="of the guidance")
-    parser.add_argument("--change", type=float, default=0.7, help="how far from the first picture to noise, 0 to 1")
+    parser.add_argument("--strength", type=float, default=0.01, help="strength of the guidance")
+    parser.add_argument(
+        "--change", type=float, default=0.7, help="noise added to the first picture: 0 keeps it, 1 is all noise"
+    )
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--n", type=int, default=4)
     arguments = parser.parse_args()

@@ -1,9 +1,10 @@
-"""Guide a diffusion model to two pictures at once, from all of the one to all of the other.
+"""Guide a diffusion model towards two pictures at once, with weights that move from the first to the second.
 
     python examples/guide_two_references.py             # offline, with the pocket model; writes two_references.png
     python examples/guide_two_references.py --strength 0.03 --n 6
 
-Each row weighs the references differently, from the same noise; the first shows the references and no guidance.
+All rows start from the same noise. The first row shows the references and unguided samples; each of the others has different
+weights of the two references.
 """
 
 from __future__ import annotations

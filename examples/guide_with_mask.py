@@ -1,8 +1,8 @@
-"""Guide one half of the picture, and leave the other to the model.
+"""Guide one half of the picture and leave the other half to the model.
 
     python examples/guide_with_mask.py             # offline, with the pocket model; writes with_mask.png
 
-What the mask leaves out has no influence on the distance. The model still makes one picture of both halves.
+Pixels outside the mask have no influence on the distance. The model still makes both halves fit together.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Train a small autoencoder twice, on L1 and on DreamSim + L1, and look at photographs that neither has seen.
+"""Train a small autoencoder twice, on L1 and on DreamSim + L1, and compare the two on photographs that were not trained on.
 
     python examples/train_autoencoder.py                # about a minute on two cores; writes autoencoder.png
     python examples/train_autoencoder.py --steps 2000   # sharper
 
-The bottleneck keeps one number in 48, so that the loss decides what is worth keeping.
+The code has 48 times fewer numbers than the image, so that the loss decides which details are kept.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def autoencoder(width: int = 32, code: int = 4) -> nn.Module:
 
 
 def crops(photographs: list[Tensor], count: int, generator: torch.Generator) -> Tensor:
-    chosen = torch.randint(len(photographs), (count,), generator=generator).tolist()
-    return torch.cat([random_crop(photographs[i], SIZE, generator) for i in chosen])
+    indices = torch.randint(len(photographs), (count,), generator=generator).tolist()
+    return torch.cat([random_crop(photographs[i], SIZE, generator) for i in indices])
 
 
 def train(loss: PairLoss, photographs: list[Tensor], steps: int) -> nn.Module:

@@ -1,10 +1,10 @@
-"""The style of one picture in the layout of another, without training anything.
+"""Combine the style of one picture with the layout of another, without training.
 
     python examples/transfer_style_and_layout.py             # offline, with the pocket model; writes transfer.png
 
-Guidance takes any sum of losses. The layout is what is left of a picture when it is blurred and colourless; the style is
-what DreamSim sees in the other picture, and the mean and covariance of its colours (as in Reinhard et al., Color Transfer
-between Images, IEEE CG&A 2001, which matches them channel by channel).
+Guidance takes any sum of losses. The layout of a picture is a blurred, grey version of it. The style is measured by the
+DreamSim distance to the other picture, and by the mean and covariance of its colours (Reinhard et al., Color Transfer between
+Images, IEEE CG&A 2001, matches mean and deviation channel by channel).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dreamsim_guidance.pocket import load_pocket
 
 
 def layout_of(images: Tensor) -> Tensor:
-    """Grey and blurred, `(b, 64)`, with mean 0 and deviation 1 so that it says nothing of brightness and contrast."""
+    """The blurred grey images, `(b, 64)`, scaled to mean 0 and deviation 1 so that brightness and contrast do not matter."""
     grey = F.adaptive_avg_pool2d(images.mean(1, keepdim=True), 8).flatten(1)
     return (grey - grey.mean(1, keepdim=True)) / (grey.var(1, keepdim=True) + 1e-4).sqrt()
 
