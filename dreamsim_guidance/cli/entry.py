@@ -14,9 +14,8 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Union
 
-import tyro
 from tyro.conf import subcommand
 
 from dreamsim_guidance.cli import reconstructions
@@ -26,6 +25,7 @@ from dreamsim_guidance.cli.data import DataCommand
 from dreamsim_guidance.cli.demo import DemoCommand
 from dreamsim_guidance.cli.evaluate import EvaluateCommand
 from dreamsim_guidance.cli.guide import GuideCommand
+from dreamsim_guidance.cli.parsing import parse
 from dreamsim_guidance.cli.recipes import RecipesCommand
 from dreamsim_guidance.cli.run import RunCommand
 from dreamsim_guidance.cli.show import ShowCommand
@@ -33,22 +33,23 @@ from dreamsim_guidance.cli.study import StudyCommand
 from dreamsim_guidance.cli.version import VersionCommand
 from dreamsim_guidance.comparisons.guided_sheet import GuidedSheet
 from dreamsim_guidance.experiment import fields, registry
+from dreamsim_guidance.experiment.registry import suggestion
 
 __all__ = ["main"]
 
-_Command = (
-    Annotated[DemoCommand, subcommand("demo")]
-    | Annotated[GuideCommand, subcommand("guide")]
-    | Annotated[CompareCommand, subcommand("compare")]
-    | Annotated[EvaluateCommand, subcommand("evaluate")]
-    | Annotated[StudyCommand, subcommand("study")]
-    | Annotated[DataCommand, subcommand("data")]
-    | Annotated[RecipesCommand, subcommand("recipes")]
-    | Annotated[ShowCommand, subcommand("show")]
-    | Annotated[CopyCommand, subcommand("copy")]
-    | Annotated[RunCommand, subcommand("run")]
-    | Annotated[VersionCommand, subcommand("version")]
-)
+COMMANDS: dict[str, type] = {
+    "demo": DemoCommand,
+    "guide": GuideCommand,
+    "compare": CompareCommand,
+    "evaluate": EvaluateCommand,
+    "study": StudyCommand,
+    "data": DataCommand,
+    "recipes": RecipesCommand,
+    "show": ShowCommand,
+    "copy": CopyCommand,
+    "run": RunCommand,
+    "version": VersionCommand,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _print_every_character()
     try:
         return _dispatch([word for word in words if word != "--debug"])
-    except SystemExit as stop:  # tyro's, after help or its own message
+    except SystemExit as stop:  # tyro's, after help
         return stop.code if isinstance(stop.code, int) else 2
     except KeyboardInterrupt:
         print("interrupted.", file=sys.stderr)
@@ -91,15 +92,10 @@ def _dispatch(words: list[str]) -> int:
     if {"-h", "--help"} & set(words) and (config := _config_of(words)) is not None:
         fields.print_help(config, f"dreamsim-guidance {' '.join(words[:2] if words[0] == 'run' else words[:1])}")
         words = [words[0], "--help"]
-    parsed: Any = tyro.cli(
-        _Command,  # type: ignore[arg-type]
-        args=words,
-        prog="dreamsim-guidance",
-        description="DreamSim as a metric and as a differentiable loss.",
-        return_unknown_args=True,
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
-    command, unknown = parsed
+    if words and not words[0].startswith("-") and words[0] not in COMMANDS:
+        raise ValueError(f"unknown command '{words[0]}'{suggestion(words[0], COMMANDS)}; known: {', '.join(COMMANDS)}.")
+    kind = Union[tuple(Annotated[kind, subcommand(name)] for name, kind in COMMANDS.items())]  # type: ignore[misc]  # noqa: UP007
+    command, unknown = parse(kind, words, "dreamsim-guidance", "DreamSim as a metric and as a differentiable loss.")
     if isinstance(command, DemoCommand | GuideCommand | RunCommand):
         return command(unknown)
     if unknown:

@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import tyro
 from tyro.conf import Positional
 
 from dreamsim_guidance.cli.outputs import check_file, check_folder, write_files
+from dreamsim_guidance.cli.parsing import parse
 
 if TYPE_CHECKING:
     from PIL import Image as PILImage
@@ -120,13 +120,7 @@ class EvaluateReconstructions:
 
 def main(words: Sequence[str]) -> int:
     """Run the command with the words after `evaluate reconstructions`."""
-    command, unknown = tyro.cli(
-        EvaluateReconstructions,
-        args=list(words),
-        prog="dreamsim-guidance evaluate reconstructions",
-        return_unknown_args=True,
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
+    command, unknown = parse(EvaluateReconstructions, words, "dreamsim-guidance evaluate reconstructions")
     if unknown:
         raise ValueError(
             f"unknown options: {' '.join(unknown)}; see `dreamsim-guidance evaluate reconstructions --help`."

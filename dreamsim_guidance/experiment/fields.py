@@ -134,7 +134,8 @@ def _by_field(config: Any, words: Sequence[str]) -> dict[str, list[str]]:
         name = name.replace("-", "_")
         if not equals and not word.startswith("--"):
             known = known_fields(config)
-            raise ValueError(f"'{word}' is not field=value{suggestion(name, known)}; {_listed(known)}.")
+            hint = f"; write {name}=VALUE" if name in known else f"{suggestion(name, known)}; {_listed(known)}"
+            raise ValueError(f"'{word}' is not field=value{hint}.")
         field = _find(config, name)
         values = [text] if equals else []
         while not equals and rest and not rest[0].startswith("--"):

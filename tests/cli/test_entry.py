@@ -1,4 +1,6 @@
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -243,3 +245,42 @@ def test_the_demo_takes_any_picture_and_any_aspect(capsys: pytest.CaptureFixture
         *SMALL,
     )
     assert load_image(here / "x" / "result.png").shape == (1, 3, 24, 72)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("", "a command is needed; known: demo, "),
+        ("compar a.png b.png", "unknown command 'compar' (did you mean 'compare'?); known: demo, guide, compare, "),
+        ("study", "a command is needed; known: make, read"),
+        ("data chek mine", "unknown command 'data chek' (did you mean 'check'?); known: "),
+        ("show", "Required options: Missing from dreamsim-guidance show: "),
+        ("study make targets", "Required options: Missing from dreamsim-guidance study make: --to PATH "),
+        ("evaluate reconstructions", "Missing from dreamsim-guidance evaluate reconstructions: PATH "),
+        ("evaluate nights --reading wrong", "invalid choice 'wrong' for argument '--reading'"),
+        ("demo --only guidedd", "invalid choice 'guidedd' for argument '--only'"),
+        ("data scenes --triplets ten --to x", "Error parsing --triplets: invalid literal for int"),
+        ("study make targets a b --to x --participants 2.5", "Error parsing --participants: "),
+        ("run mine.py steps", "'steps' is not field=value; write steps=VALUE."),
+    ],
+)
+def test_a_mistake_is_one_line(
+    words: str, message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    _, err = read(capsys, *words.split(), code=2)
+    assert err.startswith("error: ") and message in err
+    assert len(err.splitlines()) == 1
+    assert not re.search(r"[\u2500-\u257f]|full helptext|\|", err)
+
+
+def test_a_mistake_is_one_line_on_a_terminal_without_unicode(here: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "dreamsim_guidance", "evaluate", "nights", "--reading", "wrong"],
+        env=os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("error: Invalid choice: invalid choice 'wrong' for argument '--reading'. Expected")

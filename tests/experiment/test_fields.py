@@ -98,7 +98,7 @@ def test_a_value_of_the_wrong_type_is_refused(words: list[str], message: str) ->
 
 
 def test_a_word_alone_and_a_field_without_value_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"'steps' is not field=value \(did you mean 'steps'\?\)"):
+    with pytest.raises(ValueError, match="'steps' is not field=value; write steps=VALUE"):
         override(Work(), ["steps"])
     with pytest.raises(ValueError, match="field steps needs a value of type int"):
         override(Work(), ["--steps"])
