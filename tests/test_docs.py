@@ -130,6 +130,25 @@ def test_modules_and_names_of_the_library_that_running_text_names_exist(page: Pa
         assert importlib.util.find_spec(full) if full.islower() else hasattr(*split(full)), f"{name(page)}: {full}"
 
 
+def test_the_table_of_moved_modules_is_true() -> None:
+    text = (DOCS / "migration.md").read_text(encoding="utf-8").partition("## From release 0.1.0")[2]
+    rows = re.findall(
+        r"^\| (.*) \| `(dreamsim_guidance\.[\w.]+)` \|$", text.partition("another name too")[0], re.MULTILINE
+    )
+    assert len(rows) > 10
+    for old, room in rows:
+        for module in re.findall(r"`([\w.]+)`", old):
+            assert importlib.util.find_spec(f"{room}.{module.rpartition('.')[2]}"), f"{module} is not in {room}"
+            assert not _is_module(f"dreamsim_guidance.{module}"), f"{module} did not move"
+
+
+def _is_module(full: str) -> bool:
+    try:
+        return importlib.util.find_spec(full) is not None
+    except ModuleNotFoundError:  # nor is its parent
+        return False
+
+
 def split(full: str) -> tuple[Any, str]:
     module, _, attribute = full.rpartition(".")
     return importlib.import_module(module), attribute
@@ -206,6 +225,14 @@ def test_the_reference_names_what_exists() -> None:
         assert hasattr(importlib.import_module(module), attribute), full
 
 
+def test_nothing_is_in_the_reference_twice() -> None:
+    modules: dict[tuple[str, int], list[str]] = {}
+    for full in documented():
+        module, attribute = split(full)
+        modules.setdefault((attribute, id(getattr(module, attribute))), []).append(module.__name__)
+    assert {name: places for (name, _), places in modules.items() if len(places) > 1} == {}
+
+
 def test_the_settings_of_the_documentation_load() -> None:
     before = list(sys.path)
     try:
@@ -229,6 +256,10 @@ def test_docstrings_become_parameters_equations_and_escaped_text() -> None:
         "",
         "adapter/   a folder",
         "model.pt   a file",
+        "",
+        "- one *x*,",
+        "  continued",
+        "- two",
     ]
     assert convert(lines, {"strength", "rho", "mu"}) == [
         r"Move \*x\* by `a * b`.",
@@ -249,4 +280,7 @@ def test_docstrings_become_parameters_equations_and_escaped_text() -> None:
         "    adapter/   a folder",
         "    model.pt   a file",
         "",
+        "",
+        r"- one \*x\*, continued",
+        "- two",
     ]

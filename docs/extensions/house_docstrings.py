@@ -5,6 +5,7 @@ one line `name: text` for each argument, continued on indented lines. Here
 
 - a line `name: text` where `name` is an argument (or several, `a, b: text`) becomes a field `:param name: text`,
 - an indented block after a blank line, and lines in columns, become a literal block,
+- a line `- text`, continued on indented lines, is an item of a list,
 - `*`, `|` and `_` outside backticks are escaped.
 """
 
@@ -48,6 +49,17 @@ def convert(lines: list[str], arguments: set[str]) -> list[str]:
             result += [f":param {name}: {escape(text)}" for name in fields[0]]
             i += 1 + len(block)
             if i < len(lines) and lines[i].strip() and not _fields(lines[i], arguments):
+                result.append("")
+        elif line.startswith("- "):
+            block = []
+            while i + 1 + len(block) < len(lines) and lines[i + 1 + len(block)][:1].isspace():
+                block.append(lines[i + 1 + len(block)].strip())
+            text = " ".join([line[2:].strip(), *block]).rstrip()
+            if result and result[-1] and not result[-1].startswith("- "):
+                result.append("")
+            result.append(f"- {escape(text)}")
+            i += 1 + len(block)
+            if i < len(lines) and lines[i].strip() and not lines[i].startswith("- "):
                 result.append("")
         elif block := _table(lines, i):
             result += ["::", "", *(f"    {text}".rstrip() for text in block), ""]
