@@ -125,7 +125,7 @@ def test_twenty_steps_give_the_losses_of_a_loop_around_the_original(
     from dreamsim_guidance.training import tuning_run as home
     from dreamsim_guidance.training.triplet_batches import TripletBatches
 
-    data = write_judged_pictures(tmp_path / "data", triplets=30, size=224)
+    data = write_judged_pictures(tmp_path / "data", triplets=20, size=224)
     official = tmp_path / "official"
     write_official(official, "ensemble", 0, depth=12, dim=32, projection=24)
     narrow = small("ensemble", depth=12, dim=32, heads=2, projection=24)
@@ -135,7 +135,7 @@ def test_twenty_steps_give_the_losses_of_a_loop_around_the_original(
         return DreamSim(checkpoint.ensemble, normalize_embeds=False)
 
     monkeypatch.setattr(home, "base_metric", base)
-    loop = Loop(batch=3, steps=20, save_every=20, validate_every=20, log_every=1, workers=0, trackers=())
+    loop = Loop(batch=2, steps=20, save_every=20, validate_every=20, log_every=1, workers=0, trackers=())
     config = Tuning(data, "ensemble", lora=LoRA(dropout=0.0), loop=loop)
     torch.manual_seed(config.seed)
     config.metric().save_adapter(official / "ensemble_lora")
@@ -144,7 +144,7 @@ def test_twenty_steps_give_the_losses_of_a_loop_around_the_original(
     optimiser = torch.optim.Adam(trained, lr=3e-4, betas=(0.5, 0.999), weight_decay=0)
     judgments = read_nights(data, "train")
     pictures = Pictures(judgments.images, 224)
-    batches = TripletBatches(judgments, pictures, 3, 20, config.seed)
+    batches = TripletBatches(judgments, pictures, 2, 20, config.seed)
     expected = []
     for step in range(20):
         chosen = batches.triplets(step)
