@@ -2,7 +2,7 @@
 
 Callers need no switch: processes that `accelerate launch` or `torchrun` started find each other through accelerate, and a
 single process does everything. All processes must make the same calls, except within `alone`. A failure in one process is
-raised in all, so that none waits for ever.
+raised in all, so that no process waits for ever.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def everywhere(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def process_state(on_cpu: bool | None = None) -> Any:
-    """accelerate's state; a new one is of the CPU if `on_cpu`, by default if that was asked for or there is nothing else."""
+    """accelerate's state. A new one uses the CPU if `on_cpu`; by default, if that was requested or no accelerator exists."""
     from accelerate import PartialState
 
     if on_cpu is None:

@@ -1,7 +1,7 @@
 """Distances under augmentation, against adversarial gradients.
 
-Changes that nobody sees can move an image to any embedding of a network. Such changes rarely survive a crop, a flip and a
-change of colour, so the image and its reference are compared under K augmentations, the same for both:
+Changes that are invisible to people can move an image to any embedding of a network. Such changes rarely survive a crop, a flip
+and a change of colour, so the image and its reference are compared under K augmentations, the same for both:
 
     d(x, y) = 1/K sum_k d(T_k x, T_k y)
 

@@ -66,9 +66,9 @@ class _FeatureCosine(DreamSimLoss):
 
 def _metric(tower: Tower, family: str) -> DreamSim:
     if isinstance(tower, str):
-        known = sorted(name for name in BRANCHES if name.startswith(family))
-        if tower not in known:
-            raise ValueError(f"unknown {family} tower '{tower}'; known: {', '.join(known)}, or give a BranchConfig.")
+        towers = sorted(name for name in BRANCHES if name.startswith(family))
+        if tower not in towers:
+            raise ValueError(f"unknown {family} tower '{tower}'; known: {', '.join(towers)}, or give a BranchConfig.")
         config = BRANCHES[tower]
         # DreamSim takes DINO's class token before the last norm; as an image feature it is used after it
         tower = config if config.feature == "embedding" else replace(config, feature="last_layer")

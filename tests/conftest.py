@@ -29,7 +29,7 @@ OTHERS_WARNINGS = (
     "ignore:__array__ implementation:DeprecationWarning",  # the same, torch 2.6
     "ignore:Should have ta>=t0:UserWarning",  # torchsde, at the last step
 )
-"""Of other packages, which nobody here can mend."""
+"""Warnings of other packages, which cannot be fixed here."""
 
 
 def pytest_configure(config: pytest.Config) -> None:

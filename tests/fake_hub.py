@@ -58,8 +58,10 @@ def hub() -> Iterator[FakeHub]:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             parts = self.path.strip("/").split("/")
             if parts == ["api", "repos", "create"]:
-                asked = json.loads(body)
-                name = f"{asked['organization']}/{asked['name']}" if asked.get("organization") else asked["name"]
+                request = json.loads(body)
+                name = (
+                    f"{request['organization']}/{request['name']}" if request.get("organization") else request["name"]
+                )
                 status = 409 if name in state.repositories else 200
                 state.repositories.setdefault(name, {})
                 return self.reply({"url": f"{state.url}/{name}", "name": name, "id": name}, status)

@@ -50,9 +50,9 @@ def serve(**options: Any) -> Iterator[FileServer]:
 
         def answer(self, data: bytes) -> None:
             start, end = 0, len(data)
-            asked = self.headers.get("Range")
-            if asked and state.ranges and self.headers.get("If-Range", state.etag) == state.etag:
-                first, _, last = asked.removeprefix("bytes=").partition("-")
+            requested_range = self.headers.get("Range")
+            if requested_range and state.ranges and self.headers.get("If-Range", state.etag) == state.etag:
+                first, _, last = requested_range.removeprefix("bytes=").partition("-")
                 start, end = int(first), min(int(last) + 1, len(data)) if last else len(data)
                 if start >= len(data):
                     return self.fail(416)

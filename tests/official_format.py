@@ -133,7 +133,7 @@ def _base_files(
     elif name == "dinov2_vitb14":
         content = {**dict(_vit(depth, dim, 14, 37, scaled=True)), "mask_token": ((1, dim), 0.0, 0.0)}
         yield "checkpoints/dinov2_vitb14_pretrain.pth", content
-        yield "dinov2_vitb14_pretrain.pth", {"nobody reads this": ((1,), 0.0, 0.0)}  # but it must exist
+        yield "dinov2_vitb14_pretrain.pth", {"unused": ((1,), 0.0, 0.0)}  # the file is not read, but must exist
     elif name == "synclr_vitb16":
         yield "synclr_vit_b_16.pth", {"model": {f"module.visual.{key}": spec for key, spec in _vit(depth, dim, 16, 14)}}
     else:

@@ -98,14 +98,16 @@ def running_text(page: Path) -> str:
 
 
 def inline_code(page: Path) -> list[str]:
-    """What stands in backticks in running text and tables, each on one line."""
+    """The code in backticks in running text and tables, each piece on one line."""
     return [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", running_text(page))]
 
 
 def inline_commands(page: Path) -> list[str]:
-    """Arguments of `dreamsim-guidance` in running text and tables, but for those with dots for what is left out."""
-    found = [code.partition(" ") for code in inline_code(page)]
-    return [arguments for program, _, arguments in found if program == "dreamsim-guidance" and "..." not in arguments]
+    """Arguments of `dreamsim-guidance` in running text and tables, except commands that are abbreviated with dots."""
+    commands = [code.partition(" ") for code in inline_code(page)]
+    return [
+        arguments for program, _, arguments in commands if program == "dreamsim-guidance" and "..." not in arguments
+    ]
 
 
 def links(page: Path) -> list[str]:

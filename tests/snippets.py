@@ -59,8 +59,8 @@ def parse(arguments: list[str]) -> None:
         for info in pkgutil.iter_modules(cli.__path__):
             module = importlib.import_module(f"{cli.__name__}.{info.name}")
             for value in vars(module).values():
-                own = inspect.isclass(value) and value.__module__ == module.__name__
-                if own and "__call__" in vars(value) and not _passes_fields_on(value):
+                defined_here = inspect.isclass(value) and value.__module__ == module.__name__
+                if defined_here and "__call__" in vars(value) and not _passes_fields_on(value):
                     patch.setattr(value, "__call__", stop)
         # commands that pass fields on to a recipe stop when the recipe has taken them
         patch.setattr(runner, "run", stop)

@@ -62,7 +62,7 @@ def test_every_block_has_a_language_and_no_command_hides_in_an_indented_block(pa
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
-def test_what_is_parsed_only_says_why(page: Path) -> None:
+def test_snippets_that_are_parsed_only_state_the_reason(page: Path) -> None:
     reasons = [block.parsed_only for block in blocks(page) if block.parsed_only is not None]
     assert all(len(reason.split()) >= 3 for reason in reasons)
     comments = re.findall(r"<!-- *parsed.only.*?-->", page.read_text(encoding="utf-8"))
@@ -163,19 +163,22 @@ def test_options_that_running_text_names_exist(capsys: pytest.CaptureFixture[str
 
     for command in COMMANDS:
         assert main([*command.split(), "--help"]) == 0
-    known = set(re.findall(r"--[a-z][\w.-]*", capsys.readouterr().out.replace("_", "-"))) | {"--debug", "--help"}
+    options_of_commands = set(re.findall(r"--[a-z][\w.-]*", capsys.readouterr().out.replace("_", "-"))) | {
+        "--debug",
+        "--help",
+    }
     for page in PAGES:
         for code in inline_code(page):
             options = set(re.findall(r"(?<!\S)--[a-z][\w.-]*", code)) if re.match("--|dreamsim", code) else set()
-            assert options <= known, f"{name(page)} names {options - known}"
+            assert options <= options_of_commands, f"{name(page)} names {options - options_of_commands}"
 
 
 def test_pictures_are_small_and_shown() -> None:
-    shown = {(page.parent / target).resolve() for page in PAGES for target in links(page)}
+    linked = {(page.parent / target).resolve() for page in PAGES for target in links(page)}
     pictures = [*(DOCS / "pictures").glob("*.png"), *(ROOT / "examples").glob("*.png")]
     assert pictures
     for picture in pictures:
-        assert picture.resolve() in shown, f"no page shows {name(picture)}"
+        assert picture.resolve() in linked, f"no page shows {name(picture)}"
         assert picture.stat().st_size < 200_000 or picture.parent.name == "examples"
 
 

@@ -36,8 +36,8 @@ def judged(images: torch.Tensor) -> tuple[float, float]:
 def test_the_pixel_model_draws_scenes_rather_than_noise() -> None:
     pipeline = load_pocket("pixels")
     pipeline.set_progress_bar_config(disable=True)
-    made = pipeline(32, torch.Generator().manual_seed(0), num_inference_steps=20, output_type="np").images
-    images = torch.from_numpy(made).permute(0, 3, 1, 2)
+    arrays = pipeline(32, torch.Generator().manual_seed(0), num_inference_steps=20, output_type="np").images
+    images = torch.from_numpy(arrays).permute(0, 3, 1, 2)
     assert images.shape == (32, 3, 32, 32) and images.min() >= 0 and images.max() <= 1
     distance, of_noise = judged(images)
     assert distance < 0.5 * of_noise
@@ -57,18 +57,18 @@ def test_the_latent_model_draws_what_the_prompt_says() -> None:
     assert agreement > of_others + 0.1
 
 
-def test_the_latent_model_s_words_and_pictures_go_through_unharmed() -> None:
+def test_encoding_and_decoding_preserve_pictures_of_scenes() -> None:
     pipeline = load_pocket("latents")
     scenes = draw_pocket_scenes(16, 64, "test", 7000)[1].float() / 255
     with torch.no_grad():
         latents = pipeline.vae.encode(2 * scenes - 1).latent_dist.mean
-        again = (pipeline.vae.decode(latents).sample / 2 + 0.5).clamp(0, 1)
-    assert (again - scenes).square().mean().sqrt() < 0.08
+        decoded = (pipeline.vae.decode(latents).sample / 2 + 0.5).clamp(0, 1)
+    assert (decoded - scenes).square().mean().sqrt() < 0.08
     assert (pipeline.vae.config.scaling_factor * latents).std() == pytest.approx(1, abs=0.1)
-    assert factor_agreement(again, scenes).mean() > 0.8
+    assert factor_agreement(decoded, scenes).mean() > 0.8
 
 
-def test_the_models_are_loaded_in_float32_and_without_a_word(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_models_are_loaded_in_float32_without_log_messages(caplog: pytest.LogCaptureFixture) -> None:
     for name, parts in (("pixels", ("unet",)), ("latents", ("unet", "vae", "text_encoder"))):
         pipeline = load_pocket(name)
         assert {getattr(pipeline, part).dtype for part in parts} == {torch.float32}

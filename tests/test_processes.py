@@ -1,4 +1,4 @@
-"""One rule for the device where none is named."""
+"""The rule for the default device: the accelerator if there is one, else the CPU."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def test_the_default_is_the_accelerator_that_is_there(
     assert processes.process_device() == expected and processes.process_device("cpu") == "cpu"
 
 
-def test_accelerators_of_other_makers_count(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_accelerators_other_than_cuda_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch)
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("hpu"))
     assert default_device() == "hpu"
 
 
-def test_nobody_else_decides_by_cuda_alone() -> None:
+def test_no_module_chooses_the_default_device_by_cuda_alone() -> None:
     root = Path(processes.__file__).parents[1]
     offenders: list[Any] = []
     for folder in ("dreamsim_guidance", "losses", "recipes", "training"):

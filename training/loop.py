@@ -31,7 +31,7 @@ class Loop:
     compile: bool = False
     """Compile the towers with torch.compile."""
     average: float | None = None
-    """Momentum, between 0 and 1, e.g. 0.999, of an average of the weights, which is then validated and kept. None: none."""
+    """Momentum, between 0 and 1, e.g. 0.999, of an average of the weights, which is validated and kept. None: no average."""
     patience: int | None = None
     """Stop after this many validations without a lower validation loss. None: never."""
     validate_every: int | None = None

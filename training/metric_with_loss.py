@@ -27,7 +27,7 @@ class MetricWithLoss(nn.Module):
     Args:
         metric: what is trained.
         loss: from two distances and the votes to a loss for each triplet.
-        augmentation: applied to images `(m, 3, s, s)` in [0, 1] when triplets are given; None for none.
+        augmentation: applied to images `(m, 3, s, s)` in [0, 1] when triplets are given; None for no change.
     """
 
     def __init__(self, metric: DreamSim, loss: VoteLoss, augmentation: Callable[[Image], Image] | None = None) -> None:

@@ -30,9 +30,9 @@ class Optimiser:
     """Largest norm of the gradient over all trained parameters. None: no bound."""
 
     def __post_init__(self) -> None:
-        for name, known in (("kind", ("adam", "adamw")), ("schedule", ("constant", "cosine", "linear"))):
-            if getattr(self, name) not in known:
-                raise ValueError(f"unknown {name} '{getattr(self, name)}'; known: {', '.join(known)}.")
+        for name, choices in (("kind", ("adam", "adamw")), ("schedule", ("constant", "cosine", "linear"))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"unknown {name} '{getattr(self, name)}'; known: {', '.join(choices)}.")
         if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
             raise ValueError(f"learning_rate must be a positive number, got {self.learning_rate}.")
         if self.weight_decay < 0 or self.warmup < 0 or (self.clip is not None and self.clip <= 0):

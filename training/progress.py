@@ -50,9 +50,9 @@ def installed(trackers: tuple[str, ...]) -> Any:
 
     Raises ValueError for a name that accelerate does not know.
     """
-    known = [kind.value for kind in LoggerType if kind != LoggerType.ALL]
-    if unknown := sorted(set(trackers) - set(known)):
-        raise ValueError(f"unknown tracker '{unknown[0]}'; accelerate knows {', '.join(known)}.")
+    supported = [kind.value for kind in LoggerType if kind != LoggerType.ALL]
+    if unknown := sorted(set(trackers) - set(supported)):
+        raise ValueError(f"unknown tracker '{unknown[0]}'; accelerate knows {', '.join(supported)}.")
     available = [name for name in trackers if importlib.util.find_spec(name) is not None]
     for name in sorted(set(trackers) - set(available)):
         log.warning("the tracker %s is not installed and left out; pip install %s", name, name)

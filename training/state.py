@@ -39,8 +39,8 @@ def restore_weights(model: nn.Module, state: dict[str, Any]) -> None:
     Raises ValueError if the state belongs to another model.
     """
     trained = {_WRAPPERS.sub("", name) for name, p in model.named_parameters() if p.requires_grad}
-    known = trained | {_WRAPPERS.sub("", name) for name, _ in model.named_buffers()}
-    if unmatched := sorted((trained - state.keys()) | (state.keys() - known)):
+    expected = trained | {_WRAPPERS.sub("", name) for name, _ in model.named_buffers()}
+    if unmatched := sorted((trained - state.keys()) | (state.keys() - expected)):
         raise ValueError(
             f"the checkpoint is of another model: '{unmatched[0]}' is in one of them only; give an empty folder."
         )

@@ -67,9 +67,9 @@ class Tuning:
     pretrained: bool = True
     """False starts from random weights, for a dry run where nothing can be downloaded."""
     lora: LoRA | None = field(default_factory=LoRA)
-    """The adapter that is trained; None for none."""
+    """The adapter that is trained; None for no adapter."""
     head: int | None = None
-    """Hidden width of a trained residual MLP on the features, the paper's other way of tuning; None for none."""
+    """Hidden width of a trained residual MLP on the features, the paper's other way of tuning; None for no MLP."""
     all_weights: bool = False
     """Train all weights, instead of an adapter."""
     loss: VoteLossConfig = field(default_factory=VoteLossConfig)
@@ -78,7 +78,7 @@ class Tuning:
     """Centre the embedding over its dimensions. The original does so by default in use, but not in training. The saved
     model and the reported figures follow this setting; the adapter alone, loaded into another metric, follows that one's."""
     augmentation: Augmentation | None = None
-    """Random changes of the training pictures; None for none, as in the original."""
+    """Random changes of the training pictures; None for no change, as in the original."""
     kind: str | None = None
     """Format of `data`, one of `data.readers.sets.KINDS`; by default it is recognised."""
     train_split: str = "train"

@@ -1,6 +1,6 @@
 """Check the card of a model file, and read the branches that it describes.
 
-A file may come from a stranger. Nothing in its card may open or fetch another file, and numbers that do not fit the
+A file may come from an untrusted source. Nothing in its card may open or fetch another file, and numbers that do not fit the
 tensors in the file are refused before anything is built from them.
 """
 
@@ -35,7 +35,7 @@ _ALWAYS_POSSIBLE = 8192
 """Sizes, such as an image's, that need no tensor of that size."""
 
 _REPEATS = ("depth", "layer", "block", "stage")
-"""Arguments whose names contain one of these count parts of a tower, and every part has tensors of its own."""
+"""Arguments whose names contain one of these count parts of a tower, each of which has tensors."""
 
 
 def parse_card(text: str, path: Path) -> dict[str, Any]:
@@ -105,10 +105,10 @@ def _numbers(value: Any, key: str = "", depth: int = 0) -> Iterator[tuple[str, i
 
 
 def _config(branch: Any, path: Path) -> BranchConfig:
-    known = {field.name for field in fields(BranchConfig)}
+    field_names = {field.name for field in fields(BranchConfig)}
     if not isinstance(branch, dict) or not {"name", "architecture"} <= branch.keys():
         raise ValueError(f"'{path}': a branch in the card needs a name and an architecture, got {branch!r:.60}.")
-    if unknown := sorted(branch.keys() - known):
+    if unknown := sorted(branch.keys() - field_names):
         raise ValueError(
             f"'{path}': a branch in the card has {', '.join(unknown)}, which this version does not know; "
             "pip install --upgrade dreamsim-guidance."
@@ -116,8 +116,8 @@ def _config(branch: Any, path: Path) -> BranchConfig:
     overrides = branch.get("overrides") or {}
     fetching = sorted(_FETCHING & overrides.keys()) if isinstance(overrides, dict) else ["overrides"]
     if fetching or any(letter in str(branch["architecture"]) for letter in ":/\\"):
-        what = ", ".join(fetching) or f"architecture '{branch['architecture']}'"
-        raise ValueError(f"'{path}' is refused: its card would make other files be read ({what}).")
+        cause = ", ".join(fetching) or f"architecture '{branch['architecture']}'"
+        raise ValueError(f"'{path}' is refused: its card would make other files be read ({cause}).")
     options = {**branch, "overrides": overrides}
     for key in ("mean", "std"):
         if isinstance(options.get(key), list):

@@ -21,8 +21,11 @@ class ShowCommand:
     def __call__(self) -> int:
         recipe = registry.load(self.recipe)
         print(f"# {recipe.path.as_posix()}\n{registry.function_source(recipe)}\n")
-        known = fields.known_fields(recipe.config)
-        names, types = max(map(len, known), default=0), max((len(field.type) for field in known.values()), default=0)
-        for name, field in known.items():
+        all_fields = fields.known_fields(recipe.config)
+        names, types = (
+            max(map(len, all_fields), default=0),
+            max((len(field.type) for field in all_fields.values()), default=0),
+        )
+        for name, field in all_fields.items():
             print(f"{name:{names}}  {field.type:{types}}  {field.value}")
         return 0

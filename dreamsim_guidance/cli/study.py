@@ -81,7 +81,10 @@ class Make:
             )
         study, (few, many) = result.study, result.votes
         if few == 0:
-            print("some comparisons are shown to nobody; use more --participants or --trials.", file=sys.stderr)
+            print(
+                "some comparisons are not shown to any participant; use more --participants or --trials.",
+                file=sys.stderr,
+            )
         what = "triplet" if self.mode == "2afc" else "pair"
         print(f"study {study.id}: {len(study.methods)} methods, participant numbers 1 to {study.participants}")
         print(f"{len(study.blocks[0])} answers each; {_between(few, many)} votes for each {what} if all take part")

@@ -1,6 +1,7 @@
 """Judges of guided samples: metrics that took no part in the guidance, for one or several references, under a mask.
 
-Beside the guide's own distance stand the root mean square difference, 1 - SSIM, and any further metrics that are asked for.
+The judges are the root mean square difference, 1 - SSIM, and any further metrics that are asked for; they are reported next to
+the distance that guides.
 For pictures of the pocket scenes there is also the share of the reference's factors that a small classifier does not find.
 """
 

@@ -189,12 +189,12 @@ def _cut(whole: Path, table: Path) -> None:
         header, *rows = list(csv.reader(opened)) or [[]]
     names = ("ref_path", "left_path", "right_path")
     places = [header.index(name) for name in names if name in header]
-    here = [row for row in rows if all(i < len(row) and (table.parent / row[i]).is_file() for i in places)]
-    if len(places) < len(names) or len(here) == len(rows):  # unknown columns: the rows cannot be selected
+    downloaded_rows = [row for row in rows if all(i < len(row) and (table.parent / row[i]).is_file() for i in places)]
+    if len(places) < len(names) or len(downloaded_rows) == len(rows):  # unknown columns: the rows cannot be selected
         os.replace(whole, table)
         return
     with writing(table) as temporary, temporary.open("w", newline="", encoding="utf-8") as opened:
-        csv.writer(opened, lineterminator="\n").writerows([header, *here])
+        csv.writer(opened, lineterminator="\n").writerows([header, *downloaded_rows])
 
 
 def _check_space(to: Path, missing: Collection[Chunk]) -> None:

@@ -42,7 +42,7 @@ class Ratings:
 
         The vote goes to the picture with the higher score; equal scores get half a vote each. a is the picture that comes first
         in the set, so the order carries no information. 120 pictures of a reference make 7140 triplets. These votes are
-        derived: nobody compared the two pictures, so they give no ceiling of human agreement.
+        derived from scores, not from direct comparisons, so they give no ceiling of human agreement.
         """
         first, second = [], []
         splits = np.unique(np.array(self.split), return_inverse=True)[1]

@@ -34,10 +34,10 @@ def hardest_disagreements(
     clear = rankdata(np.abs(d_a - d_b)) * np.abs(n_a - n_b) / (n_a + n_b + 1)
     order = np.argsort(-clear, kind="stable")
     positions: list[int] = []
-    shown: dict[int, int] = {}
+    count_of_reference: dict[int, int] = {}
     for i in order[against[order]]:
         label = int(np.asarray(reference)[i])
-        if len(positions) < count and shown.get(label, 0) < _OF_ONE_REFERENCE:
+        if len(positions) < count and count_of_reference.get(label, 0) < _OF_ONE_REFERENCE:
             positions.append(int(i))
-            shown[label] = shown.get(label, 0) + 1
+            count_of_reference[label] = count_of_reference.get(label, 0) + 1
     return np.array(positions, dtype=np.int64)

@@ -27,7 +27,7 @@ def average_precision(distances: ArrayLike, same: ArrayLike) -> float:
     distances: of the pairs, `(n,)`; pairs at equal distance are retrieved together, so their order does not matter.
     same: the share of people who took each pair for the same, or 0 and 1, `(n,)`.
 
-    Raises ValueError for NaN, for shares outside [0, 1], and if nobody took any pair for the same.
+    Raises ValueError for NaN, for shares outside [0, 1], and if all shares are 0.
     """
     d, s = np.asarray(distances, dtype=np.float64), np.asarray(same, dtype=np.float64)
     if d.shape != s.shape or d.ndim != 1:
@@ -42,7 +42,7 @@ def judge_same_pairs(
 ) -> Report:
     """Report the average precision of each metric's distances `(n,)`, with intervals clustered by a pair's first picture.
 
-    Splits and groups in which nobody took any pair for the same are left out. Raises the errors of `average_precision`, and
+    Splits and groups in which all shares are 0 are left out. Raises the errors of `average_precision`, and
     ValueError if there is no metric.
     """
     if not metrics:

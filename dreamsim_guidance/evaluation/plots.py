@@ -105,17 +105,17 @@ def curves_plot(curves: Mapping[str, Curve]) -> bytes | None:
     """One panel per metric: means over bins with intervals, and the fitted curve, dashed if the votes do not determine it.
 
     Returns None if there is no curve to show."""
-    shown = {name: curve for name, curve in curves.items() if curve.bins}
-    if not shown:
+    with_bins = {name: curve for name, curve in curves.items() if curve.bins}
+    if not with_bins:
         return None
-    columns = min(4, len(shown))
-    rows = -(-len(shown) // columns)
+    columns = min(4, len(with_bins))
+    rows = -(-len(with_bins) // columns)
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots(rows, columns, squeeze=False, sharey=True)
-        for axis in axes.flat[len(shown) :]:
+        for axis in axes.flat[len(with_bins) :]:
             axis.set_visible(False)
-        for axis, (name, curve) in zip(axes.flat, shown.items(), strict=False):
+        for axis, (name, curve) in zip(axes.flat, with_bins.items(), strict=False):
             gaps = [point.gap for point in curve.bins]
             values = np.array([point.agreement.value for point in curve.bins])
             bounds = np.array([[point.agreement.low, point.agreement.high] for point in curve.bins])

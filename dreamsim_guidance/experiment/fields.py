@@ -127,21 +127,21 @@ def print_help(config: Any, program: str) -> None:
 def _by_field(config: Any, words: Sequence[str]) -> dict[str, list[str]]:
     """The texts given to each field; the last ones of a field that was given twice."""
     texts: dict[str, list[str]] = {}
-    rest = list(words)
-    while rest:
-        word = rest.pop(0)
+    remaining = list(words)
+    while remaining:
+        word = remaining.pop(0)
         name, equals, text = word.removeprefix("--").partition("=")
         name = name.replace("-", "_")
         if not equals and not word.startswith("--"):
-            known = known_fields(config)
-            hint = f"; write {name}=VALUE" if name in known else f"{suggestion(name, known)}; {_listed(known)}"
+            available = known_fields(config)
+            hint = f"; write {name}=VALUE" if name in available else f"{suggestion(name, available)}; {_listed(available)}"
             raise ValueError(f"'{word}' is not field=value{hint}.")
         field = _find(config, name)
         values = [text] if equals else []
-        while not equals and rest and not rest[0].startswith("--"):
-            if values and (not field.accepts_many or _sets_a_field(config, rest[0])):
+        while not equals and remaining and not remaining[0].startswith("--"):
+            if values and (not field.accepts_many or _sets_a_field(config, remaining[0])):
                 break
-            values.append(rest.pop(0))
+            values.append(remaining.pop(0))
         if not values and field.hint is bool:
             values = ["True"]
         if not values and not field.accepts_many:
@@ -152,14 +152,14 @@ def _by_field(config: Any, words: Sequence[str]) -> dict[str, list[str]]:
 
 def _find(config: Any, name: str) -> Field:
     """The field of this dotted name. Raises ValueError for an unknown one, which lists those that exist."""
-    field, known = Field(type(config), config), known_fields(config)
+    field, available = Field(type(config), config), known_fields(config)
     reached = ""
     for part in name.split("."):
         value = field.default_part()
         inner = dict(_fields_of(value)) if _holds_fields(value) else {}
-        known = {**known, **(known_fields(value, reached) if inner else {})}
+        available = {**available, **(known_fields(value, reached) if inner else {})}
         if part not in inner:
-            raise ValueError(f"unknown field '{name}'{suggestion(name, known)}; {_listed(known)}.")
+            raise ValueError(f"unknown field '{name}'{suggestion(name, available)}; {_listed(available)}.")
         field, reached = inner[part], f"{reached}{part}."
     if _holds_fields(field.value) and field.optional_part is None:
         raise ValueError(f"'{name}' holds fields of its own; {_listed(known_fields(field.value, reached))}.")
@@ -168,14 +168,14 @@ def _find(config: Any, name: str) -> Field:
 
 def _replaced(value: Any, changes: Mapping[str, Any]) -> Any:
     """`value`, a dataclass or a tuple of dataclasses, with the changes by dotted name."""
-    own = {name: new for name, new in changes.items() if "." not in name}
+    new_values = {name: new for name, new in changes.items() if "." not in name}
     fields = dict(_fields_of(value))
     for part in dict.fromkeys(name.partition(".")[0] for name in changes if "." in name):
         inner = {name.partition(".")[2]: new for name, new in changes.items() if name.startswith(f"{part}.")}
-        own[part] = _replaced(fields[part].default_part(), inner)
+        new_values[part] = _replaced(fields[part].default_part(), inner)
     if isinstance(value, tuple):
-        return tuple(own.get(str(i), item) for i, item in enumerate(value))
-    return dataclasses.replace(value, **own)
+        return tuple(new_values.get(str(i), item) for i, item in enumerate(value))
+    return dataclasses.replace(value, **new_values)
 
 
 def _fields_of(value: Any) -> Iterator[tuple[str, Field]]:
@@ -201,5 +201,5 @@ def _sets_a_field(config: Any, word: str) -> bool:
     return bool(equals) and name.replace("-", "_") in known_fields(config)
 
 
-def _listed(known: Mapping[str, Field]) -> str:
-    return f"known fields: {', '.join(known) or 'none'}"
+def _listed(available: Mapping[str, Field]) -> str:
+    return f"known fields: {', '.join(available) or 'none'}"

@@ -1,4 +1,4 @@
-"""Run a recipe in a folder of its own, where what was done can be read, and from which it can be done again.
+"""Run a recipe in a new folder that records what was done, and from which the recipe can be run again.
 
 A run of the same recipe that was interrupted in the folder is resumed, a finished one is left as it is, and a folder that
 holds anything else is refused.

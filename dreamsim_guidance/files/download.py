@@ -107,10 +107,10 @@ def _fetch(url: str, destination: Path, sha256: str | None, progress: bool, time
     wanted = sha256.lower() if sha256 else str(entry["sha256"]) if entry else digest
     if digest != wanted:
         discard(destination)
-        what = "was asked for" if sha256 else "was recorded for the same file earlier"
+        reason = "was asked for" if sha256 else "was recorded for the same file earlier"
         fix = "" if sha256 else f" If the change is meant, delete {destination}.checksum.json and call again."
         raise checksums.ChecksumError(
-            f"{url} sent a file with SHA-256 {digest}, but {wanted} {what}; nothing was kept.{fix}"
+            f"{url} sent a file with SHA-256 {digest}, but {wanted} {reason}; nothing was kept.{fix}"
         )
     os.replace(part, destination)
     note.unlink(missing_ok=True)

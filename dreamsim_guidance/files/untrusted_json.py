@@ -1,4 +1,4 @@
-"""Parse JSON that a stranger may have written: small, not nested without end, and with an error that names its source."""
+"""Parse JSON from untrusted sources, with limits on its size and nesting, and errors that name the source."""
 
 from __future__ import annotations
 

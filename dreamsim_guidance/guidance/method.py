@@ -126,6 +126,6 @@ class Method:
                     f"{type(self).__name__}: {name} must be a whole number of at least {least}, got {value}."
                 )
 
-    def _check(self, right: bool, needed: str) -> None:
-        if not right:
+    def _check(self, valid: bool, needed: str) -> None:
+        if not valid:
             raise ValueError(f"{type(self).__name__} needs {needed}, got {self}.")

@@ -1,8 +1,8 @@
 """The loss that guides: under several random views of the image, and with one reference for each prompt.
 
-Changes that nobody sees can move an image to any embedding of a network. Such changes rarely survive a crop, a change of
-colour and a little noise, so the gradient is averaged over random views of the image. The gradients are added up at the
-image, view by view, so that the decoder is passed only once.
+Changes that are invisible to people can move an image to any embedding of a network. Such changes rarely survive a crop, a
+change of colour and a little noise, so the gradient is averaged over random views of the image. The gradients are added up at
+the image, view by view, so that the decoder is passed only once.
 
 Adding them up at the image is an idea of Disco Diffusion; Shen et al., Understanding and Improving Training-free Loss-based
 Diffusion Guidance, NeurIPS 2024 (augmentation against misaligned gradients).

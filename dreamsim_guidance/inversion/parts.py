@@ -54,5 +54,5 @@ class Parts(Loss):
         return torch.stack([target(self.cut(image[None], chosen)).mean() for image in images])
 
     def at(self, step: int | float) -> Loss:
-        others = chosen_views(len(self.boxes) - 1, self.draw - 1, numbered_generator(self.seed, step))
-        return Loss.of(partial(self.mean_of, chosen=[0, *(1 + k for k in others)]), self.name)
+        further_views = chosen_views(len(self.boxes) - 1, self.draw - 1, numbered_generator(self.seed, step))
+        return Loss.of(partial(self.mean_of, chosen=[0, *(1 + k for k in further_views)]), self.name)

@@ -93,7 +93,7 @@ def _distances(
     rows["MSE"] = ("held out", MSE(target))
     with torch.no_grad():
         return {
-            name: {"role": role, **{which: float(loss(image)) for which, image in candidates.items()}}
+            name: {"role": role, **{candidate: float(loss(image)) for candidate, image in candidates.items()}}
             for name, (role, loss) in rows.items()
         }
 

@@ -1,6 +1,6 @@
 """An image as the sum of a multi-resolution pyramid, so that its gradient reaches large and small structure alike.
 
-Independent pixels let an optimiser satisfy an embedding with noise in which nobody recognises the picture. Here level l
+Independent pixels let an optimiser reach an embedding with noise that does not look like the picture. Here level l
 holds an image of side 4, 8, 16, ... up to the full size, and
 
     image = sigmoid(sum_l upsample(level_l))

@@ -87,7 +87,7 @@ def draw(file: Path, rows: list[Row]) -> None:
     colours = dict(zip(methods, colormaps["tab20"].colors, strict=False))  # type: ignore[attr-defined]
     figure = Figure(figsize=(3.4 * len(samplers) + 1.6, 2.6 * len(cases) + 0.5), layout="constrained")
     panels = figure.subplots(len(cases), len(samplers), squeeze=False, sharex=True, sharey="row")
-    shown: dict[str, Any] = {}
+    lines: dict[str, Any] = {}
     for (case, method, sampler, _), group in _groups(rows).items():
         axis = panels[cases.index(case)][samplers.index(sampler)]
         style = "o-" if group[0]["exact"] else "o:"
@@ -99,7 +99,7 @@ def draw(file: Path, rows: list[Row]) -> None:
             markersize=3,
             linewidth=1.8 if group[0]["exact"] else 1.1,
         )
-        shown.setdefault(method, line)
+        lines.setdefault(method, line)
         if method != "none":
             axis.axhline(group[-1]["floor wasserstein"], color="0.7", linewidth=0.8, zorder=0)
         axis.set_title(f"{case}, {sampler}", fontsize=9)
@@ -112,7 +112,7 @@ def draw(file: Path, rows: list[Row]) -> None:
         axis.set_xlabel("steps", fontsize=8)
         axis.set_xticks(steps, [str(n) for n in steps])
         axis.set_xticks([], minor=True)
-    figure.legend(shown.values(), shown.keys(), loc="outside right upper", frameon=False, fontsize=8)
+    figure.legend(lines.values(), lines.keys(), loc="outside right upper", frameon=False, fontsize=8)
     with writing(file) as temporary:
         figure.savefig(temporary, dpi=120)
 

@@ -109,15 +109,15 @@ class ExactTruth:
     """Seed of prior, observation and sampling."""
 
     def __post_init__(self) -> None:
-        for name, known in (("cases", CASES), ("methods", METHODS), ("samplers", SAMPLERS)):
+        for name, choices in (("cases", CASES), ("methods", METHODS), ("samplers", SAMPLERS)):
             chosen = getattr(self, name)
             for text in chosen:
-                if text not in known:
+                if text not in choices:
                     raise ValueError(
-                        f"unknown {name[:-1]} '{text}'{suggestion(text, known)}; known: {', '.join(known)}."
+                        f"unknown {name[:-1]} '{text}'{suggestion(text, choices)}; known: {', '.join(choices)}."
                     )
             if not chosen:
-                raise ValueError(f"{name} must not be empty; known: {', '.join(known)}.")
+                raise ValueError(f"{name} must not be empty; known: {', '.join(choices)}.")
         if not self.steps or min(self.steps) < 2 or max(self.steps) > 1000:
             raise ValueError(f"steps must be whole numbers of 2 to 1000, got {self.steps}.")
         uneven = (

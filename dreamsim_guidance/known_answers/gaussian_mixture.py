@@ -66,10 +66,10 @@ class GaussianMixture:
 
     def sample(self, count: int, generator: torch.Generator | None = None) -> Float[Tensor, "n d"]:
         """`count` independent samples, float64."""
-        which = torch.multinomial(self.weights, count, replacement=True, generator=generator)
+        component = torch.multinomial(self.weights, count, replacement=True, generator=generator)
         noise = torch.randn(count, self.dimension, generator=generator, dtype=torch.float64)
-        scaled = self.variances.sqrt()[which] * noise
-        return self.means[which] + torch.einsum("nij,nj->ni", self.axes[which], scaled)
+        scaled = self.variances.sqrt()[component] * noise
+        return self.means[component] + torch.einsum("nij,nj->ni", self.axes[component], scaled)
 
     def responsibilities(
         self, x: Float[Tensor, "b d"], a: float | int = 1.0, s: float | int = 0.0

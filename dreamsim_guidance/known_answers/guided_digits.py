@@ -89,13 +89,15 @@ class GuidedDigits:
     """Seed of the halves, of training and of sampling, which starts from the same noise in all rows."""
 
     def __post_init__(self) -> None:
-        known = ("none", *dict.fromkeys((*METHODS, *(field.name for field in fields(DigitStrengths)))))
+        row_names = ("none", *dict.fromkeys((*METHODS, *(field.name for field in fields(DigitStrengths)))))
         if not self.methods:
-            raise ValueError(f"methods must not be empty; known: {', '.join(known)}.")
+            raise ValueError(f"methods must not be empty; known: {', '.join(row_names)}.")
         for row in self.methods:
             name, *modifiers = row.split("+")
-            if name not in known:
-                raise ValueError(f"unknown method '{name}'{suggestion(name, known)}; known: {', '.join(known)}.")
+            if name not in row_names:
+                raise ValueError(
+                    f"unknown method '{name}'{suggestion(name, row_names)}; known: {', '.join(row_names)}."
+                )
             if unknown := [modifier for modifier in modifiers if modifier not in MODIFIERS]:
                 raise ValueError(f"unknown modifier '+{unknown[0]}' of {name}; known: +{', +'.join(MODIFIERS)}.")
         for name in ("steps", "training_steps", "guide_steps", "classifiers", "width"):

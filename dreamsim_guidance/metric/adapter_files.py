@@ -128,7 +128,7 @@ def _options(text: bytes, folder: Path) -> dict[str, Any]:
         "lora_dropout": type(dropout) in number and 0 <= dropout < 1,
         "target_modules": isinstance(targets, list) and bool(targets) and all(isinstance(t, str) for t in targets),
     }
-    if invalid := [key for key, good in valid.items() if not good]:
+    if invalid := [key for key, is_valid in valid.items() if not is_valid]:
         raise ValueError(f"'{folder}': the adapter's {invalid[0]} cannot be {options[invalid[0]]!r:.60}")
     usual = peft().LoraConfig().to_dict()
     for key, value in stored.items():

@@ -163,8 +163,8 @@ def _active(ensemble: Ensemble) -> str:
 
 def _need(ensemble: Ensemble, name: str) -> None:
     if name not in adapter_names(ensemble):
-        known = ", ".join(adapter_names(ensemble)) or "none (a folded adapter is part of the weights)"
-        raise ValueError(f"no adapter '{name}' is attached; attached: {known}.")
+        attached = ", ".join(adapter_names(ensemble)) or "none (a folded adapter is part of the weights)"
+        raise ValueError(f"no adapter '{name}' is attached; attached: {attached}.")
 
 
 def _adapter_tensors(ensemble: Ensemble, name: str) -> dict[str, Tensor]:

@@ -86,7 +86,7 @@ class Target(Loss):
 
     @property
     def metric(self) -> DreamSim:
-        """The metric, shared with whoever made this target, or a copy of its own after `.to(...)`."""
+        """The metric: the one that made this target, or after `.to(...)` a copy that belongs to the target."""
         return self._metric[0]
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Target:

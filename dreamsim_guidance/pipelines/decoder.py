@@ -130,14 +130,14 @@ class Decoder:
     def vae_input(self, x0: Tensor) -> Tensor:
         """The input of the pipeline's autoencoder for this clean estimate."""
         latents = self.unpack(x0)
-        own: Any = self.vae if self.own is None else self.own
-        normaliser = getattr(own, "bn", None)
+        vae: Any = self.vae if self.own is None else self.own
+        normaliser = getattr(vae, "bn", None)
         if normaliser is not None and hasattr(self.pipe, "_unpatchify_latents"):  # FLUX.2
-            deviation = (normaliser.running_var + own.config.batch_norm_eps).sqrt()
+            deviation = (normaliser.running_var + vae.config.batch_norm_eps).sqrt()
             grid = (1, -1, 1, 1)
             latents = latents * _like(deviation, latents, grid) + _like(normaliser.running_mean, latents, grid)
             return self.pipe._unpatchify_latents(latents)
-        config = own.config
+        config = vae.config
         mean, deviation = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
         scaling, shift = getattr(config, "scaling_factor", None), getattr(config, "shift_factor", None)
         shape = (1, -1) + (1,) * (latents.ndim - 2)

@@ -1,15 +1,15 @@
-"""Interception: the one place where a running pipeline is touched, and put back.
+"""Interception: the only place where a running pipeline is changed and restored.
 
 Every pipeline of diffusers passes the model's output, after classifier-free guidance, to `pipe.scheduler.step`. That bound
 method and a few around it are replaced on the instances for as long as an interception lasts:
 
-    scheduler.step              makes the step with arguments of the visitor's
-    scheduler.set_timesteps,    the plan of steps. A step that is to be repeated stands in it several times, and the scheduler
+    scheduler.step              makes the step with the arguments that the visitor chooses
+    scheduler.set_timesteps,    the plan of steps. A step that is to be repeated occurs in it several times, and the scheduler
     pipe.get_timesteps          gets its own plan back before it looks anything up
     pipe.progress_bar           called inside the pipeline's `no_grad`, before the loop: autograd is switched on for that frame
     pipe.prepare_latents        makes the first latents a leaf of the graph and reads their size
     denoiser.forward            the same leaf, for pipelines without `prepare_latents`
-    vae.decode                  reads what the pipeline finally decodes, and the images; other decodes pass untouched
+    vae.decode                  reads what the pipeline finally decodes, and the images; other decoding is not changed
 
 No class of diffusers is imported here: what counts is which methods a pipeline has.
 """
@@ -272,9 +272,9 @@ class Interception:
 def _loops_of(block: Any) -> list[Any]:
     """The blocks of a modular pipeline that have a progress bar."""
     inner = [part for sub in getattr(block, "sub_blocks", {}).values() for part in _loops_of(sub)]
-    own = [block] if hasattr(block, "progress_bar") and hasattr(block, "sub_blocks") else []
+    direct = [block] if hasattr(block, "progress_bar") and hasattr(block, "sub_blocks") else []
     outer = getattr(block, "_blocks", None)
-    return own + inner + (_loops_of(outer) if outer is not None else [])
+    return direct + inner + (_loops_of(outer) if outer is not None else [])
 
 
 def refuse_inference_mode() -> None:

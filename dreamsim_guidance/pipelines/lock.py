@@ -32,7 +32,7 @@ _locks: weakref.WeakKeyDictionary[Any, Lock] = weakref.WeakKeyDictionary()
 _guarding = threading.Lock()
 
 
-def lock_of(thing: Any) -> Lock:
+def lock_of(owner: Any) -> Lock:
     """The lock that belongs to an object for as long as the object lives."""
     with _guarding:
-        return _locks.setdefault(thing, Lock())
+        return _locks.setdefault(owner, Lock())

@@ -109,24 +109,24 @@ class SchedulerCall(StepCall):
         """
         before_step, device = snapshot(self.scheduler), self.x_t.device
         before = generator_states(self.generator, device)
-        known = draw_noise(self.model_output, self.generator).float()
+        first_draw = draw_noise(self.model_output, self.generator).float()
         between = generator_states(self.generator, device)
-        other_known = draw_noise(self.model_output, self.generator).float()
+        second_draw = draw_noise(self.model_output, self.generator).float()
         results = []
         for states in (before, between):
             set_generator_states(self.generator, device, states)
             results.append(first_of(self._call(None, None)).float())
             restore(self.scheduler, before_step)
         set_generator_states(self.generator, device, before)
-        difference, noises = results[0] - results[1], known - other_known
+        difference, noises = results[0] - results[1], first_draw - second_draw
         sigma = float((difference * noises).mean() / noises.square().mean())
-        rest = float((difference - sigma * noises).square().mean().sqrt())
-        if rest > 1e-2 * (abs(sigma) + 1e-5):
+        residual = float((difference - sigma * noises).square().mean().sqrt())
+        if residual > 1e-2 * (abs(sigma) + 1e-5):
             raise ValueError(
                 f"the noise that {type(self.scheduler).__name__} adds cannot be separated from its step; DDPM, DDIM with eta=1 "
                 "and Euler ancestral can be."
             )
-        noise = sigma * known if abs(sigma) > 1e-6 else torch.zeros_like(known)
+        noise = sigma * first_draw if abs(sigma) > 1e-6 else torch.zeros_like(first_draw)
         return results[0] - noise, noise
 
     def noised_back(self, x_prev: Tensor) -> Tensor:

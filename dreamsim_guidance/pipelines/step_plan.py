@@ -1,4 +1,4 @@
-"""Where a run stands in its plan of steps, some of which may be made several times."""
+"""The position of a run in its plan of steps, some of which may be made several times."""
 
 from __future__ import annotations
 

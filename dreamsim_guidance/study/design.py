@@ -3,7 +3,7 @@
 A *unit* is a reference with two methods (2AFC), or with one method (JND). Each participant number has a block of trials:
 
 assignment    units are dealt from shuffled decks, one deck after the other, so that after any number of blocks the numbers of
-              votes for two units differ by at most one, and nobody gets a unit twice
+              votes for two units differ by at most one, and no participant gets a unit twice
 sides         of every two successive votes for a unit, one shows it each way round, in random order
 repeats       trials of the first third appear again in the last third, with sides swapped, to show whether people agree with
               themselves
@@ -125,8 +125,8 @@ def design(
     for number, block in enumerate(assign(len(chosen), participants, trials, seed), 1):
         random = np.random.default_rng([seed, 2, number])
         order = [block[i] for i in random.permutation(trials)]
-        shown = [_show("pair", chosen[unit], sides.swapped(unit)) for unit in order]
-        blocks.append(_block(number, shown, catch_references, mode, catch, repeats, random))
+        pair_trials = [_show("pair", chosen[unit], sides.swapped(unit)) for unit in order]
+        blocks.append(_block(number, pair_trials, catch_references, mode, catch, repeats, random))
     return blocks
 
 
@@ -154,7 +154,7 @@ def _show(kind: Kind, unit: Unit, swapped: bool, answer: str | None = None) -> T
 
 def _block(
     number: int,
-    shown: list[Trial],
+    pair_trials: list[Trial],
     catch_references: Sequence[str],
     mode: Mode,
     catch: int,
@@ -162,12 +162,12 @@ def _block(
     random: np.random.Generator,
 ) -> list[Trial]:
     """The trials of one participant, in order and numbered."""
-    trials = len(shown)
+    trials = len(pair_trials)
     # sort keys: pairs have 0, 1, 2, ...; other trials get a number between those of the pairs they are shown between
-    placed: list[tuple[float, Trial, int | None]] = [(float(i), trial, None) for i, trial in enumerate(shown)]
+    placed: list[tuple[float, Trial, int | None]] = [(float(i), trial, None) for i, trial in enumerate(pair_trials)]
     last_third = trials - trials // 3 - 0.5
     for first in random.permutation(trials // 3)[:repeats]:
-        trial = shown[int(first)]
+        trial = pair_trials[int(first)]
         again = replace(trial, kind="repeat", left=trial.right, right=trial.left)
         placed.append((float(random.uniform(last_third, trials)), again, int(first)))
     for i in range(catch):

@@ -56,7 +56,7 @@ def rules(study: Study, least_catch: float, least_consistency: float) -> dict[st
     return {
         "catch": f"At least {least_catch:.0%} of the catch trials answered right; people who answered none are left out."
         if has_catch
-        else "The study has no catch trials: nobody is left out by them.",
+        else "The study has no catch trials, so they exclude no one.",
         "consistency": f"At least {least_consistency:.0%} of the repeated trials answered as the first time; people without "
         "repeated trials are kept.",
         "repeats": "The second answer to a repeated trial does not count as a vote.",

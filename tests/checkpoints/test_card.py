@@ -1,4 +1,4 @@
-"""Cards and adapter settings of strangers: null and absurd numbers are refused within a second, before anything is built."""
+"""Cards and adapter settings from untrusted files: null and absurd numbers are refused quickly, before anything is built."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def refused(file: Path, monkeypatch: pytest.MonkeyPatch, message: str = r"m\.saf
     create = torch.empty
 
     def small_only(*size: Any, **options: Any) -> torch.Tensor:
-        made = create(*size, **options)
-        assert made.is_meta or made.numel() < 1e6
-        return made
+        tensor = create(*size, **options)
+        assert tensor.is_meta or tensor.numel() < 1e6
+        return tensor
 
     monkeypatch.setattr(torch, "empty", small_only)
     began = time.process_time()
@@ -109,7 +109,9 @@ def test_null_in_a_branch_is_refused(key: str, file: Path, monkeypatch: pytest.M
     ],
     ids=["a nest of lists", "a nest of dictionaries", "a megabyte", "nothing", "NaN"],
 )
-def test_json_without_end_is_refused(text: str, message: str, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nested_long_empty_and_nan_json_is_refused_quickly(
+    text: str, message: str, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_text(file, text)
     refused(file, monkeypatch, message)
 
@@ -146,7 +148,7 @@ def test_a_card_that_was_only_read_and_written_still_loads(file: Path) -> None:
         ({"name": None}, "name must be text"),
     ],
 )
-def test_branches_that_cannot_be_are_refused_where_they_are_written(options: dict[str, Any], message: str) -> None:
+def test_impossible_branches_are_refused_when_they_are_written(options: dict[str, Any], message: str) -> None:
     with pytest.raises((ValueError, TypeError), match=message):
         BranchConfig(**{"name": "a", "architecture": "vit_base_patch16_224", **options})
 
@@ -174,7 +176,7 @@ def test_absurd_settings_of_adapters_are_refused(key: str, value: str, adapter: 
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, " " * (MAX_BYTES + 1), "null", ""])
-def test_settings_that_are_no_settings_are_refused(text: str, adapter: Path) -> None:
+def test_an_adapter_config_that_is_no_json_object_is_refused(text: str, adapter: Path) -> None:
     (adapter / "adapter_config.json").write_text(text)
     with pytest.raises(ValueError, match=r"is not JSON|at most|type 'NoneType' cannot be loaded"):
         DreamSim(tiny_branches(), pretrained=False).load_adapter(adapter)

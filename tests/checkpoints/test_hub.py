@@ -60,7 +60,7 @@ def test_a_model_that_was_pushed_is_fetched_again(server: FakeHub, file: Path, t
     assert sum(request.startswith("GET") and FILE_NAME in request for request in server.requests) == 1
 
 
-def test_a_readme_that_is_there_is_kept(server: FakeHub, file: Path) -> None:
+def test_an_existing_readme_is_kept(server: FakeHub, file: Path) -> None:
     server.repositories["someone/tiny"] = {"README.md": b"my own words"}
     push(file, "someone/tiny")
     assert server.repositories["someone/tiny"]["README.md"] == b"my own words"
@@ -99,7 +99,7 @@ def test_offline_and_nothing_cached_names_the_address(
     assert not server.requests
 
 
-def test_what_is_no_model_of_ours_is_not_pushed(server: FakeHub, tmp_path: Path) -> None:
+def test_a_file_that_is_no_model_of_this_package_is_not_pushed(server: FakeHub, tmp_path: Path) -> None:
     (tmp_path / "x.safetensors").write_bytes(b"something")
     with pytest.raises(ValueError, match="is truncated or no safetensors file"):
         push(tmp_path / "x.safetensors", "someone/tiny")
@@ -116,7 +116,7 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["nowhere.safetensors", "./a/b", "../a", "/a/b", "a/b/c", ""])
-def test_what_is_neither_path_nor_repository_is_refused(
+def test_a_name_that_is_neither_path_nor_repository_is_refused(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

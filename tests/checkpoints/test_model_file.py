@@ -59,7 +59,7 @@ def edit_card(path: Path, edit: Any) -> None:
 
 
 @pytest.mark.parametrize("hidden", [None, 8])
-def test_what_is_read_is_what_was_written(tmp_path: Path, hidden: int | None) -> None:
+def test_a_model_is_read_back_as_it_was_written(tmp_path: Path, hidden: int | None) -> None:
     ensemble = tiny(hidden)
     write_model(ensemble, tmp_path / "m.safetensors", CARD)
     again, card = read_model(tmp_path / "m.safetensors")
@@ -126,7 +126,7 @@ def test_reading_draws_no_random_numbers(path: Path) -> None:
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-def test_a_tower_with_tables_of_its_own_is_read_too(tmp_path: Path) -> None:
+def test_buffers_that_are_in_no_file_are_computed_when_a_tower_is_read(tmp_path: Path) -> None:
     """Rotary positions, window masks: buffers that are in no file and must not stay empty."""
     swin = BranchConfig(
         "swin",
@@ -213,7 +213,7 @@ def test_another_kind_of_file_is_refused(path: Path) -> None:
         read_model(path)
 
 
-def test_a_safetensors_file_of_others_is_refused(path: Path) -> None:
+def test_a_safetensors_file_of_another_program_is_refused(path: Path) -> None:
     save_file({"x": torch.zeros(1)}, path, {"format": "pt"})
     with pytest.raises(ValueError, match=r"without a card of this library \(format 'pt', needed 'dreamsim_guidance'\)"):
         read_model(path)

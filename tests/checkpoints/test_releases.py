@@ -136,32 +136,36 @@ def test_another_release_than_last_time_is_noticed(server: FileServer, cache: Pa
 
 def test_a_download_that_is_no_zip_is_removed_and_asked_for_again(server: FileServer, cache: Path) -> None:
     url = path_of(VARIANTS["clip_vitb32"])
-    good, server.files[url] = server.files[url], b"<html>Sign in to the hotel's network</html>"
+    original, server.files[url] = server.files[url], b"<html>Sign in to the hotel's network</html>"
     with pytest.raises(ArchiveError, match=r"was removed from the cache.*not a whole zip file"):
         load_official(small("clip_vitb32"), progress=False)
     assert list(cache.iterdir()) == []
-    server.files[url] = good
+    server.files[url] = original
     load_official(small("clip_vitb32"), progress=False)
 
 
-@pytest.mark.parametrize("bad", ["clip_vitb32_pretrain.pth.tar", "clip_vitb32_single_lora/adapter_model.safetensors"])
+@pytest.mark.parametrize(
+    "member", ["clip_vitb32_pretrain.pth.tar", "clip_vitb32_single_lora/adapter_model.safetensors"]
+)
 def test_a_bad_member_does_not_stay_in_the_cache(
-    bad: str, server: FileServer, originals: Path, tmp_path: Path, cache: Path
+    member: str, server: FileServer, originals: Path, tmp_path: Path, cache: Path
 ) -> None:
     url = path_of(VARIANTS["clip_vitb32"])
-    good, spoilt = server.files[url], Path(shutil.copytree(originals, tmp_path / "spoilt"))
-    (spoilt / bad).write_bytes(b"not what it says" * 100)
+    original, spoilt = server.files[url], Path(shutil.copytree(originals, tmp_path / "spoilt"))
+    (spoilt / member).write_bytes(b"not what it says" * 100)
     server.files[url] = write_zip(tmp_path / "bad.zip", spoilt, "clip_vitb32").read_bytes()
     with pytest.raises(ValueError, match=r"cannot be read|damaged"):
         load_official(small("clip_vitb32"), progress=False)
     with pytest.raises(ValueError, match=r"cannot be read|damaged"):
         load_official(small("clip_vitb32"), weights=tmp_path / "bad.zip", progress=False)
     assert not [path for path in cache.rglob("*") if path.is_file() and "lock" not in path.name]
-    server.files[url] = good
+    server.files[url] = original
     load_official(small("clip_vitb32"), progress=False)
 
 
-def test_a_cache_that_the_original_filled_is_watched_from_the_first_use_on(originals: Path, tmp_path: Path) -> None:
+def test_a_cache_that_the_original_filled_is_checked_for_changes_from_the_first_use_on(
+    originals: Path, tmp_path: Path
+) -> None:
     folder = Path(shutil.copytree(originals, tmp_path / "models"))
     load_official(small("clip_vitb32"), cache_dir=folder)
     data = bytearray((folder / "clip_vitb32_pretrain.pth.tar").read_bytes())
@@ -199,7 +203,7 @@ def test_offline_and_nothing_cached_names_address_and_folder(
     assert not server.requests and not cache.exists()
 
 
-def test_a_whole_cache_may_be_read_only(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_complete_cache_may_be_read_only(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
     load_official(small("ensemble"), progress=False)
 
     def forbidden(*arguments: Any) -> None:
@@ -214,12 +218,12 @@ def test_a_whole_cache_may_be_read_only(server: FileServer, monkeypatch: pytest.
 # What is refused -----------------------------------------------------------------------------------------------------
 
 
-def test_an_unknown_variant_is_answered_with_the_known_ones() -> None:
+def test_the_error_for_an_unknown_variant_lists_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"unknown variant 'ensemble_v2'; known: .*ensemble.*synclr_vitb16"):
         load_official("ensemble_v2")
 
 
-def test_a_missing_place_is_named(tmp_path: Path) -> None:
+def test_a_missing_folder_of_weights_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"there is no folder or zip '.*nowhere'"):
         load_official("ensemble", weights=tmp_path / "nowhere")
 

@@ -12,7 +12,7 @@ from dreamsim_guidance.cli.compare import distances, find_pairs, read_pairs
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, metric: DreamSim) -> Path:
+def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, metric: DreamSim) -> Path:
     """Two folders of random pictures of several sizes, and a model file."""
     monkeypatch.chdir(tmp_path)
     for folder, names in {"a": "xyz", "b": "yzw"}.items():
@@ -62,9 +62,11 @@ def test_json_has_everything(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(0 < pair["distance"] <= 2 for pair in result["pairs"])
 
 
-def test_pairs_come_from_a_file(capsys: pytest.CaptureFixture[str], here: Path) -> None:
-    (here / "lists").mkdir()
-    (here / "lists" / "pairs.csv").write_text("original,copy\n../a/x.png, ../b/y.png\n\n../a/x.png,../b/w.png,note\n")
+def test_pairs_come_from_a_file(capsys: pytest.CaptureFixture[str], workdir: Path) -> None:
+    (workdir / "lists").mkdir()
+    (workdir / "lists" / "pairs.csv").write_text(
+        "original,copy\n../a/x.png, ../b/y.png\n\n../a/x.png,../b/w.png,note\n"
+    )
     out, _ = read(capsys, "--pairs", "lists/pairs.csv")
     assert len(out.splitlines()) == 3 and "mean of 2" in out
     first = float(out.split()[0])
@@ -120,16 +122,16 @@ def test_patch_models_and_branches_of_several_sizes_compare_too() -> None:
     ],
 )
 def test_bad_input_is_one_line(
-    capsys: pytest.CaptureFixture[str], here: Path, words: tuple[str, ...], message: str
+    capsys: pytest.CaptureFixture[str], workdir: Path, words: tuple[str, ...], message: str
 ) -> None:
-    (here / "empty").mkdir()
-    (here / "other").mkdir()
-    save_image(torch.rand(1, 3, 20, 20), here / "other" / "o.png")
-    (here / "short.csv").write_text("a/x.png,a/y.png\na/x.png\n")
-    (here / "folder.csv").write_text("a/x.png,a\n")
-    (here / "empty_cell.csv").write_text("a/x.png,\n")
-    (here / "missing.csv").write_text("a/x.png,a/q.png\n")
-    (here / "header.csv").write_text("one,other\n")
+    (workdir / "empty").mkdir()
+    (workdir / "other").mkdir()
+    save_image(torch.rand(1, 3, 20, 20), workdir / "other" / "o.png")
+    (workdir / "short.csv").write_text("a/x.png,a/y.png\na/x.png\n")
+    (workdir / "folder.csv").write_text("a/x.png,a\n")
+    (workdir / "empty_cell.csv").write_text("a/x.png,\n")
+    (workdir / "missing.csv").write_text("a/x.png,a/q.png\n")
+    (workdir / "header.csv").write_text("one,other\n")
     out, err = read(capsys, *words, code=2)
     assert out == "" and message in err and err.count("\n") == 1
 
@@ -139,7 +141,7 @@ def test_unknown_metric_lists_the_known_ones(capsys: pytest.CaptureFixture[str])
     assert "unknown variant 'ensemble_v2'; known: clip_vitb32" in capsys.readouterr().err
 
 
-def test_without_the_published_weights_the_pocket_is_named(
+def test_without_the_published_weights_the_error_suggests_the_pocket_model(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def offline(*_: object, **__: object) -> None:
@@ -150,7 +152,7 @@ def test_without_the_published_weights_the_pocket_is_named(
     assert "could not be downloaded. Or use --metric pocket" in capsys.readouterr().err
 
 
-def test_labels_name_what_differs(here: Path) -> None:
+def test_labels_name_what_differs(workdir: Path) -> None:
     assert find_pairs(["a/x.png", "a/y.png"]).labels == ["a/y.png"]
-    (here / "p.csv").write_text("a/x.png,b/y.png\n")
-    assert read_pairs(here / "p.csv").labels == [f"{here / 'a/x.png'}  {here / 'b/y.png'}"]
+    (workdir / "p.csv").write_text("a/x.png,b/y.png\n")
+    assert read_pairs(workdir / "p.csv").labels == [f"{workdir / 'a/x.png'}  {workdir / 'b/y.png'}"]

@@ -28,15 +28,15 @@ def draw(root: Path, *names: str) -> None:
 
 
 @pytest.fixture
-def own(tmp_path: Path) -> Path:
+def own_set(tmp_path: Path) -> Path:
     lines = ["name,votes_a,votes_b,group,split", "cat.png,3,1,pets,val", "dog.png,2,2,pets,train", "cup.png,0,1,,train"]
     (tmp_path / "votes.csv").write_text("\n".join(lines) + "\n")
     draw(tmp_path, *(f"{folder}/{name}.png" for folder in ("ref", "a", "b") for name in ("cat", "dog", "cup")))
     return tmp_path
 
 
-def test_check_says_what_a_set_holds(capsys: pytest.CaptureFixture[str], own: Path) -> None:
-    out, err = read(capsys, "check", str(own))
+def test_check_says_what_a_set_holds(capsys: pytest.CaptureFixture[str], own_set: Path) -> None:
+    out, err = read(capsys, "check", str(own_set))
     assert out.splitlines() == [
         "kind        folder",
         "triplets    3, 1 of them with equal votes",
@@ -47,7 +47,7 @@ def test_check_says_what_a_set_holds(capsys: pytest.CaptureFixture[str], own: Pa
         "splits      train 2, val 1",
     ]
     assert "9/9" in err
-    out, _ = read(capsys, "check", str(own / "votes.csv"), "--split", "val", "--kind", "folder", "--workers", "1")
+    out, _ = read(capsys, "check", str(own_set / "votes.csv"), "--split", "val", "--kind", "folder", "--workers", "1")
     assert "triplets    1, 0 of them" in out and "splits      val 1\n" in out
 
 
@@ -70,9 +70,9 @@ def test_the_help_of_check_names_every_kind(capsys: pytest.CaptureFixture[str]) 
     assert ", ".join(KINDS) + "." in out
 
 
-def test_a_broken_picture_is_one_line(capsys: pytest.CaptureFixture[str], own: Path) -> None:
-    (own / "b" / "dog.png").write_text("no picture")
-    _, err = read(capsys, "check", str(own), code=2)
+def test_a_broken_picture_is_one_line(capsys: pytest.CaptureFixture[str], own_set: Path) -> None:
+    (own_set / "b" / "dog.png").write_text("no picture")
+    _, err = read(capsys, "check", str(own_set), code=2)
     assert err.splitlines()[-1].startswith("error: 1 of 9 pictures cannot be read: ")
     assert "dog.png' (not a picture)" in err.splitlines()[-1]
 
@@ -92,9 +92,9 @@ def test_a_broken_picture_is_one_line(capsys: pytest.CaptureFixture[str], own: P
     ],
 )
 def test_bad_input_is_one_line(
-    capsys: pytest.CaptureFixture[str], own: Path, words: tuple[str, ...], message: str
+    capsys: pytest.CaptureFixture[str], own_set: Path, words: tuple[str, ...], message: str
 ) -> None:
-    out, err = read(capsys, *(word.format(own=own) for word in words), code=2)
+    out, err = read(capsys, *(word.format(own=own_set) for word in words), code=2)
     assert out == "" and message in err and err.count("\n") == 1
 
 
@@ -137,7 +137,7 @@ def test_nights_is_fetched_and_checked(capsys: pytest.CaptureFixture[str], tmp_p
     assert "could not download" in err and "ref/002.zip" in err
 
 
-def test_help_is_quick_since_torch_stays_out() -> None:
+def test_help_does_not_import_torch() -> None:
     code = (
         "import sys; from dreamsim_guidance.cli import main; main(['data', '--help']); sys.exit('torch' in sys.modules)"
     )

@@ -42,7 +42,7 @@ def wait() -> Wait:
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").write_text(MINE)
     return tmp_path
@@ -79,9 +79,9 @@ def test_show_prints_the_function_and_every_field(capsys: pytest.CaptureFixture[
     assert "steps  int  2\n" in out and "seed   int  0\n" in out
 
 
-def test_a_copy_runs(capsys: pytest.CaptureFixture[str], here: Path) -> None:
+def test_a_copy_runs(capsys: pytest.CaptureFixture[str], workdir: Path) -> None:
     read(capsys, "copy", "reconstruct-photo")
-    assert "def reconstruct_photo" in (here / "reconstruct_photo.py").read_text()
+    assert "def reconstruct_photo" in (workdir / "reconstruct_photo.py").read_text()
     out, _ = read(capsys, "copy", "mine.py", "--to", "folder/edited.py")
     assert "dreamsim-guidance run folder/edited.py:wait" in out
     assert json.loads(read(capsys, "run", "folder/edited.py:wait")[0]) == {"steps": 2}
@@ -94,17 +94,17 @@ def test_a_copy_overwrites_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert "must end in .py" in read(capsys, "copy", "mine.py", "--to", "x.txt", code=2)[1]
 
 
-def test_run_makes_a_folder_of_its_own(capsys: pytest.CaptureFixture[str], here: Path) -> None:
+def test_run_creates_a_new_folder(capsys: pytest.CaptureFixture[str], workdir: Path) -> None:
     out, err = read(capsys, "run", "mine.py", "steps=5", "--seed", "7")
     assert json.loads(out) == {"steps": 5}
-    (folder,) = (here / "runs").iterdir()
+    (folder,) = (workdir / "runs").iterdir()
     assert folder.name.startswith("wait-") and f"run folder: runs/{folder.name}" in err
     assert json.loads((folder / "recipe.json").read_text())["seed"] == 7
 
 
-def test_a_run_folder_is_run_again_into_a_new_one(capsys: pytest.CaptureFixture[str], here: Path) -> None:
+def test_a_run_folder_is_run_again_into_a_new_one(capsys: pytest.CaptureFixture[str], workdir: Path) -> None:
     read(capsys, "run", "mine.py", "steps=5", "--folder", "first")
-    (here / "mine.py").unlink()
+    (workdir / "mine.py").unlink()
     assert json.loads(read(capsys, "run", "first", "--folder", "second")[0]) == {"steps": 5}
     assert json.loads(read(capsys, "run", "first", "steps=6", "--folder", "third")[0]) == {"steps": 6}
 
@@ -117,7 +117,7 @@ def test_after_an_interrupt_the_command_to_resume_is_printed(capsys: pytest.Capt
     assert "was finished before" in err
 
 
-def test_resume_takes_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+def test_resume_needs_a_folder_and_takes_no_fields(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--resume needs the folder" in read(capsys, "run", "mine.py", "--resume", code=2)[1]
     read(capsys, "run", "mine.py", "--folder", "done")
     assert "leave the others out" in read(capsys, "run", "done", "steps=3", "--resume", code=2)[1]
@@ -166,7 +166,7 @@ def test_an_interrupt_before_the_run_is_130(
     assert "interrupted." in read(capsys, "run", "mine.py", code=130)[1]
 
 
-def test_the_module_is_the_console_script(here: Path) -> None:
+def test_the_module_is_the_console_script(workdir: Path) -> None:
     root = Path(__file__).parents[2]
     process = subprocess.run(
         [sys.executable, "-m", "dreamsim_guidance", "run", "mine.py", "stepps=1"],
@@ -180,55 +180,59 @@ def test_the_module_is_the_console_script(here: Path) -> None:
 
 
 @pytest.fixture
-def model(metric: DreamSim, here: Path) -> str:
+def model(metric: DreamSim, workdir: Path) -> str:
     """A model file with three tiny random branches."""
-    metric.save(here / "tiny.safetensors", source="random weights of a test", licence="none")
+    metric.save(workdir / "tiny.safetensors", source="random weights of a test", licence="none")
     return "tiny.safetensors"
 
 
 SMALL = ("--only", "reconstruction", "--size", "24", "--grids", "1", "2")
 
 
-def test_the_demo_writes_a_picture_and_the_numbers(capsys: pytest.CaptureFixture[str], here: Path, model: str) -> None:
+def test_the_demo_writes_a_picture_and_the_numbers(
+    capsys: pytest.CaptureFixture[str], workdir: Path, model: str
+) -> None:
     out, err = read(capsys, "demo", "--metric", model, "--steps", "3", *SMALL)
     assert out.splitlines()[-1] == "demo/reconstruction.png"
     assert "reconstructing" in err
     for name in ("reconstruction.png", "target.png", "result.png"):
-        assert (here / "demo" / name).read_bytes().startswith(b"\x89PNG")
-    numbers = json.loads((here / "demo" / "reconstruction.json").read_text())
+        assert (workdir / "demo" / name).read_bytes().startswith(b"\x89PNG")
+    numbers = json.loads((workdir / "demo" / "reconstruction.json").read_text())
     assert {row["role"] for row in numbers["distances"].values()} == {"optimised", "optimised in part", "held out"}
     assert len(numbers["history"]["loss"]) == 4
     for row in numbers["distances"].values():
         assert row["before"] >= 0 and row["after"] >= 0
 
 
-def test_the_demo_lowers_what_it_optimises(capsys: pytest.CaptureFixture[str], here: Path, model: str) -> None:
+def test_the_demo_lowers_what_it_optimises(capsys: pytest.CaptureFixture[str], workdir: Path, model: str) -> None:
     read(capsys, "demo", "--metric", model, "--steps", "15", *SMALL)
-    distances = json.loads((here / "demo" / "results.json").read_text())["distances"]
+    distances = json.loads((workdir / "demo" / "results.json").read_text())["distances"]
     assert distances["dreamsim of the parts"]["after"] < 0.8 * distances["dreamsim of the parts"]["before"]
 
 
-def test_the_demo_replaces_its_earlier_picture(capsys: pytest.CaptureFixture[str], here: Path, model: str) -> None:
+def test_the_demo_replaces_its_earlier_picture(capsys: pytest.CaptureFixture[str], workdir: Path, model: str) -> None:
     read(capsys, "demo", "--metric", model, "--steps", "1", *SMALL)
-    first = (here / "demo" / "result.png").read_bytes()
+    first = (workdir / "demo" / "result.png").read_bytes()
     read(capsys, "demo", "--metric", model, "--steps", "2", "--seed", "3", *SMALL)
-    assert (here / "demo" / "result.png").read_bytes() != first
-    assert json.loads((here / "demo" / "recipe.json").read_text())["seed"] == 3
+    assert (workdir / "demo" / "result.png").read_bytes() != first
+    assert json.loads((workdir / "demo" / "recipe.json").read_text())["seed"] == 3
 
 
 def test_the_folder_of_the_demo_can_be_run_again_with_the_same_result(
-    capsys: pytest.CaptureFixture[str], here: Path, model: str
+    capsys: pytest.CaptureFixture[str], workdir: Path, model: str
 ) -> None:
     read(capsys, "demo", "--metric", model, "--steps", "3", *SMALL)
     out, _ = read(capsys, "run", "demo", "--folder", "again")
-    assert json.loads(out) == json.loads((here / "demo" / "results.json").read_text())
-    assert (here / "again" / "result.png").read_bytes() == (here / "demo" / "result.png").read_bytes()
+    assert json.loads(out) == json.loads((workdir / "demo" / "results.json").read_text())
+    assert (workdir / "again" / "result.png").read_bytes() == (workdir / "demo" / "result.png").read_bytes()
 
 
-def test_the_demo_takes_any_picture_and_any_aspect(capsys: pytest.CaptureFixture[str], here: Path, model: str) -> None:
+def test_the_demo_takes_any_picture_and_any_aspect(
+    capsys: pytest.CaptureFixture[str], workdir: Path, model: str
+) -> None:
     from PIL import Image
 
-    Image.new("L", (90, 30), 128).save(here / "grey.png")
+    Image.new("L", (90, 30), 128).save(workdir / "grey.png")
     read(
         capsys,
         "demo",
@@ -244,7 +248,7 @@ def test_the_demo_takes_any_picture_and_any_aspect(capsys: pytest.CaptureFixture
         "x",
         *SMALL,
     )
-    assert load_image(here / "x" / "result.png").shape == (1, 3, 24, 72)
+    assert load_image(workdir / "x" / "result.png").shape == (1, 3, 24, 72)
 
 
 @pytest.mark.parametrize(
@@ -274,7 +278,7 @@ def test_a_mistake_is_one_line(
     assert not re.search(r"[\u2500-\u257f]|full helptext|\|", err)
 
 
-def test_a_mistake_is_one_line_on_a_terminal_without_unicode(here: Path) -> None:
+def test_a_mistake_is_one_line_on_a_terminal_without_unicode(workdir: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "dreamsim_guidance", "evaluate", "nights", "--reading", "wrong"],
         env=os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"},

@@ -47,7 +47,7 @@ def loaded_once() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     reference = torch.zeros(1, 3, 40, 40)
     reference[:, 0, 10:30] = 0.9
@@ -61,13 +61,13 @@ def guided(model: str, *words: str, code: int = 0) -> None:
 
 
 def test_a_sheet_the_numbers_and_every_image_are_written(
-    model: str, here: Path, capsys: pytest.CaptureFixture[str]
+    model: str, workdir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     guided(model, "--strength", "3", "--steps", "6")
     out = capsys.readouterr().out.splitlines()
     assert out[0].split() == ["role", "unguided", "guided"] and out[-1] == "guided/sheet.png"
     assert [line.split()[0] for line in out[1:4]] == ["distance", "rms", "1"]
-    written = json.loads((here / "guided" / "distances.json").read_text())
+    written = json.loads((workdir / "guided" / "distances.json").read_text())
     assert written["seeds"] == [0, 1]
     assert {name: row["role"] for name, row in written["distances"].items()} == {
         "distance": "guide",
@@ -79,17 +79,17 @@ def test_a_sheet_the_numbers_and_every_image_are_written(
     ):
         assert after < before
     for name in ("sheet", "log", "reference/0000", "unguided/0001", "guided/0001"):
-        assert (here / "guided" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-    steps = json.loads((here / "guided" / "log.json").read_text())["steps"]
+        assert (workdir / "guided" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    steps = json.loads((workdir / "guided" / "log.json").read_text())["steps"]
     assert [len(step["distance"]) for step in steps] == [2] * len(steps) and all(step["guided"] for step in steps)
 
 
-def test_the_unguided_row_is_what_the_pipeline_makes_of_these_seeds(model: str, here: Path) -> None:
+def test_the_unguided_row_is_what_the_pipeline_makes_of_these_seeds(model: str, workdir: Path) -> None:
     from diffusers import DiffusionPipeline
 
     guided(model, "--seed", "5", "--batch", "1")
     pipe = DiffusionPipeline.from_pretrained(model)
-    made = pipe(
+    expected = pipe(
         "a cat",
         height=32,
         width=32,
@@ -97,20 +97,21 @@ def test_the_unguided_row_is_what_the_pipeline_makes_of_these_seeds(model: str, 
         generator=torch.Generator().manual_seed(6),
         output_type="pt",
     ).images
-    written = load_image(here / "guided" / "unguided" / "0001.png")
-    assert float((made - written).abs().max()) <= 0.5 / 255 + 1e-6
+    written = load_image(workdir / "guided" / "unguided" / "0001.png")
+    assert float((expected - written).abs().max()) <= 0.5 / 255 + 1e-6
     guided(model, "--seed", "5", "--batch", "2", "--to", "together")
     for name in ("unguided/0001.png", "guided/0001.png"):  # the size of a batch changes nothing
         assert (
-            float((load_image(here / "guided" / name) - load_image(here / "together" / name)).abs().max()) < 1.5 / 255
+            float((load_image(workdir / "guided" / name) - load_image(workdir / "together" / name)).abs().max())
+            < 1.5 / 255
         )
 
 
-def test_strength_zero_changes_nothing(model: str, here: Path) -> None:
+def test_strength_zero_changes_nothing(model: str, workdir: Path) -> None:
     guided(model, "--strength", "0")
     for name in ("0000.png", "0001.png"):
-        one, other = (here / "guided" / row / name for row in ("unguided", "guided"))
-        assert one.read_bytes() == other.read_bytes()
+        unguided_file, guided_file = (workdir / "guided" / row / name for row in ("unguided", "guided"))
+        assert unguided_file.read_bytes() == guided_file.read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -118,7 +119,7 @@ def test_strength_zero_changes_nothing(model: str, here: Path) -> None:
 )
 def test_an_interrupted_run_samples_only_what_is_missing(
     model: str,
-    here: Path,
+    workdir: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     stop: BaseException,
@@ -135,27 +136,27 @@ def test_an_interrupted_run_samples_only_what_is_missing(
         patch.setattr(guided_sheet.Sampler, "sample", interrupted)
         guided(model, code=code)
     assert "go on with: dreamsim-guidance run guided --resume" in capsys.readouterr().err
-    before = (here / "guided" / "guided" / "0000.png").stat().st_mtime_ns
+    before = (workdir / "guided" / "guided" / "0000.png").stat().st_mtime_ns
     assert main(["run", "guided", "--resume"]) == 0
-    assert (here / "guided" / "guided" / "0000.png").stat().st_mtime_ns == before
-    assert (here / "guided" / "sheet.png").is_file()
+    assert (workdir / "guided" / "guided" / "0000.png").stat().st_mtime_ns == before
+    assert (workdir / "guided" / "sheet.png").is_file()
 
 
 def test_only_earlier_results_of_the_command_are_replaced(
-    model: str, here: Path, capsys: pytest.CaptureFixture[str]
+    model: str, workdir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     guided(model)
-    first = (here / "guided" / "guided" / "0000.png").read_bytes()
+    first = (workdir / "guided" / "guided" / "0000.png").read_bytes()
     guided(model, "--seed", "3")
-    assert (here / "guided" / "guided" / "0000.png").read_bytes() != first
-    (here / "mine").mkdir()
-    (here / "mine" / "letter.txt").write_text("dear")
+    assert (workdir / "guided" / "guided" / "0000.png").read_bytes() != first
+    (workdir / "mine").mkdir()
+    (workdir / "mine" / "letter.txt").write_text("dear")
     guided(model, "--to", "mine", code=2)
     assert "neither empty nor a run folder" in capsys.readouterr().err
-    assert [path.name for path in (here / "mine").iterdir()] == ["letter.txt"]
+    assert [path.name for path in (workdir / "mine").iterdir()] == ["letter.txt"]
 
 
-def test_all_options_work_together(model: str, here: Path) -> None:
+def test_all_options_work_together(model: str, workdir: Path) -> None:
     mask = torch.zeros(1, 3, 32, 32)
     mask[..., :16] = 1
     save_image(mask, "mask.png")
@@ -163,22 +164,22 @@ def test_all_options_work_together(model: str, here: Path) -> None:
     words += ["--init-strength", "0.7", "--negative-prompt", "a boat", "--cfg", "3", "--window", "0", "0.9"]
     words += ["--every", "2", "--until", "0.01", "--views", "2", "--checkpointing", "--option", "cap=0.2", "rule=raw"]
     guided(model, *words, "--scheduler", "DDIMScheduler", "--steps", "8")
-    written = json.loads((here / "guided" / "distances.json").read_text())
+    written = json.loads((workdir / "guided" / "distances.json").read_text())
     assert written["method"] == "MPGD(strength=0.03, rule='raw', cap=0.2)"
-    steps = json.loads((here / "guided" / "log.json").read_text())["steps"]
+    steps = json.loads((workdir / "guided" / "log.json").read_text())["steps"]
     assert [step["index"] for step in steps] == [0, 2, 4]
 
 
 @pytest.mark.parametrize("method", ["dps", "lgd", "freedom", "universal", "dsg", "tfg", "flowchef", "mmps"])
-def test_every_method_can_be_chosen(model: str, here: Path, method: str) -> None:
+def test_every_method_can_be_chosen(model: str, workdir: Path, method: str) -> None:
     words = ("--scheduler", "DDIMScheduler", "--method", method)
     guided(model, *words, "--n", "1", "--steps", "2")
-    written = json.loads((here / "guided" / "distances.json").read_text())
+    written = json.loads((workdir / "guided" / "distances.json").read_text())
     assert written["skipped"] == 0
     assert written["each"]["distance"]["guided"] != written["each"]["distance"]["unguided"]
 
 
-def test_the_tiny_autoencoder_may_come_from_a_folder(model: str, here: Path) -> None:
+def test_the_tiny_autoencoder_may_come_from_a_folder(model: str, workdir: Path) -> None:
     from diffusers import AutoencoderTiny
 
     tiny = AutoencoderTiny(
@@ -188,11 +189,11 @@ def test_the_tiny_autoencoder_may_come_from_a_folder(model: str, here: Path) -> 
         num_decoder_blocks=(1, 1),
         latent_channels=4,
     )
-    tiny.save_pretrained(here / "taesd")
+    tiny.save_pretrained(workdir / "taesd")
     guided(model, "--vae", "taesd")
-    steps = json.loads((here / "guided" / "log.json").read_text())["steps"]
+    steps = json.loads((workdir / "guided" / "log.json").read_text())["steps"]
     guided(model, "--to", "full")
-    full = json.loads((here / "full" / "log.json").read_text())["steps"]
+    full = json.loads((workdir / "full" / "log.json").read_text())["steps"]
     assert steps[0]["distance"] != full[0]["distance"]  # another decoder makes another picture
 
 
@@ -214,12 +215,12 @@ def test_the_tiny_autoencoder_may_come_from_a_folder(model: str, here: Path) -> 
     ],
 )
 def test_an_error_is_one_line_and_leaves_no_folder(
-    here: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], message: str
+    workdir: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], message: str
 ) -> None:
     assert main(["guide", *words]) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("error: ") and err.count("\n") == 1 and message in err
-    assert not (here / "guided").exists()
+    assert not (workdir / "guided").exists()
 
 
 @pytest.mark.parametrize(
@@ -240,16 +241,16 @@ def test_an_error_is_one_line_and_leaves_no_folder(
     ],
 )
 def test_what_a_model_cannot_do_is_an_error_before_anything_is_sampled(
-    model: str, here: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], message: str, unchecked: None
+    model: str, workdir: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], message: str, unchecked: None
 ) -> None:
     guided(model, *words, code=2)
     assert message in capsys.readouterr().err.splitlines()[-1]
-    assert not (here / "guided" / "unguided").exists()
+    assert not (workdir / "guided" / "unguided").exists()
 
 
 @pytest.mark.parametrize("words", [("--model", "sd15"), ("--model", "owner/name")])
-def test_a_model_that_cannot_be_reached_is_an_error_at_once(here: Path, words: tuple[str, ...]) -> None:
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(here / "empty"), "PYTHONPATH": str(ROOT)}
+def test_a_model_that_cannot_be_reached_is_an_error_at_once(workdir: Path, words: tuple[str, ...]) -> None:
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(workdir / "empty"), "PYTHONPATH": str(ROOT)}
     start = time.perf_counter()
     process = subprocess.run(
         [sys.executable, "-m", "dreamsim_guidance", "guide", *words, "--reference", "red.png"],
@@ -261,16 +262,16 @@ def test_a_model_that_cannot_be_reached_is_an_error_at_once(here: Path, words: t
     assert process.returncode == 2 and process.stdout == ""
     assert "the Hub cannot be reached" in process.stderr and "--local-dir FOLDER" in process.stderr
     assert time.perf_counter() - start < 30  # it imports neither torch nor diffusers
-    assert not (here / "guided").exists()
+    assert not (workdir / "guided").exists()
 
 
 def test_the_folder_shows_and_copies_the_recipe_that_was_run(
-    model: str, here: Path, capsys: pytest.CaptureFixture[str]
+    model: str, workdir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     guided(model, "--strength", "0.5", "--window", "0", "0.5", "--option", "cap=0.2", "rule=raw", "--n", "1")
     config = registry.load("guided").config
     assert (config.strength, config.window, config.option) == (0.5, (0.0, 0.5), ("cap=0.2", "rule=raw"))
-    assert config.reference == ((here / "red.png").absolute(),)
+    assert config.reference == ((workdir / "red.png").absolute(),)
     capsys.readouterr()
     assert main(["show", "guided"]) == 0
     out = capsys.readouterr().out
@@ -279,7 +280,7 @@ def test_the_folder_shows_and_copies_the_recipe_that_was_run(
     assert registry.load("mine.py").config == config
 
 
-def test_every_option_of_the_command_survives_the_recipe_file(here: Path) -> None:
+def test_every_option_of_the_command_survives_the_recipe_file(workdir: Path) -> None:
     sheet = GuidedSheet(
         model="pocket",
         reference=(Path("red.png"), Path("cyan.png")),

@@ -48,14 +48,14 @@ class Ascii(io.TextIOWrapper):
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     Path("katze-猫.py").write_text(MINE, encoding="utf-8")
     return tmp_path
 
 
 @pytest.fixture
-def printed(here: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[str, str]]:
+def printed(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[str, str]]:
     """stdout and stderr of a command that must end with `code`, where both are `Ascii`."""
 
     def run(*words: str, code: int = 0) -> tuple[str, str]:
@@ -92,10 +92,10 @@ def test_an_error_is_escaped_too(printed: Printed, words: tuple[str, ...]) -> No
     assert last.startswith("error: ") and (r"\u732b" in last or r"k\xe4tzchen" in last)
 
 
-def test_distances_of_files_with_any_name_are_printed(here: Path, printed: Printed, metric: DreamSim) -> None:
+def test_distances_of_files_with_any_name_are_printed(workdir: Path, printed: Printed, metric: DreamSim) -> None:
     from PIL import Image
 
-    metric.save(here / "tiny.safetensors", source="random weights of a test", licence="none")
+    metric.save(workdir / "tiny.safetensors", source="random weights of a test", licence="none")
     names = ["a.png", "猫.png", "line\nbreak.png", os.fsdecode(b"\xff.png")]
     for folder in ("one", "other"):
         Path(folder).mkdir()

@@ -19,7 +19,7 @@ from dreamsim_guidance.study import make_study
 TURNS = """
 import os, pathlib
 
-def distance(x, y):  # while it runs, somebody puts a file in the place of the folder of results
+def distance(x, y):  # while the command runs, its folder of results is replaced by a file
     if os.path.isdir("results"):
         os.rmdir("results")
         pathlib.Path("results").write_text("in the way")
@@ -29,7 +29,7 @@ def distance(x, y):  # while it runs, somebody puts a file in the place of the f
 
 @contextmanager
 def full_disk(bytes_left: int = 2000) -> Iterator[None]:
-    """No file may grow beyond so many bytes: writing fails as on a full disk, wherever it happens."""
+    """Let every file that grows beyond `bytes_left` bytes fail, as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_left, before[1]))
     try:
@@ -39,7 +39,7 @@ def full_disk(bytes_left: int = 2000) -> Iterator[None]:
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Reconstructions, a study of them, three people's votes, judgments made of these, and a metric that spoils a folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DREAMSIM_GUIDANCE_CACHE", str(tmp_path / "cache"))
@@ -74,8 +74,8 @@ COMMANDS = {
 
 @pytest.mark.parametrize("name", COMMANDS)
 @pytest.mark.parametrize("fault", ["a full disk", "a folder that went away"])
-def test_what_was_computed_is_printed_whatever_happens_to_the_files(
-    name: str, fault: str, here: Path, capsys: pytest.CaptureFixture[str]
+def test_results_are_printed_even_if_files_cannot_be_written(
+    name: str, fault: str, workdir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words, expected = COMMANDS[name]
     code, whole, _ = run(capsys, *words, "--metric", "mse")
@@ -94,7 +94,7 @@ def test_what_was_computed_is_printed_whatever_happens_to_the_files(
         assert expected in out and json.loads(out).keys() == json.loads(whole).keys()
     else:
         assert expected in out and len(out.splitlines()) == len(whole.splitlines())
-    assert not list(here.glob(".*")) and not list(here.glob("results/.*"))
+    assert not list(workdir.glob(".*")) and not list(workdir.glob("results/.*"))
 
 
 def test_one_file_that_cannot_be_written_leaves_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -110,22 +110,22 @@ def test_one_file_that_cannot_be_written_leaves_the_others(tmp_path: Path, capsy
 
 
 def test_people_who_voted_are_printed_before_their_judgments_are_written(
-    here: Path, capsys: pytest.CaptureFixture[str]
+    workdir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ("study", "read", "study", "1.csv", "2.csv", "--to", "again")
     with full_disk(100):
         code, out, err = run(capsys, *words)
     assert code == 2 and re.search(r"error: .*File too large", err)
     assert "participant 1 (s1): " in out and "24 votes of 2 people (of 2) for 12 triplets" in out
-    assert not Path("again").exists() and not list(here.glob(".again*"))
+    assert not Path("again").exists() and not list(workdir.glob(".again*"))
     assert run(capsys, *words)[0] == 0 and Path("again/data.csv").is_file()
 
 
-def test_a_study_on_a_full_disk_leaves_nothing_half_written(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_study_on_a_full_disk_leaves_nothing_half_written(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with full_disk(100):
         code, _, err = run(capsys, "study", "make", "targets", *METHODS, "--to", "more")
     assert code == 2 and "error: " in err
-    assert not Path("more").exists() and not list(here.glob(".more*"))
+    assert not Path("more").exists() and not list(workdir.glob(".more*"))
 
 
 @pytest.mark.parametrize(
@@ -139,8 +139,8 @@ def test_a_study_on_a_full_disk_leaves_nothing_half_written(here: Path, capsys: 
         ("study", "read", "study", "1.csv", "--to", "turns.py/judged"),
     ],
 )
-def test_an_impossible_place_is_refused_before_the_work(
-    words: tuple[str, ...], here: Path, capsys: pytest.CaptureFixture[str]
+def test_an_impossible_output_path_is_refused_before_the_work(
+    words: tuple[str, ...], workdir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("results").mkdir()
     code, out, err = run(capsys, *words)

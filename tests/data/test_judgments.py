@@ -61,7 +61,7 @@ def test_missing_pictures_are_counted_and_the_first_is_named(tmp_path: Path) -> 
         gather([row, row], tmp_path)
 
 
-def test_an_empty_choice_says_what_there_is(tmp_path: Path) -> None:
+def test_an_empty_selection_is_an_error_that_states_splits_and_numbers(tmp_path: Path) -> None:
     rows = [Triplet(tmp_path, tmp_path, tmp_path, 1.0, 1.0, "", split) for split in ("val", "train", "val")]
     with pytest.raises(ValueError, match=r"no judgments of split 'test', of 3; its splits: train, val\."):
         choose(rows, tmp_path, "test")

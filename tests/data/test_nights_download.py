@@ -75,7 +75,7 @@ def fetch(server: FileServer, to: Path, parts: set[int], **options: object) -> P
     return download_nights(to, parts=parts, base_url=server.url, progress=False, **options)  # type: ignore[arg-type]
 
 
-def asked(server: FileServer) -> list[str]:
+def requested_paths(server: FileServer) -> list[str]:
     """The distinct paths requested since the last call."""
     paths = list(dict.fromkeys(path for path, _ in server.requests))
     server.requests.clear()
@@ -112,15 +112,15 @@ def test_a_part_of_the_set_can_be_read(server: FileServer, tmp_path: Path) -> No
 
 def test_further_parts_are_added_and_nothing_is_fetched_twice(server: FileServer, tmp_path: Path) -> None:
     fetch(server, tmp_path, {1})
-    asked(server)
+    requested_paths(server)
     assert len(read_nights(fetch(server, tmp_path, {0, 1}))) == 4
-    assert asked(server) == ["/nights_chunked/ref/000.zip", "/nights_chunked/distort/000.zip"]
+    assert requested_paths(server) == ["/nights_chunked/ref/000.zip", "/nights_chunked/distort/000.zip"]
     file = fetch(server, tmp_path, {0, 1, 2})
     assert file.read_text() == table(3) and not (tmp_path / "data_all.csv").exists()
-    asked(server)
+    requested_paths(server)
     before = below(tmp_path)
     assert fetch(server, tmp_path, {0, 1, 2}).read_text() == table(3)
-    assert asked(server) == [] and below(tmp_path) == before
+    assert requested_paths(server) == [] and below(tmp_path) == before
 
 
 def test_the_table_costs_a_small_part_of_the_whole_zip(server: FileServer) -> None:
@@ -137,9 +137,7 @@ def test_the_table_costs_a_small_part_of_the_whole_zip(server: FileServer) -> No
         read_member(url, lambda name: name.endswith("data.csv"), limit=10)
 
 
-def test_a_server_without_ranges_is_told_plainly_and_a_table_of_ones_own_is_used(
-    server: FileServer, tmp_path: Path
-) -> None:
+def test_a_server_without_ranges_is_an_error_and_a_local_table_is_used(server: FileServer, tmp_path: Path) -> None:
     server.ranges = False
     with pytest.raises(
         DownloadError, match=r"does not answer requests for a part.* put it at .*data.csv .* call again"
@@ -149,43 +147,43 @@ def test_a_server_without_ranges_is_told_plainly_and_a_table_of_ones_own_is_used
     assert len(read_nights(fetch(server, tmp_path, {0}))) == 2
 
 
-def test_a_zip_that_is_none_is_refused(server: FileServer, tmp_path: Path) -> None:
+def test_a_file_that_is_no_zip_is_refused(server: FileServer, tmp_path: Path) -> None:
     server.files["/nights.zip"] = b"x" * 1000
     with pytest.raises(DownloadError, match=r"table of votes could not be read: .*not a whole zip file"):
         fetch(server, tmp_path, {0})
 
 
 def test_a_failed_chunk_leaves_the_finished_ones_usable(server: FileServer, tmp_path: Path) -> None:
-    good = server.files.pop("/nights_chunked/ref/001.zip")
+    original = server.files.pop("/nights_chunked/ref/001.zip")
     with pytest.raises(DownloadError, match=r"could not download .*ref/001.zip: HTTP Error 404"):
         fetch(server, tmp_path, {0, 1})
     assert len(read_nights(tmp_path)) == 2
-    server.files["/nights_chunked/ref/001.zip"] = good
-    asked(server)
+    server.files["/nights_chunked/ref/001.zip"] = original
+    requested_paths(server)
     fetch(server, tmp_path, {0, 1})
-    assert asked(server) == ["/nights_chunked/ref/001.zip", "/nights_chunked/distort/001.zip"]
+    assert requested_paths(server) == ["/nights_chunked/ref/001.zip", "/nights_chunked/distort/001.zip"]
 
 
-@pytest.mark.parametrize("bad", [{"../../evil.png": b"x"}, {"/evil.png": b"x"}, None])
+@pytest.mark.parametrize("entries", [{"../../evil.png": b"x"}, {"/evil.png": b"x"}, None])
 def test_an_unsafe_or_damaged_zip_writes_nothing_and_is_fetched_anew(
-    server: FileServer, tmp_path: Path, bad: dict[str, bytes] | None
+    server: FileServer, tmp_path: Path, entries: dict[str, bytes] | None
 ) -> None:
-    good = server.files["/nights_chunked/ref/000.zip"]
-    server.files["/nights_chunked/ref/000.zip"] = good[:-30] if bad is None else packed(bad)
+    original = server.files["/nights_chunked/ref/000.zip"]
+    server.files["/nights_chunked/ref/000.zip"] = original[:-30] if entries is None else packed(entries)
     (tmp_path / "in").mkdir()
     with pytest.raises(ArchiveError, match=r"ref/000.zip: .*(leads out|is absolute|not a whole zip)"):
         fetch(server, tmp_path / "in", {0})
     assert not [name for name in below(tmp_path) if name.endswith((".png", ".zip"))]
-    server.files["/nights_chunked/ref/000.zip"] = good
+    server.files["/nights_chunked/ref/000.zip"] = original
     assert len(read_nights(fetch(server, tmp_path / "in", {0}))) == 2
 
 
 def test_deleted_pictures_are_fetched_again(server: FileServer, tmp_path: Path) -> None:
     fetch(server, tmp_path, {0})
-    asked(server)
+    requested_paths(server)
     (tmp_path / "distort" / "000" / "001_0.png").unlink()
     fetch(server, tmp_path, {0})
-    assert asked(server) == ["/nights_chunked/distort/000.zip"]
+    assert requested_paths(server) == ["/nights_chunked/distort/000.zip"]
 
 
 @pytest.mark.parametrize("layout", ["{p:03d}/{i:03d}.png", "{i:03d}.png"])
@@ -223,7 +221,7 @@ def test_a_killed_download_goes_on_in_the_middle_of_a_chunk(server: FileServer, 
     server.requests.clear()
     assert len(read_nights(fetch(server, tmp_path, {0, 1}))) == 4
     assert server.requests[0] == ("/nights_chunked/ref/001.zip", f"bytes={have}-")
-    assert asked(server) == ["/nights_chunked/ref/001.zip", "/nights_chunked/distort/001.zip"]
+    assert requested_paths(server) == ["/nights_chunked/ref/001.zip", "/nights_chunked/distort/001.zip"]
 
 
 def test_a_chunk_that_was_unpacked_but_not_written_down_is_unpacked_again_not_fetched(
@@ -236,9 +234,9 @@ def test_a_chunk_that_was_unpacked_but_not_written_down_is_unpacked_again_not_fe
         patch.setattr(module._Record, "add", interrupted)
         with pytest.raises(KeyboardInterrupt):
             fetch(server, tmp_path, {0})
-    asked(server)
+    requested_paths(server)
     assert len(read_nights(fetch(server, tmp_path, {0}))) == 2
-    assert asked(server) == ["/nights_chunked/distort/000.zip"]
+    assert requested_paths(server) == ["/nights_chunked/distort/000.zip"]
     assert below(tmp_path) == {
         ".filtered.json", "data.csv", "data_all.csv", "ref/000/000.png", "ref/000/001.png",
         *(f"distort/000/{name}.png" for name in ("000_0", "000_1", "001_0", "001_1")),
@@ -251,7 +249,7 @@ def test_a_full_disk_is_seen_before_the_first_byte(
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10**9))
     with pytest.raises(OSError, match=r"about 1.7 GB are needed, 1.0 GB are free; make room, .* fewer parts") as caught:
         fetch(server, tmp_path, {0, 1})
-    assert caught.value.errno == errno.ENOSPC and asked(server) == []
+    assert caught.value.errno == errno.ENOSPC and requested_paths(server) == []
 
 
 def test_jnd_votes_are_one_file(server: FileServer, tmp_path: Path) -> None:
@@ -274,7 +272,7 @@ def test_the_unfiltered_set_comes_in_quarters(
     assert {"ref/025/000.png", "ref/049/000.png", "distort/025/000_0.png"} <= below(tmp_path)
     # a table with columns that are not known is left as it is
     assert file == tmp_path / "nights_raw.csv" and file.read_text().startswith("columns,of,another")
-    assert asked(server) == [
+    assert requested_paths(server) == [
         "/nights_unfiltered/nights_raw.csv",
         "/nights_unfiltered/ref_25_49.zip",
         "/nights_unfiltered/distort_25_49.zip",

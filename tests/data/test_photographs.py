@@ -24,6 +24,6 @@ def test_crops_are_square_in_range_and_reproducible():
     assert crops[0].min() >= 0 and crops[0].max() <= 1
 
 
-def test_an_unknown_photograph_lists_those_that_are_there():
+def test_the_error_for_an_unknown_photograph_lists_the_bundled_ones():
     with pytest.raises(ValueError, match="no photograph 'dog' is installed; there are: astronaut"):
         photograph("dog")

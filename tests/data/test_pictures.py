@@ -32,7 +32,7 @@ def files(tmp_path: Path) -> list[Path]:
     return sorted(tmp_path.iterdir())
 
 
-def test_pictures_are_the_originals_to_the_bit(files: list[Path]) -> None:
+def test_pictures_equal_those_of_the_original_bit_by_bit(files: list[Path]) -> None:
     # as the original's data set composes it, and as its preprocess does
     transform = transforms.Compose(
         [transforms.Resize((224, 224), transforms.InterpolationMode.BICUBIC), transforms.ToTensor()]
@@ -118,7 +118,7 @@ def test_broken_pictures_are_counted_and_the_first_are_named(files: list[Path], 
 
 
 @pytest.mark.filterwarnings("ignore:1 picture is read otherwise")
-def test_a_bar_is_on_stderr(files: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_progress_bar_goes_to_stderr(files: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
     check_pictures(files)
     out, err = capsys.readouterr()
     assert out == "" and f"{len(files)}/{len(files)}" in err

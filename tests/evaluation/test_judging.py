@@ -27,7 +27,7 @@ ODD = "b<&>\"' 青 $x$.png"
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A set in NIGHTS' layout with shares of votes, in two splits and two groups; the cache is the test's own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DREAMSIM_GUIDANCE_CACHE", str(tmp_path / "cache"))
@@ -50,7 +50,7 @@ def run(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> tuple
     return out, err
 
 
-def test_a_table_has_rules_parts_and_what_people_reach(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_table_has_rules_parts_and_what_people_reach(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, err = run(capsys, "set", "--metric", "pocket", "mse", "psnr")
     assert "set: 40 triplets, 8 references, 8 images" in out
     assert re.search(r"^ +fraction +majority +unanimous$", out, re.MULTILINE)
@@ -62,7 +62,7 @@ def test_a_table_has_rules_parts_and_what_people_reach(here: Path, capsys: pytes
     assert "pocket: 8 images in" in run(capsys, "set", "--metric", "pocket", "--no-cache")[1]
 
 
-def test_json_has_everything(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_has_everything(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, _ = run(capsys, "set", "--metric", "pocket", "mse", "--json", "--rule", "majority", "--split", "val")
     content = json.loads(out)
     assert list(content["agreement"]["mse"]) == ["majority"] and content["source"] == "set, split val"
@@ -73,17 +73,19 @@ def test_json_has_everything(here: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert run(capsys, "set", "--metric", "pocket", "mse", "--json", "--rule", "majority", "--split", "val")[0]
 
 
-def test_the_former_name_of_mse_selects_it_under_its_true_name(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_former_name_of_mse_selects_it_under_its_true_name(
+    workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for words in (("l2",), ("l2", "mse")):
         out, _ = run(capsys, "set", "--metric", *words, "--json", "--resamples", "200")
         assert list(json.loads(out)["agreement"]) == ["mse"]
     assert list(load_metrics(["l2", "psnr", "mse"])) == ["mse", "psnr"] and file_metric("l2").name == "mse"
 
 
-def test_intervals_come_from_the_seed(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_intervals_come_from_the_seed(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("set", "--metric", "mse", "--json", "--resamples", "200", "--seed")
-    one, same, other = (json.loads(run(capsys, *words, seed)[0])["agreement"] for seed in ("1", "1", "2"))
-    assert one == same != other
+    first, repeated, other_seed = (json.loads(run(capsys, *words, seed)[0])["agreement"] for seed in ("1", "1", "2"))
+    assert first == repeated != other_seed
 
 
 @pytest.mark.parametrize(
@@ -104,39 +106,39 @@ def test_intervals_come_from_the_seed(here: Path, capsys: pytest.CaptureFixture[
     ],
 )
 def test_a_mistake_is_one_line_before_any_work(
-    here: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], message: str
+    workdir: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], message: str
 ) -> None:
     out, err = run(capsys, *words, code=2)
     assert out == "" and message in err and err.count("\n") == 1
 
 
-def test_a_broken_picture_ends_it_at_the_start(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (here / "set" / "3.png").write_bytes(b"no picture")
+def test_a_broken_picture_ends_it_at_the_start(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (workdir / "set" / "3.png").write_bytes(b"no picture")
     for cache in ((), ("--no-cache",)):
         out, err = run(capsys, "set", "--metric", "mse", *cache, code=2)
         assert out == "" and "1 of 8 pictures cannot be read: 'set/3.png'" in err
 
 
-def test_one_metric_that_fails_leaves_the_others(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (here / "mine.py").write_text(
+def test_one_metric_that_fails_leaves_the_others(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (workdir / "mine.py").write_text(
         "def fails(x, y):\n    raise KeyError('weights')\ndef nan(x, y):\n    return x.flatten(1)[:, 0] / 0\n"
     )
     out, err = run(capsys, "set", "--metric", "mine.py:fails", "mse", "mine.py:nan", "--html", "r.html", code=2)
     assert "mine.py:fails did not run: 'weights'" in err and "mine.py:nan did not run: mine.py:nan is not finite" in err
-    assert re.search(r"^mse +0\.", out, re.MULTILINE) and "mine.py:fails" in (here / "r.html").read_text()
+    assert re.search(r"^mse +0\.", out, re.MULTILINE) and "mine.py:fails" in (workdir / "r.html").read_text()
     out, err = run(capsys, "set", "--metric", "mine.py:fails", code=2)
     assert out == "" and "no metric could run (mine.py:fails: 'weights')" in err
 
 
 def test_baselines_that_cannot_run_say_so_and_the_others_run(
-    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    workdir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import timm
     from huggingface_hub import constants
 
     monkeypatch.setattr(network, "reachable", lambda url: False)
-    monkeypatch.setenv("TORCH_HOME", str(here / "torch"))
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(here / "hub"))
+    monkeypatch.setenv("TORCH_HOME", str(workdir / "torch"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(workdir / "hub"))
     create = timm.create_model
 
     def shallow(name: str, pretrained: bool = False, **options: Any) -> Any:
@@ -154,14 +156,14 @@ def test_baselines_that_cannot_run_say_so_and_the_others_run(
     assert "at least 176 x 176" in content["failed"]["ms-ssim"]
 
 
-def test_distances_are_checked_whoever_made_them(here: Path) -> None:
+def test_distances_are_checked_whoever_made_them(workdir: Path) -> None:
     class Odd:
         name = "odd"
 
         def distances(self, pairs: Any, progress: bool = True) -> np.ndarray:
             return np.full(len(pairs), np.nan)
 
-    images = tuple((here / "set" / f"{i}.png") for i in range(3))
+    images = tuple((workdir / "set" / f"{i}.png") for i in range(3))
     data = Judgments(images, *(np.array([i, i]) for i in range(3)), np.ones(2), np.zeros(2), ("",) * 2, ("",) * 2)
     lines: list[str] = []
     evaluation = evaluate(data, {"odd": Odd(), "mse": load_metrics(["mse"])["mse"]}, resamples=200, tell=lines.append)
@@ -173,35 +175,35 @@ def test_distances_are_checked_whoever_made_them(here: Path) -> None:
         evaluate(data.select(np.zeros(2, dtype=bool)), {"mse": file_metric("mse")})
 
 
-def test_mean_scores_and_same_pairs_go_through_the_command(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (here / "jnd").mkdir()
+def test_mean_scores_and_same_pairs_go_through_the_command(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (workdir / "jnd").mkdir()
     lines = ["id,ref_path,distort_path,same,votes"]
     for i in range(6):
-        save_image(torch.rand(1, 3, 16, 16), here / "jnd" / f"{i}.png")
+        save_image(torch.rand(1, 3, 16, 16), workdir / "jnd" / f"{i}.png")
         lines.append(f"{i},{i}.png,{(i + 1) % 6}.png,{i % 4 / 3},3")
-    (here / "jnd" / "jnd_votes.csv").write_text("\n".join(lines) + "\n")
+    (workdir / "jnd" / "jnd_votes.csv").write_text("\n".join(lines) + "\n")
     out, _ = run(capsys, "jnd", "--metric", "mse", "psnr", "--html", "jnd.html")
-    assert "6 pairs" in out and "average precision" in out and "<img" in (here / "jnd.html").read_text()
+    assert "6 pairs" in out and "average precision" in out and "<img" in (workdir / "jnd.html").read_text()
     assert "rules are for triplets" in run(capsys, "jnd", "--metric", "mse", "--rule", "majority", code=2)[1]
-    (here / "kadid" / "images").mkdir(parents=True)
+    (workdir / "kadid" / "images").mkdir(parents=True)
     lines = ["dist_img,ref_img,dmos,var"]
     for i in range(3):
-        save_image(torch.rand(1, 3, 16, 16), here / "kadid" / "images" / f"I0{i}.png")
+        save_image(torch.rand(1, 3, 16, 16), workdir / "kadid" / "images" / f"I0{i}.png")
         for j in range(1, 6):
             name = f"I0{i}_01_0{j}.png"
-            save_image(torch.rand(1, 3, 16, 16), here / "kadid" / "images" / name)
+            save_image(torch.rand(1, 3, 16, 16), workdir / "kadid" / "images" / name)
             lines.append(f"{name},I0{i}.png,{1 + j * 0.7},0.5")
-    (here / "kadid" / "dmos.csv").write_text("\n".join(lines) + "\n")
+    (workdir / "kadid" / "dmos.csv").write_text("\n".join(lines) + "\n")
     out, _ = run(capsys, "kadid", "--metric", "mse", "pocket", "--html", "kadid.html")
     assert "15 rated pictures, 3 references" in out and "spearman within" in out and "pairs within" in out
-    assert "Scores against distances" in (here / "kadid.html").read_text()
+    assert "Scores against distances" in (workdir / "kadid.html").read_text()
 
 
 @pytest.fixture
-def page(here: Path, capsys: pytest.CaptureFixture[str]) -> str:
+def page(workdir: Path, capsys: pytest.CaptureFixture[str]) -> str:
     run(capsys, "set", "--metric", "pocket", "mse", "--html", "out/report.html")
-    assert [file.name for file in (here / "out").iterdir()] == ["report.html"]
-    return (here / "out" / "report.html").read_text(encoding="utf-8")
+    assert [file.name for file in (workdir / "out").iterdir()] == ["report.html"]
+    return (workdir / "out" / "report.html").read_text(encoding="utf-8")
 
 
 def test_the_page_needs_no_other_file_and_no_network(page: str) -> None:
@@ -229,9 +231,9 @@ def test_the_page_shows_what_the_report_has(page: str) -> None:
     assert page.count("picture people") == page.count("picture machine") == len(votes) // 2
 
 
-def test_a_page_that_fails_leaves_the_old_one(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (here / "r.html").write_text("old")
-    images = tuple((here / "set" / f"{i}.png") for i in range(3))
+def test_a_page_that_fails_leaves_the_old_one(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (workdir / "r.html").write_text("old")
+    images = tuple((workdir / "set" / f"{i}.png") for i in range(3))
     data = Judgments(images, *(np.array([i, i]) for i in range(3)), np.ones(2), np.zeros(2), ("",) * 2, ("",) * 2)
     evaluation = evaluate(data, load_metrics(["mse"]), resamples=200)
     assert "<h1>" in html_report(evaluation)
@@ -241,6 +243,6 @@ def test_a_page_that_fails_leaves_the_old_one(here: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(Path, "write_text", fail)
     with pytest.raises(OSError, match="disk full"):
-        write_html(evaluation, here / "r.html")
+        write_html(evaluation, workdir / "r.html")
     monkeypatch.undo()
-    assert (here / "r.html").read_text() == "old" and not list(here.glob(".r*"))
+    assert (workdir / "r.html").read_text() == "old" and not list(workdir.glob(".r*"))

@@ -20,19 +20,19 @@ from dreamsim_guidance.study import make_study, read_study
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     write_folders(tmp_path, 6, size=(32, 32))
     return tmp_path
 
 
 @pytest.fixture
-def voted(here: Path) -> Path:
+def voted(workdir: Path) -> Path:
     """Three people who agree: coarse before grainy before washed."""
     study = make_study("targets", METHODS, "study", participants=3, progress=False).study
-    files = [write_csv(here / f"{p}.csv", study, p, f"s{p}", votes(study, p)) for p in (1, 2, 3)]
+    files = [write_csv(workdir / f"{p}.csv", study, p, f"s{p}", votes(study, p)) for p in (1, 2, 3)]
     read_study("study", files, "votes")
-    return here / "votes"
+    return workdir / "votes"
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> tuple[str, str]:
@@ -42,15 +42,15 @@ def run(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> tuple
     return out, err
 
 
-def test_cells_are_mean_distances_and_paired_differences(here: Path, metric: DreamSim) -> None:
+def test_cells_are_mean_distances_and_paired_differences(workdir: Path, metric: DreamSim) -> None:
     comparison = compare_reconstructions(
         find_reconstructions("targets", METHODS), {"tiny": file_metric(metric, "tiny", cache=False)}, progress=False
     )
     cells = comparison.cells["tiny"]
     for name in METHODS:
         expected = [
-            float(metric(load_image(file), load_image(next((here / name).glob(f"{file.stem}.*")))))
-            for file in sorted((here / "targets").iterdir())
+            float(metric(load_image(file), load_image(next((workdir / name).glob(f"{file.stem}.*")))))
+            for file in sorted((workdir / "targets").iterdir())
         ]
         np.testing.assert_allclose(cells[name].distances, expected, atol=1e-4)  # the files are squashed in 8 bits
         assert cells[name].distance.value == pytest.approx(np.mean(cells[name].distances))
@@ -62,7 +62,7 @@ def test_cells_are_mean_distances_and_paired_differences(here: Path, metric: Dre
     assert difference.count == 6
 
 
-def test_a_paired_difference_is_surer_than_two_intervals(here: Path) -> None:
+def test_a_paired_difference_is_more_precise_than_two_intervals(workdir: Path) -> None:
     class Difficult:
         """Some references are much harder than others, and washed is always worse by a little."""
 
@@ -79,7 +79,7 @@ def test_a_paired_difference_is_surer_than_two_intervals(here: Path) -> None:
     assert cells["washed"].difference is not None and cells["washed"].difference.low > 0.09
 
 
-def test_identification_is_that_of_brain_decoding(here: Path, metric: DreamSim) -> None:
+def test_identification_is_that_of_brain_decoding(workdir: Path, metric: DreamSim) -> None:
     for i in range(6):  # reconstructions that are sometimes nearer to another picture
         mixed = load_image(f"targets/scene {i}.png") + 1.2 * load_image(f"targets/scene {(i + 1) % 6}.png")
         save_image(mixed / 2.2, f"grainy/scene {i}.png")
@@ -88,14 +88,14 @@ def test_identification_is_that_of_brain_decoding(here: Path, metric: DreamSim) 
         find_reconstructions("targets", METHODS), {"tiny": embedding}, two_way=["tiny"], progress=False
     )
     assert hasattr(embedding, "directions")
-    real = embedding.directions([here / "targets" / f"scene {i}.png" for i in range(6)], False)
-    reconstructed = embedding.directions([here / "grainy" / f"scene {i}.png" for i in range(6)], False)
+    real = embedding.directions([workdir / "targets" / f"scene {i}.png" for i in range(6)], False)
+    reconstructed = embedding.directions([workdir / "grainy" / f"scene {i}.png" for i in range(6)], False)
     expected = two_way_identification(torch.from_numpy(reconstructed), torch.from_numpy(real))
     share = comparison.cells["tiny"]["grainy"].two_way
     assert share is not None and share.value == pytest.approx(float(expected.mean())) and share.value < 1
 
 
-def test_without_votes_nothing_is_said_about_people(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_votes_nothing_is_said_about_people(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, _ = run(capsys, *METHODS, "--metric", "pocket", "mse", "--html", "page.html", "--to", "results")
     assert out.splitlines()[-1] == NO_VOTES == "no votes given: nothing here says what people prefer."
     for text in (out, Path("page.html").read_text(), Path("results/reconstructions.json").read_text()):
@@ -105,7 +105,7 @@ def test_without_votes_nothing_is_said_about_people(here: Path, capsys: pytest.C
     assert json.loads(Path("results/reconstructions.json").read_text())["people"] is None
 
 
-def test_the_table_has_every_metric_and_method(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_has_every_metric_and_method(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, _ = run(capsys, *METHODS, "--metric", "pocket", "mse")
     lines = out.splitlines()
     assert lines[0].split() == list(METHODS)
@@ -175,7 +175,9 @@ def test_intervals_of_strengths_hold_for_votes_that_share_references() -> None:
     assert inside >= 70  # binomial of 80 at 95 %: 76 - 3 standard deviations of 1.95
 
 
-def test_metrics_that_cannot_run_are_told_and_the_others_run(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_metrics_that_cannot_run_are_reported_and_the_others_run(
+    workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out, err = run(capsys, *METHODS, "--metric", "mse", "ms-ssim")
     assert "ms-ssim did not run: ms-ssim needs pictures of at least" in err and "mse  " in out
     _, err = run(capsys, *METHODS, "--metric", "ms-ssim", code=2)
@@ -184,7 +186,7 @@ def test_metrics_that_cannot_run_are_told_and_the_others_run(here: Path, capsys:
     assert "unknown metric 'nothing'; known: " in err
 
 
-def test_incomplete_references_are_left_out_of_every_number(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_incomplete_references_are_left_out_of_every_number(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("grainy/scene 2.png").unlink()
     out, err = run(capsys, *METHODS, "--metric", "mse")
     assert (
@@ -194,7 +196,7 @@ def test_incomplete_references_are_left_out_of_every_number(here: Path, capsys: 
     assert result["incomplete"] == ["scene 2"] and len(result["metrics"]["mse"]["coarse"]["distances"]) == 5
 
 
-def test_one_method_is_enough_without_votes(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_method_is_enough_without_votes(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, _ = run(capsys, "again=coarse", "--metric", "mse")
     assert out.split()[0] == "again" and "minus" not in out
 
@@ -232,7 +234,7 @@ def test_bad_input_is_one_line(
 
 
 def test_the_contact_sheet_shows_targets_and_each_methods_distance(
-    here: Path, capsys: pytest.CaptureFixture[str]
+    workdir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(capsys, *METHODS, "--metric", "mse", "--to", "results", "--columns", "3")
     assert sorted(file.name for file in Path("results").iterdir()) == [

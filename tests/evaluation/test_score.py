@@ -59,8 +59,8 @@ def test_splits_and_groups_are_judged_as_sets_of_their_own() -> None:
     alone = judge({name: (d_a[rows], d_b[rows]) for name, (d_a, d_b) in metrics.items()}, data.select(rows), 200)
     assert report.groups["y"].agreement == alone.agreement
     assert (report.groups["y"].count, report.groups["y"].ceiling) == (alone.count, alone.ceiling)
-    one = replace(data, group=("x",) * 400, split=("",) * 400)
-    assert judge(metrics, one, 200).groups == {} == judge(metrics, one, 200).splits
+    one_group = replace(data, group=("x",) * 400, split=("",) * 400)
+    assert judge(metrics, one_group, 200).groups == {} == judge(metrics, one_group, 200).splits
 
 
 def test_the_odd_one_out_counts_lines_and_their_ties() -> None:

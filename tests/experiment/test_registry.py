@@ -34,7 +34,7 @@ def small_sum() -> Sum:
 
 
 @pytest.fixture
-def mine(tmp_path: Path) -> Path:
+def recipe_file(tmp_path: Path) -> Path:
     file = tmp_path / "mine.py"
     file.write_text(MINE)
     return file
@@ -77,16 +77,16 @@ def test_the_main_job_is_a_recipe() -> None:
     assert load("reconstruct_photo") == load("reconstruct-photo")
 
 
-def test_a_recipe_is_found_in_a_file(mine: Path) -> None:
-    built = load(mine)
-    assert (built.name, built.config.terms, built.path) == ("small-sum", (1, 2), mine)
-    assert load(f"{mine}:small-sum").config.terms == (1, 2)
+def test_a_recipe_is_found_in_a_file(recipe_file: Path) -> None:
+    built = load(recipe_file)
+    assert (built.name, built.config.terms, built.path) == ("small-sum", (1, 2), recipe_file)
+    assert load(f"{recipe_file}:small-sum").config.terms == (1, 2)
 
 
-def test_an_edited_file_is_read_again(mine: Path) -> None:
-    load(mine)
-    mine.write_text(MINE.replace("(1, 2)", "(5, 6)"))
-    assert load(mine).config.terms == (5, 6)
+def test_an_edited_file_is_read_again(recipe_file: Path) -> None:
+    load(recipe_file)
+    recipe_file.write_text(MINE.replace("(1, 2)", "(5, 6)"))
+    assert load(recipe_file).config.terms == (5, 6)
 
 
 def test_a_recipe_file_can_import_modules_beside_it(tmp_path: Path) -> None:
@@ -128,15 +128,15 @@ def test_a_missing_file_and_a_folder_without_a_run_are_refused(tmp_path: Path) -
         load(tmp_path)
 
 
-def test_a_run_folder_keeps_the_source_that_it_ran_with(mine: Path, tmp_path: Path) -> None:
-    run_folder.create(tmp_path / "run", load(mine))
-    mine.write_text(MINE.replace("self.scale * sum", "-sum"))
+def test_a_run_folder_keeps_the_source_that_it_ran_with(recipe_file: Path, tmp_path: Path) -> None:
+    run_folder.create(tmp_path / "run", load(recipe_file))
+    recipe_file.write_text(MINE.replace("self.scale * sum", "-sum"))
     assert load(tmp_path / "run").config.run(tmp_path) == {"sum": 3.0}
 
 
-def test_a_damaged_run_folder_is_refused(mine: Path, tmp_path: Path) -> None:
+def test_a_damaged_run_folder_is_refused(recipe_file: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    run_folder.create(folder, load(mine))
+    run_folder.create(folder, load(recipe_file))
     content = json.loads((folder / "recipe.json").read_text())
     (folder / "recipe.json").write_text("{")
     with pytest.raises(ValueError, match="is not a resolved recipe"):

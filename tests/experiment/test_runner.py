@@ -13,7 +13,7 @@ from dreamsim_guidance.experiment.runner import new_folder, run
 
 @dataclass(frozen=True)
 class Count:
-    """Counts to `to`, stores how far it came in the folder, and stops at a file "stop" beside it."""
+    """Counts to `to`, stores the count in the folder, and stops if there is a file "stop" next to the folder."""
 
     to: int = 3
     seed: int = 0

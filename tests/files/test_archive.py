@@ -1,4 +1,4 @@
-"""A zip is extracted whole, only what was asked for, only into its folder, or not at all."""
+"""A zip is checked first; then the requested members are extracted into the folder, and nothing else, or nothing at all."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def below(folder: Path) -> set[str]:
 
 
 def refuse(path: Path, folder: Path, match: str) -> None:
-    """The archive is refused, and not one file is written, neither in the folder nor beside it."""
+    """Check that the archive is refused and that no file is written, neither in the folder nor next to it."""
     before = below(folder.parent)
     with pytest.raises(ArchiveError, match=match):
         extract(path, folder, WANTED)
@@ -46,7 +46,7 @@ def test_only_what_was_asked_for_is_extracted(tmp_path: Path) -> None:
     assert extracted["weights.pth"].read_bytes() == GOOD["weights.pth"]
 
 
-def test_one_folder_around_everything_is_taken_off(tmp_path: Path) -> None:
+def test_a_single_top_folder_is_removed(tmp_path: Path) -> None:
     files = {"models/" + name: data for name, data in GOOD.items()} | {"__MACOSX/models/._x": b""}
     path = make(tmp_path / "a.zip", files)
     assert set(members(path)) == set(GOOD)
@@ -141,7 +141,7 @@ def test_an_encrypted_entry_is_refused(tmp_path: Path) -> None:
     refuse(path, tmp_path / "out", "is encrypted")
 
 
-def test_a_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_zip_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archive, "_RATIO_FROM", 1 << 20)
     path = make(tmp_path / "a.zip", {**GOOD, "weights.pth": bytes(4 << 20)})
     refuse(path, tmp_path / "out", r"bytes would become 4194304")
@@ -152,7 +152,7 @@ def test_more_than_any_release_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
     refuse(make(tmp_path / "a.zip", GOOD), tmp_path / "out", "would take more than")
 
 
-def test_a_size_that_lies_is_refused(tmp_path: Path) -> None:
+def test_a_wrong_size_in_the_header_is_refused(tmp_path: Path) -> None:
     path = make(tmp_path / "a.zip", GOOD, zipfile.ZIP_STORED)
     data = bytearray(path.read_bytes())
     entry = data.index(b"PK\x01\x02")

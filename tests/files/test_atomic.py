@@ -136,7 +136,7 @@ def test_a_folder_that_holds_something_is_not_replaced(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.rglob("*")] == ["a", "b"]
 
 
-def test_json_holds_what_json_has_not(tmp_path: Path) -> None:
+def test_nan_tensors_paths_and_tuples_are_written_as_standard_json(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"a": float("nan"), "b": torch.ones(2), "c": tmp_path, 1: (1, None)})
     assert json.loads((tmp_path / "a.json").read_text()) == {
         "a": "nan",
@@ -181,7 +181,7 @@ for name, job in jobs.items():
 """
 
 
-def test_a_disk_that_takes_no_more_raises_an_oserror_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_full_disk_raises_an_oserror_and_leaves_no_file(tmp_path: Path) -> None:
     pytest.importorskip("resource")
     run = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, check=True)
     names = ("save", "save_pretrained", "save_adapter", "tensors", "bytes", "json")

@@ -31,9 +31,9 @@ def test_a_wrong_checksum_keeps_nothing(server: FileServer, tmp_path: Path) -> N
 
 
 def test_a_given_checksum_is_compared_with_a_file_that_is_there(server: FileServer, tmp_path: Path) -> None:
-    good = hashlib.sha256(DATA).hexdigest().upper()
-    path = download(server.url + "/a.bin", tmp_path / "a.bin", sha256=good, progress=False)
-    assert download(server.url + "/a.bin", path, sha256=good, progress=False) == path
+    checksum = hashlib.sha256(DATA).hexdigest().upper()
+    path = download(server.url + "/a.bin", tmp_path / "a.bin", sha256=checksum, progress=False)
+    assert download(server.url + "/a.bin", path, sha256=checksum, progress=False) == path
     with pytest.raises(ChecksumError, match=f"Delete {path}"):
         download(server.url + "/a.bin", path, sha256="0" * 64, progress=False)
 

@@ -1,4 +1,4 @@
-"""Whether the network may be used is asked once, quickly, and switched for nobody else."""
+"""Whether a host can be reached is checked once, quickly, and without changing settings of other libraries."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ OPEN_CLIP = BranchConfig("clip", "ViT-B-32", source="open_clip", feature="pooled
 
 @pytest.mark.parametrize("config", [RESNET, OPEN_CLIP], ids=["timm", "open_clip"])
 @pytest.mark.parametrize("how", ["DREAMSIM_GUIDANCE_OFFLINE", "unreachable"])
-def test_base_weights_that_cannot_be_had_are_refused_at_once(
+def test_base_weights_that_are_unavailable_are_refused_at_once(
     config: BranchConfig, how: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from huggingface_hub import constants

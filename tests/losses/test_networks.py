@@ -228,17 +228,17 @@ def test_the_cosine_losses_are_one_minus_the_cosine_of_the_features(
 
 
 def test_a_named_tower_gives_the_feature_that_its_authors_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[BranchConfig] = []
+    configs: list[BranchConfig] = []
 
     def remember(config: BranchConfig) -> Branch:
-        asked.append(config)
+        configs.append(config)
         return Branch(tiny())
 
     monkeypatch.setattr("dreamsim_guidance.losses.feature_cosine._download", remember)
     assert isinstance(CLIPCosine().network, DreamSim)  # type: ignore[attr-defined]
     DINOCosine()
     DINOCosine(tower="dinov2_vitb14")
-    assert [(config.name, config.feature, config.tag) for config in asked] == [
+    assert [(config.name, config.feature, config.tag) for config in configs] == [
         ("clip_vitb32", "embedding", "openai"),
         ("dino_vitb16", "last_layer", "dino"),
         ("dinov2_vitb14", "last_layer", "lvd142m"),

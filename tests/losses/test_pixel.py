@@ -57,9 +57,9 @@ def test_the_value_of_an_image_does_not_depend_on_its_batch(
 
 @pairs
 def test_one_reference_serves_a_batch(make: Callable[..., PairLoss], x: Tensor, y: Tensor) -> None:
-    one = y[:1]
-    torch.testing.assert_close(make()(x, one), make()(x, one.expand(3, -1, -1, -1)))
-    torch.testing.assert_close(make(one)(x), make()(x, one))
+    reference = y[:1]
+    torch.testing.assert_close(make()(x, reference), make()(x, reference.expand(3, -1, -1, -1)))
+    torch.testing.assert_close(make(reference)(x), make()(x, reference))
 
 
 @pairs

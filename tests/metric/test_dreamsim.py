@@ -71,7 +71,7 @@ def test_gradient_can_be_differentiated_again(metric: DreamSim) -> None:
     assert torch.autograd.gradgradcheck(lambda x: metric(x, y), x, fast_mode=True)
 
 
-def test_an_image_does_not_see_the_rest_of_its_batch(metric: DreamSim) -> None:
+def test_the_distance_of_an_image_does_not_depend_on_its_batch(metric: DreamSim) -> None:
     x, y = pair(3)
     alone = torch.cat([metric(x[i : i + 1], y[i : i + 1]) for i in range(3)])
     assert torch.allclose(metric(x, y), alone, atol=TOLERANCE[torch.float32])
@@ -166,7 +166,7 @@ def test_weights_are_frozen_and_get_no_gradient(metric: DreamSim) -> None:
 
 def test_bad_images_are_refused_with_a_cure(metric: DreamSim, unchecked: None) -> None:
     x, y = pair()
-    for bad, error, message in (
+    for wrong_image, error, message in (
         (x * 2 - 1, ValueError, r"x must lie in \[0, 1\], got \[-1.00, 1.00\]; use \(x \+ 1\) / 2 for images in"),
         (x * 255, ValueError, "use x / 255"),
         (x[0], ValueError, r"use x.unsqueeze\(0\)"),
@@ -179,7 +179,7 @@ def test_bad_images_are_refused_with_a_cure(metric: DreamSim, unchecked: None) -
         (x.to("meta"), ValueError, "must be on one device, got meta and cpu"),
     ):
         with pytest.raises(error, match=message):
-            metric(bad, y)
+            metric(wrong_image, y)
     with pytest.raises(ValueError, match=r"the reference must lie in \[0, 1\]"):
         metric.target(y * 2 - 1)
     with pytest.raises(ValueError, match="unknown variant 'ensemble_v2'; known: clip_vitb32, dino_vitb16, "):

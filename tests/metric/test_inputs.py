@@ -1,4 +1,4 @@
-"""Wrong images are refused with what to do, wherever images go in."""
+"""All functions that take images refuse wrong ones with an error that says what to do."""
 
 from __future__ import annotations
 

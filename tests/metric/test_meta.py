@@ -30,7 +30,7 @@ MAKERS: dict[str, Callable[[], DreamSim]] = {
 
 
 @pytest.mark.parametrize("make", MAKERS)
-def test_every_way_of_making_one_gives_shapes(make: str) -> None:
+def test_every_way_of_making_a_metric_on_the_meta_device_gives_shapes(make: str) -> None:
     metric = MAKERS[make]()
     assert {tensor.device.type for tensor in (*metric.parameters(), *metric.buffers())} == {"meta"}
     assert metric(torch.rand(2, 3, 40, 30, device="meta"), torch.rand(1, 3, 8, 8, device="meta")).shape == (2,)

@@ -73,7 +73,7 @@ def test_moving_a_target_leaves_the_metric_and_its_siblings(
         lambda module: module.zero_grad(),
     ],
 )
-def test_what_moves_nothing_changes_nothing(
+def test_a_change_without_effect_on_the_weights_changes_nothing(
     change: Callable[[nn.Module], object], metric: DreamSim, image: torch.Tensor
 ) -> None:
     target = metric.target(image[:1])

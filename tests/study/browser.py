@@ -80,7 +80,7 @@ class Session:
         self.click("#begin button")
 
     def asked(self, trial: str) -> None:
-        """Wait until this trial is asked, and as long as nobody can have judged."""
+        """Wait until the page asks this trial, and then for the shortest time in which a person could answer."""
         self.until(
             lambda: self.run("[document.body.dataset.state, document.body.dataset.trial].join()") == f"asking,{trial}",
             f"trial {trial}",

@@ -21,7 +21,7 @@ def test_votes_for_two_units_never_differ_by_more_than_one(count: int, trials: i
     blocks = assign(count, 40, trials, seed=3)
     votes = Counter({i: 0 for i in range(count)})
     for block in blocks:
-        assert len(set(block)) == len(block) == trials  # nobody sees a unit twice
+        assert len(set(block)) == len(block) == trials  # no participant sees a unit twice
         votes.update(block)
         assert max(votes.values()) - min(votes.values()) <= 1
 
@@ -33,23 +33,23 @@ def test_assignment_is_random_and_not_in_the_order_of_the_folders() -> None:
 
 
 @pytest.mark.parametrize("mode", ["2afc", "jnd"])
-def test_the_same_seed_gives_the_same_study_and_another_another(mode: Mode) -> None:
-    def made(seed: int, participants: int = 4) -> list[list[Trial]]:
+def test_the_same_seed_gives_the_same_study_and_another_seed_another_study(mode: Mode) -> None:
+    def study_of(seed: int, participants: int = 4) -> list[list[Trial]]:
         return design(UNITS, ["r0", "r1"], mode=mode, participants=participants, trials=9, repeats=2, seed=seed)
 
-    assert made(1) == made(1) != made(2)
-    assert made(1, 9)[:4] == made(1)
+    assert study_of(1) == study_of(1) != study_of(2)
+    assert study_of(1, 9)[:4] == study_of(1)
 
 
 def test_every_two_successive_votes_for_a_unit_show_it_both_ways_round() -> None:
-    shown: dict[tuple[str, frozenset[str]], list[str]] = {}
+    left_methods: dict[tuple[str, frozenset[str]], list[str]] = {}
     for trial in pairs(design(UNITS, ["r0"], participants=48, trials=10, seed=5)):
-        shown.setdefault(unit(trial), []).append(trial.left)
-    assert {len(lefts) for lefts in shown.values()} == {20}
-    for lefts in shown.values():
+        left_methods.setdefault(unit(trial), []).append(trial.left)
+    assert {len(lefts) for lefts in left_methods.values()} == {20}
+    for lefts in left_methods.values():
         assert all(lefts[i] != lefts[i + 1] for i in range(0, 20, 2))
         assert any(lefts[i] == lefts[i + 1] for i in range(1, 19, 2))  # not merely alternating
-    first = [lefts[0] == min(name) for (_, name), lefts in shown.items()]
+    first = [lefts[0] == min(name) for (_, name), lefts in left_methods.items()]
     assert 0 < sum(first) < len(first)
 
 
@@ -98,7 +98,7 @@ def test_half_of_the_catch_trials_of_jnd_are_identical_pairs() -> None:
             assert {trial.left, trial.right} == ({TARGET} if trial.answer == "same" else {TARGET, DEGRADED})
 
 
-def test_ids_are_unique_and_say_nothing_but_the_place() -> None:
+def test_ids_state_only_participant_and_position() -> None:
     blocks = design(UNITS, ["r0"], participants=3, trials=6, repeats=2, catch=2)
     assert [trial.id for trial in blocks[1]] == [f"p2t{i}" for i in range(1, 11)]
     assert [trial.position for trial in blocks[2]] == list(range(1, 11))
@@ -114,6 +114,6 @@ def test_ids_are_unique_and_say_nothing_but_the_place() -> None:
         ({"participants": 0}, "participants and trials must be at least 1"),
     ],
 )
-def test_numbers_that_cannot_be_are_refused(numbers: dict[str, int], message: str) -> None:
+def test_impossible_numbers_are_refused(numbers: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         design(UNITS, ["r0"], **{"participants": 4, "trials": 9, **numbers})

@@ -23,7 +23,7 @@ ODD = ("100%.png", "<b>&amp;.png", "naïve 図.png", "two\nlines.png")
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Six references; the name of one is not UTF-8, and those of four are special in HTML, URLs or tables."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DREAMSIM_GUIDANCE_CACHE", str(tmp_path / "cache"))
@@ -45,7 +45,7 @@ def judged(folder: str = "judged") -> Path:
     return Path(folder)
 
 
-def test_a_study_is_made_kept_and_read_again(here: Path) -> None:
+def test_a_study_is_made_kept_and_read_again(workdir: Path) -> None:
     folder = judged()
     study = read_record("study")
     assert BYTES in {trial.reference for trial in study.trials.values()}
@@ -58,7 +58,7 @@ def test_a_study_is_made_kept_and_read_again(here: Path) -> None:
     json.loads((folder / "report.json").read_text(encoding="utf-8"))
 
 
-def test_every_output_of_an_evaluation_is_utf8(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_output_of_an_evaluation_is_utf8(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs the commands with a strict UTF-8 stdout, as that of a process whose output another program reads."""
     os.rename(judged(), os.fsdecode(b"judg\xe9"))
     for words, page in (
@@ -86,7 +86,7 @@ def test_every_output_of_an_evaluation_is_utf8(here: Path, monkeypatch: pytest.M
     json.loads(Path("results/reconstructions.json").read_text(encoding="utf-8"))
 
 
-def test_a_missing_partner_is_told_with_an_escaped_name(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_partner_is_reported_with_an_escaped_name(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("grainy", f"{BYTES}.png").unlink()
     assert main(["study", "make", "targets", *METHODS, "--to", "study"]) == 0
     assert r"missing in grainy: caf\xe9 50%" in capsys.readouterr().err
@@ -94,7 +94,7 @@ def test_a_missing_partner_is_told_with_an_escaped_name(here: Path, capsys: pyte
     assert r"missing in grainy: caf\xe9 50%" in capsys.readouterr().err
 
 
-def test_a_method_has_a_name_that_can_be_written(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_method_has_a_name_that_can_be_written(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     os.rename("grainy", os.fsdecode(b"gr\xe9y"))
     words = ("targets", "coarse", os.fsdecode(b"gr\xe9y"), "--to", "study")
     done = subprocess.run([sys.executable, "-m", "dreamsim_guidance", "study", "make", *words], capture_output=True)
@@ -110,7 +110,7 @@ def test_texts_that_people_read_are_unicode(field: str) -> None:
         Page(**{field: "caf\udce9"})
 
 
-def test_names_are_encoded_without_a_collision() -> None:
+def test_different_names_have_different_encodings() -> None:
     names = ["caf\udce9", "caf%E9", "caf%25E9", "%\udce9", "%%E9", "a\nb", "a%0Ab", "café", "100%"]
     texts = [encoded(name) for name in names]
     assert texts == ["caf%E9", "caf%25E9", "caf%2525E9", "%%E9", "%%25E9", "a%0Ab", "a%250Ab", "café", "100%"]

@@ -110,14 +110,14 @@ def test_sessions_with_mouse_keys_and_finger_become_the_judgments_that_were_clic
     study = make_study("targets", METHODS, "study", participants=2, catch=1, repeats=1, seed=1, progress=False).study
     count = len(study.blocks[0])
 
-    # a desk, from the file system: mouse and keys in turn, an answer taken back, a reload in the middle
+    # a desktop with the page opened as a file: mouse and keys alternate, one answer is undone, and the page is reloaded once
     desk, block, chosen = sessions(), study.blocks[0], sides(study, 1)
     desk.begin((folders / "study" / "index.html").as_uri() + "?p=1")
     for i, (trial, side) in enumerate(zip(block, chosen, strict=True)):
         if i == 2:
-            desk.answer(trial.id, 1 - side, study.choices)  # a mistake,
+            desk.answer(trial.id, 1 - side, study.choices)  # a wrong answer,
             desk.asked(block[3].id)
-            desk.press(Keys.BACKSPACE)  # taken back
+            desk.press(Keys.BACKSPACE)  # which is undone
         if i == 5:
             desk.answer(trial.id, 1 - side, study.choices)
             desk.asked(block[6].id)
@@ -221,7 +221,7 @@ LAYOUT = """(() => {
 
 
 @pytest.mark.parametrize("phone", [False, True])
-def test_everything_is_in_sight_large_enough_loaded_ahead_and_says_nothing(
+def test_pictures_and_buttons_are_visible_large_and_preloaded_and_reveal_no_method(
     folders: Path, sessions: Callable[..., Session], served: str, phone: bool
 ) -> None:
     study = make_study("targets", METHODS, "study", participants=2, progress=False).study
@@ -245,7 +245,7 @@ def test_everything_is_in_sight_large_enough_loaded_ahead_and_says_nothing(
         person.answer(trial.id, 0, study.choices)
 
 
-def test_a_number_is_proposed_and_one_that_is_not_there_is_refused(
+def test_a_participant_number_is_proposed_and_an_unknown_one_is_refused(
     folders: Path, sessions: Callable[..., Session]
 ) -> None:
     study = make_study("targets", METHODS, "study", participants=4, progress=False).study

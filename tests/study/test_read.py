@@ -60,7 +60,7 @@ def test_one_persons_winners_are_read_as_one_vote_each(study: Study) -> None:
     assert main(["evaluate", "out", "--metric", "mse"]) == 0
 
 
-def test_repeated_trials_are_no_votes_and_tell_consistency(study: Study) -> None:
+def test_repeated_trials_are_no_votes_but_measure_consistency(study: Study) -> None:
     def moody(trial: Trial) -> str:
         return "left" if trial.kind == "repeat" else answer(trial)
 
@@ -73,7 +73,7 @@ def test_repeated_trials_are_no_votes_and_tell_consistency(study: Study) -> None
     assert {row["left_vote"] for row in rows(Path("out/data.csv"))} == {"1.0"}
 
 
-def wrong(first: int) -> Callable[[Trial], str]:
+def failing_catch_trials(first: int) -> Callable[[Trial], str]:
     """A person who answers the first `first` catch trials wrongly."""
     left = [first]
 
@@ -87,7 +87,7 @@ def wrong(first: int) -> Callable[[Trial], str]:
 
 
 def test_people_who_fail_catch_trials_are_left_out_by_name(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
-    files = [write_json(Path(f"{p}.json"), study, p, f"s{p}", votes(study, p, wrong(p))) for p in (1, 2)]
+    files = [write_json(Path(f"{p}.json"), study, p, f"s{p}", votes(study, p, failing_catch_trials(p))) for p in (1, 2)]
     assert main(["study", "read", "study", *map(str, files), "--to", "out"]) == 0
     out = capsys.readouterr().out
     assert "participant 1 (s1): 9 votes, catch 4/5, repeats 3/3" in out
@@ -112,7 +112,7 @@ def test_inconsistent_people_are_left_out_if_asked_for(study: Study) -> None:
     assert all(person.kept for person in read_study("study", [steady, sided], "both").people)
 
 
-def test_who_has_answered_no_catch_trial_is_left_out(study: Study) -> None:
+def test_a_person_who_answered_no_catch_trial_is_left_out(study: Study) -> None:
     answers = [row for row in votes(study, 1) if study.trials[str(row["trial"])].kind != "catch"]
     with pytest.raises(ValueError, match=r"no votes are left \(participant 1: answered no catch trial\); nothing was"):
         read_study("study", [write_csv(Path("1.csv"), study, 1, "s", answers)], "out")
@@ -170,7 +170,7 @@ def test_jnd_votes_become_shares_of_same(tmp_path: Path, monkeypatch: pytest.Mon
     assert (outcome.votes, outcome.judged) == (18, 9)
     judgments = read_nights_jnd("out")
     grainy = ["grainy" in str(judgments.images[b]) for b in judgments.b]
-    assert judgments.share_same.tolist() == [0.5 if one else 0.0 for one in grainy] and sum(grainy) == 3
+    assert judgments.share_same.tolist() == [0.5 if is_grainy else 0.0 for is_grainy in grainy] and sum(grainy) == 3
     assert set(judgments.votes.tolist()) == {2.0}
     assert {row["method"] for row in rows(Path("out/jnd_votes.csv"))} == set(METHODS)
 
@@ -189,7 +189,7 @@ def changed(name: str, value: Any, place: int = 0) -> Callable[[list[dict[str, A
         (changed("milliseconds", "soon"), "line 2: milliseconds must be a number, got 'soon'"),
     ],
 )
-def test_odd_votes_are_refused_with_their_line(
+def test_malformed_votes_are_refused_with_their_line(
     study: Study, change: Callable[[list[dict[str, Any]]], list[dict[str, Any]]], message: str
 ) -> None:
     file = write_csv(Path("1.csv"), study, 1, "s", change(votes(study, 1)))

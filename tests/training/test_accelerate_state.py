@@ -61,7 +61,7 @@ def test_an_accelerator_made_before_keeps_all_its_settings(train: Callable[..., 
     assert not theirs.sync_gradients
     assert dtype_inside(theirs) == torch.bfloat16
     states = torch.load(checkpoint)["optimiser"]["state"]
-    assert all(float(state["step"]) == 2 for state in states.values())  # the caller's accumulation skipped none of ours
+    assert all(float(state["step"]) == 2 for state in states.values())  # the caller's accumulation skipped no step
     with pytest.raises(ValueError, match="the loss became"):
         train("failed", optimiser=Optimiser(learning_rate=1e30), precision="no")
     assert theirs.mixed_precision == Accelerator().mixed_precision == "bf16"

@@ -45,7 +45,7 @@ def test_settings_that_make_no_sense_are_refused(
         (lambda: Augmentation(crop=2.0), "crop is a share of the area"),
     ],
 )
-def test_odd_parts_of_a_run_are_refused(build: Callable[[], Any], message: str, unchecked: None) -> None:
+def test_impossible_parts_of_a_run_are_refused(build: Callable[[], Any], message: str, unchecked: None) -> None:
     with pytest.raises(ValueError, match=message):
         build()
 

@@ -18,7 +18,7 @@ def test_the_hinge_is_the_originals_formula() -> None:
     torch.testing.assert_close(loss("hinge")[:2], expected)
 
 
-def test_equal_votes_pull_half_each_way() -> None:
+def test_the_hinge_of_equal_votes_is_the_mean_of_both_sides() -> None:
     z = float(D_A[2] - D_B[2])
     assert float(loss("hinge")[2]) == pytest.approx(0.5 * (max(0, 0.05 - z) + max(0, 0.05 + z)))
 

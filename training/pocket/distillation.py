@@ -132,10 +132,10 @@ class DistillationLearner(Learner):
         """The two drawings of each scene, and two crops of each photograph."""
         crops = self.photograph_crops if self.photographs else 0
         chosen = easy_first(len(self.pictures), progress, self.batch - crops, generator)
-        which = torch.randint(max(1, len(self.photographs)), (crops,), generator=generator).tolist()
+        indices = torch.randint(max(1, len(self.photographs)), (crops,), generator=generator).tolist()
         size = self.pictures.shape[-1]
         first, second = (
-            torch.cat([drawings, *(random_crop(self.photographs[i], size, generator) for i in which)])
+            torch.cat([drawings, *(random_crop(self.photographs[i], size, generator) for i in indices)])
             for drawings in (self.pictures[chosen].float() / 255).unbind(1)
         )
         return first, second

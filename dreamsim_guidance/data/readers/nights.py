@@ -1,7 +1,7 @@
 """NIGHTS: triplets of a picture and two generated variations of it, and which variation people found nearer.
 
 Three sets: the 20,019 triplets on which people agreed, on which DreamSim was trained; all 100,000 triplets before that filter;
-and votes on whether a variation can be told from its reference at a glance.
+and votes on whether a variation can be distinguished from its reference at a glance.
 
 Where: `dreamsim-guidance data nights --to DIR` downloads them from the authors' server, https://data.csail.mit.edu/nights.
 Licence: the repository that describes and fetches them, https://github.com/ssundaram21/dreamsim, is under MIT; the

@@ -83,8 +83,8 @@ def recognise(path: Path | str) -> str:
         return "nights"
     if len(kinds) == 1:
         return kinds[0]
-    looks = f"looks like several of them ({', '.join(kinds)})" if kinds else "looks like none of them"
-    raise ValueError(f"'{path}' {looks}; say which kind it is, one of {', '.join(KINDS)}.")
+    description = f"looks like several of them ({', '.join(kinds)})" if kinds else "looks like none of them"
+    raise ValueError(f"'{path}' {description}; say which kind it is, one of {', '.join(KINDS)}.")
 
 
 def _of_folder(folder: Path) -> list[str]:

@@ -124,9 +124,11 @@ def _claim(folder: Path, settings: SceneSet) -> None:
     required = json.loads(json.dumps(required))
     file = folder / _SETTINGS
     if not file.is_file():
-        if others := sorted(p.name for p in folder.iterdir() if not p.name.startswith(("scene_set.", ".scene_set-"))):
+        if other_files := sorted(
+            p.name for p in folder.iterdir() if not p.name.startswith(("scene_set.", ".scene_set-"))
+        ):
             raise ValueError(
-                f"'{folder}' holds something other than a scene set ('{others[0]}'); give an empty folder."
+                f"'{folder}' holds something other than a scene set ('{other_files[0]}'); give an empty folder."
             )
         with writing(file, _PART) as part:
             part.write_text(json.dumps(required, indent=2) + "\n", encoding="utf-8")
@@ -147,8 +149,12 @@ def _claim(folder: Path, settings: SceneSet) -> None:
 
 def _pictures(i: int) -> tuple[str, str, str]:
     """The files of the reference, a and b, relative to the folder."""
-    thousand, rest = f"{i // 1000:03d}", f"{i % 1000:03d}"
-    return f"ref/{thousand}/{rest}.png", f"distort/{thousand}/{rest}_0.png", f"distort/{thousand}/{rest}_1.png"
+    thousand, remainder = f"{i // 1000:03d}", f"{i % 1000:03d}"
+    return (
+        f"ref/{thousand}/{remainder}.png",
+        f"distort/{thousand}/{remainder}_0.png",
+        f"distort/{thousand}/{remainder}_1.png",
+    )
 
 
 def _share(votes: int, people: int) -> float | int:

@@ -64,10 +64,10 @@ class EmbeddingCache:
         names = [os.path.abspath(file) for file in files]
         status = [_status(file) for file in files]
         new = [i for i, name in enumerate(names) if status[i] is None or self._known.get(name, (0,))[:2] != status[i]]
-        others = set(differing([files[i] for i in new], workers or None, progress and len(new) > _FEW))
+        differing_files = set(differing([files[i] for i in new], workers or None, progress and len(new) > _FEW))
         with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
             for i, digest in zip(new, pool.map(sha256, [files[i] for i in new]), strict=True):
-                self._known[names[i]] = (*(status[i] or (-1, -1)), digest, files[i] in others)
+                self._known[names[i]] = (*(status[i] or (-1, -1)), digest, files[i] in differing_files)
         if new:
             self._write_index({names[i]: self._known[names[i]] for i in new})
         warn_of_reading([file for file, name in zip(files, names, strict=True) if self._known[name][3]], reading)

@@ -78,15 +78,15 @@ class PairMetric:
         return values[[place[pair] for pair in ordered]]
 
     def _share(self, distinct: Sequence[tuple[Path, Path]], progress: bool, share: range) -> NDArray[np.float64]:
-        mine = [distinct[i] for i in share]
-        distances = np.empty(len(mine))
-        with tqdm(total=len(mine), desc=self.name, unit="pair", disable=not progress) as bar:
+        own_pairs = [distinct[i] for i in share]
+        distances = np.empty(len(own_pairs))
+        with tqdm(total=len(own_pairs), desc=self.name, unit="pair", disable=not progress) as bar:
             finished = 0
-            for items in in_order(_Pairs(mine, self.size, self.reading), self.batch, self.workers):
+            for items in in_order(_Pairs(own_pairs, self.size, self.reading), self.batch, self.workers):
                 for shape in dict.fromkeys(a.shape for a, _ in items):
                     chosen = [i for i, (a, _) in enumerate(items) if a.shape == shape]
                     a, b = (torch.stack([items[i][side] for i in chosen]) for side in (0, 1))
-                    distances[[finished + i for i in chosen]] = self._values(a, b, mine[finished + chosen[0]])
+                    distances[[finished + i for i in chosen]] = self._values(a, b, own_pairs[finished + chosen[0]])
                 finished += len(items)
                 bar.update(len(items))
         return distances

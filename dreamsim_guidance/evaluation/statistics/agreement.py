@@ -83,13 +83,15 @@ def _columns(**columns: ArrayLike) -> list[NDArray[np.float64]]:
     shapes = {name: array.shape for name, array in arrays.items()}
     if len(set(shapes.values())) > 1 or any(len(shape) != 1 or shape[0] == 0 for shape in shapes.values()):
         raise ValueError(f"arrays of one length, at least 1, are needed, got {shapes}.")
-    if bad := [name for name, array in arrays.items() if np.isnan(array).any()]:
-        raise ValueError(f"{bad[0]} has NaN at {int(np.isnan(arrays[bad[0]]).argmax())}; leave those triplets out.")
+    if with_nan := [name for name, array in arrays.items() if np.isnan(array).any()]:
+        raise ValueError(
+            f"{with_nan[0]} has NaN at {int(np.isnan(arrays[with_nan[0]]).argmax())}; leave those triplets out."
+        )
     return list(arrays.values())
 
 
 def _check_votes(n_a: NDArray[np.float64], n_b: NDArray[np.float64]) -> None:
-    wrong = (n_a < 0) | (n_b < 0) | (n_a + n_b <= 0)
-    if wrong.any():
-        i = int(wrong.argmax())
+    invalid = (n_a < 0) | (n_b < 0) | (n_a + n_b <= 0)
+    if invalid.any():
+        i = int(invalid.argmax())
         raise ValueError(f"a triplet needs votes, none of them negative, got {n_a[i]:g} and {n_b[i]:g} at {i}.")

@@ -31,7 +31,7 @@ class DPS(Method):
     """Follow the gradient of the clean estimate's loss through the denoiser.
 
     strength: nats per unit of loss and element.
-    cap: bound of a move in units of the noise level; None for none, as exact comparisons need.
+    cap: bound of a move in units of the noise level; None for no bound, as exact comparisons need.
     Cost of a step: one backward pass of the denoiser, and one forward and backward pass of the decoder.
     """
 

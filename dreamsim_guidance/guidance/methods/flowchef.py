@@ -29,7 +29,7 @@ class FlowChef(Method):
 
     strength: of a move, in noise levels per unit of n * gradient, as for `MPGD`.
     iterations: number of gradient steps, each with a forward and backward pass of the decoder.
-    cap: bound of each move in units of the noise level; None for none.
+    cap: bound of each move in units of the noise level; None for no bound.
     """
 
     strength: int | float = 0.005

@@ -31,7 +31,7 @@ class LGD(Method):
     strength: nats per unit of loss and element.
     samples: k, the number of noisy copies; each costs one forward and backward pass of the decoder.
     spread: factor on the paper's r; 0 makes it DPS.
-    cap: bound of a move in units of the noise level; None for none.
+    cap: bound of a move in units of the noise level; None for no bound.
     """
 
     strength: int | float = 0.03

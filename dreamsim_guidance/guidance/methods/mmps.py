@@ -34,7 +34,7 @@ class MMPS(Method):
     strength: nats per unit of loss and element.
     solves: steps of GMRES; each costs a backward pass of the denoiser and two forward and backward passes of the decoder. The
         solution is exact after as many steps as the loss's curvature has directions.
-    cap: bound of a move in units of the noise level; None for none, as exact comparisons need.
+    cap: bound of a move in units of the noise level; None for no bound, as exact comparisons need.
     """
 
     strength: int | float = 0.03
@@ -75,11 +75,13 @@ def _gmres(operator: Callable[[Tensor], Tensor], b: Tensor, steps: int) -> Tenso
                 share = dot(w, v)
                 hessenberg[:, i, k] += share.flatten()
                 w = w - share * v
-        rest = length(w)
-        hessenberg[:, k + 1, k] = rest.flatten()
-        # once all directions are used, the rest has length zero: a zero vector in the basis changes nothing
+        residual = length(w)
+        hessenberg[:, k + 1, k] = residual.flatten()
+        # once all directions are used, the residual has length zero: a zero vector in the basis changes nothing
         basis.append(
-            torch.where(rest > 1e-6 * hessenberg[:, :, k].norm(dim=1).view_as(rest), w / rest.clamp_min(1e-30), 0.0)
+            torch.where(
+                residual > 1e-6 * hessenberg[:, :, k].norm(dim=1).view_as(residual), w / residual.clamp_min(1e-30), 0.0
+            )
         )
     goal = torch.zeros(len(b), steps + 1, 1, dtype=b.dtype, device=b.device)
     goal[:, 0] = size.view(-1, 1)

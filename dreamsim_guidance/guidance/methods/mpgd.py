@@ -37,7 +37,7 @@ class MPGD(Method):
         as a classifier's, needs about 1.
     rule: "trust" (bounded by the noise level), "raw" (unbounded), "rms" (the paper's code: constant length, divided by
         the share of signal).
-    cap: the trust region's radius in units of the noise level; None for none, as with "raw".
+    cap: the trust region's radius in units of the noise level; None for no bound, as with "raw".
     Cost of a step: one forward and backward pass of the decoder.
     """
 

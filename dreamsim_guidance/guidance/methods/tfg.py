@@ -40,7 +40,7 @@ class TFG(Method):
     sigma: noise of the smoothed loss in units of the noise level, with `samples` draws; 0 for the loss itself.
     iterations: gradient steps of the second move. recurrence: how often each step is made.
     rho_course, mu_course: how the factors change over the run, "constant", "increase" or "decrease", each with mean 1.
-    cap: bound of each move in units of the noise level; None for none.
+    cap: bound of each move in units of the noise level; None for no bound.
     Cost of a step: `recurrence` times a forward pass of the denoiser, a backward pass if rho > 0, and `samples` x (1 +
     `iterations`) forward and backward passes of the decoder.
     """

@@ -28,7 +28,7 @@ class UniversalGuidance(Method):
     strength: of the forward part, in nats per unit of loss and element.
     backward: of each backward step, as a factor on the strength. backward_steps: their number, at least 0.
     recurrence: how often each step is made, at least 1.
-    cap: bound of each part's move in units of the noise level; None for none.
+    cap: bound of each part's move in units of the noise level; None for no bound.
     Cost of a step: `recurrence` forward and backward passes of the denoiser, each with `backward_steps` + 1 of the decoder.
     """
 

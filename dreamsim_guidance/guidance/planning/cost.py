@@ -120,10 +120,10 @@ class Meter(TorchDispatchMode):
         kwargs = kwargs or {}
         inputs = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         for tensor in inputs:
-            self._watch(tensor, own=False)
+            self._watch(tensor, allocated=False)
         out = func(*args, **kwargs)
         outputs = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
-        fresh = [self._watch(tensor, own=True) for tensor in outputs]
+        fresh = [self._watch(tensor, allocated=True) for tensor in outputs]
         packet = func._overloadpacket
         formula = flop_registry.get(packet) or flop_registry.get(SAME_SHAPES.get(packet))
         flops = formula(*args, **kwargs, out_val=out) if formula is not None else 0
@@ -133,13 +133,13 @@ class Meter(TorchDispatchMode):
             self.seconds += self.machine.seconds(float(flops), float(traffic))
         return out
 
-    def _watch(self, tensor: Tensor, own: bool) -> bool:
-        """Follow a tensor's storage and return whether it is new. own: count its bytes, as allocated in the block."""
+    def _watch(self, tensor: Tensor, allocated: bool) -> bool:
+        """Follow a tensor's storage and return whether it is new. allocated: in the block, so its bytes count."""
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key in self._watched:
             return False
-        size = storage.nbytes() if own else 0
+        size = storage.nbytes() if allocated else 0
         self._watched[key] = weakref.ref(storage, partial(self._forget, key, size))
         self.live += size
         self.peak = max(self.peak, self.live)

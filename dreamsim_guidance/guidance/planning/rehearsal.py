@@ -115,11 +115,11 @@ class Rehearsal(Visitor, Visit):
     def denoise(self, machine: Machine, graph: bool = False, checkpointing: bool = False) -> tuple[Cost, Cost]:
         """Cost of the networks of one step, and of the backward pass through them to the state, if their `graph` is kept."""
         # results of networks, by the ids of the tensors that stand for them in the pipeline
-        made: dict[int, Tensor] = {}
+        results: dict[int, Tensor] = {}
         states: list[Tensor] = []
 
         def shape(tensor: Tensor) -> Tensor:
-            return made.pop(id(tensor)) if id(tensor) in made else as_fake(tensor, self.mode)
+            return results.pop(id(tensor)) if id(tensor) in results else as_fake(tensor, self.mode)
 
         def state(tensor: Tensor) -> Tensor:
             states.append(shape(tensor).detach().requires_grad_(graph))
@@ -138,10 +138,10 @@ class Rehearsal(Visitor, Visit):
                 first[key] = mapped(first[key], state)
                 arguments, keywords = mapped((arguments, keywords), shape)
                 result = call.network(*arguments, **keywords)
-                made.update(zip(_identities(call.result), _tensors(result), strict=True))
+                results.update(zip(_identities(call.result), _tensors(result), strict=True))
                 del arguments, keywords, first, result
             forward = meter.cost
-            ends = [tensor for tensor in made.values() if tensor.requires_grad]
+            ends = [tensor for tensor in results.values() if tensor.requires_grad]
             if not ends:
                 return forward, Cost()
             # a method may pull back several gradients, so the graph stays

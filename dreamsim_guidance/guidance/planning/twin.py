@@ -47,44 +47,44 @@ def twin_of(module: nn.Module, mode: FakeTensorMode, listener: Listener | None =
     return twin
 
 
-def twin_of_object(thing: Any, mode: FakeTensorMode) -> Any:
+def twin_of_object(owner: Any, mode: FakeTensorMode) -> Any:
     """A deep copy whose tensors are fake and on the CPU."""
     memo: dict[int, Any] = {}
     with mode:
-        for tensor in tensors_in(thing):
+        for tensor in tensors_in(owner):
             fake = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
             memo[id(tensor)] = nn.Parameter(fake, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else fake
-        return copy.deepcopy(thing, memo)
+        return copy.deepcopy(owner, memo)
 
 
-def tensors_in(thing: Any) -> Iterator[Tensor]:
+def tensors_in(owner: Any) -> Iterator[Tensor]:
     """All tensors that belong to an object, also through containers, closures, partial functions and attributes."""
     seen: set[int] = set()
-    waiting = [thing]
+    waiting = [owner]
     while waiting:
-        thing = waiting.pop()
-        if id(thing) in seen or isinstance(thing, _OPAQUE):
+        owner = waiting.pop()
+        if id(owner) in seen or isinstance(owner, _OPAQUE):
             continue
-        seen.add(id(thing))
-        if isinstance(thing, Tensor):
-            yield thing
-        elif isinstance(thing, dict):
-            waiting += list(thing.values())
-        elif isinstance(thing, list | tuple | set):
-            waiting += list(thing)
-        elif isinstance(thing, functools.partial):
-            waiting += [thing.func, thing.args, thing.keywords]
-        elif isinstance(thing, types.MethodType):
-            waiting.append(thing.__self__)
-        elif isinstance(thing, types.FunctionType):
-            waiting += [cell.cell_contents for cell in thing.__closure__ or () if _filled(cell)]
-        elif hasattr(thing, "__dict__"):
-            waiting.append(vars(thing))
+        seen.add(id(owner))
+        if isinstance(owner, Tensor):
+            yield owner
+        elif isinstance(owner, dict):
+            waiting += list(owner.values())
+        elif isinstance(owner, list | tuple | set):
+            waiting += list(owner)
+        elif isinstance(owner, functools.partial):
+            waiting += [owner.func, owner.args, owner.keywords]
+        elif isinstance(owner, types.MethodType):
+            waiting.append(owner.__self__)
+        elif isinstance(owner, types.FunctionType):
+            waiting += [cell.cell_contents for cell in owner.__closure__ or () if _filled(cell)]
+        elif hasattr(owner, "__dict__"):
+            waiting.append(vars(owner))
 
 
-def bytes_of(*things: Any) -> int:
+def bytes_of(*owners: Any) -> int:
     """Bytes of all tensors that belong to these objects, each storage once."""
-    storages = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors_in(things)}
+    storages = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors_in(owners)}
     return sum(storages.values())
 
 

@@ -77,7 +77,7 @@ def test_the_originals_splits(tmp_path: Path) -> None:
         ({"split": "val"}, "no judgments of split 'train' .* its splits: val"),
     ],
 )
-def test_odd_rows_are_refused_with_their_line(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+def test_malformed_rows_are_refused_with_their_line(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_nights(write(tmp_path, change), "train")
 

@@ -56,7 +56,7 @@ def change(root: Path, file: str, old: str, new: str) -> None:
         ("folder", "votes.csv", "dog.png", "../dog.png", "line 3: the path '../dog.png' leaves the folder"),
     ],
 )  # fmt: skip
-def test_odd_lines_are_refused_with_where_they_are(
+def test_malformed_lines_are_refused_with_file_and_line(
     tmp_path: Path, kind: str, file: str, old: str, new: str, message: str
 ) -> None:
     TREES[kind](tmp_path)
@@ -70,7 +70,7 @@ def test_odd_lines_are_refused_with_where_they_are(
     ("value", "message"),
     [(np.array([1.5]), "must lie in .0, 1., got 1.5"), (np.zeros(2), "must hold one number"), (None, "one number")],
 )
-def test_odd_shares_of_bapps_are_refused(tmp_path: Path, kind: str, value: Any, message: str) -> None:
+def test_impossible_shares_of_bapps_are_refused(tmp_path: Path, kind: str, value: Any, message: str) -> None:
     TREES[kind](tmp_path)
     file = next(tmp_path.rglob("*.npy"))
     file.write_bytes(b"") if value is None else np.save(file, value)

@@ -80,7 +80,7 @@ def test_the_file_of_votes_stands_for_its_folder(tmp_path: Path, kind: str, file
     assert read_judgments(tmp_path / file).images == read_judgments(tmp_path).images
 
 
-def test_what_cannot_be_told_is_an_error_with_the_kinds(tmp_path: Path) -> None:
+def test_a_set_that_is_not_recognised_is_an_error_that_lists_the_kinds(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"looks like none of them; say which kind it is, one of nights, .*, folder\."):
         read_judgments(tmp_path)
     with pytest.raises(ValueError, match="unknown kind 'NIGHTS'; known: nights, nights-unfiltered"):
@@ -109,7 +109,7 @@ def test_nights_sides_are_taken_as_the_file_has_them(tmp_path: Path) -> None:
     assert judgments.votes_a.tolist() == [7, 0] and judgments.group == ("imagenet", "other")
 
 
-def test_nights_unfiltered_counts_shares_and_leaves_out_what_nobody_saw(tmp_path: Path) -> None:
+def test_nights_unfiltered_counts_shares_and_leaves_out_triplets_without_votes(tmp_path: Path) -> None:
     nights_unfiltered(tmp_path)
     judgments = read_nights_unfiltered(tmp_path)
     assert judgments.votes_a.tolist() == [1, 1] and judgments.votes_b.tolist() == [3, 0]
@@ -212,7 +212,7 @@ def test_clic_may_have_a_header(tmp_path: Path) -> None:
     assert recognise(tmp_path) == "clic" and len(read_clic(tmp_path)) == 2
 
 
-def test_a_folder_of_ones_own(tmp_path: Path) -> None:
+def test_a_folder_of_a_users_judgments_is_read(tmp_path: Path) -> None:
     own_folder(tmp_path)
     judgments = read_own_folder(tmp_path)
     assert [path.relative_to(tmp_path).as_posix() for path in judgments.images[:3]] == [

@@ -81,5 +81,5 @@ def test_a_header_alone_is_a_table_without_rows(tmp_path: Path) -> None:
     assert rows(tmp_path / "t.csv", b"id,name") == []
 
 
-def test_columns_that_nobody_reads_may_occur_twice(tmp_path: Path) -> None:
+def test_unused_columns_may_occur_twice(tmp_path: Path) -> None:
     assert len(rows(tmp_path / "t.csv", b"id,name,,x,x\n1,a.png,,2,3\n")) == 1

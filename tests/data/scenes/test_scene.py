@@ -105,7 +105,7 @@ def test_distance_is_a_metric_in_the_unit_interval():
                 assert factor_distance(a, b) <= factor_distance(a, c) + factor_distance(c, b) + 1e-12
 
 
-def test_a_turn_by_its_symmetry_leaves_a_shape_alone():
+def test_rotating_a_shape_by_its_symmetry_changes_nothing():
     square = replace(PLAIN, shape="square", rotation=-0.125)
     assert factor_distance(square, replace(square, rotation=0.125)) == pytest.approx(0, abs=1e-12)
     assert factor_distance(square, replace(square, rotation=0.0)) > 0
@@ -113,7 +113,7 @@ def test_a_turn_by_its_symmetry_leaves_a_shape_alone():
     assert factor_distance(circle, replace(circle, rotation=0.7)) == 0
 
 
-def test_simplified_scenes_go_from_one_plain_thing_to_the_full_scene():
+def test_simplified_scenes_go_from_one_plain_object_to_the_full_scene():
     for scene in scenes(20):
         easy, full = simplify(scene, 0.0, scene_generator(0)), simplify(scene, 1.0, scene_generator(0))
         assert full == scene

@@ -144,7 +144,7 @@ def test_a_damaged_chunk_is_noticed_and_its_pictures_embedded_again(
     assert forwards() == 0
 
 
-def test_a_damaged_list_of_files_costs_reading_them(files: list[Path], cache: EmbeddingCache) -> None:
+def test_after_damage_to_the_list_of_files_they_are_read_again(files: list[Path], cache: EmbeddingCache) -> None:
     before = cache.digests(files, progress=False)
     for text in ("{", "[]", '{"x": 3}', json.dumps({str(files[0]): [1, 2, "zz"]})):
         (cache.folder / "files.json").write_text(text)
@@ -224,7 +224,7 @@ def test_a_killed_run_goes_on_where_it_was(
     )
 
 
-def test_embeddings_reach_the_disk_now_and_then(
+def test_embeddings_are_written_to_disk_periodically(
     metric: DreamSim, files: list[Path], cache: EmbeddingCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(embedding_metric, "_KEPT_IMAGES", 3)

@@ -71,9 +71,11 @@ def test_branches_of_several_sizes_squash_for_themselves(pairs: list[tuple[Path,
     first, second, _ = tiny_branches()
     mixed = DreamSim([first, replace(second, image_size=16)], pretrained=False)
     save_image(torch.rand(1, 3, 20, 30), tmp_path / "other.png")
-    mine = [*pairs, (pairs[0][0], tmp_path / "other.png")]
-    distances = file_metric(mixed, cache=False).distances(mine, progress=False)
-    whole = [[torch.from_numpy(np.array(Image.open(f))).permute(2, 0, 1)[None] / 255 for f in pair] for pair in mine]
+    all_pairs = [*pairs, (pairs[0][0], tmp_path / "other.png")]
+    distances = file_metric(mixed, cache=False).distances(all_pairs, progress=False)
+    whole = [
+        [torch.from_numpy(np.array(Image.open(f))).permute(2, 0, 1)[None] / 255 for f in pair] for pair in all_pairs
+    ]
     np.testing.assert_allclose(distances, [float(mixed(a, b)) for a, b in whole], atol=TOLERANCE[torch.float32])
 
 
@@ -94,7 +96,7 @@ def test_names_model_files_and_run_folders(metric: DreamSim, pairs: list[tuple[P
     )
 
 
-def test_a_callable_of_ones_own(pairs: list[tuple[Path, Path]], tmp_path: Path) -> None:
+def test_a_callable_is_a_metric(pairs: list[tuple[Path, Path]], tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("def red(x, y):\n    return (x[:, 0] - y[:, 0]).abs().mean((1, 2))\n")
     distances = load_metrics([f"{tmp_path}/mine.py:red"])[f"{tmp_path}/mine.py:red"].distances(pairs, False)
     batches: list[int] = []
@@ -136,7 +138,9 @@ def test_a_wrong_name_is_refused_at_once(
         (lambda x, y: (x - y).flatten(1).mean(1) / 0, "is not finite for '.*0.png' and '.*1.png'"),
     ],
 )
-def test_odd_answers_of_a_callable_are_refused(pairs: list[tuple[Path, Path]], answer: Any, message: str) -> None:
+def test_wrong_return_values_of_a_callable_are_refused(
+    pairs: list[tuple[Path, Path]], answer: Any, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         file_metric(answer, "mine").distances(pairs, False)
 

@@ -38,7 +38,7 @@ def test_pixel_metrics_are_their_formulas() -> None:
     assert psnr(x, x).tolist() == [-100, -100]
 
 
-def test_pictures_of_two_sizes_meet_at_the_smaller(tmp_path: Path) -> None:
+def test_pictures_of_two_sizes_are_compared_at_the_smaller_size(tmp_path: Path) -> None:
     a, b = tmp_path / "a.png", tmp_path / "b.png"
     save_image(torch.rand(1, 3, 40, 30), a)
     save_image(torch.rand(1, 3, 20, 50), b)

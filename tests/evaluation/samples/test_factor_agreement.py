@@ -112,7 +112,7 @@ def test_the_share_is_over_the_readable_factors(judge: SceneJudge) -> None:
     assert torch.equal(mean, factor_agreement(pictures(6), scenes(6)))
 
 
-def test_images_do_not_see_each_other(judge: SceneJudge) -> None:
+def test_the_result_of_an_image_does_not_depend_on_its_batch(judge: SceneJudge) -> None:
     images = pictures(4)
     assert torch.allclose(judge.features(images)[1:2], judge.features(images[1:2]), atol=1e-4)
 

@@ -87,7 +87,7 @@ UNDETERMINED = {
 
 
 @pytest.mark.parametrize("name", [name for name in UNDETERMINED if "step" not in name])
-def test_votes_that_leave_the_slope_open_are_told_apart(name: str) -> None:
+def test_votes_that_do_not_determine_the_slope_are_reported(name: str) -> None:
     curve = fitted(*UNDETERMINED[name])
     assert not curve.identified
     assert curve.slope_interval[0] == 0 or curve.slope_interval[1] == math.inf

@@ -57,7 +57,7 @@ def test_the_fraction_rule_is_the_originals_score(seed: int) -> None:
         ({"distance_a": [0.1]}, "arrays of one length"),
     ],
 )
-def test_odd_judgments_are_refused(changes: dict[str, object], message: str, unchecked: None) -> None:
+def test_impossible_judgments_are_refused(changes: dict[str, object], message: str, unchecked: None) -> None:
     whole = {"distance_a": [0.1, 0.2], "distance_b": [0.2, 0.1], "votes_a": [1, 1], "votes_b": [0, 1]}
     with pytest.raises(ValueError, match=message):
         credits(**{**whole, **changes})  # type: ignore[arg-type]

@@ -212,7 +212,7 @@ def test_only_factors_that_are_read_well_count():
     assert readable({**chance, "shape": 0.9, "count": 0.7}, chance) == ["shape"]
 
 
-def test_the_judge_s_scenes_are_its_own_and_of_both_kinds():
+def test_the_scenes_of_the_judge_are_of_two_kinds_and_not_those_of_the_pocket_models():
     scenes, pictures = judged_scenes(30, "train")
     assert pictures.shape == (30, 3, 32, 32)
     assert sum(scene.perspective == (0.0, 0.0) for scene in scenes) == 20

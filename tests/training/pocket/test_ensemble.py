@@ -39,7 +39,7 @@ def test_matching_rows_have_the_lowest_contrastive_loss():
     assert info_nce(u, u, torch.tensor(0.0), match) == pytest.approx(torch.tensor(6.0).log().item(), abs=1e-5)
 
 
-def test_soft_targets_are_met_by_embeddings_at_those_distances():
+def test_the_loss_with_soft_targets_is_zero_for_embeddings_at_those_distances():
     u = torch.nn.functional.normalize(torch.randn(6, 3), dim=1)
     targets = (4 * u @ u.T).softmax(-1)
     assert info_nce(u, u, torch.tensor(4.0), targets) == pytest.approx(0, abs=1e-6)
@@ -159,7 +159,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
         fit(learner(), FitSettings(3, 1e-3, 1, 0.0), 0, tmp_path / "x.pt")
 
 
-def test_balanced_branches_vary_as_was_asked():
+def test_balanced_branches_have_the_requested_spread():
     ensemble = Ensemble(small_branches()).eval()
     balance(ensemble, count=64, first=0.5)
     pictures = torch.cat([draw(sample_scene(scene_generator(i, "val"))) for i in range(64)])

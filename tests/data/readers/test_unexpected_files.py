@@ -1,4 +1,4 @@
-"""Anything may lie in a folder or be given in place of a set; it must not cause a crash, a wait, or high memory use."""
+"""Files of any kind, in a folder or in place of a set, cause no crash, no wait and no high memory use."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _compressed(place: Path) -> None:
         np.savez(file, votes=np.zeros(3))
 
 
-STRANGERS: dict[str, Callable[[Path], object]] = {
+UNEXPECTED_FILES: dict[str, Callable[[Path], object]] = {
     "a folder": Path.mkdir,
     "a dangling link": lambda place: place.symlink_to("nothing here"),
     "a link to itself": lambda place: place.symlink_to(place.name),
@@ -58,8 +58,8 @@ NAMES = ("x.csv", "caf\udce9.csv", "labels.txt", "x.npy")
 
 
 @pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A user's own set of one triplet."""
+def own_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with judgments of one triplet, in the format for users' sets."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "votes.csv").write_text("name,votes_a,votes_b\ncat.png,3,1\n")
     for folder in ("ref", "a", "b"):
@@ -67,34 +67,34 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("stranger", STRANGERS)
-def test_a_set_is_recognised_and_read_whatever_lies_beside_it(
-    stranger: str, own: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("unexpected", UNEXPECTED_FILES)
+def test_a_set_is_recognised_and_read_whatever_other_files_its_folder_has(
+    unexpected: str, own_set: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (own / "train_label").mkdir()
-    for place in (*(own / name for name in NAMES), own / "train_label" / "labels.csv"):
-        STRANGERS[stranger](place)
-    assert recognise(own) == "folder"
-    assert len(read_judgments(own)) == 1
-    assert main(["data", "check", str(own)]) == 0
+    (own_set / "train_label").mkdir()
+    for place in (*(own_set / name for name in NAMES), own_set / "train_label" / "labels.csv"):
+        UNEXPECTED_FILES[unexpected](place)
+    assert recognise(own_set) == "folder"
+    assert len(read_judgments(own_set)) == 1
+    assert main(["data", "check", str(own_set)]) == 0
     assert "triplets    1" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("stranger", STRANGERS)
+@pytest.mark.parametrize("unexpected", UNEXPECTED_FILES)
 @pytest.mark.parametrize(
     "name",
     ["data.csv", "nights_raw.csv", "jnd_votes.csv", "votes.csv", "dmos.csv", "mos_with_names.txt", "things_valset.txt",
      "answers.csv", "train_label/a.txt", "val_label.txt", "labels/train/ref_1_pairwise_labels.csv", "val/cnn/judge/0.npy",
      "val/cnn/same/0.npy"],
 )  # fmt: skip
-def test_a_stranger_in_the_place_of_the_judgments_is_one_line(
-    stranger: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_an_unexpected_file_in_place_of_the_judgments_is_an_error_of_one_line(
+    unexpected: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if "4 GB" in stranger and name.endswith(".txt"):
-        pytest.skip("a list that is named as a set's own is read whole")
+    if "4 GB" in unexpected and name.endswith(".txt"):
+        pytest.skip("a list with the name of a set's file is read whole")
     monkeypatch.chdir(tmp_path)
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-    STRANGERS[stranger](tmp_path / name)
+    UNEXPECTED_FILES[unexpected](tmp_path / name)
     for path in (tmp_path, tmp_path / name):
         assert main(["data", "check", str(path)]) == 2
         out, err = capsys.readouterr()
@@ -103,12 +103,12 @@ def test_a_stranger_in_the_place_of_the_judgments_is_one_line(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("stranger", ["a pipe", "a device", "a dangling link", "binary"])
-def test_a_stranger_is_refused_by_every_reader(
-    stranger: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("unexpected", ["a pipe", "a device", "a dangling link", "binary"])
+def test_an_unexpected_file_is_refused_by_every_reader(
+    unexpected: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    STRANGERS[stranger](tmp_path / "x.csv")
+    UNEXPECTED_FILES[unexpected](tmp_path / "x.csv")
     with pytest.raises((ValueError, OSError)):
         read_judgments(tmp_path / "x.csv", kind)
 
@@ -124,8 +124,8 @@ def test_only_the_beginning_of_a_file_is_read(tmp_path: Path) -> None:
     assert first_records(file, 2)[1] == ["cat.png", "1", "0"]
 
 
-def test_a_file_that_may_not_be_read_is_passed_over(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (own / "secret.csv").write_text("a.png,b.png,c.png,1\n")
+def test_a_file_without_read_permission_is_skipped(own_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (own_set / "secret.csv").write_text("a.png,b.png,c.png,1\n")
     opened = Path.open
 
     def refuse(self: Path, *arguments: object, **options: object) -> object:
@@ -134,14 +134,14 @@ def test_a_file_that_may_not_be_read_is_passed_over(own: Path, monkeypatch: pyte
         return opened(self, *arguments, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Path, "open", refuse)  # the tests may run as root, who may read everything
-    assert recognise(own) == "folder" and first_records(own / "secret.csv") == []
+    assert recognise(own_set) == "folder" and first_records(own_set / "secret.csv") == []
     with pytest.raises(PermissionError, match="Permission denied"):
-        recognise(own / "secret.csv")
+        recognise(own_set / "secret.csv")
 
 
-def test_names_that_are_no_text_can_be_checked(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    other = own.with_name("caf\udce9 " + own.name)
-    own.rename(other)
+def test_folders_whose_names_are_not_utf_8_can_be_checked(own_set: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = own_set.with_name("caf\udce9 " + own_set.name)
+    own_set.rename(other)
     os.chdir(other)
     assert main(["data", "check", str(other)]) == 0
     assert "triplets    1" in capsys.readouterr().out
