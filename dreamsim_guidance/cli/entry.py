@@ -53,7 +53,7 @@ COMMANDS: dict[str, type] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0, 2 for a mistake in what was asked for, 130 when interrupted.
+    """Run one command and return its exit code: 0, 2 for a mistake in the arguments, 130 when interrupted.
 
     arguments: the words after the program's name; by default those of `sys.argv`.
     """

@@ -1,4 +1,4 @@
-"""The command `run`: a recipe in a folder of its own."""
+"""The command `run`: run a recipe in a new folder."""
 
 from __future__ import annotations
 

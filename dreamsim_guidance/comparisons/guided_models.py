@@ -95,7 +95,7 @@ def find(name: str | None, prompt: str = "") -> Model:
 
 
 def check_reachable(source: str, file: str = "model_index.json") -> None:
-    """Raise FileNotFoundError or ValueError if a model cannot be had, before anything large is imported or downloaded.
+    """Raise FileNotFoundError or ValueError if a model is not available, before anything large is imported or downloaded.
 
     source: a folder, or the Hub's owner/name. file: what the folder or repository must hold.
     """

@@ -86,7 +86,7 @@ def sweep(config: StrengthSweep, folder: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Task:
-    """What is asked for and how the answers are measured.
+    """The prompts and references of a sweep, and how its samples are measured.
 
     references: one for each prompt.
     fidelity: from the number of a prompt and images `(b, 3, h, w)` to how well each fits the prompt, `(b,)`.

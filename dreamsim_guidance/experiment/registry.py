@@ -188,10 +188,10 @@ def function_source(recipe: Recipe) -> str:
     return recipe.source
 
 
-def suggestion(text: str, known: Iterable[str]) -> str:
+def suggestion(text: str, names: Iterable[str]) -> str:
     """The text ` (did you mean 'x'?)` with the nearest of the known names, or "" if none is near."""
-    close = difflib.get_close_matches(text.replace("_", "-"), list(known), 1) or difflib.get_close_matches(
-        text, list(known), 1
+    close = difflib.get_close_matches(text.replace("_", "-"), list(names), 1) or difflib.get_close_matches(
+        text, list(names), 1
     )
     return f" (did you mean '{close[0]}'?)" if close else ""
 

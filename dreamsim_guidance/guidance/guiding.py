@@ -42,7 +42,7 @@ __all__ = ["Guide", "default_method", "differentiable", "guide"]
 
 
 def default_method(pipe: Any) -> MPGD:
-    """The method for a pipeline where none is chosen: `MPGD`, with strength 0.03 on latents and 0.005 on pixels.
+    """The default method for a pipeline: `MPGD`, with strength 0.03 on latents and 0.005 on pixels.
 
     Both strengths were measured under DreamSim's distance on the small models that ship with this package, not on large ones.
     """

@@ -182,7 +182,7 @@ class GuidedRun(Visit):
             self.guidance.callback(entry, self.decoder.shown(images))
 
     def _warn_of_broken_gradients(self) -> None:
-        """Say so, once, if half of a run's gradients or more could not be used."""
+        """Warn once if half of a run's gradients or more could not be used."""
         log = self.guidance.log
         if log.skipped and log.skipped >= 0.5 * log.gradients:
             some = "no image was guided" if log.skipped == log.gradients else "these images were not guided there"

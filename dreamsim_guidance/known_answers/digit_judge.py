@@ -1,4 +1,4 @@
-"""Judge digits that were guided to a class, by what took no part in the guidance.
+"""Judge digits that were guided to a class, by a judge that took no part in the guidance.
 
 Heusel et al., GANs trained by a two time-scale update rule, NeurIPS 2017, for the Frechet distance; here it is taken over
 the pixels, for each class, and then averaged over the classes.

@@ -1,4 +1,4 @@
-"""Guide a small diffusion model of digits by a classifier, and judge the samples by what took no part in the guidance.
+"""Guide a small diffusion model of digits by a classifier, and judge the samples by a judge that took no part.
 
     guide       share of samples that the classifier reads as their class; the loss is its -log p(class | image)
     judge       share that nearest neighbours among the other half of the digits read as their class

@@ -83,7 +83,7 @@ class Interception:
             raise
 
     def close(self) -> None:
-        """Put everything back."""
+        """Restore all methods."""
         self._patches.undo()
         self._hand_back()
         torch.set_grad_enabled(self._mode_outside)

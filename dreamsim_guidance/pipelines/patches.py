@@ -16,7 +16,7 @@ __all__ = ["Patches"]
 
 
 class Patches:
-    """A context in which instances have other methods; at its end their dictionaries are as they were."""
+    """A context in which methods of instances are replaced; at its end the instances are as they were."""
 
     def __init__(self) -> None:
         self._replacements: list[_Replacement] = []
@@ -29,7 +29,7 @@ class Patches:
         vars(owner)[name] = self._replacements[-1]
 
     def undo(self) -> None:
-        """Put everything back, the last replacement first."""
+        """Restore all methods, the last replacement first."""
         while self._replacements:
             replacement = self._replacements.pop()
             vars(replacement.owner).pop(replacement.name, None)
@@ -57,7 +57,7 @@ class _Replacement:
         return self.function(self.original, *args, **kwargs)
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        """What a copy of the owner has in this place: its own method, or a copy of what stood here before."""
+        """A copy of the owner gets the replaced method: that of its class, or a copy of the earlier instance attribute."""
         if self.before:
             return _itself, (self.before[self.name],)
         return getattr, (self.owner, self.name)

@@ -1,4 +1,4 @@
-"""Screening: people are kept or left out by fixed rules, before anybody looks at their votes.
+"""Screening: people are kept or left out by fixed rules, before their votes are counted.
 
 catch         share of the answered catch trials that are correct; a person below `least_catch`, or who answered none,
 is left out consistency   share of the repeated trials, of those answered both times, with the same answer (the same

@@ -72,11 +72,11 @@ def test_without_words_the_recipe_is_the_same() -> None:
 
 
 def test_an_unknown_field_lists_the_known_ones() -> None:
-    known = ", ".join(known_fields(Work()))
-    assert known.startswith("steps, optimiser.lr, optimiser.betas, sizes")
+    names = ", ".join(known_fields(Work()))
+    assert names.startswith("steps, optimiser.lr, optimiser.betas, sizes")
     with pytest.raises(ValueError, match="unknown field 'stepps'") as caught:
         override(Work(), ["stepps=3"])
-    assert str(caught.value) == f"unknown field 'stepps' (did you mean 'steps'?); known fields: {known}."
+    assert str(caught.value) == f"unknown field 'stepps' (did you mean 'steps'?); known fields: {names}."
 
 
 @pytest.mark.parametrize(

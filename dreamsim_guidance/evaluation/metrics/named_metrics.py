@@ -157,7 +157,7 @@ class _Deferred:
 
     @property
     def work(self) -> Work | None:
-        """That of the metric; None before its first use."""
+        """The work of the metric; None before its first use."""
         return getattr(self._built, "work", None)
 
     def distances(self, pairs: Sequence[tuple[Path, Path]], progress: bool = True) -> NDArray[np.float64]:

@@ -20,7 +20,7 @@ __all__ = ["Demand", "demand_of"]
 
 @dataclass(frozen=True)
 class Demand:
-    """What one step takes beside the denoiser's forward pass.
+    """The work of one step in addition to the denoiser's forward pass.
 
     gradients: evaluations of the loss's gradient at a clean estimate.
     pull_backs: backward passes of such a gradient through the denoiser.

@@ -65,7 +65,7 @@ class Plan:
 
     @property
     def asked(self) -> Option:
-        """The way that was asked about."""
+        """The way of guiding with the arguments that `plan` received."""
         return self.options[0]
 
     @property
@@ -192,7 +192,7 @@ def _check_budget(memory: float | None, slowdown: float | None) -> None:
 
 
 def _ways(asked: Way, tiny: tuple[nn.Module, str] | None) -> Iterator[tuple[Way, tuple[str, ...]]]:
-    """The way that was asked about and others with their switches, in the order of what they give up, least first."""
+    """`asked` and other ways with their switches, ordered by what they give up, least first."""
     methods: list[tuple[Method, list[str]]] = [(asked.method, [])]
     if asked.method.through_denoiser:
         methods.append((MPGD(), ["method=MPGD()"]))

@@ -110,7 +110,7 @@ class Prices:
         return total / (steps * unguided)
 
     def peak(self, way: Way) -> int:
-        """Bytes of weights and of what a guided step needs beside them, at most."""
+        """Peak memory of a guided step in bytes, weights included."""
         if not any(self._guided(way, index) for index in range(self.rehearsal.sampling.steps)):
             return self.unguided_peak()
         gradient = self.gradient(way.vae, way.checkpointing).peak
@@ -120,7 +120,7 @@ class Prices:
         return self.weights() + self._weights_of_loss + bytes_of(self._additional(way.vae)) + step
 
     def unguided_peak(self) -> int:
-        """Bytes of weights and of what the pipeline needs beside them, in a step or for its last decoding."""
+        """Peak memory of the unguided pipeline in bytes, weights included: in a step or for its last decoding."""
         return self.weights() + max(self.denoise(False, False)[0].peak, self.delivery().peak)
 
     def weights(self) -> int:

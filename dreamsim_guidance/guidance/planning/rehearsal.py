@@ -97,7 +97,7 @@ class Rehearsal(Visitor, Visit):
         return self
 
     def step(self, call: StepCall, index: int) -> Tensor:
-        """Stop: enough has been seen."""
+        """Stop the run: the calls of one step have been recorded."""
         self.x0: Tensor = as_fake(call.clean(), self.mode)
         raise _Reached
 
