@@ -145,7 +145,7 @@ def load(
     offload: keep the parts that do not run at the moment in the CPU's memory.
     scheduler: name of a class of diffusers that replaces the pipeline's scheduler and takes over its configuration.
 
-    Raises OSError if the model cannot be had, and ValueError for what is no pipeline, for a scheduler that the pipeline
+    Raises OSError if the model is not available, and ValueError for what is no pipeline, for a scheduler that the pipeline
     would misuse, and for `offload` without an accelerator.
     """
     import torch
