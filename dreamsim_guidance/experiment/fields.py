@@ -134,7 +134,9 @@ def _by_field(config: Any, words: Sequence[str]) -> dict[str, list[str]]:
         name = name.replace("-", "_")
         if not equals and not word.startswith("--"):
             available = known_fields(config)
-            hint = f"; write {name}=VALUE" if name in available else f"{suggestion(name, available)}; {_listed(available)}"
+            hint = (
+                f"; write {name}=VALUE" if name in available else f"{suggestion(name, available)}; {_listed(available)}"
+            )
             raise ValueError(f"'{word}' is not field=value{hint}.")
         field = _find(config, name)
         values = [text] if equals else []
