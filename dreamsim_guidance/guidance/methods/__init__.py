@@ -54,7 +54,9 @@ def method_class(name: str) -> type[Method]:
     try:
         chosen = getattr(import_module(module), kind) if module else None
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"the guidance method '{name}' cannot be imported: {error}.") from error
+        raise ValueError(
+            f"the guidance method '{name}' cannot be imported: {error}; its package must be installed or on PYTHONPATH."
+        ) from error
     if not (isinstance(chosen, type) and issubclass(chosen, Method)):
         raise ValueError(
             f"unknown guidance method '{name}'; known: {', '.join(METHODS)}, or a subclass of Method as package.module.Class."
