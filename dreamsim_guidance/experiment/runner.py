@@ -63,13 +63,14 @@ def run(recipe: Recipe, folder: Path, replace: bool = False) -> FinishedRun:
     return _run_prepared(recipe, folder)
 
 
-def _run_prepared(recipe: Recipe, folder: Path) -> FinishedRun:
+def _run_prepared(recipe: Recipe, folder: Path, shown: Path | None = None) -> FinishedRun:
+    """Run in `folder`; `shown` is the folder to name in the log, if it will be another one."""
     finished = folder / "results.json"
     if finished.is_file():
         return FinishedRun(folder, json.loads(finished.read_text(encoding="utf-8")), before=True)
     with _logging(folder / "log.txt"):
         start = time.perf_counter()
-        log.info("%s in %s, seed %s", recipe.name, folder, recipe.seed)
+        log.info("%s in %s, seed %s", recipe.name, shown or folder, recipe.seed)
         try:
             results = recipe.config.run(folder)
         except BaseException as error:
@@ -110,7 +111,8 @@ def _replace(recipe: Recipe, folder: Path) -> FinishedRun:
     beside = folder.with_name(f".{folder.name}-new")
     shutil.rmtree(beside, ignore_errors=True)
     try:
-        finished = run(recipe, beside)
+        _prepare(recipe, beside)
+        finished = _run_prepared(recipe, beside, shown=folder)
         shutil.rmtree(folder)
         os.replace(beside, folder)
     finally:

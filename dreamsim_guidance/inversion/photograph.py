@@ -5,7 +5,7 @@
 One embedding does not determine an image: very different pictures share it. The embeddings of the whole image and of its
 parts do, so the picture and its overlapping crops are compared with the same parts of the photograph, some of them at each
 step. The distance that is minimised becomes small in any case; whether the picture looks alike is judged by what was not
-minimised: a branch of the metric that was left out, SSIM and MSE.
+minimised: a branch of the metric that was left out, SSIM and mse.
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ def _distances(
         rows[f"dreamsim, {_names(judge)} only"] = ("held out", judge.target(target))
     if min(target.shape[-2:]) >= 11:
         rows["1 - SSIM"] = ("held out", SSIM(target))
-    rows["MSE"] = ("held out", MSE(target))
+    rows["mse"] = ("held out", MSE(target))
     with torch.no_grad():
         return {
             name: {"role": role, **{candidate: float(loss(image)) for candidate, image in candidates.items()}}
@@ -113,7 +113,7 @@ def _draw(
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, 4, width_ratios=[1, 1, 1, 1.25])
-    judged = next((name for name, row in distances.items() if row["role"] == "held out"), "MSE")
+    judged = next((name for name, row in distances.items() if row["role"] == "held out"), "mse")
     pictures = {
         "photograph": target,
         f"start, held-out distance {distances[judged]['before']:.3f}": start,

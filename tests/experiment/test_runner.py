@@ -126,6 +126,8 @@ def test_an_earlier_run_of_the_recipe_can_be_replaced(counting: Recipe, tmp_path
     run(counting, tmp_path / "run")
     changed = run(replace(counting, config=Count(to=5)), tmp_path / "run", replace=True)
     assert changed.results["reached"] == 5 and load(tmp_path / "run").config.to == 5
+    log = (tmp_path / "run" / "log.txt").read_text(encoding="utf-8")
+    assert f" in {tmp_path / 'run'}, seed" in log and "run-new" not in log
 
 
 def test_a_failed_replacement_leaves_the_earlier_run(counting: Recipe, tmp_path: Path) -> None:
