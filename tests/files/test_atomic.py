@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import stat
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -146,46 +144,49 @@ def test_nan_tensors_paths_and_tuples_are_written_as_standard_json(tmp_path: Pat
     }
 
 
-FULL = """
-import os, resource, signal, sys
-from pathlib import Path
-import torch
-from dreamsim_guidance import DreamSim
-from dreamsim_guidance.files.atomic import write_json, write_tensors, writing
+@pytest.fixture
+def full_disk() -> Iterator[None]:
+    """No file can grow beyond 10 kB."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
-def pushed(folder):
-    with writing(folder / "x") as temporary:
-        write_tensors({"x": torch.zeros(100_000)}, temporary)
 
-def pickled(folder):
+@pytest.fixture(scope="module")
+def pocket() -> DreamSim:
+    return DreamSim("pocket", fold=False)
+
+
+def write_bytes(_: DreamSim, folder: Path) -> None:
     with writing(folder / "x") as temporary:
         temporary.write_bytes(bytes(400_000))
 
-metric = DreamSim("pocket", fold=False)
-jobs = {
-    "save": lambda folder: metric.save(folder / "m.safetensors"),
-    "save_pretrained": lambda folder: metric.save_pretrained(folder),
-    "save_adapter": lambda folder: metric.save_adapter(folder),
-    "tensors": pushed,
-    "bytes": pickled,
-    "json": lambda folder: write_json(folder / "a.json", list(range(100_000))),
-}
-folder = Path(sys.argv[1])
-resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))  # no file may grow beyond it
-for name, job in jobs.items():
-    (folder / name).mkdir()
-    try:
-        job(folder / name)
-    except OSError as error:
-        print(name, error.errno is not None, sorted(os.listdir(folder / name)))
-"""
+
+def write_tensor(_: DreamSim, folder: Path) -> None:
+    with writing(folder / "x") as temporary:
+        write_tensors({"x": torch.zeros(100_000)}, temporary)
 
 
-def test_a_full_disk_raises_an_oserror_and_leaves_no_file(tmp_path: Path) -> None:
-    pytest.importorskip("resource")
-    run = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, check=True)
-    names = ("save", "save_pretrained", "save_adapter", "tensors", "bytes", "json")
-    assert run.stdout.splitlines() == [f"{name} True []" for name in names]
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda metric, folder: metric.save(folder / "m.safetensors"),
+        lambda metric, folder: metric.save_pretrained(folder),
+        lambda metric, folder: metric.save_adapter(folder),
+        lambda metric, folder: write_json(folder / "a.json", list(range(100_000))),
+        write_tensor,
+        write_bytes,
+    ],
+    ids=["save", "save_pretrained", "save_adapter", "json", "tensors", "bytes"],
+)
+def test_a_full_disk_raises_an_oserror_and_leaves_no_file(
+    write: Callable[[DreamSim, Path], None], pocket: DreamSim, full_disk: None, tmp_path: Path
+) -> None:
+    with pytest.raises(OSError) as raised:
+        write(pocket, tmp_path)
+    assert raised.value.errno is not None and not os.listdir(tmp_path)
 
 
 def test_other_errors_of_safetensors_while_writing_are_oserrors_too(tmp_path: Path) -> None:

@@ -66,8 +66,8 @@ def test_planning_changes_no_state_and_draws_no_random_number(sd: TinyPipeline) 
 
 
 @pytest.mark.parametrize("kind", ["one", "mask", "weights", "nearest", "one for each prompt", "a sum"])
-def test_a_distance_to_references_can_be_planned(sd: TinyPipeline, kind: str) -> None:
-    metric, call = DreamSim("pocket"), call_of(sd)
+def test_a_distance_to_references_can_be_planned(sd: TinyPipeline, metric: DreamSim, kind: str) -> None:
+    call = call_of(sd)
     mask = torch.zeros(1, 1, 32, 32)
     mask[..., :16] = 1
     two = picture(1, 2)
@@ -89,8 +89,8 @@ def test_a_distance_to_references_can_be_planned(sd: TinyPipeline, kind: str) ->
     assert not torch.compiler.is_compiling()
 
 
-def test_references_belong_to_prompts_unless_images_per_reference_is_passed(sd: TinyPipeline) -> None:
-    loss = DreamSim("pocket").target(picture(1, 2))
+def test_references_belong_to_prompts_unless_images_per_reference_is_passed(sd: TinyPipeline, metric: DreamSim) -> None:
+    loss = metric.target(picture(1, 2))
     four = plan(sd.pipe, loss, progress=False, images_per_reference=2, **call_of(sd, batch=4))
     assert four.asked.slowdown > 2
     with pytest.raises(ValueError, match="got 2 references and 4 images"):

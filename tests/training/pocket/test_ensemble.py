@@ -197,8 +197,8 @@ def test_the_shipped_file_is_small():
 
 def test_the_shipped_ensemble_agrees_with_the_factors_more_than_pixels_do():
     ensemble, card = read_model(SHIPPED)
-    agreement = report(ensemble.eval(), 600)["agreement"]
-    # 4 and 9 points on the 2000 triplets of the card; these are the first 600 of them
+    agreement = report(ensemble.eval(), 400)["agreement"]
+    # 4 and 9 points on the 2000 triplets of the card; these are the first 400 of them
     assert agreement["ensemble"]["share"] > agreement["mse"]["share"] + 0.02
     assert agreement["ensemble"]["share"] > agreement["ssim"]["share"] + 0.05
     stored = card["reference"]["agreement"]["ensemble"]
