@@ -67,7 +67,6 @@ def untrained_metric(config: Tuning) -> DreamSim:
         metric.attach_head(config.head)
     if config.all_weights:
         metric.requires_grad_(True)
-    metric.fold_at_first_use = False
     return metric
 
 

@@ -40,13 +40,14 @@ class DreamSim(TunedEnsemble):
         with the package, for trying and testing), a model file that `save` wrote, an `Ensemble`, or a list of branches.
     device: where the weights are; by default PyTorch's default device, which is the CPU unless it was set.
     dtype: precision of the weights; by default float32, or that of a model file in float64, whatever
-        `torch.set_default_dtype` says. Distances are computed in float32 or better.
+        `torch.set_default_dtype` says. Matrix products run in half precision then; tokens, norms and distances stay float32.
     weights: folder or zip in the layout of the original's releases, instead of the download cache.
     cache_dir: download cache; see `files.cache.cache_folder` for the default.
     pretrained: False builds a published variant with random weights; True downloads the base weights of a list of
         branches by their tags.
     baseline: True leaves the adapter out and gives the un-tuned ensemble; for published variants and "pocket".
-    fold: True folds the adapter into the weights at the first use, which is faster; False keeps adapters that can be swapped.
+    fold: True folds the adapter into the weights, which is faster; False keeps adapters that can be swapped. It is folded in
+        float32, or in float64 with `dtype=torch.float64`.
     resize: True squashes every image to the square of each branch, as the original's `preprocess` does for files; False passes
         tensors on at their own size, as the original's model does, with resampled positions.
     normalize_embeds: centre the embedding and scale it to length one, as the original does.
@@ -58,8 +59,8 @@ class DreamSim(TunedEnsemble):
 
     - `torch.func.grad`, `vmap`, `vjp`, `jvp`, `jacrev`, `jacfwd`, `hessian` and forward-mode differentiation work, over images
       and over references. `vmap` removes the batch dimension, so pass `x[None]` on. Attention then runs in plain operations,
-      which need more memory; values are not checked under `vmap`; an adapter that is not folded yet is used unfolded.
-    - `torch.compile` and `torch.export` make one graph, also with a dynamic batch; call `fold()` first for a faster one.
+      which need more memory; values are not checked under `vmap`.
+    - `torch.compile` and `torch.export` make one graph, also with a dynamic batch.
     - On the device "meta" there are no values: the metric, its embeddings and its targets give shapes. It cannot be saved or
       moved to another device.
 
@@ -216,7 +217,6 @@ class DreamSim(TunedEnsemble):
         check_candidate(images, name, overshoot)
 
     def _embed(self, images: Tensor) -> Tensor:
-        self.fold_if_due()
         return self.normalize(self.ensemble(images, squash=self.resize))
 
     def normalize(self, features: Tensor) -> Tensor:

@@ -13,7 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dreamsim_guidance.metric.backbones import Branch, BranchConfig
+from dreamsim_guidance.metric.loss_scale import LossScale, computes_in_float16
 from dreamsim_guidance.preprocess import resize
+from dreamsim_guidance.tracing import transforms_active
 from dreamsim_guidance.types import Embedding, Image
 
 __all__ = ["Ensemble", "MLPHead", "building_for"]
@@ -36,7 +38,7 @@ class MLPHead(nn.Module):
         self.fc2 = nn.Linear(hidden, features)
 
     def forward(self, x: Embedding) -> Embedding:
-        return self.fc2(F.relu(self.fc1(x))) + x
+        return self.fc2(F.relu(self.fc1(x.to(self.fc1.weight.dtype)))) + x
 
 
 class Ensemble(nn.Module):
@@ -103,6 +105,9 @@ class Ensemble(nn.Module):
         """
         sizes = [config.image_size for config in self.configs]
         resized = {size: resize(images, (size, size)) if squash else images for size in set(sizes)}
+        scale = LossScale() if self._scales_gradients() else None
+        if scale is not None:
+            resized = {size: scale.images(image) for size, image in resized.items()}
         features = [branch(resized[size]) for branch, size in zip(self.branches, sizes, strict=True)]
         if len({f.shape[1] for f in features}) > 1 and self.has_patches:
             raise ValueError(
@@ -110,7 +115,15 @@ class Ensemble(nn.Module):
                 "choose image sizes that give the same grid."
             )
         x = torch.cat(features, dim=-1)
-        return x if self.head is None else self.head(x)
+        if self.head is not None:
+            x = self.head(x)
+        return x if scale is None else scale.features(x)
+
+    def _scales_gradients(self) -> bool:
+        """Whether only images receive gradients, and these pass through products in float16."""
+        if not computes_in_float16(self.dtype, self.device) or transforms_active():
+            return False
+        return not any(parameter.requires_grad for parameter in self.parameters())
 
     @torch.no_grad()
     def _width(self) -> int:

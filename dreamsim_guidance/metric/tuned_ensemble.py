@@ -5,31 +5,27 @@ from __future__ import annotations
 import copy
 import os
 import tempfile
-import threading
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dreamsim_guidance.metric import adapters
 from dreamsim_guidance.metric.loading import Loaded, card_of
-from dreamsim_guidance.tracing import transforms_active, values_unknown
 
 __all__ = ["TunedEnsemble"]
 
 Self = TypeVar("Self", bound="TunedEnsemble")  # typing has Self from Python 3.11 on
 
-_FOLDING = threading.Lock()
-
 
 class TunedEnsemble(nn.Module):
     """A frozen ensemble in eval mode, with what tunes it and what is known about it; the base of `DreamSim`.
 
-    An adapter that was loaded with the ensemble is folded into its weights at the first use, if `fold`. That waits, so that
-    `metric.double()` after construction still folds in float64; but it does not show: `state_dict` and `parameters` fold too,
-    so that tensors have one set of names, before and after.
+    An adapter that comes with the ensemble is folded into its weights at once, if `fold`: in float32, or in float64 if that is
+    `dtype`; the weights are rounded to `dtype` afterwards.
     """
 
     def __init__(
@@ -44,17 +40,19 @@ class TunedEnsemble(nn.Module):
         self.ensemble = loaded.ensemble
         self.variant, self.source, self.origin = loaded.variant, loaded.source, loaded.origin
         self.normalize_embeds = normalize_embeds
-        self.folded = self.fold_at_first_use = False
+        self.folded_in: torch.dtype | None = None
+        """Precision in which an adapter was folded into the weights; None if none was."""
         self.adapter_state: tuple[int, str | None] = (0, None)
         """Count of changes and name of the active adapter: embeddings made in two states do not go together."""
-        self.ensemble.to(device=device, dtype=dtype)
+        dtype = self.dtype if dtype is None else dtype
         if loaded.adapter is not None:
             adapters.load_adapter(self.ensemble, loaded.adapter)
             self.adapter_state = (0, "default")
+        if fold and adapters.adapter_names(self.ensemble):
+            self.ensemble.to(dtype=torch.promote_types(dtype, torch.float32))
+            self.fold()
+        self.ensemble.to(device=device, dtype=dtype)
         self.requires_grad_(False).eval()
-        self.fold_at_first_use = fold
-        self.register_state_dict_pre_hook(_fold_before)
-        self.register_load_state_dict_pre_hook(_fold_before)
 
     @property
     def device(self) -> torch.device:
@@ -67,34 +65,25 @@ class TunedEnsemble(nn.Module):
         return self.ensemble.dtype
 
     def fold(self: Self) -> Self:
-        """Fold the active adapter into the weights now; the embedding changes by rounding only.
-
-        Worth calling before `torch.compile` and `torch.export`, which cannot do it.
-        """
-        with _FOLDING:  # threads that share a metric: one folds, the others wait
-            if adapters.adapter_names(self.ensemble):
-                adapters.fold_adapters(self.ensemble)
-                self.folded = True
+        """Fold the active adapter into the weights, in their own precision; the embedding changes by rounding only."""
+        if adapters.adapter_names(self.ensemble):
+            adapters.fold_adapters(self.ensemble)
+            self.folded_in = self.dtype
         return self
 
-    def fold_if_due(self) -> None:
-        """Fold if that waits for the first use, and this is one: not while a compiler or a function transform looks on."""
-        waits = self.fold_at_first_use and not self.folded
-        if waits and not values_unknown() and not transforms_active():
-            self.fold()
-
-    def compile(self, *arguments: Any, **options: Any) -> None:
-        """`nn.Module.compile`, after folding."""
-        self.fold_if_due()
-        super().compile(*arguments, **options)
-
-    def named_parameters(self, *arguments: Any, **options: Any) -> Iterator[tuple[str, nn.Parameter]]:
-        """`nn.Module.named_parameters`, after folding."""
-        self.fold_if_due()
-        return super().named_parameters(*arguments, **options)
+    def _apply(self: Self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        before = self.dtype
+        super()._apply(fn, recurse)
+        if self.folded_in is not None and self.dtype.itemsize > max(before.itemsize, self.folded_in.itemsize):
+            warnings.warn(
+                f"the adapter was folded in {self.folded_in}, and its rounding stays in the weights, which are now "
+                f"{self.dtype}; DreamSim(..., dtype={self.dtype}) folds in that precision.",
+                stacklevel=3,
+            )
+        return self
 
     def attach_adapter(self, rank: int = 16, alpha: float = 8.0, dropout: float = 0.3, name: str = "default") -> None:
-        """Attach a fresh, trainable adapter and make it the active one; it is not folded at the next use.
+        """Attach a fresh, trainable adapter and make it the active one.
 
         rank, alpha, dropout: see `adapters.attach_adapter`; the defaults are the original's for the ensemble.
         Raises ValueError if an adapter is part of the weights already, and for a name that is taken.
@@ -104,7 +93,7 @@ class TunedEnsemble(nn.Module):
         self._changed(name)
 
     def load_adapter(self, folder: str | os.PathLike[str], name: str = "default") -> None:
-        """Attach the adapter in a peft folder, frozen, and make it the active one; it is not folded at the next use.
+        """Attach the adapter in a peft folder, frozen, and make it the active one.
 
         Raises FileNotFoundError for a folder without the adapter's files, ValueError for an adapter that does not fit, for a
         name that is taken, and if an adapter is part of the weights already.
@@ -138,12 +127,12 @@ class TunedEnsemble(nn.Module):
 
     def _changed(self, active: str | None) -> None:
         """Adapters are the user's from now on, and figures that were published or saved hold no more."""
-        self.fold_at_first_use, self.origin = False, None
+        self.origin = None
         self.source = {**self.source, "reference": {}} if self.source else {}
         self.adapter_state = (self.adapter_state[0] + 1, active)
 
     def _refuse_if_folded(self, verb: str) -> None:
-        if self.folded or (self.fold_at_first_use and adapters.adapter_names(self.ensemble)):
+        if self.folded_in is not None:
             raise ValueError(
                 f"cannot {verb} an adapter: one is part of the weights already, and both would add up. Build the metric "
                 "with fold=False to keep several and swap them, or with baseline=True to begin without one."
@@ -166,7 +155,6 @@ class TunedEnsemble(nn.Module):
         """
         from dreamsim_guidance.checkpoints.model_file import write_model
 
-        self.fold_if_due()
         ensemble = self.ensemble
         if adapters.adapter_names(ensemble):
             ensemble = copy.deepcopy(ensemble)
@@ -193,7 +181,3 @@ class TunedEnsemble(nn.Module):
         with tempfile.TemporaryDirectory() as folder:
             self.save(Path(folder, FILE_NAME), dtype)
             return push(Path(folder, FILE_NAME), repo_id, **options)
-
-
-def _fold_before(metric: TunedEnsemble, *_: Any) -> None:
-    metric.fold_if_due()

@@ -5,6 +5,9 @@ MLP for that token alone (the weights of keys and values are applied on the quer
 keys and values of all tokens); QuickGELU costs one fused activation; attention keeps only what its backward needs. The
 parameters are timm's own, so adapters, `state_dict`, autocast and `torch.compile` work as usual.
 
+Where the weights have half precision, or autocast computes in it, the products do; the stream of tokens that the blocks add to,
+and the norms, stay in float32.
+
 Dosovitskiy et al., An Image is Worth 16x16 Words, ICLR 2021. Position grids are resampled as in DINO's
 `interpolate_pos_encoding` (Caron et al., ICCV 2021), which the original metric uses.
 """
@@ -30,9 +33,10 @@ from torch.utils.checkpoint import checkpoint
 from dreamsim_guidance.tracing import transforms_active, without_autocast
 from dreamsim_guidance.types import Image
 
-__all__ = ["is_plain", "tokens"]
+__all__ = ["QUICK", "attention", "embed_patches", "is_plain", "tokens"]
 
-_QUICK = 1.702
+QUICK = 1.702
+"""Of QuickGELU(z) = z sigmoid(1.702 z)."""
 
 
 def is_plain(model: nn.Module) -> bool:
@@ -76,7 +80,7 @@ def tokens(
 
     Raises ValueError for images smaller than one patch.
     """
-    x = _embed_patches(model, images, mean, std)
+    x = embed_patches(model, images, mean, std)
     last = len(model.blocks) - 1
     recompute = model.grad_checkpointing and torch.is_grad_enabled() and not transforms_active()
     for i, block in enumerate(model.blocks):
@@ -86,7 +90,7 @@ def tokens(
     return x
 
 
-def _embed_patches(model: VisionTransformer, images: Image, mean: Tensor, std: Tensor) -> Tensor:
+def embed_patches(model: VisionTransformer, images: Image, mean: Tensor, std: Tensor) -> Tensor:
     """Patches as one matrix product on [0, 1] pixels, with the normalisation folded into its weights."""
     conv: Any = model.patch_embed.proj
     class_token: Any = model.cls_token  # is_plain() checks that there is one
@@ -97,16 +101,15 @@ def _embed_patches(model: VisionTransformer, images: Image, mean: Tensor, std: T
             f"images must be at least one patch ({patch} x {patch} pixels) large, got {tuple(images.shape[-2:])}; "
             "enlarge them, or let the metric resize them (resize=True)."
         )
-    weight = conv.weight / std.view(1, 3, 1, 1)
-    bias = conv.bias - (weight * mean.view(1, 3, 1, 1)).sum((1, 2, 3))
+    weight = stream(conv.weight) / std.view(1, 3, 1, 1)
+    bias = stream(conv.bias) - (weight * mean.view(1, 3, 1, 1)).sum((1, 2, 3))
     pixels = images[..., : height * patch, : width * patch].unflatten(-1, (width, patch)).unflatten(-3, (height, patch))
     pixels = pixels.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # b (gh gw) (3 p p)
-    x = F.linear(pixels, weight.flatten(1), bias)
+    dtype = conv.weight.dtype
+    x = stream(F.linear(pixels.to(dtype), weight.flatten(1).to(dtype), bias.to(dtype)))
     square = images.shape[-1] == images.shape[-2]
-    x = torch.cat([class_token.expand(x.shape[0], -1, -1), x], dim=1) + _positions(model, height, width, square).to(
-        x.dtype
-    )
-    return model.norm_pre(x)
+    x = torch.cat([class_token.to(x.dtype).expand(x.shape[0], -1, -1), x], dim=1)
+    return norm(model.norm_pre, x + _positions(model, height, width, square).to(x.dtype))
 
 
 def _positions(model: VisionTransformer, height: int, width: int, square: bool) -> Float[Tensor, "1 n d"]:
@@ -129,15 +132,29 @@ def _positions(model: VisionTransformer, height: int, width: int, square: bool) 
     return torch.cat([stored[:, :1], grid.permute(0, 2, 3, 1).flatten(1, 2)], dim=1)
 
 
+def stream(x: Tensor) -> Tensor:
+    """`x` in the precision of the stream of tokens: its own, at least float32."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def norm(module: nn.Module, x: Tensor) -> Tensor:
+    """`module(x)` of a layer norm whose weights may be of lower precision than `x`, which is computed in that of `x`."""
+    if not isinstance(module, nn.LayerNorm) or module.weight is None or module.weight.dtype == x.dtype:
+        return module(x)
+    bias = None if module.bias is None else module.bias.to(x.dtype)
+    return F.layer_norm(x, module.normalized_shape, module.weight.to(x.dtype), bias, module.eps)
+
+
 def _block(block: Any, x: Tensor, class_only: bool) -> Tensor:
-    y = block.norm1(x)
+    dtype = next(block.parameters()).dtype
+    y = norm(block.norm1, x).to(dtype)
     if class_only:
         x = x[:, :1]
         y = _attend_class(block.attn, y)
     else:
         y = _attend(block.attn, y)
     x = x + block.drop_path1(block.ls1(y))
-    return x + block.drop_path2(block.ls2(_mlp(block.mlp, block.norm2(x))))
+    return x + block.drop_path2(block.ls2(_mlp(block.mlp, norm(block.norm2, x).to(dtype))))
 
 
 def _wrapped_block(block: Any, x: Tensor, class_only: bool) -> Tensor:
@@ -155,14 +172,7 @@ def _wrapped_block(block: Any, x: Tensor, class_only: bool) -> Tensor:
 def _attend(attn: Any, x: Tensor, queries: int | None = None) -> Tensor:
     """Attention of the first `queries` tokens, by default of all tokens, to all tokens."""
     q, k, v = _project(attn.qkv, x).unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
-    q = q[:, :, :queries]
-    dropout = attn.attn_drop.p if attn.training else 0.0
-    if dropout or torch.compiler.is_compiling():
-        y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
-    elif transforms_active() or forward_ad.unpack_dual(q).tangent is not None:
-        y = _plain_attention(q, k, v)
-    else:
-        y = _Attention.apply(q, k, v)
+    y = attention(q[:, :, :queries], k, v, attn.attn_drop.p if attn.training else 0.0)
     return attn.proj_drop(attn.proj(y.transpose(1, 2).flatten(2)))
 
 
@@ -193,7 +203,7 @@ def _attend_class(attn: Any, x: Tensor) -> Tensor:
         q = q + b_q
     # the keys' bias adds the same number to every score, which does not change the softmax
     scores = torch.einsum("bhd,bnd->bhn", torch.einsum("bhc,hcd->bhd", q * q.shape[-1] ** -0.5, w_k), x)
-    y = torch.einsum("bhn,bnd->bhd", scores.softmax(-1).to(x.dtype), x)
+    y = torch.einsum("bhn,bnd->bhd", stream(scores).softmax(-1).to(x.dtype), x)
     y = torch.einsum("bhd,hcd->bhc", y, w_v)
     if b_v is not None:
         y = y + b_v
@@ -210,9 +220,18 @@ def _mlp(mlp: Any, x: Tensor) -> Tensor:
         return mlp(x)
     # QuickGELU(z) = z sigmoid(1.702 z) = SiLU(1.702 z) / 1.702: the matrix products apply both factors
     shape = x.shape
-    z = torch.addmm(mlp.fc1.bias, x.flatten(0, 1), mlp.fc1.weight.T, beta=_QUICK, alpha=_QUICK)
-    y = torch.addmm(mlp.fc2.bias, F.silu(z), mlp.fc2.weight.T, alpha=1 / _QUICK)
+    z = torch.addmm(mlp.fc1.bias, x.flatten(0, 1), mlp.fc1.weight.T, beta=QUICK, alpha=QUICK)
+    y = torch.addmm(mlp.fc2.bias, F.silu(z), mlp.fc2.weight.T, alpha=1 / QUICK)
     return y.view(shape)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
+    """Attention `(b, heads, n, c)` of queries to keys and values, by the quickest kernel that the moment allows."""
+    if dropout or torch.compiler.is_compiling():
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+    if transforms_active() or forward_ad.unpack_dual(q).tangent is not None:
+        return _plain_attention(q, k, v)
+    return _Attention.apply(q, k, v)
 
 
 def _plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -219,12 +219,39 @@ def test_saving_the_metric_leaves_an_adapter_in_training_alone(tiny_ensemble: En
     assert torch.allclose(DreamSim(tmp_path / "m.safetensors").embed(images), metric.embed(images), atol=1e-5)
 
 
-def test_tensors_have_the_same_names_before_and_after_the_first_use(tiny_ensemble: Ensemble) -> None:
+def test_an_adapter_that_comes_with_an_ensemble_is_folded_at_once(tiny_ensemble: Ensemble) -> None:
     used, fresh = (DreamSim(copy.deepcopy(tuned(tiny_ensemble, name))) for name in ("one", "two"))
     images = torch.rand(1, 3, 32, 32)
     expected = used.embed(images)
+    assert not any("lora" in name for name in fresh.state_dict())
     fresh.load_state_dict(used.state_dict())
     assert torch.allclose(fresh.embed(images), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_an_adapter_is_folded_in_float32_before_the_weights_are_rounded(
+    dtype: torch.dtype, tiny_ensemble: Ensemble
+) -> None:
+    tuned(tiny_ensemble, "it")
+    exact = DreamSim(copy.deepcopy(tiny_ensemble)).to(dtype)
+    half = DreamSim(copy.deepcopy(tiny_ensemble), dtype=dtype)
+    assert all(torch.equal(a, b) for a, b in zip(exact.parameters(), half.parameters(), strict=True))
+    assert half.folded_in == torch.float32 and half.dtype == dtype
+
+
+def test_wider_weights_say_that_the_adapter_was_folded_in_narrower_ones(
+    tiny_ensemble: Ensemble, photograph: torch.Tensor
+) -> None:
+    tuned(tiny_ensemble, "it")
+    unfolded = DreamSim(copy.deepcopy(tiny_ensemble), fold=False).double()
+    in_double = DreamSim(copy.deepcopy(tiny_ensemble), dtype=torch.float64)
+    folded = DreamSim(tiny_ensemble)
+    with pytest.warns(UserWarning, match=r"folded in torch\.float32.*DreamSim\(\.\.\., dtype=torch\.float64\)"):
+        folded.double()
+    x = photograph.double()
+    assert (in_double.embed(x) - unfolded.embed(x)).abs().max() < 1e-12
+    assert (folded.embed(x) - unfolded.embed(x)).abs().max() > 1e-9
+    folded.float().half()  # narrower again, without a warning
 
 
 def test_targets_are_linear_layers_named_by_their_last_parts(tiny_ensemble: Ensemble, tmp_path: Path) -> None:
