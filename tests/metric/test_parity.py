@@ -104,7 +104,7 @@ def test_full_size_agrees_with_the_original(seed: int, tmp_path: Path, capsys: p
 def test_full_size_agrees_in_float64(name: str, tmp_path: Path) -> None:
     """One variant of each architecture without CLIP's branches; narrow towers, above, have all of them in float64."""
     write_official(tmp_path, name)
-    ours = DreamSim(name, weights=tmp_path, resize=False).double()
+    ours = DreamSim(name, weights=tmp_path, resize=False, dtype=torch.float64)
     x, y = (image.double() for image in images(2))
     embedding, distance, gradient = compare(load_original(tmp_path, name).double(), ours, x, y)
     assert embedding <= FLOAT64 and distance <= FLOAT64 and gradient <= FLOAT64
