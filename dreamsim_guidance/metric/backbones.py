@@ -161,32 +161,28 @@ class Branch(nn.Module):
     def forward(self, images: Image) -> Tensor:
         feature = self.config.feature
         if self.plain and feature != "pooled":
-            return self.read(vit.tokens(self.backbone, images, self.mean, self.std, class_only=feature != "cls_patch"))
-        images = images.to(self.dtype)
-        images = (images - self.mean.view(1, 3, 1, 1)) / self.std.view(1, 3, 1, 1)
-        if feature == "pooled":
-            x = self.backbone(images)
-            x = x[0] if isinstance(x, tuple) else x  # CoCa's tower returns its tokens too
-        elif feature in ("cls", "cls_patch"):
-            (features,) = self.backbone.forward_intermediates(
-                images, indices=1, norm=False, output_fmt="NLC", return_prefix_tokens=True, intermediates_only=True
-            )
-            patches, prefix = features
+            x = vit.tokens(self.backbone, images, self.mean, self.std, class_only=feature != "cls_patch")
             if feature == "cls_patch":
-                return torch.cat([prefix[:, :1], patches], dim=1)
-            x = prefix[:, 0]
+                return x
+            x = x[:, 0]
+            if feature != "cls":
+                x = vit.norm(self.backbone.norm, x)
         else:
-            x = self.backbone.forward_features(images)[:, 0]
-        return self._project(x)
-
-    def read(self, tokens: Tensor) -> Tensor:
-        """The feature in the last block's tokens `(b, n, d)` of a plain transformer, class token first."""
-        if self.config.has_patches:
-            return tokens
-        x = tokens[:, 0]
-        return self._project(x if self.config.feature == "cls" else vit.norm(self.backbone.norm, x))
-
-    def _project(self, x: Tensor) -> Tensor:
+            images = images.to(self.dtype)
+            images = (images - self.mean.view(1, 3, 1, 1)) / self.std.view(1, 3, 1, 1)
+            if feature == "pooled":
+                x = self.backbone(images)
+                x = x[0] if isinstance(x, tuple) else x  # CoCa's tower returns its tokens too
+            elif feature in ("cls", "cls_patch"):
+                (features,) = self.backbone.forward_intermediates(
+                    images, indices=1, norm=False, output_fmt="NLC", return_prefix_tokens=True, intermediates_only=True
+                )
+                patches, prefix = features
+                if feature == "cls_patch":
+                    return torch.cat([prefix[:, :1], patches], dim=1)
+                x = prefix[:, 0]
+            else:
+                x = self.backbone.forward_features(images)[:, 0]
         return x if self.projection is None else x @ self.projection.to(x.dtype)
 
 

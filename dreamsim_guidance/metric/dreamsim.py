@@ -40,7 +40,8 @@ class DreamSim(TunedEnsemble):
         with the package, for trying and testing), a model file that `save` wrote, an `Ensemble`, or a list of branches.
     device: where the weights are; by default PyTorch's default device, which is the CPU unless it was set.
     dtype: precision of the weights; by default float32, or that of a model file in float64, whatever
-        `torch.set_default_dtype` says. Matrix products run in half precision then; tokens, norms and distances stay float32.
+        `torch.set_default_dtype` says. With float16 or bfloat16 matrix products run in it; tokens, norms and distances stay in
+        float32.
     weights: folder or zip in the layout of the original's releases, instead of the download cache.
     cache_dir: download cache; see `files.cache.cache_folder` for the default.
     pretrained: False builds a published variant with random weights; True downloads the base weights of a list of

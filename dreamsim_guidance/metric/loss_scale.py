@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from dreamsim_guidance.metric.vit import stream
+
 __all__ = ["LossScale", "computes_in_float16"]
 
 _LARGEST = 16.0
@@ -45,13 +47,12 @@ class LossScale:
         so from then on nothing is scaled."""
 
     def choose(self, gradient: Tensor) -> Tensor | float:
-        """S for the gradient at the features."""
+        """S for the gradient at the features, in float32."""
         if self.off or torch.is_grad_enabled():
             self.off, self.factor = True, 1.0
         else:
             largest = gradient.abs().amax().float()
-            power = torch.floor(torch.log2(_LARGEST / largest)).clamp(-100, 100)
-            self.factor = torch.where(power.isfinite(), torch.exp2(power), 1.0).to(gradient.dtype)
+            self.factor = torch.exp2(torch.floor(torch.log2(_LARGEST / largest)).clamp(-100, 100))
         return self.factor
 
     def images(self, images: Tensor) -> Tensor:
@@ -66,40 +67,38 @@ class LossScale:
 
 
 class _Identity(torch.autograd.Function):
-    """The identity, also for tangents."""
+    """The identity, whose backward is scaled by what it is given as `scale`."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Any) -> Tensor:
         ctx.scale = scale
         return x.view_as(x)
 
+
+class _Fixed(_Identity):
+    """For a factor that is known when the graph is compiled. `torch.compile` takes no functions with a `jvp`."""
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0] * ctx.scale, None
+
+
+class _IdentityOfTangents(_Identity):
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
         return tangents[0].view_as(tangents[0])
 
 
-class _Scale(_Identity):
+class _Scale(_IdentityOfTangents):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return gradients[0] * ctx.scale.choose(gradients[0]), None
+        (gradient,) = gradients
+        return (stream(gradient) * ctx.scale.choose(gradient)).to(gradient.dtype), None
 
 
-class _Unscale(_Identity):
+class _Unscale(_IdentityOfTangents):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        factor = ctx.scale.factor
-        return gradients[0] / (factor if isinstance(factor, float) else factor.to(gradients[0].dtype)), None
-
-
-class _Fixed(torch.autograd.Function):
-    """A factor that is known when the graph is compiled; `torch.compile` takes no functions with a `jvp`."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
-        ctx.factor = factor
-        return x.view_as(x)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return gradients[0] * ctx.factor, None
+        (gradient,) = gradients  # of images in float16, which cannot hold every S
+        return (stream(gradient) / ctx.scale.factor).to(gradient.dtype), None

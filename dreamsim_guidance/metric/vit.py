@@ -33,10 +33,9 @@ from torch.utils.checkpoint import checkpoint
 from dreamsim_guidance.tracing import transforms_active, without_autocast
 from dreamsim_guidance.types import Image
 
-__all__ = ["QUICK", "attention", "embed_patches", "is_plain", "tokens"]
+__all__ = ["is_plain", "norm", "stream", "tokens"]
 
-QUICK = 1.702
-"""Of QuickGELU(z) = z sigmoid(1.702 z)."""
+_QUICK = 1.702
 
 
 def is_plain(model: nn.Module) -> bool:
@@ -80,7 +79,7 @@ def tokens(
 
     Raises ValueError for images smaller than one patch.
     """
-    x = embed_patches(model, images, mean, std)
+    x = _embed_patches(model, images, mean, std)
     last = len(model.blocks) - 1
     recompute = model.grad_checkpointing and torch.is_grad_enabled() and not transforms_active()
     for i, block in enumerate(model.blocks):
@@ -90,7 +89,7 @@ def tokens(
     return x
 
 
-def embed_patches(model: VisionTransformer, images: Image, mean: Tensor, std: Tensor) -> Tensor:
+def _embed_patches(model: VisionTransformer, images: Image, mean: Tensor, std: Tensor) -> Tensor:
     """Patches as one matrix product on [0, 1] pixels, with the normalisation folded into its weights."""
     conv: Any = model.patch_embed.proj
     class_token: Any = model.cls_token  # is_plain() checks that there is one
@@ -172,7 +171,14 @@ def _wrapped_block(block: Any, x: Tensor, class_only: bool) -> Tensor:
 def _attend(attn: Any, x: Tensor, queries: int | None = None) -> Tensor:
     """Attention of the first `queries` tokens, by default of all tokens, to all tokens."""
     q, k, v = _project(attn.qkv, x).unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
-    y = attention(q[:, :, :queries], k, v, attn.attn_drop.p if attn.training else 0.0)
+    q = q[:, :, :queries]
+    dropout = attn.attn_drop.p if attn.training else 0.0
+    if dropout or torch.compiler.is_compiling():
+        y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+    elif transforms_active() or forward_ad.unpack_dual(q).tangent is not None:
+        y = _plain_attention(q, k, v)
+    else:
+        y = _Attention.apply(q, k, v)
     return attn.proj_drop(attn.proj(y.transpose(1, 2).flatten(2)))
 
 
@@ -220,18 +226,9 @@ def _mlp(mlp: Any, x: Tensor) -> Tensor:
         return mlp(x)
     # QuickGELU(z) = z sigmoid(1.702 z) = SiLU(1.702 z) / 1.702: the matrix products apply both factors
     shape = x.shape
-    z = torch.addmm(mlp.fc1.bias, x.flatten(0, 1), mlp.fc1.weight.T, beta=QUICK, alpha=QUICK)
-    y = torch.addmm(mlp.fc2.bias, F.silu(z), mlp.fc2.weight.T, alpha=1 / QUICK)
+    z = torch.addmm(mlp.fc1.bias, x.flatten(0, 1), mlp.fc1.weight.T, beta=_QUICK, alpha=_QUICK)
+    y = torch.addmm(mlp.fc2.bias, F.silu(z), mlp.fc2.weight.T, alpha=1 / _QUICK)
     return y.view(shape)
-
-
-def attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
-    """Attention `(b, heads, n, c)` of queries to keys and values, by the quickest kernel that the moment allows."""
-    if dropout or torch.compiler.is_compiling():
-        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
-    if transforms_active() or forward_ad.unpack_dual(q).tangent is not None:
-        return _plain_attention(q, k, v)
-    return _Attention.apply(q, k, v)
 
 
 def _plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -103,6 +103,17 @@ def test_patch_tokens_and_a_head_in_half_precision(patch_metric: DreamSim, exact
         assert after.dtype == torch.float32 and (after - before).abs().max() < 4e-3
 
 
+def test_images_in_float16_take_every_scale(exact: DreamSim) -> None:
+    """Of the towers' own size, so that the gradient arrives in float16: its scale of 2^20 is beyond the range of that."""
+    half, x, y = copy_of(exact, dtype=torch.float16), pictures(8)[..., :32, :32], pictures(8, seed=1)[..., :32, :32]
+    gradients = []
+    for metric, dtype in ((exact, torch.float32), (half, torch.float16)):
+        leaf = x.to(dtype).requires_grad_()
+        (gradient,) = torch.autograd.grad(2.0**-10 * metric(leaf, y.to(dtype)).sum(), leaf)
+        gradients.append(gradient.float().flatten())
+    assert F.cosine_similarity(*gradients, dim=0) > 0.99
+
+
 def test_second_derivatives_are_not_scaled(exact: DreamSim) -> None:
     half, y, direction = copy_of(exact, dtype=torch.float16), pictures(8, seed=1), pictures(8, seed=2) - 0.5
     slopes = []

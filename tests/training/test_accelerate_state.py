@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,11 @@ HOLDERS: tuple[Any, ...] = (AcceleratorState, GradientState, PartialState)
 
 
 @pytest.fixture(autouse=True)
-def new_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def new_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """accelerate as in a process that has not used it yet."""
     monkeypatch.setenv("ACCELERATE_USE_CPU", "false")
     for holder in HOLDERS:
         monkeypatch.setattr(holder, "_shared_state", {})
-    yield
 
 
 @pytest.fixture
