@@ -1,13 +1,32 @@
-"""How torch runs the code at this moment: compiled, inside a transform, with fake tensors, under autocast."""
+"""How torch runs the code at this moment: compiled, recorded, inside a transform, with fake tensors, under autocast."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch._guards import active_fake_mode
 
-__all__ = ["transforms_active", "values_unknown", "without_autocast"]
+__all__ = ["recording", "transforms_active", "values_unknown", "without_autocast"]
+
+
+class _Recording(threading.local):
+    """Whether this thread records a function as a CUDA graph (see `capture`), in which no value may be read."""
+
+    active = False
+
+    @contextmanager
+    def on(self) -> Iterator[None]:
+        before, self.active = self.active, True
+        try:
+            yield
+        finally:
+            self.active = before
+
+
+recording = _Recording()
 
 
 def values_unknown() -> bool:

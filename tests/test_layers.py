@@ -14,7 +14,7 @@ import dreamsim_guidance
 PACKAGE = Path(dreamsim_guidance.__file__).parent
 
 LAYERS = (
-    ("types", "preprocess", "schedule", "loss", "processes", "files", "tracing", "views", "weights"),
+    ("types", "preprocess", "schedule", "loss", "processes", "files", "tracing", "capture", "views", "weights"),
     ("metric", "checkpoints", "pipelines"),
     ("losses", "data", "guidance", "inversion", "evaluation", "study"),
     ("pocket",),

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from dreamsim_guidance.capture import Recorder
 from dreamsim_guidance.metric.backbones import Branch, BranchConfig
 from dreamsim_guidance.metric.distance import check_batches, half_chord, mask_out, unit
 from dreamsim_guidance.metric.ensemble import Ensemble, building_for
@@ -179,6 +180,8 @@ class DreamSim(TunedEnsemble):
         mask: Mask | None = None,
         reduction: Reduction | None = None,
         weights: Sequence[float] | None = None,
+        *,
+        capture: bool | Recorder = False,
     ) -> Target:
         """A loss towards reference images, whose embeddings are computed here, once: `target(x) -> (b,)`.
 
@@ -187,8 +190,20 @@ class DreamSim(TunedEnsemble):
         mask: `(1, 1, h, w)`, or without `reduction` `(n, 1, h, w)`; confines the comparison as in `forward`.
         reduction: compare every image with all references, and take the "mean" or the "min" of the distances.
         weights: one for each reference, for reduction "mean"; they need not sum to one.
+        capture: record the distance and its gradient as a CUDA graph for each shape of images, and replay it, which saves the
+            time of launching hundreds of kernels; see `Target`. (A `Recorder` records in another way, as tests do.)
 
-        Raises as `forward`, and ValueError for arguments that do not go together.
+        Raises as `forward`, and ValueError for arguments that do not go together and for `capture=True` on another device.
+        """
+        directions, pictures = self.embed_references(images, mask)
+        return Target(self, directions, mask, reduction, weights, pictures, capture)
+
+    def embed_references(
+        self, images: Image | Sequence[AnyImage], mask: Mask | None = None
+    ) -> tuple[Embedding, Image | None]:
+        """Unit vectors `(n, d)` of references, checked, and a copy of the pictures if they came in one batch.
+
+        images, mask, errors: as for `target`.
         """
         references: list[Tensor] = list(images) if isinstance(images, (list, tuple)) else [cast(Tensor, images)]
         if len(references) > 1 and mask is not None:
@@ -198,8 +213,7 @@ class DreamSim(TunedEnsemble):
             check_range(reference, "the reference")
         with torch.no_grad():  # the reference is fixed: no graph through its branch
             directions = torch.cat([self.directions(reference, mask) for reference in references])
-        pictures = references[0].detach().clone() if len(references) == 1 else None
-        return Target(self, directions, mask, reduction, weights, pictures)
+        return directions, references[0].detach().clone() if len(references) == 1 else None
 
     def check(self, images: object, name: str = "images", overshoot: bool | None = None) -> None:
         """Raise TypeError or ValueError unless `images` are floating-point RGB in [0, 1] on the metric's device.

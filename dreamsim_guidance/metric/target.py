@@ -1,16 +1,18 @@
-"""A loss towards fixed reference images, whose embeddings are computed once."""
+"""A loss towards fixed reference images, whose embeddings are computed once; as a CUDA graph, if asked for."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from dreamsim_guidance.capture import Graphs, Recorder, Watch, values_of
 from dreamsim_guidance.loss import Loss
 from dreamsim_guidance.metric.distance import half_chord
 from dreamsim_guidance.types import Distance, Image, Mask
@@ -37,8 +39,17 @@ class Target(Loss):
     Adapters that are attached, loaded or chosen later change the metric, but not the references' embeddings, which were
     computed before; calling the target then raises ValueError. A target's own copy does not see those changes.
 
+    With `capture=True` the distance and its gradient are recorded as a CUDA graph at the first call with images of a certain
+    shape and dtype, and replayed afterwards (see `dreamsim_guidance.capture`). Up to eight kinds of images are kept. A
+    recording takes the time of about five calls and holds the memory of one until `release`. Results are the same but for
+    rounding. The distance takes part in autograd as always; second derivatives, `torch.func` and `torch.compile` run without
+    the graph. References can be exchanged without a new recording, by `swap`. A metric that is moved, converted or given other
+    weights is recorded anew. With hooks in the metric, parameters that require a gradient, or operations that cannot be
+    recorded, the target runs without the graph and logs the reason once, at warning level. Copies and pickles record anew.
+
     Raises, when called, TypeError or ValueError for images that the metric cannot take (see `DreamSim`), for numbers of
-    images and references that do not go together, and for references on another device than the metric.
+    images and references that do not go together, for references on another device than the metric, and with `capture=True`
+    for a metric that is not on a CUDA device.
     """
 
     name = "dreamsim"
@@ -57,6 +68,7 @@ class Target(Loss):
         reduction: Reduction | None = None,
         weights: Sequence[float] | None = None,
         references: Image | None = None,
+        capture: bool | Recorder = False,
     ) -> None:
         super().__init__()
         if reduction not in (None, "mean", "min"):
@@ -79,10 +91,13 @@ class Target(Loss):
         self.reduction = reduction
         # not persistent: they belong to the run, not to the checkpoint of a model that holds this loss
         self.register_buffer("directions", directions, persistent=False)
-        self.register_buffer("mask", mask, persistent=False)
+        # a copy: `swap` writes into it
+        self.register_buffer("mask", None if mask is None else mask.detach().clone(), persistent=False)
         self.register_buffer("references", references, persistent=False)
         share = None if weights is None else torch.as_tensor(weights, dtype=directions.dtype, device=directions.device)
         self.register_buffer("weights_of_references", None if share is None else share / share.sum(), persistent=False)
+        self._graphs = None if capture is False else Graphs(None if capture is True else capture)
+        self._refuse_other_devices()
 
     @property
     def metric(self) -> DreamSim:
@@ -97,6 +112,50 @@ class Target(Loss):
             self._metric = (copy.deepcopy(metric)._apply(fn),)
         return self
 
+    def swap(self, images: Image | Sequence[Image], mask: Mask | None = None) -> None:
+        """Take other references in place of the present ones. Recorded graphs stay valid.
+
+        images, mask: as for `DreamSim.target`. The references may have another size in pixels; their number must be the same,
+            and there must be a mask of the same shape, or none, as before.
+
+        Raises as `DreamSim.target`, and ValueError for another number of references or another shape of mask.
+        """
+        directions, pictures = self.metric.embed_references(images, mask)
+        for name, now, before in (("references", directions, self.directions), ("mask", mask, self.mask)):
+            shape, needed = (None if x is None else tuple(x.shape) for x in (now, before))
+            if shape != needed:
+                raise ValueError(
+                    f"swapped {name} must have the shape of those before, {needed}, got {shape}; for others make a new target "
+                    "with metric.target(...)."
+                )
+        turn = nullcontext() if self._graphs is None else self._graphs.recorder.turn(self.directions.device)
+        with turn, torch.no_grad():
+            self.directions.copy_(directions)
+            if self.mask is not None and mask is not None:
+                self.mask.copy_(mask)
+        self.references = pictures
+        self._adapters = self.metric.adapter_state
+
+    def warm_up(self, shapes: Iterable[tuple[int, int, int]], dtype: torch.dtype = torch.float32) -> None:
+        """Make one call, with a gradient and without, for each shape, so that later calls find everything prepared.
+
+        shapes: (b, h, w) of batches of images. dtype: of the images.
+
+        With `capture=True` these calls record their graphs, under the autocast that is active. Without it they load kernels
+        and make tables, which takes the time of an ordinary first call.
+        """
+        for batch, height, width in shapes:
+            images = torch.full((batch, 3, height, width), 0.5, dtype=dtype, device=self.metric.device)
+            with torch.no_grad():
+                self(images)
+            with torch.enable_grad():
+                self(images.requires_grad_()).sum().backward()
+
+    def release(self) -> None:
+        """Drop the recorded graphs and their memory. The next call records anew."""
+        if self._graphs is not None:
+            self._graphs.release()
+
     def forward(self, images: Image) -> Distance:
         self._check_metric()
         self.metric.check(images, overshoot=True)
@@ -105,6 +164,12 @@ class Target(Loss):
                 f"one reference, or one for each image, is needed, got {self.directions.shape[0]} references and "
                 f"{images.shape[0]} images; to compare with all of them choose reduction='mean' or 'min'."
             )
+        if self._graphs is None or torch.compiler.is_compiling():
+            return self._distances(images)
+        self._refuse_other_devices()
+        return values_of(self._graphs, self._distances, images, self._watch, self._key())
+
+    def _distances(self, images: Image) -> Distance:
         x = self.metric.directions(images, self.mask)
         if self.reduction is None:
             return half_chord(x, self.directions)
@@ -114,6 +179,23 @@ class Target(Loss):
         return (
             distances.mean(1) if self.weights_of_references is None else (distances * self.weights_of_references).sum(1)
         )
+
+    # What a recording depends on beside the images.
+
+    def _watch(self) -> Watch:
+        return Watch([self.metric], lambda: (self.directions, self.mask, self.weights_of_references))
+
+    def _key(self) -> tuple[object, ...]:
+        metric = self.metric
+        return metric.adapter_state, metric.resize, metric.normalize_embeds, self.reduction
+
+    def _refuse_other_devices(self) -> None:
+        device = self.metric.device
+        if self._graphs is not None and not self._graphs.recorder.accepts(device):
+            raise ValueError(
+                f"capture=True records CUDA graphs, and the metric is on {device}; move it first, metric.to('cuda'), or make "
+                "the target without capture."
+            )
 
     def _check_metric(self) -> None:
         """The shared metric may have been moved or tuned since the references were embedded."""
