@@ -1,0 +1,437 @@
+"""Residual sums with layer norm, and activations, of stacked transformers: one kernel each way.
+
+A stack holds the tokens of k towers of equal shape as one tensor `(k, b, n, d)`. Its matrix products are batched over the
+towers; what lies between them only moves memory, and is fused here:
+
+    add_norm:  x' = x + gamma (y + y_bias),   normed = (x' - mean) / sqrt(var + eps) * weight + bias
+    activate:  a = z Phi(z)  (GELU)   or   a = z sigmoid(1.702 z)  (QuickGELU),   with z + bias in place of z
+
+`add_norm` and `activate` run Triton kernels where `usable` says that they can, and otherwise `add_norm_eager` and
+`activate_eager`: the same functions in plain operations, which also serve the tests as reference. The kernels compute in
+float32 and differentiate with respect to tokens only; a parameter that requires a gradient selects the plain operations. Second
+derivatives (`create_graph=True`) are computed in plain operations too.
+
+Matrix products may leave their bias to these functions: on CUDA, `torch.baddbmm` first copies the bias to the whole output, and
+the product reads that back, whereas here the bias costs neither a kernel nor a pass over the tokens.
+
+Nothing waits for the device, so that calls can be captured in a CUDA graph after a warm-up, which compiles the kernels. With
+TRITON_INTERPRET=1 in the environment, Triton's interpreter runs the kernels on the CPU: slow, and meant for tests. This file is
+long because each kernel stays beside the function that it must equal.
+
+Ba et al., Layer Normalization, 2016; Hendrycks and Gimpel, Gaussian Error Linear Units, 2016.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import math
+import os
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import cache
+from itertools import groupby
+from typing import Any, no_type_check
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch._guards import active_fake_mode
+from torch.autograd import forward_ad
+
+from dreamsim_guidance.tracing import transforms_active
+
+try:
+    import triton
+    import triton.language as tl
+except ImportError:  # it is made for Linux only
+    triton = None  # type: ignore[assignment]
+
+__all__ = ["activate", "activate_eager", "add_norm", "add_norm_eager", "usable"]
+
+log = logging.getLogger(__name__)
+
+_QUICK = 1.702
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+_MOST_TOWERS = 4
+"""Each tower's epsilon is an argument of the kernels."""
+_WIDEST = 4096
+"""Largest d: a row of tokens stays in the registers of one program."""
+_BLOCK = 1024
+"""Elements of one program of the activation."""
+
+_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton, too, reads it once
+
+
+def usable(x: Tensor, *others: Tensor | None) -> bool:
+    """Whether the Triton kernels can run on these tensors, here and now.
+
+    They need Triton, a CUDA device of capability 8.0 or higher (or Triton's interpreter), and ordinary tensors on that device
+    in float16, bfloat16 or float32. They do not run inside transforms of `torch.func`, in forward-mode differentiation, with
+    fake tensors, and in `torch.compile`, whose Inductor fuses the plain operations itself. The first call on a device launches
+    a small kernel, to see whether Triton works there.
+    """
+    if torch.compiler.is_compiling() or triton is None or transforms_active() or active_fake_mode() is not None:
+        return False
+    tensors = [x, *(t for t in others if t is not None)]
+    key = torch._C.DispatchKey.CUDA if x.is_cuda else torch._C.DispatchKey.CPU
+    ordinary = all(
+        type(t) in (Tensor, nn.Parameter)
+        and t.device == x.device
+        and t.dtype in _DTYPES
+        and torch._C._dispatch_keys(t).has(key)  # not a batch of tensors, as in a backward with `is_grads_batched`
+        and forward_ad.unpack_dual(t).tangent is None
+        for t in tensors
+    )
+    return ordinary and (_INTERPRETED or (x.is_cuda and _works(x.device)))
+
+
+@cache
+def _works(device: torch.device) -> bool:
+    """Whether Triton compiles for this CUDA device: it needs a C compiler, which many containers lack."""
+    if torch.cuda.get_device_capability(device) < (8, 0):
+        log.info("%s is older than Triton supports; the metric runs in plain operations", device)
+        return False
+    try:
+        _launch_activation((False,), torch.zeros(1, 16, device=device), None)
+    except Exception as error:  # of the compiler, the linker or the driver
+        log.warning("Triton does not work on %s, and the metric runs in plain operations, slower: %r", device, error)
+        return False
+    return True
+
+
+def add_norm(
+    x: Float[Tensor, "k b n d"],
+    y: Float[Tensor, "k b n d"] | None,
+    gamma: Float[Tensor, "k d"] | None,
+    weight: Float[Tensor, "k d"],
+    bias: Float[Tensor, "k d"],
+    eps: tuple[float, ...],
+    dtype: torch.dtype,
+    y_bias: Float[Tensor, "k d"] | None = None,
+) -> tuple[Float[Tensor, "k b n d"], Float[Tensor, "k b n d"]]:
+    """Add a block's output to the stream of tokens, and normalise the sum for the next block.
+
+    x: the stream of tokens.
+    y: what is added to it, of its own dtype; None adds nothing.
+    gamma: scale of `y + y_bias` (LayerScale); None is 1.
+    weight, bias: affine part of each tower's norm, in any floating dtype.
+    eps: one number per tower.
+    dtype: of the second output.
+    y_bias: added to `y`; None is 0.
+
+    Returns `x + gamma * (y + y_bias)` in the dtype of `x`, and its norm in `dtype`. When `y` is None, the first output
+    is `x` or shares its memory.
+    """
+    parameters = (gamma, weight, bias, y_bias)
+    if (
+        len(eps) > _MOST_TOWERS
+        or x.shape[-1] > _WIDEST
+        or dtype not in _DTYPES
+        or not _frozen(*parameters)
+        or not usable(x, y, *parameters)
+    ):
+        return add_norm_eager(x, y, gamma, weight, bias, eps, dtype, y_bias)
+    if y is None:
+        gamma = y_bias = None
+    return _AddNorm.apply(x, y, gamma, y_bias, weight, bias, eps, dtype)  # type: ignore[no-any-return]
+
+
+def add_norm_eager(
+    x: Float[Tensor, "k b n d"],
+    y: Float[Tensor, "k b n d"] | None,
+    gamma: Float[Tensor, "k d"] | None,
+    weight: Float[Tensor, "k d"],
+    bias: Float[Tensor, "k d"],
+    eps: tuple[float, ...],
+    dtype: torch.dtype,
+    y_bias: Float[Tensor, "k d"] | None = None,
+) -> tuple[Float[Tensor, "k b n d"], Float[Tensor, "k b n d"]]:
+    """`add_norm` in plain operations, for every dtype, device and transform, and with gradients of all arguments."""
+    if y is not None:
+        if y_bias is not None:
+            y = y + y_bias.to(x.dtype)[:, None, None]
+        x = x + y if gamma is None else torch.addcmul(x, gamma.to(x.dtype)[:, None, None], y)
+    weight, bias = weight.to(x.dtype), bias.to(x.dtype)
+    if len(set(eps)) == 1:
+        standardized = F.layer_norm(x, x.shape[-1:], eps=eps[0])
+        return x, torch.addcmul(bias[:, None, None], standardized, weight[:, None, None]).to(dtype)
+    towers = [F.layer_norm(x[i], x.shape[-1:], weight[i], bias[i], eps[i]) for i in range(len(eps))]
+    return x, torch.stack(towers).to(dtype)
+
+
+def activate(
+    z: Float[Tensor, "k *rows f"], quick: tuple[bool, ...], bias: Float[Tensor, "k f"] | None = None
+) -> Float[Tensor, "k *rows f"]:
+    """Apply QuickGELU or the exact GELU, by tower, to the hidden units `z + bias` of the MLPs.
+
+    z: hidden units; the only tensor of their size that is kept for the backward.
+    quick: one flag per tower: whether it has QuickGELU.
+    bias: added to `z`; None is 0.
+    """
+    if _frozen(bias) and usable(z, bias):
+        return _Activate.apply(z, bias, quick)  # type: ignore[no-any-return]
+    return activate_eager(z, quick, bias)
+
+
+def activate_eager(
+    z: Float[Tensor, "k *rows f"], quick: tuple[bool, ...], bias: Float[Tensor, "k f"] | None = None
+) -> Float[Tensor, "k *rows f"]:
+    """`activate` in plain operations, for every dtype, device and transform, and with gradients of all arguments."""
+    return _per_kind(quick, lambda z: z * torch.sigmoid(_QUICK * z), F.gelu, _biased(z, bias))
+
+
+def _frozen(*parameters: Tensor | None) -> bool:
+    return not torch.is_grad_enabled() or not any(p is not None and p.requires_grad for p in parameters)
+
+
+def _biased(z: Tensor, bias: Tensor | None) -> Tensor:
+    if bias is None:
+        return z
+    return z + bias.to(z.dtype).view(bias.shape[0], *[1] * (z.ndim - 2), bias.shape[1])
+
+
+def _per_kind(
+    quick: tuple[bool, ...], quick_gelu: Callable[..., Tensor], gelu: Callable[..., Tensor], *tensors: Tensor
+) -> Tensor:
+    """One of two functions of `tensors`, for each run of towers of one kind."""
+    results, start = [], 0
+    for kind, run in groupby(quick):
+        stop = start + len(list(run))
+        results.append((quick_gelu if kind else gelu)(*(t[start:stop] for t in tensors)))
+        start = stop
+    return results[0] if len(results) == 1 else torch.cat(results)
+
+
+class _AddNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        y: Tensor | None,
+        gamma: Tensor | None,
+        y_bias: Tensor | None,
+        weight: Tensor,
+        bias: Tensor,
+        eps: tuple[float, ...],
+        dtype: torch.dtype,
+    ) -> tuple[Tensor, Tensor]:
+        towers, batch, n, d = x.shape
+        x = x.contiguous()
+        total = x if y is None else torch.empty_like(x)
+        normed = torch.empty_like(x, dtype=dtype)
+        statistics = x.new_empty((towers, batch * n, 2), dtype=torch.float32)  # mean, 1 / deviation
+        _launch(
+            _add_norm_forward,
+            (batch * n, towers),
+            x.device,
+            *(x, *_contiguous(y, gamma, y_bias, weight, bias), total, normed, statistics),
+            *eps,
+            *[0.0] * (_MOST_TOWERS - towers),
+            *_block(d),
+            num_warps=_warps(d),
+        )
+        ctx.set_materialize_grads(False)
+        # an output can be saved like an input: a second derivative continues through it to x and y, which need not be kept
+        ctx.save_for_backward(total, statistics, gamma, weight)
+        ctx.eps, ctx.y_dtype = eps, None if y is None else y.dtype
+        return total, normed
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        g_total, g_normed = gradients
+        total, statistics, gamma, weight = ctx.saved_tensors
+        parameters = (None,) * 6  # and eps, dtype
+        if g_total is None and g_normed is None:
+            return None, None, *parameters
+        if g_normed is None or torch.is_grad_enabled() or not usable(total, g_normed, g_total):
+            g_x = g_total
+            if g_normed is not None:
+                g_norm = _norm_gradient(
+                    total, g_normed.to(total.dtype) * weight.to(total.dtype)[:, None, None], ctx.eps
+                )
+                g_x = g_norm if g_x is None else g_x + g_norm
+            assert g_x is not None
+            g_y = g_x if gamma is None else g_x * gamma.to(g_x.dtype)[:, None, None]
+            return g_x, None if ctx.y_dtype is None else g_y.to(ctx.y_dtype), *parameters
+        towers, batch, n, d = total.shape
+        g_x = torch.empty_like(total)
+        same = gamma is None and ctx.y_dtype == total.dtype
+        g_y = None if same or ctx.y_dtype is None else torch.empty_like(total, dtype=ctx.y_dtype)
+        _launch(
+            _add_norm_backward,
+            (batch * n, towers),
+            total.device,
+            *(total, statistics, *_contiguous(gamma, weight, g_total, g_normed), g_x, g_y),
+            *_block(d),
+            num_warps=_warps(d),
+        )
+        return g_x, g_x if same else g_y, *parameters
+
+
+def _norm_gradient(x: Tensor, g: Tensor, eps: tuple[float, ...]) -> Tensor:
+    """The backward of a norm without affine part, in operations that can be differentiated and vectorised."""
+    spread = torch.stack([x.new_full((1, 1, 1), e) for e in eps])  # filled on the device: nothing is copied to it
+    variance, mean = torch.var_mean(x, -1, correction=0, keepdim=True)
+    inverse = (variance + spread).rsqrt()
+    standardized = (x - mean) * inverse
+    return inverse * (g - g.mean(-1, keepdim=True) - standardized * (g * standardized).mean(-1, keepdim=True))
+
+
+class _Activate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, bias: Tensor | None, quick: tuple[bool, ...]) -> Tensor:
+        ctx.save_for_backward(z, bias)
+        ctx.quick = quick
+        return _launch_activation(quick, z, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (g,) = gradients
+        z, bias = ctx.saved_tensors
+        if torch.is_grad_enabled() or not usable(z, g):
+            g_z = _per_kind(
+                ctx.quick, _quick_gradient, torch.ops.aten.gelu_backward, g.float(), _biased(z.float(), bias)
+            )
+            return g_z.to(z.dtype), None, None
+        return _launch_activation(ctx.quick, z, bias, g), None, None
+
+
+def _quick_gradient(g: Tensor, z: Tensor) -> Tensor:
+    s = torch.sigmoid(_QUICK * z)
+    return g * (s + _QUICK * z * s * (1 - s))
+
+
+def _block(width: int) -> tuple[int, int]:
+    """`width`, and the next power of two."""
+    return width, 1 << max(width - 1, 0).bit_length()
+
+
+def _warps(d: int) -> int:
+    """Eight elements of a row per thread, at most eight warps."""
+    return min(max(_block(d)[1] // 256, 1), 8)
+
+
+def _launch_activation(quick: tuple[bool, ...], z: Tensor, bias: Tensor | None, g: Tensor | None = None) -> Tensor:
+    """The activation or, where `g` is given, its gradient."""
+    out = torch.empty_like(z, memory_format=torch.contiguous_format)
+    width, block = _block(z.shape[-1])
+    block = min(block, _BLOCK)
+    rows = math.prod(z.shape[1:-1]) * -(-width // block)
+    flags = sum(1 << tower for tower, flag in enumerate(quick) if flag)
+    tensors = (*_contiguous(z, bias, g), out)
+    _launch(_activate_rows, (rows, z.shape[0]), z.device, *tensors, flags, width, block, num_warps=_warps(block))
+    return out
+
+
+def _contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
+    return [None if t is None else t.contiguous() for t in tensors]
+
+
+def _launch(
+    kernel: Callable[..., None], grid: tuple[int, int], device: torch.device, *arguments: object, num_warps: int
+) -> None:
+    if grid[0] * grid[1] == 0:
+        return
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        _jit(kernel)[grid](*arguments, num_warps=num_warps)
+
+
+@cache
+def _jit(kernel: Callable[..., None]) -> Any:
+    return triton.jit(inspect.unwrap(kernel))  # tests wrap functions to check their types
+
+
+# The kernels. Programs are numbered (row within a tower, tower). Triton reads this source: it resolves no annotation but
+# constexpr and no global variable but its own modules, so that constants stand here a second time.
+
+
+@no_type_check
+def _add_norm_forward(
+    x,
+    y,
+    gamma,
+    y_bias,
+    weight,
+    bias,
+    total,
+    normed,
+    statistics,
+    eps_0,
+    eps_1,
+    eps_2,
+    eps_3,
+    D: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    tower = tl.program_id(1)
+    row = tower.to(tl.int64) * tl.num_programs(0) + tl.program_id(0)
+    columns = tl.arange(0, BLOCK)
+    inside = columns < D
+    token = tl.load(x + row * D + columns, inside, other=0.0).to(tl.float32)
+    if y is not None:
+        added = tl.load(y + row * D + columns, inside, other=0.0).to(tl.float32)
+        if y_bias is not None:
+            added += tl.load(y_bias + tower * D + columns, inside, other=0.0).to(tl.float32)
+        if gamma is not None:
+            added *= tl.load(gamma + tower * D + columns, inside, other=0.0).to(tl.float32)
+        rounded = (token + added).to(total.dtype.element_ty)
+        tl.store(total + row * D + columns, rounded, inside)
+        token = rounded.to(tl.float32)
+    mean = tl.sum(token, 0) / D
+    centred = tl.where(inside, token - mean, 0.0)
+    eps = tl.where(tower == 0, eps_0, tl.where(tower == 1, eps_1, tl.where(tower == 2, eps_2, eps_3)))
+    inverse = tl.rsqrt(tl.sum(centred * centred, 0) / D + eps)
+    w = tl.load(weight + tower * D + columns, inside, other=0.0).to(tl.float32)
+    b = tl.load(bias + tower * D + columns, inside, other=0.0).to(tl.float32)
+    tl.store(normed + row * D + columns, (centred * inverse * w + b).to(normed.dtype.element_ty), inside)
+    tl.store(statistics + 2 * row, mean)
+    tl.store(statistics + 2 * row + 1, inverse)
+
+
+@no_type_check
+def _add_norm_backward(
+    total, statistics, gamma, weight, g_total, g_normed, g_x, g_y, D: tl.constexpr, BLOCK: tl.constexpr
+):
+    tower = tl.program_id(1)
+    row = tower.to(tl.int64) * tl.num_programs(0) + tl.program_id(0)
+    columns = tl.arange(0, BLOCK)
+    inside = columns < D
+    mean = tl.load(statistics + 2 * row)
+    inverse = tl.load(statistics + 2 * row + 1)
+    token = tl.load(total + row * D + columns, inside, other=0.0).to(tl.float32)
+    standardized = tl.where(inside, (token - mean) * inverse, 0.0)
+    g = tl.load(g_normed + row * D + columns, inside, other=0.0).to(tl.float32)
+    g *= tl.load(weight + tower * D + columns, inside, other=0.0).to(tl.float32)
+    g = (g - tl.sum(g, 0) / D - standardized * (tl.sum(g * standardized, 0) / D)) * inverse
+    if g_total is not None:
+        g += tl.load(g_total + row * D + columns, inside, other=0.0).to(tl.float32)
+    tl.store(g_x + row * D + columns, g.to(g_x.dtype.element_ty), inside)
+    if g_y is not None:
+        if gamma is not None:
+            g *= tl.load(gamma + tower * D + columns, inside, other=0.0).to(tl.float32)
+        tl.store(g_y + row * D + columns, g.to(g_y.dtype.element_ty), inside)
+
+
+@no_type_check
+def _activate_rows(z, bias, g, out, QUICK: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+    """The activation or, where `g` is given, its gradient. Bit i of QUICK is set if tower i has QuickGELU."""
+    tower = tl.program_id(1)
+    blocks: tl.constexpr = (WIDTH + BLOCK - 1) // BLOCK
+    row = (tower.to(tl.int64) * tl.num_programs(0) + tl.program_id(0)) // blocks
+    columns = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
+    inside = columns < WIDTH
+    unit = tl.load(z + row * WIDTH + columns, inside, other=0.0).to(tl.float32)
+    if bias is not None:
+        unit += tl.load(bias + tower * WIDTH + columns, inside, other=0.0).to(tl.float32)
+    if (QUICK >> tower) & 1:
+        gate = tl.sigmoid(1.702 * unit)
+        slope = gate + 1.702 * unit * gate * (1.0 - gate)
+    else:
+        gate = 0.5 + 0.5 * tl.erf(unit * 0.7071067811865476)
+        slope = gate + unit * tl.exp(-0.5 * unit * unit) * 0.3989422804014327
+    value = unit * gate
+    if g is not None:
+        value = slope * tl.load(g + row * WIDTH + columns, inside, other=0.0).to(tl.float32)
+    tl.store(out + row * WIDTH + columns, value.to(out.dtype.element_ty), inside)
