@@ -17,6 +17,7 @@ twice: from arithmetic alone, and with the measured rates and latency of this ma
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import statistics
 import sys
@@ -36,7 +37,7 @@ import tiny_pipelines
 
 from dreamsim_guidance.guidance import Machine, guide
 from dreamsim_guidance.guidance.methods import METHODS, method_class
-from dreamsim_guidance.guidance.planning.cost import ARITHMETIC
+from dreamsim_guidance.guidance.planning.machine import ARITHMETIC
 from dreamsim_guidance.guidance.planning.prices import Prices, Way
 from dreamsim_guidance.metric.ensemble import Ensemble
 from dreamsim_guidance.metric.variants import variant
@@ -157,7 +158,8 @@ class Predictions:
     def of(self, case: Case) -> dict[str, Any]:
         if case.pipe is not self._pipe:
             machines = [ARITHMETIC] if self.machine is None else [ARITHMETIC, self.machine]
-            self._pipe = case.pipe
+            self._pipe, self._prices = case.pipe, []
+            gc.collect()  # pipelines hold themselves in cycles
             self._prices = [Prices(case.pipe, case.loss, case.call, machine, progress=False) for machine in machines]
         predictions = [case.predict(prices) for prices in self._prices]
         here = {} if self.machine is None else {"predicted_here": predictions[1][0]}
@@ -167,8 +169,11 @@ class Predictions:
 def row_of(case: Case, steps: int, repeats: int, predictions: Predictions) -> dict[str, Any]:
     checkpointing = bool(case.options.get("checkpointing"))
     row = {"pipeline": case.name, "method": case.method, "decoder": case.decoder, "checkpointing": checkpointing}
+    predicted = predictions.of(
+        case
+    )  # first: it frees the pipeline before, whose weights would count in the measured peaks
     measured = {} if predictions.machine is None else measure(case, steps, repeats)
-    return {**row, **measured, **predictions.of(case)}
+    return {**row, **measured, **predicted}
 
 
 def table_row(row: dict[str, Any]) -> str:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dreamsim_guidance.guidance.methods import *  # noqa: F403  # what the table lists
     from dreamsim_guidance.guidance.native import GuidanceCallback as GuidanceCallback
     from dreamsim_guidance.guidance.native import LossGuidance as LossGuidance
-    from dreamsim_guidance.guidance.planning.cost import Machine as Machine
+    from dreamsim_guidance.guidance.planning.machine import Machine as Machine
     from dreamsim_guidance.guidance.planning.plan import Option as Option
     from dreamsim_guidance.guidance.planning.plan import Plan as Plan
     from dreamsim_guidance.guidance.planning.plan import plan as plan
@@ -35,7 +35,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "log": ["Entry", "Log"],
         "method": ["Method"],
         "native": ["GuidanceCallback", "LossGuidance"],
-        "planning.cost": ["Machine"],
+        "planning.machine": ["Machine"],
         "planning.plan": ["Option", "Plan", "plan"],
         "step": ["Step"],
         **{f"methods.{file}": [name] for file, name in METHODS.items()},

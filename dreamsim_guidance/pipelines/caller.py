@@ -1,8 +1,8 @@
 """Questions about a running call of a pipeline that can be answered from its stack frames only.
 
 Nothing that a pipeline hands on says who called it, or with what. Frames are therefore read here, and nowhere else: when a
-run is planned (`is_of_another_pipeline`), at its first step (`argument_of_call`), and when a decoder is called after its
-last step (`calls_itself`); never step by step.
+run is planned (`is_of_another_pipeline`), before its loop or else at its first step (`argument_of_call`), and when a decoder
+is called after its last step (`calls_itself`); never step by step.
 """
 
 from __future__ import annotations

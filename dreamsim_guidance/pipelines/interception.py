@@ -98,6 +98,7 @@ class Interception:
         self._inputs: list[Tensor] = []
         self._results: list[Tensor] = []
         self._decoded = 0
+        self._call: tuple[int, bool] | None = None
 
     def _wants_graph(self) -> bool:
         return not self._plan.done and self.visitor.wants_graph(self._plan.index, len(self._plan))
@@ -153,6 +154,8 @@ class Interception:
         self._hand_back()
         if kwargs.get("total") is not None and len(self._plan):
             kwargs["total"] = max(kwargs["total"], sum(self._plan.copies))
+        # read before the loop: until Python 3.12 a frame keeps the variables that were read, later on with a step's graph
+        self._call = self._read_call()
         self.bar = original(*args, **kwargs)
         self._mode = torch.is_grad_enabled()
         torch.set_grad_enabled(self._mode or self._wants_graph_at_first())
@@ -226,6 +229,7 @@ class Interception:
 
     def _begin(self, timestep: float) -> Visit:
         """The first step of a run: find it in the plan, which image-to-image pipelines enter in the middle."""
+        images_per_prompt, own_callback = self._call or self._read_call()
         if not len(self._plan):
             self._new_run(StepPlan(self.scheduler.timesteps))
         if self._plan.timesteps[0] != timestep:
@@ -236,12 +240,17 @@ class Interception:
             Sampling(
                 steps=len(self._plan),
                 geometry=self._geometry,
-                images_per_prompt=caller.images_per_prompt(self.pipe),
-                own_callback=caller.argument_of_call(self.pipe, "callback_on_step_end", "callback") is not None,
+                images_per_prompt=images_per_prompt,
+                own_callback=own_callback,
                 bar=self.bar,
             )
         )
         return self._visit
+
+    def _read_call(self) -> tuple[int, bool]:
+        """The images per prompt of the running call, and whether it has a callback of its own."""
+        callback = caller.argument_of_call(self.pipe, "callback_on_step_end", "callback")
+        return caller.images_per_prompt(self.pipe), callback is not None
 
     def _decode(self, original: Callable[..., Any], z: Tensor, *args: Any, **kwargs: Any) -> Any:
         result = original(z, *args, **kwargs)

@@ -1,4 +1,4 @@
-"""Counting the arithmetic and memory of code while it runs on tensors that have shapes but no numbers.
+"""Counting the arithmetic, launches and memory of code while it runs on tensors that have shapes but no numbers.
 
 Arithmetic is counted operation by operation with PyTorch's own formulas (matrix products, convolutions, attention). Memory is
 counted by following storages from their allocation to their release, each once: activations that a graph keeps, what
@@ -8,21 +8,20 @@ are not. Attention is counted as fused kernels compute it, which do not store th
 
 from __future__ import annotations
 
-import math
-import time
 import weakref
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-__all__ = ["ARITHMETIC", "SAME_SHAPES", "Cost", "Machine", "Meter"]
+from dreamsim_guidance.guidance.planning.machine import ARITHMETIC, NO_TIME, Duration, Machine, Phase
+
+__all__ = ["SAME_SHAPES", "Cost", "Meter"]
 
 _ATEN = torch.ops.aten
 SAME_SHAPES = {
@@ -31,71 +30,25 @@ SAME_SHAPES = {
 }
 """Operations without a formula in older versions of PyTorch, and operations whose formula holds for them."""
 
-
-@dataclass(frozen=True)
-class Machine:
-    """How long an operation takes: the longer of its arithmetic and its memory traffic, plus a latency.
-
-    flops_per_second: rate of arithmetic. bytes_per_second: rate of memory traffic, by default unlimited.
-    latency: seconds for launching an operation, which dominates tiny networks; by default 0.
-
-    Williams et al., Roofline: An Insightful Visual Performance Model, Communications of the ACM 2009.
-    """
-
-    flops_per_second: float
-    bytes_per_second: float = math.inf
-    latency: float = 0.0
-
-    def seconds(self, flops: float, traffic: float) -> float:
-        """Duration of one operation with `flops` floating-point operations that reads and writes `traffic` bytes."""
-        return self.latency + max(flops / self.flops_per_second, traffic / self.bytes_per_second)
-
-    @classmethod
-    def measured(cls, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Machine:
-        """Measure this machine by a matrix product, a copy, and a network so small that only its number of layers counts."""
-        side, length = (4096, 2**28) if torch.device(device).type == "cuda" else (768, 2**24)
-        matrix = torch.randn(side, side, device=device, dtype=dtype)
-        long, small = (
-            torch.zeros(length, device=device, dtype=dtype),
-            torch.zeros(1, 4, 4, 4, device=device, dtype=dtype),
-        )
-        copy = torch.zeros_like(long)
-        layers = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.GroupNorm(2, 4), nn.SiLU()).to(device, dtype)
-        with torch.no_grad():
-            arithmetic = _fastest(lambda: matrix @ matrix, 3)
-            memory = _fastest(lambda: copy.copy_(long), 3)
-            latency = _fastest(lambda: layers(small.view(1, 4, 4, 4)), 100) / len(layers)
-        return cls(2 * side**3 / arithmetic, 2 * length * dtype.itemsize / memory, latency)
-
-
-def _fastest(work: Callable[[], Tensor], times: int, repeats: int = 5) -> float:
-    """Seconds for one execution of `work`, from the fastest of some repeats of `times` executions."""
-    seconds = []
-    for _ in range(repeats + 1):  # the first is warm-up
-        start = time.perf_counter()
-        for _ in range(times):
-            result = work()
-        if result.is_cuda:
-            torch.cuda.synchronize(result.device)
-        seconds.append((time.perf_counter() - start) / times)
-    return min(seconds[1:])
-
-
-ARITHMETIC = Machine(1e12)
-"""A machine whose "seconds" are TFLOP: counts arithmetic alone, the same for every device."""
+_CONVOLUTIONS = {_ATEN.convolution, _ATEN._convolution, _ATEN.convolution_backward}
 
 
 @dataclass(frozen=True)
 class Cost:
     """Cost of one part of a step.
 
-    seconds: on the meter's machine. flops: floating-point operations. peak, held: bytes, at most and at the end.
+    time: on the meter's machine. flops: floating-point operations. peak, held: bytes, at most and at the end.
     """
 
-    seconds: float = 0.0
+    time: Duration = NO_TIME
     flops: int = 0
     peak: int = 0
     held: int = 0
+
+    @property
+    def seconds(self) -> float:
+        """From the first launch to the last result."""
+        return self.time.total
 
 
 class Meter(TorchDispatchMode):
@@ -104,8 +57,10 @@ class Meter(TorchDispatchMode):
     def __init__(self, machine: Machine = ARITHMETIC) -> None:
         super().__init__()
         self.machine = machine
-        self.seconds = 0.0
+        self.time = NO_TIME
         self.flops = 0
+        self.operations: dict[Phase, int] = {"forward": 0, "backward": 0, "recomputed": 0}
+        """Number of operations that a device would have to launch; views are none."""
         self.live = 0
         """Bytes of the storages that were allocated in the block and are alive now."""
         self.peak = 0
@@ -114,7 +69,13 @@ class Meter(TorchDispatchMode):
     @property
     def cost(self) -> Cost:
         """The cost of all operations so far."""
-        return Cost(self.seconds, self.flops, self.peak, self.live)
+        return Cost(self.time, self.flops, self.peak, self.live)
+
+    def lap(self) -> Cost:
+        """The cost of all operations so far; time and arithmetic are counted from zero again, memory goes on."""
+        cost = self.cost
+        self.time, self.flops = NO_TIME, 0
+        return cost
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -130,7 +91,10 @@ class Meter(TorchDispatchMode):
         self.flops += flops
         if any(fresh) or func._schema.is_mutable:  # a view moves nothing
             traffic = sum(t.numel() * t.element_size() for t in (*inputs, *outputs))
-            self.seconds += self.machine.seconds(float(flops), float(traffic))
+            phase = _phase()
+            self.operations[phase] += 1
+            convolution = packet in _CONVOLUTIONS
+            self.time = self.time.then(self.machine.duration(float(flops), float(traffic), phase, convolution))
         return out
 
     def _watch(self, tensor: Tensor, allocated: bool) -> bool:
@@ -148,3 +112,10 @@ class Meter(TorchDispatchMode):
     def _forget(self, key: int, size: int, _: Any) -> None:
         self._watched.pop(key, None)
         self.live -= size
+
+
+def _phase() -> Phase:
+    """How the operation that runs now was launched."""
+    if torch._C._current_graph_task_id() == -1:  # not inside of autograd's backward pass
+        return "forward"
+    return "recomputed" if torch.is_grad_enabled() else "backward"

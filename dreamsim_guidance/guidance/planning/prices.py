@@ -1,7 +1,11 @@
 """The parts of a guided step and their prices; a way of guiding is a sum of parts.
 
-time   = repeats x (denoiser + pull_backs x backward through it + gradients x (decoder and loss, forward and backward))
-memory = weights + max(denoiser, its kept graph + decoder's and loss's, the backward pass)
+time   = repeats x (denoiser + pull_backs x backward through it + gradients x (decoder and loss, forward and backward)
+                    + the method's own arithmetic)
+memory = weights + max(the last step's kept graph + denoiser, its kept graph + decoder's and loss's, the backward pass)
+
+A sum of times is that of operations launched one after another: the device may still be busy with one part while the host
+launches the next. The graph of a step is kept until the pipeline overwrites the denoiser's output in the next one.
 """
 
 from __future__ import annotations
@@ -9,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -18,8 +23,9 @@ from tqdm import tqdm
 
 from dreamsim_guidance.guidance.gradient import gradient_through
 from dreamsim_guidance.guidance.method import Method
-from dreamsim_guidance.guidance.planning.cost import Cost, Machine, Meter
-from dreamsim_guidance.guidance.planning.demand import Demand, demand_of
+from dreamsim_guidance.guidance.planning.cost import Cost, Meter
+from dreamsim_guidance.guidance.planning.demand import demand_of
+from dreamsim_guidance.guidance.planning.machine import NO_TIME, Duration, Machine
 from dreamsim_guidance.guidance.planning.rehearsal import Rehearsal
 from dreamsim_guidance.guidance.planning.twin import bytes_of, tensors_in, twin_of, twin_of_object
 from dreamsim_guidance.guidance.timing import Timing
@@ -32,12 +38,16 @@ __all__ = ["Prices", "Way"]
 
 @dataclass(frozen=True)
 class Way:
-    """One way to guide: the arguments of `guide` that `plan` varies. `vae` is a twin, or None for the pipeline's own."""
+    """One way to guide: the arguments of `guide` that `plan` varies. `vae` is a twin, or None for the pipeline's own.
+
+    capture: whether decoder and loss with their gradients are launched as one graph.
+    """
 
     method: Method
     every: int
     vae: nn.Module | None
     checkpointing: bool
+    capture: bool = False
 
 
 class Prices:
@@ -87,27 +97,35 @@ class Prices:
 
         Raises `ValueError` if the denoiser does no arithmetic that is counted.
         """
-        unguided = self.denoise(False, False)[0].seconds
-        if unguided == 0:
+        unguided = self.denoise(False, False)[0].time
+        if unguided.total == 0:
             raise ValueError(
                 "the denoiser does no arithmetic that is counted (matrix products, convolutions, attention); pass "
                 "machine=Machine.measured(), which includes the duration of other operations."
             )
         method, steps = way.method, self.rehearsal.sampling.steps
-        forward, backward = self._denoise(way)
-        demands: dict[float, Demand] = {}  # by share of the run, to a tenth
-        total = 0.0
+        guided: dict[float, Duration] = {}  # by share of the run, to a tenth
+        total = NO_TIME
         for index in range(steps):
             if not self._guided(way, index):
-                total += unguided
+                total = total.then(unguided)
                 continue
             share = round(index / steps, 1)
-            if share not in demands:
-                demands[share] = demand_of(method, share, tuple(self.rehearsal.x0.shape[1:]))
-            gradients = demands[share].gradients * self.gradient(way.vae, way.checkpointing).seconds
-            once = forward.seconds + demands[share].pull_backs * backward.seconds + gradients
-            total += method.repeats(index / steps) * once
-        return total / (steps * unguided)
+            if share not in guided:
+                guided[share] = self._guided_step(way, share)
+            total = total.then(guided[share].times(method.repeats(index / steps)))
+        return total.total / unguided.times(steps).total
+
+    def _guided_step(self, way: Way, share: float) -> Duration:
+        """A guided step at this share of the run, made once."""
+        machine = self._machine
+        demand = demand_of(way.method, share, tuple(self.rehearsal.x0.shape[1:]))
+        gradient = self.gradient(way.vae, way.checkpointing).time
+        if way.capture:
+            gradient = machine.captured(gradient)
+        forward, backward = self._denoise(way)
+        time = forward.time.then(gradient.times(demand.gradients)).then(backward.time.times(demand.pull_backs))
+        return time.then(machine.duration(0.0, 0.0).times(demand.operations))
 
     def peak(self, way: Way) -> int:
         """Peak memory of a guided step in bytes, weights included."""
@@ -116,7 +134,8 @@ class Prices:
         gradient = self.gradient(way.vae, way.checkpointing).peak
         forward, backward = self._denoise(way)
         graph = forward.held if way.method.through_denoiser else 0
-        step = max(forward.peak, backward.peak, graph + gradient, self.delivery().peak)
+        before = graph if self._guided_in_a_row(way) else 0
+        step = max(before + forward.peak, backward.peak, graph + gradient, self.delivery().peak)
         return self.weights() + self._weights_of_loss + bytes_of(self._additional(way.vae)) + step
 
     def unguided_peak(self) -> int:
@@ -156,6 +175,13 @@ class Prices:
     def _guided(self, way: Way, index: int) -> bool:
         return Timing(self._window, way.every).strength(way.method, index, self.rehearsal.sampling.steps) > 0
 
+    def _guided_in_a_row(self, way: Way) -> bool:
+        """Whether a guided step follows another one, or itself."""
+        steps = self.rehearsal.sampling.steps
+        guided = [self._guided(way, index) for index in range(steps)]
+        repeated = any(is_guided and way.method.repeats(i / steps) > 1 for i, is_guided in enumerate(guided))
+        return repeated or any(first and second for first, second in pairwise(guided))
+
     def _denoise(self, way: Way) -> tuple[Cost, Cost]:
         through = way.method.through_denoiser
         return self.denoise(through, through and way.checkpointing)
@@ -177,7 +203,7 @@ class Prices:
             gradient_through(decoder, rehearsal.x0, respond, checkpointing)
         loss, cost, views = self._once(("loss", images.shape), self._of_loss, images), meter.cost, self._views
         return Cost(
-            cost.seconds + views * loss.seconds,
+            cost.time.then(loss.time.times(views)),
             cost.flops + views * loss.flops,
             max(cost.peak, waiting[0].held + loss.peak),
             cost.held,

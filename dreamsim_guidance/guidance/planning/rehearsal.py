@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dreamsim_guidance.guidance.planning.cost import Cost, Machine, Meter
+from dreamsim_guidance.guidance.planning.cost import Cost, Meter
+from dreamsim_guidance.guidance.planning.machine import Machine
 from dreamsim_guidance.guidance.planning.twin import as_fake, mapped, twin_of, without_numbers
 from dreamsim_guidance.pipelines.frozen import checkpointed, denoiser_of
 from dreamsim_guidance.pipelines.interception import Interception
@@ -140,15 +141,13 @@ class Rehearsal(Visitor, Visit):
                 result = call.network(*arguments, **keywords)
                 results.update(zip(_identities(call.result), _tensors(result), strict=True))
                 del arguments, keywords, first, result
-            forward = meter.cost
+            forward = meter.lap()
             ends = [tensor for tensor in results.values() if tensor.requires_grad]
             if not ends:
                 return forward, Cost()
             # a method may pull back several gradients, so the graph stays
             torch.autograd.grad(ends, states, [torch.ones_like(e) for e in ends], retain_graph=True, allow_unused=True)
-            both = meter.cost
-        backward = Cost(both.seconds - forward.seconds, both.flops - forward.flops, both.peak, both.held)
-        return forward, backward
+            return forward, meter.cost
 
 
 def _harmless(value: Any) -> Any:

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from dreamsim_guidance.guidance import Machine, Method, guide
-from dreamsim_guidance.guidance.planning.cost import ARITHMETIC
+from dreamsim_guidance.guidance.planning.machine import ARITHMETIC
 from dreamsim_guidance.guidance.planning.prices import Prices, Way
 
 
@@ -28,8 +28,10 @@ def priced(tiny: TinyPipeline, loss: Any = brightness, machine: Machine = ARITHM
     return Prices(tiny.pipe, loss, call_of(tiny), machine, progress=False, **options)
 
 
-def way(method: Method, vae: nn.Module | None = None, every: int = 1, checkpointing: bool = False) -> Way:
-    return Way(method, every, vae, checkpointing)
+def way(
+    method: Method, vae: nn.Module | None = None, every: int = 1, checkpointing: bool = False, capture: bool = False
+) -> Way:
+    return Way(method, every, vae, checkpointing, capture)
 
 
 class Counter(TorchDispatchMode):
@@ -44,13 +46,18 @@ class Counter(TorchDispatchMode):
         return out
 
 
+def run(tiny: TinyPipeline, **guidance: Any) -> None:
+    """A real run without its final decoding; guided if `guidance` has arguments for `guide`."""
+    call = {"output_type": "latent", **call_of(tiny), "generator": torch.Generator().manual_seed(0)}
+    if guidance:
+        with guide(tiny.pipe, brightness, judges={}, **guidance):
+            tiny.pipe(**call)
+    else:
+        tiny.pipe(**call)
+
+
 def arithmetic(tiny: TinyPipeline, **guidance: Any) -> int:
     """FLOP of a real run without its final decoding; guided if `guidance` has arguments for `guide`."""
-    call = {"output_type": "latent", **call_of(tiny), "generator": torch.Generator().manual_seed(0)}
     with Counter() as counter:
-        if guidance:
-            with guide(tiny.pipe, brightness, judges={}, **guidance):
-                tiny.pipe(**call)
-        else:
-            tiny.pipe(**call)
+        run(tiny, **guidance)
     return counter.flops

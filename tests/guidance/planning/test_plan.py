@@ -14,7 +14,7 @@ from torch import nn
 
 from dreamsim_guidance import DreamSim
 from dreamsim_guidance.guidance import DPS, MPGD, Plan, plan
-from dreamsim_guidance.guidance.planning.cost import ARITHMETIC
+from dreamsim_guidance.guidance.planning.machine import ARITHMETIC
 from dreamsim_guidance.guidance.planning.plan import Option
 from dreamsim_guidance.guidance.planning.rehearsal import Rehearsal
 
