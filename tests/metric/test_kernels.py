@@ -2,6 +2,8 @@
 
 The tests marked `gpu` run the kernels: on a card, or in Triton's interpreter, where `test_kernels_agree_in_the_interpreter`
 calls them in a process of its own, since Triton decides at its import whether it interprets.
+
+One file, longer than others, so that the interpreter and a card run exactly the same tests.
 """
 
 from __future__ import annotations
