@@ -29,7 +29,7 @@ def pictures(count: int, seed: int, device: str) -> Tensor:
 
 
 def add_outliers(metric: DreamSim) -> None:
-    with torch.no_grad():
+    with torch.no_grad(), metric.ensemble.one_by_one():
         for place, branch in enumerate(metric.ensemble.branches):
             backbone: Any = branch.backbone
             scale = float(backbone.pos_embed.std())

@@ -68,7 +68,8 @@ def _split(metric: DreamSim) -> tuple[DreamSim, DreamSim | None]:
 
     A metric of one branch, or with a head, is not split: the second is None.
     """
-    branches = list(metric.fold().ensemble.branches)
+    metric.fold().ensemble.unstack()
+    branches = list(metric.ensemble.branches)
     if len(branches) == 1 or metric.ensemble.head is not None:
         return metric, None
     return DreamSim(Ensemble(branches[:-1])), DreamSim(Ensemble(branches[-1:]))  # type: ignore[arg-type]

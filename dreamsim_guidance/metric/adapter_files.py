@@ -152,11 +152,11 @@ def _tensors(file: Path) -> dict[str, Tensor]:
 
 def _check_names(ensemble: Ensemble, tensors: Mapping[str, Tensor], folder: Path, owner: str) -> None:
     branches = {int(match[1]) for key in tensors if (match := re.match(r"branches\.(\d+)\.", key))}
-    if branches and branches != set(range(len(ensemble.branches))):
+    if branches and branches != set(range(len(ensemble.configs))):
         names = ", ".join(config.name for config in ensemble.configs)
         raise ValueError(
-            f"wrong adapter: '{folder}' does not fit this ensemble of {len(ensemble.branches)} ({names}): it tunes "
-            f"{len(branches)} branches, {owner} has {len(ensemble.branches)}"
+            f"wrong adapter: '{folder}' does not fit this ensemble of {len(ensemble.configs)} ({names}): it tunes "
+            f"{len(branches)} branches, {owner} has {len(ensemble.configs)}"
         )
     modules = dict(ensemble.named_modules())
     foreign = [key for key in tensors if re.sub(r"\.lora_[AB]\.weight$", "", key) not in modules]

@@ -14,6 +14,8 @@ import os
 import re
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ __all__ = [
     "attach_adapter",
     "fold_adapters",
     "load_adapter",
+    "need",
     "save_adapter",
     "set_adapter",
 ]
@@ -53,8 +56,9 @@ def attach_adapter(
     if rank < 1:
         raise ValueError(f"rank must be at least 1, got {rank}.")
     config = peft().LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(targets))
-    _inject(ensemble, config, name)
-    set_adapter(ensemble, name, trainable=True)
+    with ensemble.one_by_one():
+        _inject(ensemble, config, name)
+        set_adapter(ensemble, name, trainable=True)
 
 
 def load_adapter(ensemble: Ensemble, folder: str | os.PathLike[str], name: str = "default") -> None:
@@ -63,11 +67,12 @@ def load_adapter(ensemble: Ensemble, folder: str | os.PathLike[str], name: str =
     Raises FileNotFoundError for a folder without the two files, ValueError for an adapter that is damaged or does not fit the
     ensemble, and for a name that is taken.
     """
-    options, tensors = read_adapter(ensemble, Path(folder))
-    _inject(ensemble, peft().LoraConfig(**options), name)
-    for key, parameter in _adapter_tensors(ensemble, name).items():
-        parameter.data.copy_(tensors[key])
-    set_adapter(ensemble, name)
+    with ensemble.one_by_one():
+        options, tensors = read_adapter(ensemble, Path(folder))
+        _inject(ensemble, peft().LoraConfig(**options), name)
+        for key, value in _adapter_tensors(ensemble, name).items():
+            value.copy_(tensors[key])
+        set_adapter(ensemble, name)
 
 
 def save_adapter(ensemble: Ensemble, folder: str | os.PathLike[str], name: str | None = None) -> None:
@@ -76,7 +81,7 @@ def save_adapter(ensemble: Ensemble, folder: str | os.PathLike[str], name: str |
     Raises ValueError if there is no such adapter or it has no values (the device "meta"), OSError if it cannot be written.
     """
     name = name or _active(ensemble)
-    _need(ensemble, name)
+    need(ensemble, name)
     if ensemble.device.type == "meta":
         raise ValueError("an adapter on the device 'meta' has no values to be written; build the model on another.")
     config = ensemble.peft_config[name].to_dict()  # type: ignore[operator, union-attr, index]
@@ -89,16 +94,22 @@ def adapter_names(ensemble: Ensemble) -> list[str]:
 
 
 def set_adapter(ensemble: Ensemble, name: str | None, trainable: bool = False) -> None:
-    """Make one adapter the active one, or with None no adapter (the un-tuned ensemble). Frozen unless `trainable`."""
+    """Make one adapter the active one, or with None no adapter (the un-tuned ensemble). Frozen unless `trainable`.
+
+    Towers that run as one network go on so, unless the adapter is `trainable`.
+    """
     if name is not None:
-        _need(ensemble, name)
-    for layer in _layers(ensemble):
-        layer.enable_adapters(name is not None)
-        if name is not None:
-            layer.set_adapter(name)
-    for key, parameter in ensemble.named_parameters():
-        if ".lora_" in key:
-            parameter.requires_grad_(trainable and name is not None and f".{name}." in key)
+        need(ensemble, name)
+    with ensemble.one_by_one() if trainable else nullcontext():
+        for stack in ensemble.stacks:
+            stack.set_adapter(name)  # type: ignore[operator]
+        for layer in _layers(ensemble):
+            layer.enable_adapters(name is not None)
+            if name is not None:
+                layer.set_adapter(name)
+        for key, parameter in ensemble.named_parameters():
+            if ".lora_" in key:
+                parameter.requires_grad_(trainable and name is not None and f".{name}." in key)
 
 
 def fold_adapters(ensemble: Ensemble) -> None:
@@ -106,14 +117,15 @@ def fold_adapters(ensemble: Ensemble) -> None:
 
     The embedding changes by rounding only (below 1e-6 in float64). Folding cannot be undone: save adapters first.
     """
-    for layer_name, layer in [(n, m) for n, m in ensemble.named_modules() if _is_layer(m)]:
-        if not layer.disable_adapters:
-            layer.merge(adapter_names=list(layer.active_adapters))
-        parent, _, child = layer_name.rpartition(".")
-        setattr(ensemble.get_submodule(parent), child, layer.get_base_layer())
-    if hasattr(ensemble, "peft_config"):
-        del ensemble.peft_config
-    ensemble.requires_grad_(False)
+    with ensemble.one_by_one():
+        for layer_name, layer in [(n, m) for n, m in ensemble.named_modules() if _is_layer(m)]:
+            if not layer.disable_adapters:
+                layer.merge(adapter_names=list(layer.active_adapters))
+            parent, _, child = layer_name.rpartition(".")
+            setattr(ensemble.get_submodule(parent), child, layer.get_base_layer())
+        if hasattr(ensemble, "peft_config"):
+            del ensemble.peft_config
+        ensemble.requires_grad_(False)
 
 
 def _inject(ensemble: Ensemble, config: Any, name: str) -> None:
@@ -152,7 +164,9 @@ def _is_layer(module: nn.Module) -> bool:
 
 
 def _layers(ensemble: Ensemble) -> list[Any]:
-    return [module for module in ensemble.modules() if _is_layer(module)]
+    """peft's layers, also those that wait for their weights in the skeletons of stacked towers."""
+    skeletons = (skeleton.modules() for stack in ensemble.stacks for skeleton in stack.skeletons)  # type: ignore[union-attr]
+    return [module for module in chain(ensemble.modules(), *skeletons) if _is_layer(module)]
 
 
 def _active(ensemble: Ensemble) -> str:
@@ -161,13 +175,14 @@ def _active(ensemble: Ensemble) -> str:
     raise ValueError("this ensemble has no adapter; attach or load one first (adapters that were folded are gone).")
 
 
-def _need(ensemble: Ensemble, name: str) -> None:
+def need(ensemble: Ensemble, name: str) -> None:
+    """Raise ValueError unless an adapter of this name is attached."""
     if name not in adapter_names(ensemble):
         attached = ", ".join(adapter_names(ensemble)) or "none (a folded adapter is part of the weights)"
         raise ValueError(f"no adapter '{name}' is attached; attached: {attached}.")
 
 
 def _adapter_tensors(ensemble: Ensemble, name: str) -> dict[str, Tensor]:
-    """The adapter's parameters by names without its own: `branches.0.backbone.blocks.0.attn.qkv.lora_A.weight`."""
+    """The adapter's values by names without its own: `branches.0.backbone.blocks.0.attn.qkv.lora_A.weight`."""
     part = f".{name}."
-    return {key.replace(part, "."): p for key, p in ensemble.named_parameters() if ".lora_" in key and part in key}
+    return {key.replace(part, "."): t for key, t in ensemble.state_dict().items() if ".lora_" in key and part in key}

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from dreamsim_guidance.metric import vit
 from dreamsim_guidance.metric.base_weights import cached_weights
+from dreamsim_guidance.metric.low_rank import Names
 from dreamsim_guidance.types import Image
 
 __all__ = ["CLIP_MEAN", "CLIP_STD", "IMAGENET_MEAN", "IMAGENET_STD", "Branch", "BranchConfig", "Feature"]
@@ -158,31 +159,47 @@ class Branch(nn.Module):
         self.set_colours()
         return self
 
-    def forward(self, images: Image) -> Tensor:
+    def forward(self, images: Image, adapters: Names | None = None) -> Tensor:
+        """The feature of images `(b, 3, h, w)`.
+
+        adapters: the attached adapter of all images, or one for each; None is the active one.
+
+        Raises ValueError for adapters in towers whose layers are not called one by one here.
+        """
         feature = self.config.feature
         if self.plain and feature != "pooled":
-            x = vit.tokens(self.backbone, images, self.mean, self.std, class_only=feature != "cls_patch")
+            class_only = not self.config.has_patches
+            return self.read(vit.tokens(self.backbone, images, self.mean, self.std, class_only, adapters))
+        if adapters is not None and any(hasattr(module, "lora_A") for module in self.modules()):
+            raise ValueError(
+                f"adapters can be chosen for a call in plain Vision Transformers only, and '{self.config.name}' is "
+                f"'{self.config.architecture}'; use set_adapter."
+            )
+        images = images.to(self.dtype)
+        images = (images - self.mean.view(1, 3, 1, 1)) / self.std.view(1, 3, 1, 1)
+        if feature == "pooled":
+            x = self.backbone(images)
+            x = x[0] if isinstance(x, tuple) else x  # CoCa's tower returns its tokens too
+        elif feature in ("cls", "cls_patch"):
+            (features,) = self.backbone.forward_intermediates(
+                images, indices=1, norm=False, output_fmt="NLC", return_prefix_tokens=True, intermediates_only=True
+            )
+            patches, prefix = features
             if feature == "cls_patch":
-                return x
-            x = x[:, 0]
-            if feature != "cls":
-                x = vit.norm(self.backbone.norm, x)
+                return torch.cat([prefix[:, :1], patches], dim=1)
+            x = prefix[:, 0]
         else:
-            images = images.to(self.dtype)
-            images = (images - self.mean.view(1, 3, 1, 1)) / self.std.view(1, 3, 1, 1)
-            if feature == "pooled":
-                x = self.backbone(images)
-                x = x[0] if isinstance(x, tuple) else x  # CoCa's tower returns its tokens too
-            elif feature in ("cls", "cls_patch"):
-                (features,) = self.backbone.forward_intermediates(
-                    images, indices=1, norm=False, output_fmt="NLC", return_prefix_tokens=True, intermediates_only=True
-                )
-                patches, prefix = features
-                if feature == "cls_patch":
-                    return torch.cat([prefix[:, :1], patches], dim=1)
-                x = prefix[:, 0]
-            else:
-                x = self.backbone.forward_features(images)[:, 0]
+            x = self.backbone.forward_features(images)[:, 0]
+        return self._project(x)
+
+    def read(self, tokens: Tensor) -> Tensor:
+        """The feature in the tokens `(b, n, d)` that leave the last block of a plain Vision Transformer."""
+        if self.config.has_patches:
+            return tokens
+        x = tokens[:, 0]
+        return self._project(x if self.config.feature == "cls" else vit.norm(self.backbone.norm, x))
+
+    def _project(self, x: Tensor) -> Tensor:
         return x if self.projection is None else x @ self.projection.to(x.dtype)
 
 

@@ -25,7 +25,7 @@ from dreamsim_guidance.metric.distance import check_batches, half_chord, mask_ou
 from dreamsim_guidance.metric.ensemble import Ensemble, building_for
 from dreamsim_guidance.metric.loading import Loaded, load_ensemble
 from dreamsim_guidance.metric.target import Reduction, Target
-from dreamsim_guidance.metric.tuned_ensemble import TunedEnsemble
+from dreamsim_guidance.metric.tuned_ensemble import Adapters, TunedEnsemble
 from dreamsim_guidance.preprocess import check_candidate, check_images, check_range
 from dreamsim_guidance.types import AnyImage, Distance, Embedding, Image, Mask
 
@@ -53,6 +53,8 @@ class DreamSim(TunedEnsemble):
     resize: True squashes every image to the square of each branch, as the original's `preprocess` does for files; False passes
         tensors on at their own size, as the original's model does, with resampled positions.
     normalize_embeds: centre the embedding and scale it to length one, as the original does.
+    stacked: let towers of one geometry run as one network, which launches half as many kernels; True, False, or None for on
+        accelerators only. The embedding changes by rounding. `ensemble.unstack()` gives the towers back, for hooks on them.
 
     The weights are frozen and in eval mode. Images are checked to lie in [0, 1] on the CPU; on an accelerator, where reading
     values back would stall it, only the references given to `target` are.
@@ -83,6 +85,7 @@ class DreamSim(TunedEnsemble):
         fold: bool = True,
         resize: bool = True,
         normalize_embeds: bool = True,
+        stacked: bool | None = None,
     ) -> None:
         if isinstance(model, Ensemble):
             loaded = Loaded(model)
@@ -101,14 +104,16 @@ class DreamSim(TunedEnsemble):
                 f"model must be a name, a model file, an Ensemble or a list of branches, got {type(model).__name__}; "
                 "put a single branch in a list."
             )
-        super().__init__(loaded, device, dtype, fold, normalize_embeds)
+        super().__init__(loaded, device, dtype, fold, normalize_embeds, stacked)
         self.resize = resize
 
-    def forward(self, x: AnyImage, y: AnyImage, mask: Mask | None = None) -> Distance:
+    def forward(self, x: AnyImage, y: AnyImage, mask: Mask | None = None, adapters: Adapters | None = None) -> Distance:
         """Distance of each pair, `(b,)`, in [0, 2].
 
         x, y: RGB `(b, 3, h, w)` in [0, 1], each of its own size; a single image on either side is compared with all.
         mask: `(1 or b, 1, h, w)` in [0, 1] of any size; 1 counts, and what lies outside has no influence.
+        adapters: the attached adapter that judges, or one for each pair (one base, many raters); None in it is the un-tuned
+            ensemble. By default the active one, see `set_adapter`.
 
         Raises TypeError or ValueError for anything but floating-point RGB in [0, 1] on the metric's device, for batches that do
         not go together, and for a mask that is none.
@@ -116,11 +121,11 @@ class DreamSim(TunedEnsemble):
         for images, name in ((x, "x"), (y, "y")):
             self.check(images, name)
         check_batches(x, y)
-        return self.compare(x, y, mask)
+        return self.compare(x, y, mask, adapters)
 
-    def compare(self, x: AnyImage, y: AnyImage, mask: Mask | None = None) -> Distance:
+    def compare(self, x: AnyImage, y: AnyImage, mask: Mask | None = None, adapters: Adapters | None = None) -> Distance:
         """The distance as in `forward`, for images that have been checked already."""
-        return half_chord(self.directions(x, mask), self.directions(y, mask))
+        return half_chord(self.directions(x, mask, adapters), self.directions(y, mask, adapters))
 
     @classmethod
     def from_pretrained(
@@ -145,14 +150,17 @@ class DreamSim(TunedEnsemble):
         path = fetch(model, revision=revision, cache_dir=cache_dir, token=token)
         return cls(path, device=device, dtype=dtype, resize=resize)
 
-    def embed(self, images: Image) -> Tensor:
+    def embed(self, images: Image, adapters: Adapters | None = None) -> Tensor:
         """Embedding `(b, d)`, or `(b, 1 + n, d)` for patch variants: class token first, then patches row by row.
 
-        images: RGB `(b, 3, h, w)` in [0, 1]. Each vector (of patch variants: each token) is centred and of length one, unless
-        `normalize_embeds` is False; in float32 or better. Raises as `forward`.
+        images: RGB `(b, 3, h, w)` in [0, 1].
+        adapters: as in `forward`; for a single image, several of them give one embedding each.
+
+        Each vector (of patch variants: each token) is centred and of length one, unless `normalize_embeds` is False; in float32
+        or better. Raises as `forward`.
         """
         self.check(images, "images")
-        return self._embed(images)
+        return self._embed(images, adapters)
 
     def distance_map(self, x: AnyImage, y: AnyImage, mask: Mask | None = None) -> Float[Tensor, "b rows columns"]:
         """Distance of the two images' patch tokens at each place of the grid, in [0, 2]; patch variants only.
@@ -180,6 +188,7 @@ class DreamSim(TunedEnsemble):
         mask: Mask | None = None,
         reduction: Reduction | None = None,
         weights: Sequence[float] | None = None,
+        adapters: Adapters | None = None,
         *,
         capture: bool | Recorder = False,
     ) -> Target:
@@ -190,20 +199,23 @@ class DreamSim(TunedEnsemble):
         mask: `(1, 1, h, w)`, or without `reduction` `(n, 1, h, w)`; confines the comparison as in `forward`.
         reduction: compare every image with all references, and take the "mean" or the "min" of the distances.
         weights: one for each reference, for reduction "mean"; they need not sum to one.
+        adapters: as in `forward`, for references and images alike; with `reduction` one name.
         capture: record the distance and its gradient as a CUDA graph for each shape of images, and replay it, which saves the
             time of launching hundreds of kernels; see `Target`. (A `Recorder` records in another way, as tests do.)
 
         Raises as `forward`, and ValueError for arguments that do not go together and for `capture=True` on another device.
         """
-        directions, pictures = self.embed_references(images, mask)
-        return Target(self, directions, mask, reduction, weights, pictures, capture)
+        if adapters is not None and not isinstance(adapters, str) and reduction is not None:
+            raise ValueError("an adapter for each image goes without a reduction, which compares every image with all.")
+        directions, pictures = self.embed_references(images, mask, adapters)
+        return Target(self, directions, mask, reduction, weights, pictures, adapters, capture)
 
     def embed_references(
-        self, images: Image | Sequence[AnyImage], mask: Mask | None = None
+        self, images: Image | Sequence[AnyImage], mask: Mask | None = None, adapters: Adapters | None = None
     ) -> tuple[Embedding, Image | None]:
         """Unit vectors `(n, d)` of references, checked, and a copy of the pictures if they came in one batch.
 
-        images, mask, errors: as for `target`.
+        images, mask, adapters, errors: as for `target`.
         """
         references: list[Tensor] = list(images) if isinstance(images, (list, tuple)) else [cast(Tensor, images)]
         if len(references) > 1 and mask is not None:
@@ -211,8 +223,10 @@ class DreamSim(TunedEnsemble):
         for reference in references:
             self.check(reference, "the reference")
             check_range(reference, "the reference")
+        if adapters is not None and not isinstance(adapters, str) and len(references) > 1:
+            raise ValueError("an adapter for each image goes with references of one size, in one batch.")
         with torch.no_grad():  # the reference is fixed: no graph through its branch
-            directions = torch.cat([self.directions(reference, mask) for reference in references])
+            directions = torch.cat([self.directions(reference, mask, adapters) for reference in references])
         return directions, references[0].detach().clone() if len(references) == 1 else None
 
     def check(self, images: object, name: str = "images", overshoot: bool | None = None) -> None:
@@ -231,8 +245,8 @@ class DreamSim(TunedEnsemble):
             )
         check_candidate(images, name, overshoot)
 
-    def _embed(self, images: Tensor) -> Tensor:
-        return self.normalize(self.ensemble(images, squash=self.resize))
+    def _embed(self, images: Tensor, adapters: Adapters | None = None) -> Tensor:
+        return self.normalize(self.ensemble(images, self.resize, self.adapter_list(adapters)))
 
     def normalize(self, features: Tensor) -> Tensor:
         """The ensemble's features as an embedding: centred and of length one, unless `normalize_embeds` is False."""
@@ -241,13 +255,13 @@ class DreamSim(TunedEnsemble):
             return features
         return unit(features - features.mean(-1, keepdim=True))
 
-    def directions(self, images: Image, mask: Mask | None = None) -> Embedding:
+    def directions(self, images: AnyImage, mask: Mask | None = None, adapters: Adapters | None = None) -> Embedding:
         """Unit vectors `(b, d)` of images `(b, 3, h, w)`: half the squared chord between two of them is the images' distance.
 
         Use them to compare every image with many others, as training does. Patch tokens are averaged as in the original,
-        weighted by the mask. The images are not checked.
+        weighted by the mask. The images are not checked. adapters: as in `forward`.
         """
-        embedding = self._embed(mask_out(images, mask))
+        embedding = self._embed(mask_out(images, mask), adapters)
         if self.ensemble.has_patches:
             patches = embedding[:, 1:]
             if mask is None:

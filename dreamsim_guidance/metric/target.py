@@ -15,10 +15,11 @@ from torch import Tensor
 from dreamsim_guidance.capture import Graphs, Recorder, Watch, values_of
 from dreamsim_guidance.loss import Loss
 from dreamsim_guidance.metric.distance import half_chord
-from dreamsim_guidance.types import Distance, Image, Mask
+from dreamsim_guidance.types import AnyImage, Distance, Image, Mask
 
 if TYPE_CHECKING:
     from dreamsim_guidance.metric.dreamsim import DreamSim
+    from dreamsim_guidance.metric.tuned_ensemble import Adapters
 
 __all__ = ["Reduction", "Target"]
 
@@ -68,6 +69,7 @@ class Target(Loss):
         reduction: Reduction | None = None,
         weights: Sequence[float] | None = None,
         references: Image | None = None,
+        adapters: Adapters | None = None,
         capture: bool | Recorder = False,
     ) -> None:
         super().__init__()
@@ -88,7 +90,7 @@ class Target(Loss):
         # inside a tuple, nn.Module does not see it: a model that holds this loss keeps its checkpoint and optimiser clean
         self._metric = (metric,)
         self._adapters = metric.adapter_state
-        self.reduction = reduction
+        self.reduction, self.chosen = reduction, adapters
         # not persistent: they belong to the run, not to the checkpoint of a model that holds this loss
         self.register_buffer("directions", directions, persistent=False)
         # a copy: `swap` writes into it
@@ -120,7 +122,7 @@ class Target(Loss):
 
         Raises as `DreamSim.target`, and ValueError for another number of references or another shape of mask.
         """
-        directions, pictures = self.metric.embed_references(images, mask)
+        directions, pictures = self.metric.embed_references(images, mask, self.chosen)
         for name, now, before in (("references", directions, self.directions), ("mask", mask, self.mask)):
             shape, needed = (None if x is None else tuple(x.shape) for x in (now, before))
             if shape != needed:
@@ -156,9 +158,11 @@ class Target(Loss):
         if self._graphs is not None:
             self._graphs.release()
 
-    def forward(self, images: Image) -> Distance:
+    def forward(self, images: AnyImage) -> Distance:
         self._check_metric()
         self.metric.check(images, overshoot=True)
+        if images.shape[0] == 1 and self.chosen is not None and not isinstance(self.chosen, str):
+            images = images.expand(len(self.chosen), -1, -1, -1)  # the image is judged by each adapter
         if self.reduction is None and self.directions.shape[0] not in (1, images.shape[0]):
             raise ValueError(
                 f"one reference, or one for each image, is needed, got {self.directions.shape[0]} references and "
@@ -170,7 +174,7 @@ class Target(Loss):
         return values_of(self._graphs, self._distances, images, self._watch, self._key())
 
     def _distances(self, images: Image) -> Distance:
-        x = self.metric.directions(images, self.mask)
+        x = self.metric.directions(images, self.mask, self.chosen)
         if self.reduction is None:
             return half_chord(x, self.directions)
         distances = half_chord(x[:, None], self.directions[None])
@@ -199,7 +203,8 @@ class Target(Loss):
 
     def _check_metric(self) -> None:
         """The shared metric may have been moved or tuned since the references were embedded."""
-        if self.metric.adapter_state != self._adapters:
+        changes, active = self.metric.adapter_state
+        if changes != self._adapters[0] or (self.chosen is None and active != self._adapters[1]):
             raise ValueError(
                 "the metric's adapters or head changed after this target was made, and its references were embedded "
                 "before; make a new one with metric.target(...)."

@@ -6,7 +6,7 @@ import copy
 import os
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,9 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from dreamsim_guidance.metric import adapters
+from dreamsim_guidance.metric.adapters import need
 from dreamsim_guidance.metric.loading import Loaded, card_of
 
-__all__ = ["TunedEnsemble"]
+__all__ = ["Adapters", "TunedEnsemble"]
+
+Adapters = str | Sequence[str | None]
+"""The name of an attached adapter, or one for each image; None in a list is the ensemble without adapter."""
 
 Self = TypeVar("Self", bound="TunedEnsemble")  # typing has Self from Python 3.11 on
 
@@ -35,6 +39,7 @@ class TunedEnsemble(nn.Module):
         dtype: torch.dtype | None,
         fold: bool,
         normalize_embeds: bool,
+        stacked: bool | None,
     ) -> None:
         super().__init__()
         self.ensemble = loaded.ensemble
@@ -51,8 +56,10 @@ class TunedEnsemble(nn.Module):
         if fold and adapters.adapter_names(self.ensemble):
             self.ensemble.to(dtype=torch.promote_types(dtype, torch.float32))
             self.fold()
-        self.ensemble.to(device=device, dtype=dtype)
         self.requires_grad_(False).eval()
+        if stacked is not None:
+            self.ensemble.stacked = stacked
+        self.ensemble.to(device=device, dtype=dtype)
 
     @property
     def device(self) -> torch.device:
@@ -109,6 +116,21 @@ class TunedEnsemble(nn.Module):
         """
         adapters.set_adapter(self.ensemble, name, trainable)
         self.adapter_state = (self.adapter_state[0], name)
+
+    def adapter_list(self, adapters: Adapters | None) -> list[str | None] | None:
+        """The adapters that are chosen for a call, as a list; None for the active one.
+
+        Raises ValueError for adapters that are not attached, and for an empty list.
+        """
+        if adapters is None:
+            return None
+        names: list[str | None] = [adapters] if isinstance(adapters, str) else list(adapters)
+        if not names:
+            raise ValueError("adapters must name at least one, got an empty list; leave it out for the active one.")
+        for name in names:
+            if name is not None:
+                need(self.ensemble, name)
+        return names
 
     def save_adapter(self, folder: str | os.PathLike[str], name: str | None = None) -> None:
         """Write an adapter, by default the active one, as a peft folder that the original package loads too.

@@ -15,6 +15,7 @@ Dosovitskiy et al., An Image is Worth 16x16 Words, ICLR 2021. Position grids are
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -30,10 +31,11 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
+from dreamsim_guidance.metric.low_rank import Names, linear
 from dreamsim_guidance.tracing import transforms_active, without_autocast
 from dreamsim_guidance.types import Image
 
-__all__ = ["is_plain", "norm", "stream", "tokens"]
+__all__ = ["attention", "embed_patches", "is_plain", "norm", "stream", "tokens"]
 
 _QUICK = 1.702
 
@@ -70,53 +72,72 @@ def tokens(
     mean: Float[Tensor, " channels"],
     std: Float[Tensor, " channels"],
     class_only: bool = False,
+    adapters: Names | None = None,
 ) -> Float[Tensor, "b n d"]:
     """Output of the last block, before the final norm: class token first, then patches row by row.
 
     images: RGB `(b, 3, h, w)` in [0, 1]; a remainder smaller than a patch is cut off, as in the original.
     mean, std: normalisation of the colours.
     class_only: return the class token alone, `(b, 1, d)`.
+    adapters: the attached adapter of all images, or one for each; None is the active one.
 
     Raises ValueError for images smaller than one patch.
     """
-    x = _embed_patches(model, images, mean, std)
+    (x,) = embed_patches([model], images, [(mean, std)], isinstance(model.blocks[0].ls1, LayerScale))
     last = len(model.blocks) - 1
     recompute = model.grad_checkpointing and torch.is_grad_enabled() and not transforms_active()
     for i, block in enumerate(model.blocks):
-        alone = class_only and i == last
+        arguments = block, x, class_only and i == last, adapters
         run = _block if type(block) is Block else _wrapped_block
-        x = checkpoint(run, block, x, alone, use_reentrant=False) if recompute else run(block, x, alone)
+        x = checkpoint(run, *arguments, use_reentrant=False) if recompute else run(*arguments)
     return x
 
 
-def _embed_patches(model: VisionTransformer, images: Image, mean: Tensor, std: Tensor) -> Tensor:
-    """Patches as one matrix product on [0, 1] pixels, with the normalisation folded into its weights."""
-    conv: Any = model.patch_embed.proj
-    class_token: Any = model.cls_token  # is_plain() checks that there is one
-    patch = conv.kernel_size[0]
+def embed_patches(
+    models: Sequence[VisionTransformer], images: Image, colours: Sequence[tuple[Tensor, Tensor]], scaled: bool
+) -> list[Float[Tensor, "b n d"]]:
+    """Tokens before the first block of each model, which have one patch size and one precision.
+
+    colours: mean and std of each model. scaled: whether the models have LayerScale, see `_positions`.
+
+    The patches of all models are one matrix product on [0, 1] pixels, with the
+    normalisation folded into its weights. Raises ValueError for images smaller than one patch.
+    """
+    convs: list[Any] = [model.patch_embed.proj for model in models]
+    patch, dtype = convs[0].kernel_size[0], convs[0].weight.dtype
     height, width = images.shape[-2] // patch, images.shape[-1] // patch
     if height == 0 or width == 0:
         raise ValueError(
             f"images must be at least one patch ({patch} x {patch} pixels) large, got {tuple(images.shape[-2:])}; "
             "enlarge them, or let the metric resize them (resize=True)."
         )
-    weight = stream(conv.weight) / std.view(1, 3, 1, 1)
-    bias = stream(conv.bias) - (weight * mean.view(1, 3, 1, 1)).sum((1, 2, 3))
+    weights, biases = [], []
+    for conv, (mean, std) in zip(convs, colours, strict=True):
+        weight = stream(conv.weight) / std.view(1, 3, 1, 1)
+        weights.append(weight.flatten(1))
+        biases.append(stream(conv.bias) - (weight * mean.view(1, 3, 1, 1)).sum((1, 2, 3)))
     pixels = images[..., : height * patch, : width * patch].unflatten(-1, (width, patch)).unflatten(-3, (height, patch))
     pixels = pixels.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # b (gh gw) (3 p p)
-    dtype = conv.weight.dtype
-    x = stream(F.linear(pixels.to(dtype), weight.flatten(1).to(dtype), bias.to(dtype)))
+    x = stream(F.linear(pixels.to(dtype), _join(weights).to(dtype), _join(biases).to(dtype)))
     square = images.shape[-1] == images.shape[-2]
-    x = torch.cat([class_token.to(x.dtype).expand(x.shape[0], -1, -1), x], dim=1)
-    return norm(model.norm_pre, x + _positions(model, height, width, square).to(x.dtype))
+    embedded = []
+    for model, patches in zip(models, x.split([len(bias) for bias in biases], -1), strict=True):
+        class_token: Any = model.cls_token  # is_plain() checks that there is one
+        y = torch.cat([class_token.to(x.dtype).expand(x.shape[0], -1, -1), patches], dim=1)
+        embedded.append(norm(model.norm_pre, y + _positions(model, height, width, square, scaled).to(x.dtype)))
+    return embedded
 
 
-def _positions(model: VisionTransformer, height: int, width: int, square: bool) -> Float[Tensor, "1 n d"]:
+def _join(tensors: Sequence[Tensor]) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors))
+
+
+def _positions(model: VisionTransformer, height: int, width: int, square: bool, scaled: bool) -> Float[Tensor, "1 n d"]:
     """The position grid at `height x width` patches, by the original's rule.
 
     The stored grid when the image is square and the count fits; else a bicubic resampling with the scale factor
     (height + 0.1) / side: the factor, not the size, determines where the samples lie. DINO resamples in the weights' precision,
-    at least float32; DINOv2, which has LayerScale, always in float32.
+    at least float32; DINOv2, which is `scaled` (by LayerScale), always in float32.
     """
     stored: Tensor = model.pos_embed  # type: ignore[assignment]  # is_plain() checks it
     side = math.isqrt(stored.shape[1] - 1)
@@ -124,7 +145,7 @@ def _positions(model: VisionTransformer, height: int, width: int, square: bool) 
         return stored
     with without_autocast(stored.device):
         grid = stored[:, 1:].unflatten(1, (side, side)).permute(0, 3, 1, 2)
-        if grid.dtype != torch.float64 or isinstance(model.blocks[0].ls1, LayerScale):
+        if grid.dtype != torch.float64 or scaled:
             grid = grid.float()
         scale = ((height + 0.1) / side, (width + 0.1) / side)
         grid = F.interpolate(grid, scale_factor=scale, mode="bicubic").to(stored.dtype)
@@ -144,63 +165,58 @@ def norm(module: nn.Module, x: Tensor) -> Tensor:
     return F.layer_norm(x, module.normalized_shape, module.weight.to(x.dtype), bias, module.eps)
 
 
-def _block(block: Any, x: Tensor, class_only: bool) -> Tensor:
+def _block(block: Any, x: Tensor, class_only: bool, adapters: Names | None) -> Tensor:
     dtype = next(block.parameters()).dtype
     y = norm(block.norm1, x).to(dtype)
     if class_only:
         x = x[:, :1]
-        y = _attend_class(block.attn, y)
+        y = _attend_class(block.attn, y, adapters)
     else:
-        y = _attend(block.attn, y)
+        y = _attend(block.attn, y, adapters)
     x = x + block.drop_path1(block.ls1(y))
-    return x + block.drop_path2(block.ls2(_mlp(block.mlp, norm(block.norm2, x).to(dtype))))
+    return x + block.drop_path2(block.ls2(_mlp(block.mlp, norm(block.norm2, x).to(dtype), adapters)))
 
 
-def _wrapped_block(block: Any, x: Tensor, class_only: bool) -> Tensor:
+def _wrapped_block(block: Any, x: Tensor, class_only: bool, adapters: Names | None) -> Tensor:
     """A block that something has wrapped, as FSDP does: its weights exist only while the block itself is called."""
     if isinstance(block, Block) and "forward" not in vars(
         block
     ):  # FSDP2's own subclass: run our forward between its hooks
         vars(block)["forward"] = partial(_block, block)
     if isinstance(block, Block):
-        return block(x, class_only)
+        return block(x, class_only, adapters)
+    if adapters is not None:
+        raise ValueError("adapters cannot be chosen for a call of towers that are wrapped; use set_adapter.")
     y = block(x)
     return y[:, :1] if class_only else y
 
 
-def _attend(attn: Any, x: Tensor, queries: int | None = None) -> Tensor:
+def _attend(attn: Any, x: Tensor, adapters: Names | None, queries: int | None = None) -> Tensor:
     """Attention of the first `queries` tokens, by default of all tokens, to all tokens."""
-    q, k, v = _project(attn.qkv, x).unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
-    q = q[:, :, :queries]
-    dropout = attn.attn_drop.p if attn.training else 0.0
-    if dropout or torch.compiler.is_compiling():
-        y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
-    elif transforms_active() or forward_ad.unpack_dual(q).tangent is not None:
-        y = _plain_attention(q, k, v)
-    else:
-        y = _Attention.apply(q, k, v)
-    return attn.proj_drop(attn.proj(y.transpose(1, 2).flatten(2)))
+    q, k, v = _project(attn.qkv, x, adapters).unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    y = attention(q[:, :, :queries], k, v, attn.attn_drop.p if attn.training else 0.0)
+    return attn.proj_drop(linear(attn.proj, y.transpose(1, 2).flatten(2), adapters))
 
 
-def _project(qkv: nn.Module, x: Tensor) -> Tensor:
+def _project(qkv: nn.Module, x: Tensor, adapters: Names | None) -> Tensor:
     """`qkv(x)`, with an exact zero as gradient of the keys' bias, which does not change the softmax.
 
     A computed gradient would be rounding, which Adam turns into steps of full size that depend on the number of processes.
     """
     if type(qkv) is not nn.Linear or qkv.bias is None or not qkv.bias.requires_grad:
-        return qkv(x)
+        return linear(qkv, x, adapters)
     b_q, b_k, b_v = qkv.bias.chunk(3)
     return F.linear(x, qkv.weight, torch.cat([b_q, b_k.detach(), b_v]))
 
 
-def _attend_class(attn: Any, x: Tensor) -> Tensor:
+def _attend_class(attn: Any, x: Tensor, adapters: Names | None) -> Tensor:
     """Attention whose only query is the class token: `(b, n, d) -> (b, 1, d)`.
 
     With one query the keys and values of all tokens are not needed:
     q . (W_k y) = (W_k^T q) . y, and sum_j a_j W_v y_j = W_v sum_j a_j y_j, so both products run on one token.
     """
     if type(attn.qkv) is not nn.Linear or (attn.training and attn.attn_drop.p):
-        return _attend(attn, x, queries=1)  # an adapter is attached, which needs its own input
+        return _attend(attn, x, adapters, queries=1)  # an adapter is attached, which needs its own input
     heads = attn.num_heads
     w_q, w_k, w_v = attn.qkv.weight.unflatten(0, (3, heads, -1))
     b_q, _, b_v = attn.qkv.bias.unflatten(0, (3, heads, -1)) if attn.qkv.bias is not None else (None, None, None)
@@ -213,22 +229,33 @@ def _attend_class(attn: Any, x: Tensor) -> Tensor:
     y = torch.einsum("bhd,hcd->bhc", y, w_v)
     if b_v is not None:
         y = y + b_v
-    return attn.proj_drop(attn.proj(y.flatten(1)[:, None]))
+    return attn.proj_drop(linear(attn.proj, y.flatten(1)[:, None], adapters))
 
 
-def _mlp(mlp: Any, x: Tensor) -> Tensor:
+def _mlp(mlp: Any, x: Tensor, adapters: Names | None) -> Tensor:
     if (
         not isinstance(mlp.act, QuickGELU)
         or type(mlp.fc1) is not nn.Linear
         or type(mlp.fc2) is not nn.Linear
         or mlp.training
     ):
-        return mlp(x)
+        if adapters is None:
+            return mlp(x)
+        return mlp.drop2(linear(mlp.fc2, mlp.drop1(mlp.act(linear(mlp.fc1, x, adapters))), adapters))
     # QuickGELU(z) = z sigmoid(1.702 z) = SiLU(1.702 z) / 1.702: the matrix products apply both factors
     shape = x.shape
     z = torch.addmm(mlp.fc1.bias, x.flatten(0, 1), mlp.fc1.weight.T, beta=_QUICK, alpha=_QUICK)
     y = torch.addmm(mlp.fc2.bias, F.silu(z), mlp.fc2.weight.T, alpha=1 / _QUICK)
     return y.view(shape)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
+    """Attention `(b, heads, n, c)` of queries to keys and values, by the quickest way that the moment allows."""
+    if dropout or torch.compiler.is_compiling():
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+    if transforms_active() or forward_ad.unpack_dual(q).tangent is not None:
+        return _plain_attention(q, k, v)
+    return _Attention.apply(q, k, v)  # type: ignore[no-any-return]
 
 
 def _plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

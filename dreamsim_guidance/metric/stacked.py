@@ -1,0 +1,376 @@
+"""Towers of one geometry as one network: their weights stacked, `(k, ...)`, and their tokens, `(k, b, n, d)`.
+
+Every matrix product of the k towers becomes one batched product, and attention runs over k * b images at once, so that a step
+launches about half as many kernels. Each tower keeps its own norms, epsilons, activation, positions and projection. The results
+are those of `vit.tokens` up to the order of summation.
+
+A stack owns the weights of its blocks: a tower that is taken into one leaves its blocks there, and gets them back, as they are
+then, when the stack is dissolved. Its layers have the names of timm's and peft's, so that row i of a stacked parameter is the
+parameter of that name of the i-th tower.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from itertools import chain
+from typing import Any, NoReturn, cast
+
+import torch
+from timm.layers.activations import QuickGELU
+from timm.layers.drop import DropPath
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from dreamsim_guidance.metric import kernels, vit
+from dreamsim_guidance.metric.backbones import Branch
+from dreamsim_guidance.metric.low_rank import LowRank, Names, add_adapters
+from dreamsim_guidance.tracing import transforms_active
+from dreamsim_guidance.types import Image
+
+__all__ = ["Stack", "groups", "obstacle"]
+
+
+def groups(branches: Iterable[Branch]) -> list[list[int]]:
+    """The places of branches that can be stacked, two or more of one geometry in each group."""
+    places: dict[Hashable, list[int]] = {}
+    for place, branch in enumerate(branches):
+        places.setdefault(_geometry(branch), []).append(place)
+    return [group for key, group in places.items() if key is not None and len(group) > 1]
+
+
+def obstacle(branches: Iterable[Branch]) -> str | None:
+    """Why these towers have to run one by one now, in words; None if they need not."""
+    for branch in branches:
+        name = branch.config.name
+        for module in branch.modules():
+            if _has_hooks(module):
+                return f"a layer of '{name}' has a hook"
+            if module.training and hasattr(module, "lora_A"):
+                return f"'{name}' has an adapter in training mode"
+        if any(parameter.requires_grad for parameter in branch.parameters()):
+            return f"weights of '{name}' are trained"
+    return None
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    )
+
+
+def _geometry(branch: Branch) -> Hashable | None:
+    """What branches must have in common to be stacked; None for a branch that cannot be stacked at all."""
+    if not branch.plain or branch.config.feature == "pooled":
+        return None
+    model: Any = branch.backbone
+    if not all(map(_is_usual, model.blocks)) or len({type(block.mlp.act) for block in model.blocks}) > 1:
+        return None
+    adapted = [layer for block in model.blocks for layer in _layers(block) if hasattr(layer, "lora_A")]
+    return (
+        branch.config.image_size,
+        branch.config.has_patches,
+        branch.dtype,
+        tuple(model.pos_embed.shape),
+        tuple(model.patch_embed.proj.weight.shape),
+        model.blocks[0].attn.num_heads,
+        tuple((name, tuple(parameter.shape)) for name, parameter in model.blocks.named_parameters()),
+        tuple((tuple(sorted(layer.scaling.items())), _active(layer)) for layer in adapted),
+    )
+
+
+def _is_usual(block: Any) -> bool:
+    """Whether a block is made of the layers that a stack knows, none of them wrapped."""
+    if type(block) is not Block:
+        return False
+    dropouts = (block.attn.attn_drop, block.attn.proj_drop, block.mlp.drop1, block.mlp.drop2)
+    paths = (block.drop_path1, block.drop_path2)
+    return (
+        all(
+            _is_linear(layer) and (_base(layer).bias is not None or layer is block.attn.qkv) for layer in _layers(block)
+        )
+        and all(isinstance(norm, nn.LayerNorm) and norm.bias is not None for norm in (block.norm1, block.norm2))
+        and not any(isinstance(layer, (nn.Dropout, DropPath)) and layer.p for layer in (*dropouts, *paths))
+        and (
+            type(block.mlp.act) is QuickGELU or (type(block.mlp.act) is nn.GELU and block.mlp.act.approximate == "none")
+        )
+    )
+
+
+def _layers(block: Any) -> tuple[Any, ...]:
+    """The linear layers of a block."""
+    return block.attn.qkv, block.attn.proj, block.mlp.fc1, block.mlp.fc2
+
+
+def _base(layer: Any) -> Any:
+    """The linear layer below adapters, or the layer itself."""
+    return layer.get_base_layer() if hasattr(layer, "get_base_layer") else layer
+
+
+def _is_linear(layer: Any) -> bool:
+    """Whether it is a linear layer, or one with plain low-rank adapters, one of them active, that are not merged into it."""
+    if type(layer) is nn.Linear:
+        return True
+    plain = hasattr(layer, "lora_A") and type(_base(layer)) is nn.Linear and not layer.merged
+    return plain and not any(layer.use_dora.values()) and not layer.lora_embedding_A and len(layer.active_adapters) == 1
+
+
+def _active(layer: Any) -> str | None:
+    return None if layer.disable_adapters else cast(str, layer.active_adapters[0])
+
+
+def _rows(modules: Sequence[nn.Module], name: str) -> nn.Parameter | None:
+    """A parameter of each module, stacked `(k, ...)`; None if the modules have none of this name."""
+    parameters = [module._parameters.get(name) for module in modules]
+    if parameters[0] is None:
+        return None
+    return nn.Parameter(torch.stack(cast("list[Tensor]", parameters)), requires_grad=False)
+
+
+class _Rows(nn.Module):
+    """Stacked weights and biases of one layer in k towers."""
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.weight, self.bias = _rows(modules, "weight"), _rows(modules, "bias")
+
+
+class _Norm(_Rows):
+    """A layer norm; weight and bias `(k, d)`."""
+
+    def __init__(self, modules: Sequence[Any]) -> None:
+        super().__init__(modules)
+        self.eps = tuple(float(module.eps) for module in modules)
+
+
+class _Linear(_Rows):
+    """A linear layer; weight `(k, out, in)`, bias `(k, out)` or None."""
+
+    def forward(self, x: Tensor, names: Names | None = None) -> Tensor:
+        """`x W^T + b` of tokens `(k, b, n, in)`."""
+        rows, weight = x.flatten(1, 2), cast(Tensor, self.weight)
+        y = torch.bmm(rows, weight.mT) if self.bias is None else torch.baddbmm(self.bias[:, None], rows, weight.mT)
+        return y.unflatten(1, x.shape[1:3])
+
+
+class _Adapted(nn.Module):
+    """A linear layer with adapters that are not folded, under peft's names."""
+
+    def __init__(self, modules: Sequence[Any]) -> None:
+        super().__init__()
+        self.base_layer = _Linear([_base(module) for module in modules])
+        self.lora_A = nn.ModuleDict({n: _Rows([m.lora_A[n] for m in modules]) for n in modules[0].lora_A})
+        self.lora_B = nn.ModuleDict({n: _Rows([m.lora_B[n] for m in modules]) for n in modules[0].lora_B})
+        self.scaling: dict[str, float] = dict(modules[0].scaling)
+        self.active = _active(modules[0])
+
+    def forward(self, x: Tensor, names: Names | None = None) -> Tensor:
+        """`base_layer(x)` with the adapters in `names`; None: with the active one."""
+        y = self.base_layer(x)
+        adapters = {
+            name: LowRank(cast(Tensor, self.lora_A[name].weight), cast(Tensor, self.lora_B[name].weight), scale)
+            for name, scale in self.scaling.items()
+        }
+        return add_adapters(y.flatten(1, 2), x, adapters, (self.active,) if names is None else names).view_as(y)
+
+
+def _stacked(layers: Sequence[Any]) -> _Linear | _Adapted:
+    return _Adapted(layers) if hasattr(layers[0], "lora_A") else _Linear(layers)
+
+
+class _Attention(nn.Module):
+    def __init__(self, modules: Sequence[Any]) -> None:
+        super().__init__()
+        self.heads: int = modules[0].num_heads
+        self.qkv = _stacked([module.qkv for module in modules])
+        self.proj = _stacked([module.proj for module in modules])
+
+    def forward(self, x: Tensor, names: Names | None, class_only: bool) -> Tensor:
+        if class_only and isinstance(self.qkv, _Linear):
+            return self.proj(self._class_token(x, self.qkv), names)
+        k, b, n, d = x.shape
+        q, keys, v = self.qkv(x, names).view(k * b, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        y = vit.attention(q[:, :, :1] if class_only else q, keys, v)
+        return self.proj(y.transpose(1, 2).reshape(k, b, 1 if class_only else n, d), names)
+
+    def _class_token(self, x: Tensor, qkv: _Linear) -> Tensor:
+        """Attention of the class token alone, by the same products as `vit._attend_class`: `(k, b, n, d) -> (k, b, 1, d)`."""
+        w_q, w_k, w_v = cast(Tensor, qkv.weight).unflatten(1, (3, self.heads, -1)).unbind(1)
+        q = torch.einsum("kbd,khcd->kbhc", x[:, :, 0], w_q)
+        b_v = None
+        if qkv.bias is not None:
+            b_q, _, b_v = qkv.bias[:, None].unflatten(2, (3, self.heads, -1)).unbind(2)  # (k, 1, h, c)
+            q = q + b_q
+        scores = torch.einsum("kbhd,kbnd->kbhn", torch.einsum("kbhc,khcd->kbhd", q * q.shape[-1] ** -0.5, w_k), x)
+        y = torch.einsum("kbhn,kbnd->kbhd", vit.stream(scores).softmax(-1).to(x.dtype), x)
+        y = torch.einsum("kbhd,khcd->kbhc", y, w_v)
+        y = y if b_v is None else y + b_v
+        return y.flatten(2)[:, :, None]
+
+
+class _MLP(nn.Module):
+    def __init__(self, modules: Sequence[Any]) -> None:
+        super().__init__()
+        self.quick = tuple(isinstance(module.act, QuickGELU) for module in modules)
+        self.fc1, self.fc2 = (_stacked([getattr(module, name) for module in modules]) for name in ("fc1", "fc2"))
+
+    def forward(self, x: Tensor, names: Names | None) -> Tensor:
+        return self.fc2(kernels.activate(self.fc1(x, names), self.quick), names)
+
+
+class _Scale(nn.Module):
+    """LayerScale; gamma `(k, d)`, or None without it."""
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.gamma = _rows(modules, "gamma")
+
+
+class _Block(nn.Module):
+    """The blocks of one depth.
+
+    What a block's MLP adds to the tokens is added by the norm of the block behind it: one operation for both.
+    """
+
+    def __init__(self, blocks: Sequence[Any]) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = (_Norm([getattr(block, name) for block in blocks]) for name in ("norm1", "norm2"))
+        self.ls1, self.ls2 = (_Scale([getattr(block, name) for block in blocks]) for name in ("ls1", "ls2"))
+        self.attn = _Attention([block.attn for block in blocks])
+        self.mlp = _MLP([block.mlp for block in blocks])
+
+    def forward(
+        self, x: Tensor, y: Tensor | None, gamma: Tensor | None, names: Names | None, class_only: bool
+    ) -> tuple[Tensor, Tensor]:
+        """The tokens behind attention, and what the MLP adds to them, before LayerScale.
+
+        x: tokens `(k, b, n, d)` of the stream. y, gamma: what the block before adds to them; None in the first.
+        class_only: return the class token alone.
+        """
+        dtype = _precision(self.attn.qkv)
+        x, z = _add_norm(self.norm1, x, y, gamma, dtype)
+        z = self.attn(z, names, class_only)
+        x, z = _add_norm(self.norm2, x[:, :, :1] if class_only else x, z, self.ls1.gamma, dtype)
+        return x, self.mlp(z, names)
+
+
+def _precision(layer: _Linear | _Adapted) -> torch.dtype:
+    base = layer.base_layer if isinstance(layer, _Adapted) else layer
+    return cast(Tensor, base.weight).dtype
+
+
+def _add_norm(
+    norm: _Norm, x: Tensor, y: Tensor | None, gamma: Tensor | None, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    return kernels.add_norm(x, y, gamma, cast(Tensor, norm.weight), cast(Tensor, norm.bias), norm.eps, dtype)
+
+
+class _Elsewhere(nn.Module):
+    """Stands where the blocks of a tower were that a stack has taken."""
+
+    def _refuse(self, *_: Any) -> NoReturn:
+        raise RuntimeError(
+            "this tower has no blocks of its own: it runs together with others as one network. ensemble.unstack() gives "
+            "the towers back, to be called, hooked or changed one by one; DreamSim(..., stacked=False) never stacks them."
+        )
+
+    forward = __iter__ = __getitem__ = __len__ = _refuse
+
+    def __bool__(self) -> bool:
+        return False
+
+
+def _without_blocks(branch: Branch) -> Branch:
+    """A branch with the same tensors, and without the blocks. The given one stays as it is."""
+    blocks = branch.backbone.blocks
+    outside = [t for t in chain(branch.parameters(), branch.buffers())]
+    return copy.deepcopy(
+        branch, {id(blocks): _Elsewhere(), id(branch.config): branch.config, **{id(t): t for t in outside}}
+    )
+
+
+def _without_values(blocks: nn.Module) -> nn.Module:
+    """A copy of the layers, whose parameters have shapes only."""
+    return copy.deepcopy(blocks, {id(p): nn.Parameter(p.to("meta"), requires_grad=False) for p in blocks.parameters()})
+
+
+class Stack(nn.Module):
+    """The towers of several branches of one geometry, called as one.
+
+    branches: of the ensemble. places: which of them, at least two, as `groups` gives them.
+
+    The branches themselves stay as they are: those in `branches` have the same embedding of patches and the same last layers,
+    and none of the blocks, whose weights are copied into the stack.
+    """
+
+    def __init__(self, branches: Sequence[Branch], places: Sequence[int]) -> None:
+        super().__init__()
+        # GELU first, QuickGELU last: each activation is then one operation on neighbouring towers
+        self.places = sorted(
+            places, key=lambda place: isinstance(branches[place].backbone.blocks[0].mlp.act, QuickGELU)
+        )
+        chosen = [branches[place] for place in self.places]
+        self.branches = tuple(_without_blocks(branch) for branch in chosen)
+        """Outside nn.Module's sight: they are the ensemble's."""
+        self.skeletons = tuple(_without_values(branch.backbone.blocks) for branch in chosen)
+        """The layers of each tower's blocks, for `dissolve`."""
+        with torch.no_grad(), torch.inference_mode(False):
+            self.blocks = nn.ModuleList(
+                _Block(blocks) for blocks in zip(*(branch.backbone.blocks for branch in chosen), strict=True)
+            )
+
+    @property
+    def image_size(self) -> int:
+        return self.branches[0].config.image_size
+
+    def rows(self, copied: bool = True) -> Iterator[tuple[int, str, Tensor]]:
+        """The parameters of the towers: place of the branch, name below its blocks, and value."""
+        for name, parameter in self.blocks.named_parameters():
+            for place, row in zip(self.places, parameter.unbind(0), strict=True):
+                yield place, name, row.detach().clone() if copied else row
+
+    def set_adapter(self, name: str | None) -> None:
+        """Make one adapter the active one, of the stack alone: `adapters.set_adapter` does it for the skeletons too."""
+        for module in self.blocks.modules():
+            if isinstance(module, _Adapted):
+                module.active = name
+
+    def dissolve(self) -> None:
+        """Give the blocks back to the branches."""
+        values: dict[int, dict[str, Tensor]] = {place: {} for place in self.places}
+        with torch.inference_mode(False):
+            for place, name, row in self.rows():
+                values[place][name] = row
+        trained = {name: parameter.requires_grad for name, parameter in self.blocks.named_parameters()}
+        for place, branch, skeleton in zip(self.places, self.branches, self.skeletons, strict=True):
+            skeleton.load_state_dict(values[place], assign=True)
+            for name, parameter in skeleton.named_parameters():
+                parameter.requires_grad_(trained[name])
+            branch.backbone.blocks = skeleton.train(branch.training)
+
+    def forward(self, images: Image, names: Names | None = None) -> list[Tensor]:
+        """The features of the towers, in the order of `places`, as `Branch.forward` gives them.
+
+        names: the adapter of all images, or one for each; None is the active one.
+
+        Raises RuntimeError for hooks on the branches, which would not be called.
+        """
+        branches: list[Any] = list(self.branches)
+        for branch in branches:
+            if not torch.compiler.is_compiling() and (_has_hooks(branch) or _has_hooks(branch.backbone)):
+                raise RuntimeError(
+                    f"a hook on the tower of '{branch.config.name}' is not called while towers run as one network; call "
+                    "ensemble.unstack() first."
+                )
+        models, colours = zip(*((branch.backbone, (branch.mean, branch.std)) for branch in branches), strict=True)
+        x = torch.stack(vit.embed_patches(models, images, colours, cast(_Block, self.blocks[0]).ls1.gamma is not None))
+        recompute = any(branch.backbone.grad_checkpointing for branch in branches)
+        recompute = recompute and torch.is_grad_enabled() and not transforms_active()
+        y, gamma = None, None
+        for i, block in enumerate(cast("Iterable[_Block]", self.blocks)):
+            arguments = x, y, gamma, names, not branches[0].config.has_patches and i == len(self.blocks) - 1
+            x, y = checkpoint(block, *arguments, use_reentrant=False) if recompute else block(*arguments)
+            gamma = block.ls2.gamma
+        x = kernels.add(x, cast(Tensor, y), gamma)
+        return [branch.read(tokens) for branch, tokens in zip(branches, x.unbind(0), strict=True)]
