@@ -190,7 +190,7 @@ class _Attention(nn.Module):
         if class_only and isinstance(self.qkv, _Linear):
             return self.proj(self._class_token(x, self.qkv), names)
         k, b, n, d = x.shape
-        q, keys, v = self.qkv(x, names).view(k * b, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        q, keys, v = self.qkv(x, names).view(k * b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
         y = vit.attention(q[:, :, :1] if class_only else q, keys, v)
         return self.proj(y.transpose(1, 2).reshape(k, b, 1 if class_only else n, d), names)
 

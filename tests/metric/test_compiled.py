@@ -37,6 +37,44 @@ compiled = torch.compile(half_goal, fullgraph=True, backend="aot_eager")
 print(torch.cosine_similarity(gradient.flatten(), expected.flatten(), dim=0).item() > 0.9999)
 """
 
+STACKED = """
+from torch._dynamo.utils import counters
+metric = DreamSim(lively(Ensemble(tiny_branches())), fold=False)
+metric.attach_adapter(rank=2)
+with torch.no_grad():
+    for name, parameter in metric.named_parameters():
+        if "lora_B" in name:
+            parameter.normal_(std=0.3)
+metric.set_adapter("default")
+metric.ensemble.stack()
+metric.eval()
+assert len(metric.ensemble.stacks) == 1
+compiled = torch.compile(metric.embed, fullgraph=True, dynamic=True, backend="eager")
+def agree(x, **options):
+    assert torch.allclose(compiled(x, **options), metric.embed(x, **options), atol=1e-5), x.shape
+for shape in ((2, 40, 52), (3, 40, 52), (64, 40, 52), (16, 64, 48), (4, 30, 30)):
+    agree(torch.rand(shape[0], 3, *shape[1:]))
+graphs = counters["stats"]["unique_graphs"]
+agree(torch.rand(1, 3, 40, 52))  # PyTorch compiles a dimension of one as a case of its own
+agree(torch.rand(1, 3, 64, 48))
+print(graphs, counters["stats"]["unique_graphs"])
+
+def changed(before):
+    now = compiled(x)
+    assert torch.allclose(now, metric.embed(x), atol=1e-5)
+    return (now - before).abs().max().item() > 1e-3
+tuned = compiled(x)
+metric.set_adapter(None)
+print(changed(tuned))
+metric.set_adapter("default")
+metric.load_state_dict({k: v * 1.3 for k, v in metric.state_dict().items()})
+print(changed(tuned))
+scaled = compiled(x)
+metric.ensemble.unstack()
+print(changed(scaled))
+agree(x, adapters=["default", None])
+"""
+
 EXPORTS = """
 from torch import nn
 batch = torch.export.Dim("batch")
@@ -74,6 +112,10 @@ def run(code: str) -> str:
 
 def test_a_target_compiles_into_one_graph_with_the_same_gradient() -> None:
     assert run(COMPILES) == "True True\nTrue"
+
+
+def test_towers_that_run_as_one_compile_into_one_graph_for_all_batches_and_follow_changes() -> None:
+    assert run(STACKED) == "1 2\nTrue\nTrue\nFalse"
 
 
 def test_metric_target_and_embedding_are_exported_with_a_dynamic_batch() -> None:
