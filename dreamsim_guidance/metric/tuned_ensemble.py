@@ -57,8 +57,10 @@ class TunedEnsemble(nn.Module):
             self.ensemble.to(dtype=torch.promote_types(dtype, torch.float32))
             self.fold()
         self.requires_grad_(False).eval()
-        if stacked is not None:
-            self.ensemble.stacked = stacked
+        if stacked is False:
+            self.ensemble.unstack()
+        elif stacked:
+            self.ensemble.stacked = True
         self.ensemble.to(device=device, dtype=dtype)
 
     @property

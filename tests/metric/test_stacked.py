@@ -329,6 +329,8 @@ def test_stacking_is_the_users_choice_and_automatic_on_accelerators_only(metric:
     ensemble = Ensemble(tiny_branches())
     ensemble.stacked = True
     assert places(DreamSim(ensemble))  # the ensemble's own choice is kept
+    assert not places(DreamSim(ensemble, stacked=False))
+    assert not places(DreamSim(ensemble))
     assert not places(DreamSim(Ensemble(tiny_branches()), stacked=False).eval())
     assert not places(DreamSim(Ensemble(tiny_branches()), device="meta"))
 
