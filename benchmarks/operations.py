@@ -1,10 +1,11 @@
-"""Operations of one guidance step, counted at PyTorch's dispatcher: towers one by one, and stacked.
+"""Operations of one guidance step, counted at PyTorch's dispatcher: towers one by one, as one network, and with fused kernels.
 
     python benchmarks/operations.py --to benchmarks/results
 
-Each operation that computes or copies is one kernel launch or more on a GPU, which bounds the time of small batches; views are
-not counted. The ensemble has the published depth and narrow towers: the count does not depend on the width. It was made on the
-CPU: on a GPU some operations have other names, and a profiler counts the kernels themselves.
+Each operation that computes or copies is one kernel launch or more on a GPU, which bounds the time of small batches; views and
+allocations are not counted. Fused kernels need a GPU: here their launches are counted and nothing is computed. The ensemble has
+the published depth and narrow towers: the count does not depend on the width. It was made on the CPU: on a GPU some operations
+have other names, and a profiler counts the kernels themselves.
 """
 
 from __future__ import annotations
@@ -12,9 +13,12 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -22,6 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from turns import describe_machine
 
 from dreamsim_guidance import BranchConfig, DreamSim
+from dreamsim_guidance.metric import kernels
 from dreamsim_guidance.metric.ensemble import Ensemble
 from dreamsim_guidance.metric.variants import VARIANTS
 
@@ -36,9 +41,21 @@ class Operations(TorchDispatchMode):
         self.counts: Counter[str] = Counter()
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        if not operation.is_view and operation.name() not in ("aten::_unsafe_view", "aten::empty.memory_format"):
+        name = operation.name()
+        if not operation.is_view and "_unsafe_view" not in name and "empty" not in name:
             self.counts[operation.name()] += 1
         return operation(*args, **(kwargs or {}))
+
+
+@contextmanager
+def fused_kernels(operations: Operations) -> Iterator[None]:
+    """A context in which launches of fused kernels are counted, as if this were a GPU."""
+
+    def count(kernel: Any, *arguments: Any, **options: Any) -> None:
+        operations.counts[kernel.__name__] += 1
+
+    with patch.object(kernels, "_launch", count), patch.object(kernels, "usable", lambda *tensors: True):
+        yield
 
 
 def narrow_ensemble() -> Ensemble:
@@ -60,16 +77,18 @@ def main() -> None:
     ensemble, images = narrow_ensemble(), torch.rand(1, 3, 224, 224)
     rows = []
     for dtype in (torch.float32, torch.bfloat16):
-        for stacked in (False, True):
-            target = DreamSim(ensemble, dtype=dtype, stacked=stacked).target(images)
+        for way in ("one by one", "as one", "as one, fused"):
+            target = DreamSim(ensemble, dtype=dtype, stacked=way != "one by one").target(images)
             step(target, images)
-            with torch.no_grad(), Operations() as forward:
+            forward, whole = Operations(), Operations()
+            fused = "fused" in way
+            with torch.no_grad(), fused_kernels(forward) if fused else nullcontext(), forward:
                 target(images)
-            with Operations() as whole:
+            with fused_kernels(whole) if fused else nullcontext(), whole:
                 step(target, images)
             row = {
                 "dtype": str(dtype),
-                "stacked": stacked,
+                "towers": way,
                 "forward": forward.counts.total(),
                 "step": whole.counts.total(),
             }

@@ -143,14 +143,24 @@ class _Norm(_Rows):
         super().__init__(modules)
         self.eps = tuple(float(module.eps) for module in modules)
 
+    def forward(
+        self, x: Tensor, y: Tensor | None, gamma: Tensor | None, y_bias: Tensor | None, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        """`x + gamma (y + y_bias)`, and its norm in `dtype`; see `kernels.add_norm`."""
+        weight, bias = cast(Tensor, self.weight), cast(Tensor, self.bias)
+        return kernels.add_norm(x, y, gamma, weight, bias, self.eps, dtype, y_bias)
+
 
 class _Linear(_Rows):
     """A linear layer; weight `(k, out, in)`, bias `(k, out)` or None."""
 
-    def forward(self, x: Tensor, names: Names | None = None) -> Tensor:
-        """`x W^T + b` of tokens `(k, b, n, in)`."""
+    def forward(self, x: Tensor, names: Names | None = None, biased: bool = False) -> Tensor:
+        """`x W^T` of tokens `(k, b, n, in)`, plus the bias if `biased`; in most places, what comes next adds it."""
         rows, weight = x.flatten(1, 2), cast(Tensor, self.weight)
-        y = torch.bmm(rows, weight.mT) if self.bias is None else torch.baddbmm(self.bias[:, None], rows, weight.mT)
+        if self.bias is None or not biased:
+            y = torch.bmm(rows, weight.mT)
+        else:
+            y = torch.baddbmm(self.bias[:, None], rows, weight.mT)
         return y.unflatten(1, x.shape[1:3])
 
 
@@ -165,9 +175,17 @@ class _Adapted(nn.Module):
         self.scaling: dict[str, float] = dict(modules[0].scaling)
         self.active = _active(modules[0])
 
-    def forward(self, x: Tensor, names: Names | None = None) -> Tensor:
+    @property
+    def weight(self) -> Tensor | None:
+        return self.base_layer.weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        return self.base_layer.bias
+
+    def forward(self, x: Tensor, names: Names | None = None, biased: bool = False) -> Tensor:
         """`base_layer(x)` with the adapters in `names`; None: with the active one."""
-        y = self.base_layer(x)
+        y = self.base_layer(x, biased=biased)
         adapters = {
             name: LowRank(cast(Tensor, self.lora_A[name].weight), cast(Tensor, self.lora_B[name].weight), scale)
             for name, scale in self.scaling.items()
@@ -187,10 +205,13 @@ class _Attention(nn.Module):
         self.proj = _stacked([module.proj for module in modules])
 
     def forward(self, x: Tensor, names: Names | None, class_only: bool) -> Tensor:
+        """What attention adds to the tokens, without the bias of `proj`."""
         if class_only and isinstance(self.qkv, _Linear):
             return self.proj(self._class_token(x, self.qkv), names)
         k, b, n, d = x.shape
-        q, keys, v = self.qkv(x, names).view(k * b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        q, keys, v = (
+            self.qkv(x, names, biased=True).view(k * b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        )
         y = vit.attention(q[:, :, :1] if class_only else q, keys, v)
         return self.proj(y.transpose(1, 2).reshape(k, b, 1 if class_only else n, d), names)
 
@@ -216,7 +237,8 @@ class _MLP(nn.Module):
         self.fc1, self.fc2 = (_stacked([getattr(module, name) for module in modules]) for name in ("fc1", "fc2"))
 
     def forward(self, x: Tensor, names: Names | None) -> Tensor:
-        return self.fc2(kernels.activate(self.fc1(x, names), self.quick), names)
+        """What the MLP adds to the tokens, without the bias of `fc2`."""
+        return self.fc2(kernels.activate(self.fc1(x, names), self.quick, self.fc1.bias), names)
 
 
 class _Scale(nn.Module):
@@ -241,29 +263,24 @@ class _Block(nn.Module):
         self.mlp = _MLP([block.mlp for block in blocks])
 
     def forward(
-        self, x: Tensor, y: Tensor | None, gamma: Tensor | None, names: Names | None, class_only: bool
+        self, x: Tensor, y: Tensor | None, before: _Block | None, names: Names | None, class_only: bool
     ) -> tuple[Tensor, Tensor]:
-        """The tokens behind attention, and what the MLP adds to them, before LayerScale.
+        """The tokens behind attention, and what the MLP adds to them, before its bias and LayerScale.
 
-        x: tokens `(k, b, n, d)` of the stream. y, gamma: what the block before adds to them; None in the first.
+        x: tokens `(k, b, n, d)` of the stream. y: what the MLP of the block `before` adds to them; None in the first.
         class_only: return the class token alone.
         """
-        dtype = _precision(self.attn.qkv)
-        x, z = _add_norm(self.norm1, x, y, gamma, dtype)
+        dtype = cast(Tensor, self.attn.qkv.weight).dtype
+        added = (None, None) if before is None else (before.ls2.gamma, before.mlp.fc2.bias)
+        x, z = self.norm1(x, y, *added, dtype)
         z = self.attn(z, names, class_only)
-        x, z = _add_norm(self.norm2, x[:, :, :1] if class_only else x, z, self.ls1.gamma, dtype)
+        x, z = self.norm2(x[:, :, :1] if class_only else x, z, self.ls1.gamma, self.attn.proj.bias, dtype)
         return x, self.mlp(z, names)
 
-
-def _precision(layer: _Linear | _Adapted) -> torch.dtype:
-    base = layer.base_layer if isinstance(layer, _Adapted) else layer
-    return cast(Tensor, base.weight).dtype
-
-
-def _add_norm(
-    norm: _Norm, x: Tensor, y: Tensor | None, gamma: Tensor | None, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    return kernels.add_norm(x, y, gamma, cast(Tensor, norm.weight), cast(Tensor, norm.bias), norm.eps, dtype)
+    def finish(self, x: Tensor, y: Tensor) -> Tensor:
+        """The tokens behind this block, where no other follows; x and y as `forward` returns them."""
+        y = y.to(x.dtype) + cast(Tensor, self.mlp.fc2.bias)[:, None, None]
+        return x + (y if self.ls2.gamma is None else y * self.ls2.gamma[:, None, None])
 
 
 class _Elsewhere(nn.Module):
@@ -367,10 +384,12 @@ class Stack(nn.Module):
         x = torch.stack(vit.embed_patches(models, images, colours, cast(_Block, self.blocks[0]).ls1.gamma is not None))
         recompute = any(branch.backbone.grad_checkpointing for branch in branches)
         recompute = recompute and torch.is_grad_enabled() and not transforms_active()
-        y, gamma = None, None
-        for i, block in enumerate(cast("Iterable[_Block]", self.blocks)):
-            arguments = x, y, gamma, names, not branches[0].config.has_patches and i == len(self.blocks) - 1
+        y, before = None, None
+        for i, module in enumerate(self.blocks):
+            block = cast(_Block, module)
+            arguments = x, y, before, names, not branches[0].config.has_patches and i == len(self.blocks) - 1
             x, y = checkpoint(block, *arguments, use_reentrant=False) if recompute else block(*arguments)
-            gamma = block.ls2.gamma
-        x = kernels.add(x, cast(Tensor, y), gamma)
-        return [branch.read(tokens) for branch, tokens in zip(branches, x.unbind(0), strict=True)]
+            before = block
+        assert before is not None and y is not None
+        tokens = before.finish(x, y).unbind(0)
+        return [branch.read(tower) for branch, tower in zip(branches, tokens, strict=True)]
