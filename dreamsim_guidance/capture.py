@@ -10,9 +10,9 @@ them. A graph launches all of them at once. What a graph needs is provided here:
 - Inputs are copied into buffers of the graph, and results are copied out, so that nothing aliases the caller's tensors.
 - A `Watch` notices weights that were replaced or moved, hooks, and weights that are being trained. Replaced weights lead to a
   new recording; with hooks or training the function is run as it is. All memory that a graph reads is kept alive.
-- Before a function is recorded it is run once under a guard that finds whatever would read values back to the host. The first
-  replay is compared with the function's own result. If either fails, or the recording, the function is run as it is from then
-  on, and a line at warning level says why, once for each reason.
+- Before a function is recorded it is run twice, the second time under a guard that finds whatever would read values back to the
+  host. The first replay is compared with the function's own result. If either fails, or the recording, the function is run as
+  it is from then on, and a line at warning level says why, once for each reason.
 - Replays on one device follow one another, whatever thread or stream asks for them, so that all graphs share one memory pool.
 
 A graph keeps the memory of its intermediate results, about as much as one ordinary call needs at its peak, until `release`.
@@ -365,9 +365,9 @@ class Graphs:
                 with guard:
                     return work(*buffers)
 
-            # lazily made tables and handles must exist before the recording, and the guard comes before any of them is used
-            expected = self.recorder.rehearse(guarded, device)
+            # tables that are made at the first call, on the host, and handles must exist before the guard and the recording
             expected = tuple(x.clone() for x in self.recorder.rehearse(lambda: work(*buffers), device))
+            self.recorder.rehearse(guarded, device)
             replay, outputs = self.recorder.record(lambda: tuple(x.detach() for x in work(*buffers)), device)
             record = _Record(buffers, outputs, replay, guard.external)
             results = record(inputs)

@@ -79,6 +79,20 @@ def test_what_reads_values_back_is_never_recorded(
     assert "reads values back to the host" in caplog.text
 
 
+def test_a_table_that_the_first_call_makes_on_the_host_is_kept_by_the_recording(recorder: TapeRecorder) -> None:
+    tables: dict[str, Tensor] = {}
+
+    def work(x: Tensor) -> tuple[Tensor, ...]:
+        if not tables:
+            tables["scale"] = torch.full((3,), float(x.shape[0] + torch.ones(()).item()))
+        return (x * tables["scale"],)
+
+    graphs = Graphs(recorder)
+    graphs(work, (X,), nothing)
+    tables.clear()  # as a cache that is full
+    assert torch.equal(graphs(work, (2 * X,), nothing)[0], 6 * X) and recorder.recorded == 1
+
+
 def test_numbers_as_indices_are_recorded(recorder: TapeRecorder) -> None:
     graphs = Graphs(recorder)
     places = torch.tensor([1, 0])

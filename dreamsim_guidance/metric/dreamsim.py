@@ -211,8 +211,8 @@ class DreamSim(TunedEnsemble):
         return Target(self, directions, mask, reduction, weights, pictures, adapters, capture)
 
     def embed_references(
-        self, images: Image | Sequence[AnyImage], mask: Mask | None = None, adapters: Adapters | None = None
-    ) -> tuple[Embedding, Image | None]:
+        self, images: AnyImage | Sequence[AnyImage], mask: Mask | None = None, adapters: Adapters | None = None
+    ) -> tuple[Float[Tensor, "n d"], AnyImage | None]:
         """Unit vectors `(n, d)` of references, checked, and a copy of the pictures if they came in one batch.
 
         images, mask, adapters, errors: as for `target`.

@@ -123,7 +123,8 @@ class Ensemble(nn.Module):
     def _unstack(self) -> None:
         for stack in self.stacks:
             cast(Stack, stack).dissolve()
-        self.stacks = nn.ModuleList()
+        if self.stacks:
+            self.stacks = nn.ModuleList()
 
     def _restack(self) -> None:
         """Stack the towers if that is wanted and possible here."""
@@ -145,7 +146,8 @@ class Ensemble(nn.Module):
             for place, branch in zip(stack.places, stack.branches, strict=True):
                 branches[place] = branch
             stacks.append(stack)
-        self.branches, self.stacks = nn.ModuleList(branches), nn.ModuleList(stacks)
+        if stacks:
+            self.branches, self.stacks = nn.ModuleList(branches), nn.ModuleList(stacks)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Ensemble:
         super()._apply(fn, recurse)

@@ -538,6 +538,18 @@ def test_replaced_weights_are_recorded_anew(
     assert recorder.recorded == 2
 
 
+def test_towers_that_run_as_one_are_recorded_and_every_change_of_them_is_noticed(
+    metric: DreamSim, reference: Tensor, recorder: TapeRecorder
+) -> None:
+    target, images = metric.target(reference, capture=recorder), pictures()
+    before = value_and_gradient(target, images)
+    for count, change in enumerate((metric.ensemble.stack, lambda: metric.ensemble.unstack()), start=2):
+        change()
+        for now, expected in zip(value_and_gradient(target, images), before, strict=True):
+            torch.testing.assert_close(now, expected, rtol=1e-4, atol=1e-6)
+        assert recorder.recorded == count
+
+
 @torch.no_grad()
 def test_weights_that_change_in_place_serve_without_a_new_recording(
     metric: DreamSim, reference: Tensor, recorder: TapeRecorder
