@@ -7,18 +7,22 @@ in the guidance: where the loss falls and a judge's distance rises, part of the 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from dreamsim_guidance.files.atomic import write_json, writing
+from dreamsim_guidance.pipelines.host_numbers import HostCopy
 
 __all__ = ["Entry", "Log"]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One step of a guided run. Lists have one value for each sample of the batch."""
+    """One step of a guided run. Lists have one value for each sample of the batch.
+
+    On a GPU the numbers arrive some time after the step. Reading one waits until it has arrived.
+    """
 
     index: int
     """Number of the step, from 0."""
@@ -37,9 +41,30 @@ class Entry:
     skipped: int
     """Number of samples of which a gradient was not finite and was left out."""
     seconds: float
-    """Duration of the step, without the denoiser."""
+    """Duration of the step on the host, without the denoiser; a GPU may still be at work."""
     judges: dict[str, list[float]] = field(default_factory=dict)
     """The judges' values of the decoded clean estimate, by name; in the first entry of a run only."""
+
+    @classmethod
+    def on_its_way(cls, **values: Any) -> Entry:
+        """An entry whose fields may be `HostCopy`s, which are read when they are first asked for."""
+        entry = object.__new__(cls)
+        vars(entry).update(values)
+        return entry
+
+    def __getattribute__(self, name: str) -> Any:
+        value = object.__getattribute__(self, name)
+        if isinstance(value, HostCopy):
+            value = value.tolist()
+        elif name == "judges" and any(isinstance(values, HostCopy) for values in value.values()):
+            value = {judge: x.tolist() if isinstance(x, HostCopy) else x for judge, x in value.items()}
+        else:
+            return value
+        object.__getattribute__(self, "__dict__")[name] = value
+        return value
+
+    def __reduce__(self) -> Any:  # a copy and a pickle hold numbers
+        return type(self), tuple(getattr(self, f.name) for f in fields(self))
 
 
 @dataclass

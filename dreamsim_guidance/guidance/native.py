@@ -27,6 +27,7 @@ from dreamsim_guidance.pipelines.caller import argument_of_call, images_per_prom
 from dreamsim_guidance.pipelines.decoder import Geometry
 from dreamsim_guidance.pipelines.denoiser_input import leaf_of_input, state_among
 from dreamsim_guidance.pipelines.frozen import denoiser_of, without_gradients
+from dreamsim_guidance.pipelines.host_numbers import number
 from dreamsim_guidance.pipelines.interception import refuse_inference_mode
 from dreamsim_guidance.pipelines.levels import Level
 from dreamsim_guidance.pipelines.scheduler import level_after, level_of
@@ -115,16 +116,15 @@ class LossGuidance(BaseGuidance or object):  # type: ignore[misc]
         output = self.inner.forward(**predictions)
         assert self._run is not None  # set_state has begun it
         scheduler, state = self.pipe.scheduler, self._inputs[0].detach()
-        ones = torch.ones(1, dtype=torch.float32, device=state.device)
-        scale = (
-            float(scheduler.scale_model_input(ones, self._timestep)) if hasattr(scheduler, "scale_model_input") else 1.0
-        )
-        x_t = state[: len(output.pred)] / scale
+        x_t = state[: len(output.pred)]
+        if hasattr(scheduler, "scale_model_input"):  # of no dimension, it leaves the state's dtype as it is
+            one = torch.ones((), dtype=torch.float32, device=state.device)
+            x_t = x_t / scheduler.scale_model_input(one, self._timestep)
         call = _ScoreCall(
             x_t,
             output.pred,
             level_of(scheduler, self._timestep),
-            float(self._timestep),
+            number(self._timestep),
             inputs=self._inputs if self._wants_graph() else (),
         )
         denoiser = denoiser_of(self.pipe)
@@ -195,9 +195,8 @@ class GuidanceCallback(PipelineCallback):  # type: ignore[misc]
     ) -> dict[str, Any]:
         scheduler = pipeline.scheduler
         x_after = callback_kwargs["latents"]
-        places = (scheduler.timesteps == timesteps).nonzero().flatten().tolist()
-        following = places[-1] + 1
-        total = len(scheduler.timesteps)
+        now, total = number(timesteps), len(scheduler.timesteps)
+        following = max(i for i in range(total) if number(scheduler.timesteps[i]) == now) + 1
         after = level_after(scheduler, scheduler.timesteps[following] if following < total else None)
         if step_index == 0:
             refuse_inference_mode()
@@ -205,7 +204,7 @@ class GuidanceCallback(PipelineCallback):  # type: ignore[misc]
             steps = getattr(pipeline, "num_timesteps", total)
             self._run = self._guidance.begin(Sampling(steps, self._geometry, images_per_prompt(pipeline)))
         elif self._run is not None and self._before is not None:
-            call = _state_call(*self._before, x_after, after, float(timesteps))
+            call = _state_call(*self._before, x_after, after, now)
             x_after = self._run.step(call, step_index).to(x_after.dtype)
             callback_kwargs["latents"] = x_after
         self._before = (x_after, after)

@@ -19,6 +19,7 @@ from dreamsim_guidance.guidance.step import Step, rms
 from dreamsim_guidance.guidance.timing import Timing
 from dreamsim_guidance.guidance.views import Views
 from dreamsim_guidance.pipelines.decoder import Decoder
+from dreamsim_guidance.pipelines.host_numbers import HostCopy
 from dreamsim_guidance.pipelines.noise import Generators, beside
 from dreamsim_guidance.pipelines.step_call import StepCall
 from dreamsim_guidance.pipelines.visitor import Sampling, Visit, Visitor
@@ -83,6 +84,9 @@ class GuidedRun(Visit):
         """How often the current step will be made again."""
         self._reached: Tensor | None = None
         """Samples whose target distance has been reached, `(b,)`."""
+        self._all_reached: HostCopy | None = None
+        """Whether all have: copied to the host after one step and read at the next, when the denoiser has been launched."""
+        self._distances: list[HostCopy] = []
 
     def step(self, call: StepCall, index: int) -> Tensor:
         """Let the method make this step, or the scheduler alone."""
@@ -127,7 +131,7 @@ class GuidedRun(Visit):
         look = _Look(self, index)
         with torch.set_grad_enabled(through):
             step = Step(call, look, index / self.sampling.steps, self._generator)
-        active = strength > 0 and not (self._reached is not None and bool(self._reached.all()))
+        active = strength > 0 and not (self._all_reached is not None and self._all_reached.tolist())
         if active:
             with torch.no_grad():
                 x_prev = method.with_strength(strength)(step)
@@ -147,6 +151,7 @@ class GuidedRun(Visit):
             distance = self.distance(self.decoder.shown(images), index)
         now = distance <= self.guidance.until
         self._reached = now if self._reached is None else self._reached | now
+        self._all_reached = HostCopy(self._reached.all())
         return self._reached
 
     def distance(self, images: Tensor, index: int) -> Tensor:
@@ -160,24 +165,26 @@ class GuidedRun(Visit):
         self, step: Step, images: Tensor, distance: Tensor, timestep: float, index: int, seconds: float, guided: bool
     ) -> None:
         zeros = [0.0] * len(distance)
-        move = None if step.move is None else (rms(step.move) / max(step.level.relative, 1e-6)).flatten().tolist()
-        gradient_norm = None if step.gradient_length is None else step.gradient_length.tolist()
+        move = None if step.move is None else (rms(step.move) / max(step.level.relative, 1e-6)).flatten()
         log = self.guidance.log
-        entry = Entry(
+        self._distances.append(HostCopy(distance))
+        entry = Entry.on_its_way(
             index=index,
             timestep=timestep,
             noise=step.level.relative,
             guided=guided,
-            distance=distance.tolist(),
-            gradient_norm=gradient_norm or zeros,
-            move=move or zeros,
-            skipped=int(step.broken.sum()),
+            distance=self._distances[-1],
+            gradient_norm=zeros if step.gradient_length is None else HostCopy(step.gradient_length),
+            move=zeros if move is None else HostCopy(move),
+            skipped=HostCopy(step.broken.sum()),
             seconds=seconds,
             judges={} if log.entries else self._judged(images),
         )
         log.entries.append(entry)
-        if hasattr(self.sampling.bar, "set_postfix"):
-            self.sampling.bar.set_postfix(distance=f"{sum(entry.distance) / len(entry.distance):.4f}", refresh=False)
+        arrived = next((copy for copy in reversed(self._distances) if copy.arrived), None)
+        if hasattr(self.sampling.bar, "set_postfix") and arrived is not None:
+            values = arrived.tolist()
+            self.sampling.bar.set_postfix(distance=f"{sum(values) / len(values):.4f}", refresh=False)
         if self.guidance.callback is not None:
             self.guidance.callback(entry, self.decoder.shown(images))
 
@@ -198,9 +205,9 @@ class GuidedRun(Visit):
         """Log loss and judges of the delivered images."""
         images = self.decoder.shown(images)
         self.guidance.log.final["distance"] = self.distance(images, index).tolist()
-        self.guidance.log.final.update(self._judged(images))
+        self.guidance.log.final.update({name: values.tolist() for name, values in self._judged(images).items()})
 
-    def _judged(self, images: Tensor) -> dict[str, list[float]]:
+    def _judged(self, images: Tensor) -> dict[str, HostCopy]:
         """The judges' values of images `(b * frames, 3, h, w)`, by name, one for each sample."""
         values = {}
         with torch.no_grad():
@@ -212,7 +219,7 @@ class GuidedRun(Visit):
                     raise ValueError(
                         f"the judge '{name}' must return one value per image, ({len(images)},), got {got}."
                     )
-                values[name] = distances.view(-1, self.decoder.frames).mean(1).tolist()
+                values[name] = HostCopy(distances.view(-1, self.decoder.frames).mean(1))
         return values
 
 

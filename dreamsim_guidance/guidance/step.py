@@ -54,7 +54,7 @@ class Step:
         """What the method added to the clean estimate, for the log."""
         self.gradient_length: Tensor | None = None
         """Euclidean norm `(b,)` of the first gradient, for the log."""
-        self.broken = torch.zeros(len(self.x_t), dtype=torch.bool)
+        self.broken = torch.zeros(len(self.x_t), dtype=torch.bool, device=self.x_t.device)
         """Whether any gradient of a sample was not finite, `(b,)`."""
 
     @property

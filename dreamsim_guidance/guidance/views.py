@@ -11,6 +11,7 @@ Diffusion Guidance, NeurIPS 2024 (augmentation against misaligned gradients).
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -72,7 +73,8 @@ class Views:
 
         Raises `ValueError` for a loss whose value does not depend on the images.
         """
-        total, slope = torch.zeros((), dtype=torch.float32), torch.zeros_like(images)
+        total: Tensor | float = 0.0
+        slope = torch.zeros_like(images)
         for view in range(self.views):
             leaf = images.detach().requires_grad_()  # one view's graph at a time
             with torch.enable_grad():
@@ -86,9 +88,9 @@ class Views:
                         "must be differentiable, without detach(), no_grad or numbers (.item(), numpy) inside; a constant "
                         "cannot guide, leave it out."
                     )
-            total = total.to(values.device) + values.detach() / self.views
+            total = total + values.detach() / self.views
             slope = slope + part / self.views
-        return total, slope
+        return cast(Tensor, total), slope
 
     def _view(self, images: Tensor, step: int, view: int) -> Tensor:
         if not self.augmented:

@@ -17,6 +17,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from dreamsim_guidance.pipelines.levels import wide
+from dreamsim_guidance.tracing import values_unknown
 
 __all__ = ["Decoder", "Geometry"]
 
@@ -70,6 +71,7 @@ class Decoder:
         self.tiny = vae is not None and "Tiny" in type(vae).__name__
         self._module = None if decode is not None or self.vae is None else _ready(self.vae, pipe)
         self.frames = 1
+        self._factors: dict[tuple[str, torch.device, torch.dtype], Tensor] = {}
 
     @property
     def networks(self) -> list[nn.Module]:
@@ -142,10 +144,21 @@ class Decoder:
         scaling, shift = getattr(config, "scaling_factor", None), getattr(config, "shift_factor", None)
         shape = (1, -1) + (1,) * (latents.ndim - 2)
         if mean is not None and deviation is not None:
-            latents = latents * _like(deviation, latents, shape) / (scaling or 1.0) + _like(mean, latents, shape)
+            deviations, means = self._factor("deviation", deviation, latents), self._factor("mean", mean, latents)
+            latents = latents * deviations.view(shape) / (scaling or 1.0) + means.view(shape)
         else:
             latents = latents / (scaling or 1.0)
         return latents if shift is None else latents + shift
+
+    def _factor(self, name: str, values: Any, latents: Tensor) -> Tensor:
+        """Numbers of the autoencoder's configuration on the latents' device, where they are copied once."""
+        key = (name, latents.device, latents.dtype)
+        if values_unknown() or key not in self._factors:
+            factor = torch.as_tensor(values, device=latents.device, dtype=latents.dtype)
+            if values_unknown():
+                return factor
+            self._factors[key] = factor
+        return self._factors[key]
 
     def check(self, decoded: Tensor, candidates: list[Tensor], offset: int) -> None:
         """Compare with what the pipeline decodes.

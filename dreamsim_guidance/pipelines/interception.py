@@ -27,6 +27,7 @@ from dreamsim_guidance.pipelines import caller
 from dreamsim_guidance.pipelines.decoder import Geometry
 from dreamsim_guidance.pipelines.denoiser_input import leaf_of_input, state_among
 from dreamsim_guidance.pipelines.frozen import denoiser_of
+from dreamsim_guidance.pipelines.host_numbers import number
 from dreamsim_guidance.pipelines.levels import wide
 from dreamsim_guidance.pipelines.lock import lock_of
 from dreamsim_guidance.pipelines.noise import Generators
@@ -193,10 +194,11 @@ class Interception:
         if self._foreign:
             return original(model_output, timestep, sample, *rest, **keywords)
         self._hand_back()
-        visit = self._visit or self._begin(float(timestep))
+        now = number(timestep)
+        visit = self._visit or self._begin(now)
         plan = self._plan
-        if plan.repeats and float(timestep) != plan.timesteps[plan.index]:
-            raise RuntimeError(_off_plan(self.pipe, float(timestep), plan.timesteps[plan.index]))
+        if plan.repeats and now != plan.timesteps[plan.index]:
+            raise RuntimeError(_off_plan(self.pipe, now, plan.timesteps[plan.index]))
         if plan.repeats and plan.repetition == 0:
             self._before_step = snapshot(self.scheduler)
         generator = keywords.get("generator")

@@ -10,6 +10,7 @@ import copy
 import math
 from typing import Any
 
+from dreamsim_guidance.pipelines.host_numbers import number
 from dreamsim_guidance.pipelines.levels import CLEAN, Level, level_from
 
 __all__ = ["level_after", "level_of", "restore", "scheduler_of", "second_stage", "snapshot"]
@@ -35,10 +36,10 @@ def level_of(scheduler: Any, timestep: Any) -> Level:
             scheduler._init_step_index(timestep)
         return _of_sigma(scheduler, _sigma(scheduler))
     if hasattr(scheduler, "alphas_cumprod"):
-        cumulative = float(scheduler.alphas_cumprod[int(timestep)])
+        cumulative = number(scheduler.alphas_cumprod[int(number(timestep))])
         return level_from(math.sqrt(cumulative), math.sqrt(1 - cumulative), _prediction(scheduler, "epsilon"))
     if type(scheduler).__name__ == "SCMScheduler":  # an angle on the circle, data of standard deviation sigma_data
-        angle = float(timestep)
+        angle = number(timestep)
         a, s = math.cos(angle), math.sin(angle)
         return Level(a, s, a, -s)
     raise ValueError(
@@ -58,7 +59,7 @@ def level_after(scheduler: Any, next_timestep: Any | None) -> Level:
     final = getattr(scheduler, "final_alpha_cumprod", None)
     if final is None:
         return CLEAN
-    return level_from(math.sqrt(float(final)), math.sqrt(1 - float(final)), _prediction(scheduler, "epsilon"))
+    return level_from(math.sqrt(number(final)), math.sqrt(1 - number(final)), _prediction(scheduler, "epsilon"))
 
 
 def second_stage(scheduler: Any) -> bool:
@@ -84,11 +85,11 @@ def restore(scheduler: Any, state: dict[str, Any]) -> None:
 def _sigma(scheduler: Any) -> float:
     index = min(scheduler.step_index, len(scheduler.sigmas) - 1)
     if second_stage(scheduler) and hasattr(scheduler, "mid_point_sigma"):
-        return float(scheduler.mid_point_sigma)
+        return number(scheduler.mid_point_sigma)
     if second_stage(scheduler) and hasattr(scheduler, "sigmas_interpol"):  # DPM-Solver-2's midpoint
         ancestral = hasattr(scheduler, "sigmas_down")
-        return float(scheduler.sigmas_interpol[index - 1 if ancestral else index])
-    return float(scheduler.sigmas[index])
+        return number(scheduler.sigmas_interpol[index - 1 if ancestral else index])
+    return number(scheduler.sigmas[index])
 
 
 def _of_sigma(scheduler: Any, sigma: float) -> Level:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dreamsim_guidance.pipelines.host_numbers import number
 from dreamsim_guidance.pipelines.levels import Level, wide
 from dreamsim_guidance.pipelines.noise import Generators, draw_noise, generator_states, set_generator_states
 from dreamsim_guidance.pipelines.scheduler import level_after, level_of, restore, second_stage, snapshot
@@ -92,7 +93,7 @@ class SchedulerCall(StepCall):
         learned = str(getattr(scheduler.config, "variance_type", "")).startswith("learned")
         if learned and model_output.shape[1] == 2 * x_t.shape[1]:
             model_output, self._variance = model_output.chunk(2, dim=1)
-        super().__init__(x_t, model_output, level_of(scheduler, timestep), float(timestep), generator, inputs)
+        super().__init__(x_t, model_output, level_of(scheduler, timestep), number(timestep), generator, inputs)
         self.scheduler, self._ask, self._next_timestep = scheduler, ask, next_timestep
         self.result: Any = None
         """What the scheduler returned, after `advance`."""

@@ -18,7 +18,8 @@ class StepPlan:
     """
 
     def __init__(self, timesteps: Sequence[float] | Tensor = (), copies: Sequence[int] = ()) -> None:
-        self.timesteps = [float(t) for t in timesteps]
+        listed = timesteps.tolist() if isinstance(timesteps, Tensor) else timesteps  # read from the device at once
+        self.timesteps = [float(t) for t in listed]
         self.copies = list(copies) or [1] * len(self.timesteps)
         self.index = 0
         """The step that comes next."""
