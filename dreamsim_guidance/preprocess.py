@@ -28,7 +28,7 @@ from torch import Tensor
 
 from dreamsim_guidance.files.atomic import writing
 from dreamsim_guidance.files.pictures import pixels_of, read_pixels
-from dreamsim_guidance.tracing import transforms_active, values_unknown, without_autocast
+from dreamsim_guidance.tracing import recording, transforms_active, values_unknown, without_autocast
 from dreamsim_guidance.types import Image
 
 __all__ = [
@@ -83,7 +83,7 @@ def check_range(images: Tensor, name: str = "images") -> None:
     This reads two numbers back from the tensor's device: use it once, for references, not at every step of a loop. Where
     there are no values (`values_unknown`) nothing is checked.
     """
-    if values_unknown() or images.is_meta:
+    if values_unknown() or recording.active or images.is_meta:
         return
     low, high = (float(v) for v in images.detach().aminmax())
     if low >= -_SLACK and high <= 1 + _SLACK:
@@ -105,7 +105,7 @@ def check_candidate(images: Tensor, name: str = "images", overshoot: bool | None
 
     Raises ValueError. Only images on the CPU are checked, and only where there are values (`values_unknown`).
     """
-    if values_unknown() or images.device.type != "cpu":
+    if values_unknown() or recording.active or images.device.type != "cpu":
         return
     if not (images.requires_grad if overshoot is None else overshoot):
         check_range(images, name)

@@ -62,6 +62,7 @@ def target_at(target: Any, step: int | float) -> Any:
 
 class _Crop(Loss):
     name = "crop"
+    capturable = True
 
     def __init__(self, target: Any, box: Box) -> None:
         super().__init__()

@@ -36,6 +36,7 @@ class DreamSimLoss(FrozenPairLoss):
     """
 
     name = "dreamsim"
+    capturable = True
 
     def __init__(
         self,

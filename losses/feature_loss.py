@@ -69,6 +69,7 @@ class _AgainstFeatures(Loss):
         super().__init__()
         self.pair = pair
         self.name = pair.name
+        self.capturable = pair.capturable  # type: ignore[misc]  # of the class, elsewhere
         self.shape = tuple(reference.shape)
         with torch.no_grad():
             for i, feature in enumerate(pair.features(reference)):

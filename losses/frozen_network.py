@@ -31,6 +31,11 @@ class FrozenPairLoss(PairLoss):
         """The frozen network."""
         return self._network[0]
 
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        """The frozen network."""
+        return self._network
+
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
         self.network._apply(fn, recurse)
         return super()._apply(fn, recurse)

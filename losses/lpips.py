@@ -48,6 +48,7 @@ def LPIPS(reference: Image | None = None, *, network: Trunk | nn.Module = "alex"
 
 class _LPIPS(FeatureLoss):
     name = "lpips"
+    capturable = True
     smallest = 32
 
     def __init__(self, network: nn.Module) -> None:

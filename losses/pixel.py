@@ -64,6 +64,7 @@ class TotalVariation(Loss):
     """Mean absolute difference of vertical neighbours plus that of horizontal ones, `(b,)` in [0, 2]; 0 for flat images."""
 
     name = "tv"
+    capturable = True
 
     def forward(self, images: Image) -> Distance:
         from kornia.losses import total_variation
@@ -76,6 +77,7 @@ class TotalVariation(Loss):
 
 class _L1(PairLoss):
     name = "l1"
+    capturable = True
 
     def forward(self, pred: Image, target: Float[Tensor, "#b 3 h w"]) -> Distance:
         x, y = common_pair(pred, target)
@@ -84,6 +86,7 @@ class _L1(PairLoss):
 
 class _MSE(PairLoss):
     name = "mse"
+    capturable = True
 
     def forward(self, pred: Image, target: Float[Tensor, "#b 3 h w"]) -> Distance:
         x, y = common_pair(pred, target)
@@ -92,6 +95,7 @@ class _MSE(PairLoss):
 
 class _Charbonnier(PairLoss):
     name = "charbonnier"
+    capturable = True
 
     def __init__(self, eps: float) -> None:
         super().__init__()

@@ -93,4 +93,5 @@ class _Tape(TorchDispatchMode):
         for func, args, kwargs, new in self._operations:
             results = tree_leaves(func(*args, **kwargs))
             for place, memory in new:
-                memory.detach().copy_(results[place])
+                with torch.autograd._unsafe_preserve_version_counter(memory):  # a graph's writes are not counted either
+                    memory.detach().copy_(results[place])

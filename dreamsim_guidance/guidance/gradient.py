@@ -18,15 +18,16 @@ from dreamsim_guidance.guidance.step import rms
 from dreamsim_guidance.pipelines.decoder import Decoder
 from dreamsim_guidance.pipelines.frozen import without_gradients
 
-__all__ = ["Respond", "gradient_through"]
+__all__ = ["Gradient", "Respond", "gradient_through", "pulled_back"]
+
+Gradient = tuple[Tensor, Tensor, Tensor]
+"""Images, losses `(b,)`, and the losses' gradient in the clean estimate."""
 
 Respond = Callable[[Tensor], tuple[Tensor, Tensor]]
 """From images `(b, 3, h, w)` to the loss of each `(b,)` and its gradient in the images."""
 
 
-def gradient_through(
-    decoder: Decoder, x0: Tensor, respond: Respond, checkpointing: bool = False
-) -> tuple[Tensor, Tensor, Tensor]:
+def gradient_through(decoder: Decoder, x0: Tensor, respond: Respond, checkpointing: bool = False) -> Gradient:
     """The images of a clean estimate, their loss, and its gradient in the estimate.
 
     x0: clean estimates `(b, ...)`; a graph that they belong to is not followed.
@@ -38,18 +39,28 @@ def gradient_through(
         leaf = x0.detach().requires_grad_()
         with torch.set_grad_enabled(not checkpointing):
             images = decoder(leaf)
-        frames, batch = decoder.frames, len(x0)
         losses, slope = respond(images.detach())
-        slope = (slope / frames).reshape(batch, -1)
-        scale = rms(slope).clamp_min(1e-30)
-        unit = (slope / scale).view_as(images)
-        if checkpointing:
-            rows = [_row(decoder, leaf[i : i + 1], unit[i * frames : (i + 1) * frames]) for i in range(batch)]
-            gradient = torch.cat(rows)
-        else:
-            (gradient,) = torch.autograd.grad(images, leaf, unit)
-        scale = scale.view(-1, *[1] * (x0.ndim - 1)).to(gradient.dtype)
-        return images.detach(), losses.view(batch, frames).mean(1), gradient * scale
+        frames = decoder.frames
+
+        def back(unit: Tensor) -> Tensor:
+            if not checkpointing:
+                return torch.autograd.grad(images, leaf, unit)[0]
+            rows = [_row(decoder, leaf[i : i + 1], unit[i * frames : (i + 1) * frames]) for i in range(len(x0))]
+            return torch.cat(rows)
+
+        gradient = pulled_back(slope / frames, x0, back)
+        return images.detach(), losses.view(len(x0), frames).mean(1), gradient
+
+
+def pulled_back(slope: Tensor, x0: Tensor, back: Callable[[Tensor], Tensor]) -> Tensor:
+    """The gradient in the estimates of a loss whose gradient in their images is `slope`.
+
+    slope: `(b * frames, 3, h, w)`. x0: `(b, ...)`. back: the backward pass of the decoder. It receives entries of about 1.
+    """
+    rows = slope.reshape(len(x0), -1)
+    scale = rms(rows).clamp_min(1e-30)
+    gradient = back((rows / scale).view_as(slope))
+    return gradient * scale.view(-1, *[1] * (x0.ndim - 1)).to(gradient.dtype)
 
 
 def _row(decoder: Decoder, x0: Tensor, unit: Tensor) -> Tensor:

@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dreamsim_guidance.capture import Recorder
+from dreamsim_guidance.guidance.captured import Capture, CapturedGradient
 from dreamsim_guidance.guidance.judges import judges_of
 from dreamsim_guidance.guidance.log import Entry, Log
 from dreamsim_guidance.guidance.method import Method
@@ -67,6 +69,7 @@ def guide(
     checkpointing: bool = False,
     images_per_reference: int | None = None,
     callback: Callable[[Entry, Tensor], None] | None = None,
+    capture: Capture = "auto",
 ) -> Guide:
     """Guide every call of a diffusers pipeline in the `with` block by a loss on its images; yields the `Log`.
 
@@ -94,6 +97,12 @@ def guide(
     callback: called after each guided step with its `Entry` and the clean estimates' images in [0, 1], for previews. (In the
         pipeline's own `callback_on_step_end`, latents carry a gradient under methods that go through the denoiser; detach
         them before they are converted to numbers or changed in place.)
+    capture: run decoder, loss and their gradient as CUDA graphs, which are recorded at the first guided step of each size and
+        replayed afterwards, without the time of launching hundreds of kernels. "auto" does so on a CUDA device where the
+        decoder is an AutoencoderTiny or AutoencoderKL or there is none, all terms of the loss are declared `capturable`, and
+        nothing is offloaded or checkpointed. True also records other decoders and losses: what they read must not change but
+        in place. False never does. The graphs hold the memory that one evaluation needs until the block ends. What cannot be
+        recorded runs as it is, and a log line at warning level gives the reason. Results are the same but for rounding.
 
     Raises `TypeError` for a loss that needs more than images and for arguments of a wrong type; `ValueError` for arguments out
     of range, for a pipeline without scheduler or with latents that cannot be decoded, and for a loss whose value does not
@@ -121,6 +130,10 @@ def guide(
             raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
     if until is not None and not (isinstance(until, int | float) and math.isfinite(until)):
         raise ValueError(f"until must be a distance, got {until}.")
+    if not isinstance(capture, bool | Recorder) and capture != "auto":
+        raise ValueError(f"capture must be True, False or 'auto', got {capture!r}.")
+    if checkpointing and capture not in (False, "auto"):
+        raise ValueError("capture=True keeps the memory that checkpointing=True saves; choose one of them.")
     if vae is not None and decode is not None:
         raise ValueError("give vae= or decode=, not both.")
     scheduler_of(pipe)
@@ -138,6 +151,7 @@ def guide(
         checkpointing=checkpointing,
         images_per_reference=images_per_reference,
         callback=callback,
+        captured=CapturedGradient(loss, False if checkpointing else capture),
     )
     return Guide(guidance, baseline)
 
@@ -189,7 +203,11 @@ class Guide:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._stacks.pop().__exit__(kind, error, traceback)
+        try:
+            self._stacks.pop().__exit__(kind, error, traceback)
+        finally:
+            if not self._stacks:
+                self._guidance.captured.release()
 
 
 def _advise_on_memory(

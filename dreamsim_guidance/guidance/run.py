@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dreamsim_guidance.guidance.captured import CapturedGradient
 from dreamsim_guidance.guidance.gradient import gradient_through
 from dreamsim_guidance.guidance.log import Entry, Log
 from dreamsim_guidance.guidance.method import Method
@@ -27,9 +28,9 @@ from dreamsim_guidance.pipelines.visitor import Sampling, Visit, Visitor
 __all__ = ["SAVINGS", "Guidance", "GuidedRun"]
 
 SAVINGS = (
-    "What helps, cheapest first: vae=AutoencoderTiny.from_pretrained('madebyollin/taesd') (taesdxl, taesd3, taef1), "
-    "checkpointing=True, fewer images at once, MPGD() instead of a method through the denoiser; plan(pipe, ...) predicts what "
-    "each would need."
+    "What helps, cheapest first: capture=False where the gradient runs as a CUDA graph, "
+    "vae=AutoencoderTiny.from_pretrained('madebyollin/taesd') (taesdxl, taesd3, taef1), checkpointing=True, fewer images at "
+    "once, MPGD() instead of a method through the denoiser; plan(pipe, ...) predicts what each would need."
 )
 
 
@@ -50,6 +51,7 @@ class Guidance(Visitor):
     checkpointing: bool
     images_per_reference: int | None
     callback: Callable[[Entry, Tensor], None] | None
+    captured: CapturedGradient
     log: Log = field(default_factory=Log)
 
     def strength(self, index: int, total: int) -> float:
@@ -234,8 +236,11 @@ class _Look:
         """Distance `(b,)` and gradient at a clean estimate; the gradient is zero where the target has been reached."""
         run = self._run
         try:
-            respond = partial(run.loss.gradient, step=self._index)
-            images, distance, gradient = gradient_through(run.decoder, x0, respond, run.guidance.checkpointing)
+            result = run.guidance.captured(run.decoder, run.loss, x0, self._index)
+            if result is None:
+                respond = partial(run.loss.gradient, step=self._index)
+                result = gradient_through(run.decoder, x0, respond, run.guidance.checkpointing)
+            images, distance, gradient = result
         except torch.OutOfMemoryError as error:
             raise torch.OutOfMemoryError(f"{error} This happened in the guidance's gradient. {SAVINGS}") from error
         if self._first is None:

@@ -40,6 +40,10 @@ class Views:
         self.augmented = views > 1 or augmentation is not None
         self.images_per_reference = 1
 
+    def at(self, step: int) -> Callable[[Tensor], Tensor]:
+        """The loss, its scheduled weights fixed at their values for `step`."""
+        return self.loss.at(step) if isinstance(self.loss, Loss) else self.loss
+
     def __call__(self, images: Tensor, step: int) -> Tensor:
         """The loss of each image `(b,)`, without augmentation.
 
@@ -48,7 +52,9 @@ class Views:
 
         Raises `TypeError` or `ValueError` unless the loss returns one value per image.
         """
-        loss = self._at(step)
+        return self._values(self.at(step), images)
+
+    def _values(self, loss: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         k = self.images_per_reference
         if k == 1 or len(images) % k:
             return check_values(loss(images), images, "the loss")
@@ -68,8 +74,12 @@ class Views:
             self.images_per_reference = 1  # it has a reference for each image
             return values_of_all
 
-    def gradient(self, images: Tensor, step: int) -> tuple[Tensor, Tensor]:
+    def gradient(
+        self, images: Tensor, step: int, loss: Callable[[Tensor], Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The loss of each image, averaged over the views, `(b,)`, and its gradient in the images.
+
+        loss: evaluated instead of `at(step)`.
 
         Raises `ValueError` for a loss whose value does not depend on the images.
         """
@@ -78,7 +88,7 @@ class Views:
         for view in range(self.views):
             leaf = images.detach().requires_grad_()  # one view's graph at a time
             with torch.enable_grad():
-                values = self(self._view(leaf, step, view), step)
+                values = self._values(loss or self.at(step), self._view(leaf, step, view))
                 part = None
                 if values.requires_grad:  # perhaps by parameters of its own alone
                     (part,) = torch.autograd.grad(values.sum(), leaf, allow_unused=True)
@@ -104,9 +114,6 @@ class Views:
                 f"{getattr(augmented, 'shape', augmented)}; for several views of each give views=."
             )
         return augmented
-
-    def _at(self, step: int) -> Callable[[Tensor], Tensor]:
-        return self.loss.at(step) if isinstance(self.loss, Loss) else self.loss
 
 
 def cutouts(size: tuple[int, int], share: tuple[float, float] = (0.6, 1.0), noise: float = 0.03) -> nn.Module:

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from torch import Tensor, nn
 
-from dreamsim_guidance.loss.terms import Entry, check_values, describe, distinct, weighted
+from dreamsim_guidance.loss.terms import Entry, check_values, describe, distinct, weight_at, weighted
 from dreamsim_guidance.preprocess import check_images, check_range
 from dreamsim_guidance.schedule import Constant, as_schedule, is_number
 from dreamsim_guidance.types import Distance, Image
@@ -32,6 +32,10 @@ class _Term(nn.Module, Generic[Kind]):
 
     name: str = ""
     """Key of this loss among the terms of a sum; by default the class's name in lower case."""
+
+    capturable: ClassVar[bool] = False
+    """Whether every call makes the same operations on tensors, whatever their values and, but for weights of sums, whatever the
+    step, so that a CUDA graph can replay it; see `dreamsim_guidance.capture`."""
 
     _kind: ClassVar[type[Any]]
     _sum: ClassVar[type[Any]]
@@ -61,6 +65,11 @@ class _Term(nn.Module, Generic[Kind]):
     def at(self, step: int | float) -> Kind:
         """The same loss with every scheduled weight fixed at its value for `step`; itself if nothing is scheduled."""
         return self  # type: ignore[return-value]
+
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        """Modules that this loss uses without owning them, so that `modules()` does not find them."""
+        return ()
 
     @property
     def weights(self) -> dict[str, float]:
@@ -169,6 +178,7 @@ class PairLoss(_Term["PairLoss"]):
 
 
 class _Against(Loss):
+    capturable = True
     reference: Tensor
 
     def __init__(self, pair: PairLoss, reference: Tensor) -> None:
@@ -187,6 +197,8 @@ class _Against(Loss):
 
 
 class _OfPred(PairLoss):
+    capturable = True
+
     def __init__(self, loss: Loss) -> None:
         super().__init__()
         self.loss = loss
@@ -223,6 +235,8 @@ class _FunctionPairLoss(_Function, PairLoss):
 
 
 class _Sum(_Term[Any]):
+    capturable = True
+
     def __init__(self, entries: Sequence[Entry]) -> None:
         super().__init__()
         self.parts = nn.ModuleList(entry.loss for entry in entries)
@@ -236,7 +250,7 @@ class _Sum(_Term[Any]):
         return weighted(self._entries(), self.terms(*images))
 
     def at(self, step: int | float) -> Any:
-        fixed = [Entry(name, Constant(weight(step)), loss.at(step)) for name, weight, loss in self._entries()]
+        fixed = [Entry(name, weight_at(weight, step), loss.at(step)) for name, weight, loss in self._entries()]
         return self if fixed == self._entries() else type(self)(fixed)
 
     def __repr__(self) -> str:

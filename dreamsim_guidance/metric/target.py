@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from dreamsim_guidance.capture import Graphs, Recorder, Watch, values_of
 from dreamsim_guidance.loss import Loss
@@ -54,6 +54,7 @@ class Target(Loss):
     """
 
     name = "dreamsim"
+    capturable = True
     directions: Tensor
     """Unit embeddings of the references, `(n, d)`."""
     mask: Tensor | None
@@ -105,6 +106,11 @@ class Target(Loss):
     def metric(self) -> DreamSim:
         """The metric: the one that made this target, or after `.to(...)` a copy that belongs to the target."""
         return self._metric[0]
+
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        """The metric."""
+        return self._metric
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Target:
         super()._apply(fn, recurse)

@@ -74,8 +74,13 @@ class Decoder:
         self._factors: dict[tuple[str, torch.device, torch.dtype], Tensor] = {}
 
     @property
-    def networks(self) -> list[nn.Module]:
+    def network(self) -> nn.Module | None:
         """The network that decodes, if there is one."""
+        return self._module
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        """The same in a list, empty if there is none."""
         return [] if self._module is None else [self._module]
 
     def __call__(self, x0: Tensor) -> Tensor:
