@@ -45,7 +45,7 @@ class TapeRecorder:
         return work()
 
     def record(
-        self, work: Callable[[], tuple[Tensor, ...]], device: torch.device
+        self, work: Callable[[], tuple[Tensor, ...]], device: torch.device, owner: object = None
     ) -> tuple[Callable[[], None], tuple[Tensor, ...]]:
         if self.fail is not None:
             raise self.fail

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
@@ -195,3 +197,119 @@ def test_values_have_the_gradient_of_their_own_image(recorder: TapeRecorder) -> 
         (values * torch.tensor([1.0, 10.0])).sum().backward()
         torch.testing.assert_close(leaf.grad, 2 * X * torch.tensor([[1.0], [10.0]]))
     assert recorder.recorded == 1
+
+
+class Card:
+    """Stands for `torch.cuda`, and writes down what is asked of streams, events and graphs."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls: list[str] = []
+        self.current: Any = self.stream("main")
+        self.pools = 0
+        self.broken = False
+        for name in ("current_stream", "stream_context", "device", "graph", "graph_pool_handle"):
+            monkeypatch.setattr(torch.cuda, name.replace("_context", ""), getattr(self, f"_{name}"))
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+        monkeypatch.setattr(torch.cuda, "Stream", lambda device: self.stream("aside"))
+        monkeypatch.setattr(torch.cuda, "Event", lambda: self._Event(self))
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", self._Graph)
+        monkeypatch.setattr(torch._C, "_cuda_clearCublasWorkspaces", lambda: self.calls.append("clear workspaces"))
+
+    def stream(self, name: str) -> Any:
+        return self._Stream(self, name)
+
+    class _Stream:
+        device_index = 0
+
+        def __init__(self, card: Card, name: str) -> None:
+            self.card, self.name = card, name
+
+        def wait_stream(self, other: Any) -> None:
+            self.card.calls.append(f"{self.name} waits for {other.name}")
+
+        def wait_event(self, event: Any) -> None:
+            self.card.calls.append(f"{self.name} waits for the last replay on {event.where}")
+
+    class _Event:
+        def __init__(self, card: Card) -> None:
+            self.where = ""
+
+        def record(self, stream: Any) -> None:
+            self.where = stream.name
+
+    class _Graph:
+        def replay(self) -> None:
+            pass
+
+    def _current_stream(self, device: Any = None) -> Any:
+        return self.current
+
+    @contextmanager
+    def _stream_context(self, stream: Any) -> Iterator[None]:
+        before, self.current = self.current, stream
+        try:
+            yield
+        finally:
+            self.current = before
+
+    @contextmanager
+    def _device(self, device: Any) -> Iterator[None]:
+        yield
+
+    def _graph_pool_handle(self) -> int:
+        self.pools += 1
+        return self.pools
+
+    @contextmanager
+    def _graph(self, graph: Any, pool: int, stream: Any, capture_error_mode: str) -> Iterator[None]:
+        self.calls.append(f"record on {stream.name} in pool {pool}")
+        self.current = stream
+        yield
+        if self.broken:  # the stream is not given back then
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+
+CARD = torch.device("cuda", 0)
+
+
+def test_streams_wait_for_each_other_around_replays_and_recordings(monkeypatch: pytest.MonkeyPatch) -> None:
+    card, recorder = Card(monkeypatch), CudaRecorder()
+    with recorder.turn(CARD):
+        replay, _ = recorder.record(lambda: (X,), CARD)
+    assert card.calls == [
+        "aside waits for main",
+        "clear workspaces",
+        "record on aside in pool 1",
+        "clear workspaces",
+        "main waits for aside",
+    ]
+    card.calls.clear()
+    for name in ("other", "main"):
+        card.current = card.stream(name)
+        with recorder.turn(CARD):
+            replay()
+    assert card.calls == ["other waits for the last replay on main", "main waits for the last replay on other"]
+
+
+def test_graphs_of_one_owner_share_a_pool_as_long_as_one_is_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    card, recorder = Card(monkeypatch), CudaRecorder()
+    kept = [recorder.record(lambda: (X,), CARD) for _ in range(2)]
+    apart = Graphs(recorder)
+    kept.append(recorder.record(lambda: (X,), CARD, apart))
+    kept.append(recorder.record(lambda: (X,), CARD))
+    assert [call[-1] for call in card.calls if "pool" in call] == ["1", "1", "2", "1"]
+    kept.clear()
+    recorder.record(lambda: (X,), CARD)
+    assert card.pools == 3
+
+
+def test_a_broken_recording_gives_the_stream_back_and_leaves_its_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    card, recorder = Card(monkeypatch), CudaRecorder()
+    kept = recorder.record(lambda: (X,), CARD)
+    card.broken = True
+    with pytest.raises(RuntimeError, match="previous error during capture"), recorder.turn(CARD):
+        recorder.record(lambda: (X,), CARD)
+    assert card.current.name == "main" and kept
+    card.broken = False
+    recorder.record(lambda: (X,), CARD)
+    assert card.pools == 2

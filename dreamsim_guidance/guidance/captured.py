@@ -45,8 +45,9 @@ class CapturedGradient:
     def __init__(self, loss: Callable[[Tensor], Tensor], capture: Capture = "auto") -> None:
         self.loss, self.capture = loss, capture
         recorder = None if isinstance(capture, bool | str) else capture
-        self._whole, self._decoding, self._losses, self._back = graphs = [Graphs(recorder) for _ in range(4)]
-        self._graphs = graphs
+        self._whole, self._losses, self._back = (Graphs(recorder) for _ in range(3))
+        self._decoding = Graphs(recorder, apart=True)  # what it keeps for the way back must outlast the losses' replays
+        self._graphs = [self._whole, self._decoding, self._losses, self._back]
         self._weights: Tensor | None = None
         self._network: nn.Module | None = None
         self._decoded: dict[Hashable, tuple[int, Tensor, Tensor]] = {}
