@@ -75,7 +75,8 @@ class Case:
         """Slowdown and peak bytes, as `plan` would predict them."""
         vae = self.options.get("vae")
         twin = None if vae is None else prices.twin(vae)
-        way = Way(method_class(self.method)(), 1, twin, bool(self.options.get("checkpointing")))
+        switches = (bool(self.options.get(name)) for name in ("checkpointing", "capture"))
+        way = Way(method_class(self.method)(), 1, twin, *switches)
         return prices.slowdown(way), prices.peak(way)
 
 

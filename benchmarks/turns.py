@@ -34,6 +34,33 @@ def take_turns(work: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str,
     }
 
 
+def interleaved(
+    work: Mapping[str, Callable[[], Any]], repeats: int, wait: Callable[[], None] = lambda: None, seconds: float = 2.0
+) -> dict[str, dict[str, float]]:
+    """Time several pieces of work in turns, forwards and backwards: median, least and most seconds of each, by name.
+
+    repeats: how often, at most; at least 3 times. wait: waits for the device. seconds: no further turn begins after as many
+    seconds for each piece of work. Each piece is run once before, as a warm-up.
+    """
+    for function in work.values():
+        function()
+    wait()
+    taken: dict[str, list[float]] = {name: [] for name in work}
+    end = time.perf_counter() + seconds * len(work)
+    for turn in range(repeats):
+        if turn >= 3 and time.perf_counter() > end:
+            break
+        for name in list(work)[:: 1 if turn % 2 else -1]:
+            start = time.perf_counter()
+            work[name]()
+            wait()
+            taken[name].append(time.perf_counter() - start)
+    return {
+        name: {"s": statistics.median(times), "least_s": min(times), "most_s": max(times)}
+        for name, times in taken.items()
+    }
+
+
 def print_row(name: str, row: Mapping[str, Any]) -> None:
     """Print the result of `take_turns` on one line."""
     low, high = row["ratio_spread"]
