@@ -1,6 +1,6 @@
 """The whole table of the metric and of guidance on one GPU, in one command of less than eight minutes.
 
-    python benchmarks/gpu.py                                            # everything; writes benchmarks/results/gpu.json
+    python benchmarks/gpu.py                                            # everything; writes results/gpu_table_cuda.json
     python benchmarks/gpu.py --only step memory --minutes 3             # some parts
     python benchmarks/gpu.py --check                                    # the tests marked gpu
     python benchmarks/gpu.py --device cpu --only peers --batches 1 4    # peers on the CPU
@@ -56,12 +56,13 @@ class Bench:
     """What the parts share: options, models, and the time that is left."""
 
     def __init__(self, options: argparse.Namespace, folder: Path) -> None:
-        self.device, self.tiny, self.repeats = options.device, options.tiny, 3 if options.tiny else options.repeats
+        self.device, self.tiny, self.repeats = options.device, options.tiny, 1 if options.tiny else options.repeats
         self.cuda = self.device.startswith("cuda")
         self.end = time.monotonic() + 60 * options.minutes
         self.sides = Sides(folder, self.device, self.tiny)
         self.batches: list[int] = options.batches or ([1, 2] if self.tiny else [1, 4, 16, 64])
         self.largest = self.batches[-1]
+        self.ours = [s for s in OURS if s.precision != "float16"] if self.tiny else OURS
         self.peaks: dict[str, float] = {}
         """Measured FLOP per second of a matrix product, by precision."""
 
@@ -133,7 +134,7 @@ def product(bench: Bench) -> Iterator[Row]:
 
 def step(bench: Bench) -> Iterator[Row]:
     """A guidance step at several batches, all sides in turns."""
-    sides = list(bench.usable([*ORIGINALS, *OURS]))
+    sides = list(bench.usable([*ORIGINALS, *bench.ours]))
     for batch in bench.batches:
         if bench.late(f"step, batch {batch}"):
             return
@@ -165,7 +166,7 @@ def compared(bench: Bench, sides: list[Side], batch: int, images: Tensor, refere
 def memory(bench: Bench) -> Iterator[Row]:
     """Peak memory of a step at the largest batch, beyond the weights; with checkpointing its time too."""
     images, references = bench.pictures(bench.largest), bench.pictures(1, seed=1)
-    for side in bench.usable([*ORIGINALS[1:], *(s for s in OURS if s.kind != "captured")]):
+    for side in bench.usable([*ORIGINALS[1:], *(s for s in bench.ours if s.kind != "captured")]):
         if bench.late(f"memory, {side}"):
             return
         work = bench.sides.step(side, images, references)
@@ -271,7 +272,7 @@ def guided(bench: Bench) -> Iterator[Row]:
 
     bench.sides.forget()
     dtype = torch.float32 if bench.tiny else torch.bfloat16
-    predictions = sampling.Predictions(Machine.measured(bench.device, dtype))
+    predictions = sampling.Predictions(Machine(1e12) if bench.tiny else Machine.measured(bench.device, dtype))
     if bench.tiny:
         cases = sampling.tiny_cases(["sd-v"], ["mpgd"])
     elif bench.cuda:
@@ -384,6 +385,10 @@ def main() -> None:
         options.to / f"gpu{'_tiny' if options.tiny else ''}{'' if options.device.startswith('cuda') else '_cpu'}.json"
     )
     results: dict[str, Any] = {"machine": machine, "parts": {}}
+    if options.only and path.exists():
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        if earlier["machine"] == machine:
+            results = earlier
     with tempfile.TemporaryDirectory() as scratch:
         bench = Bench(options, Path(scratch))
         for name in options.only or PARTS:
@@ -397,7 +402,7 @@ def main() -> None:
                 rows.append(row)
                 print(table_row(row), flush=True)
             print(f"({time.monotonic() - start:.0f} s)", flush=True)
-            write_text(path, json.dumps(results, indent=1))
+            write_text(path, json.dumps(results, indent=1) + "\n")
     print(f"\n{machine}\nwritten to {path}")
 
 

@@ -105,16 +105,20 @@ class Sides:
         return self.gradient(side, lambda leaf: model(leaf, others), images)
 
     def _ours(self, kind: str, dtype: torch.dtype) -> DreamSim:
-        if self.narrow:
-            variant = small("ensemble", depth=12, dim=32, projection=24)
-            ensemble = load_official(variant, weights=self.folder, progress=False).ensemble
-        else:
-            loaded = self._models.get(("loaded", ""))
-            if loaded is None:  # reading and folding full-size weights takes longer than copying them
-                loaded = DreamSim("ensemble", weights=self.folder, stacked=False)
-                self._models["loaded", ""] = loaded
-            ensemble = copy.deepcopy(loaded.ensemble)
+        loaded = self._models.get(("loaded", ""))
+        if loaded is None:  # reading and folding full-size weights takes longer than copying them
+            loaded = self._models["loaded", ""] = self._loaded()
+        ensemble = copy.deepcopy(loaded.ensemble)
         return DreamSim(ensemble, device=self.device, dtype=dtype, stacked=kind == "stacked")
+
+    def _loaded(self) -> DreamSim:
+        if not self.narrow:
+            return DreamSim("ensemble", weights=self.folder, stacked=False)
+        files = load_official(small("ensemble", **NARROW), weights=self.folder, progress=False)
+        metric = DreamSim(files.ensemble, stacked=False)
+        assert files.adapter is not None
+        metric.load_adapter(files.adapter)
+        return metric.fold()
 
     def _original(self) -> nn.Module:
         import dreamsim

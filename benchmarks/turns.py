@@ -39,8 +39,8 @@ def interleaved(
 ) -> dict[str, dict[str, float]]:
     """Time several pieces of work in turns, forwards and backwards: median, least and most seconds of each, by name.
 
-    repeats: how often, at most; at least 3 times. wait: waits for the device. seconds: no further turn begins after as many
-    seconds for each piece of work. Each piece is run once before, as a warm-up.
+    repeats: how often, at most. wait: waits for the device. seconds: after as many for each piece
+    of work, no further turn begins, but three are made. Each piece is run once before, as a warm-up.
     """
     for function in work.values():
         function()
