@@ -62,6 +62,7 @@ class Bench:
         self.sides = Sides(folder, self.device, self.tiny)
         self.batches: list[int] = options.batches or ([1, 2] if self.tiny else [1, 4, 16, 64])
         self.largest = self.batches[-1]
+        self.originals = ORIGINALS[:1] if self.tiny else ORIGINALS
         self.ours = [s for s in OURS if s.precision != "float16"] if self.tiny else OURS
         self.peaks: dict[str, float] = {}
         """Measured FLOP per second of a matrix product, by precision."""
@@ -71,7 +72,9 @@ class Bench:
             torch.cuda.synchronize()
 
     def time(self, work: dict[str, Callable[[], Any]], seconds: float = 1.0) -> dict[str, dict[str, float]]:
-        return interleaved(work, self.repeats, self.wait, seconds)
+        # on a CPU, the processes beside this one would count in the time that passes
+        clock = time.perf_counter if self.cuda else time.process_time
+        return interleaved(work, self.repeats, seconds, self.wait, clock)
 
     def peak_bytes(self, work: Callable[[], Any]) -> int:
         """Bytes that `work` needs at most beyond what exists already; on the CPU those of tensors alone."""
@@ -134,7 +137,7 @@ def product(bench: Bench) -> Iterator[Row]:
 
 def step(bench: Bench) -> Iterator[Row]:
     """A guidance step at several batches, all sides in turns."""
-    sides = list(bench.usable([*ORIGINALS, *bench.ours]))
+    sides = list(bench.usable([*bench.originals, *bench.ours]))
     for batch in bench.batches:
         if bench.late(f"step, batch {batch}"):
             return
@@ -166,7 +169,7 @@ def compared(bench: Bench, sides: list[Side], batch: int, images: Tensor, refere
 def memory(bench: Bench) -> Iterator[Row]:
     """Peak memory of a step at the largest batch, beyond the weights; with checkpointing its time too."""
     images, references = bench.pictures(bench.largest), bench.pictures(1, seed=1)
-    for side in bench.usable([*ORIGINALS[1:], *(s for s in bench.ours if s.kind != "captured")]):
+    for side in bench.usable([*bench.originals, *(s for s in bench.ours if s.kind != "captured")]):
         if bench.late(f"memory, {side}"):
             return
         work = bench.sides.step(side, images, references)
@@ -217,8 +220,8 @@ def launches(bench: Bench) -> Iterator[Row]:
             work()
             bench.wait()
         events = [event for event in profiler.events() if event.device_type == DeviceType.CUDA]
-        kernel_events = [event for event in events if "memcpy" not in event.name.lower()]
-        yield {"side": str(side), "kernels": len(kernel_events), "copies": len(events) - len(kernel_events)}
+        copies = sum(event.name.lower().startswith(("memcpy", "memset")) for event in events)
+        yield {"side": str(side), "kernels": len(events) - copies, "copies": copies}
 
 
 def fused(bench: Bench) -> Iterator[Row]:
@@ -270,7 +273,6 @@ def guided(bench: Bench) -> Iterator[Row]:
         return leave_out("guided", str(error))
     from dreamsim_guidance.guidance import Machine, guide
 
-    bench.sides.forget()
     dtype = torch.float32 if bench.tiny else torch.bfloat16
     predictions = sampling.Predictions(Machine(1e12) if bench.tiny else Machine.measured(bench.device, dtype))
     if bench.tiny:
@@ -313,11 +315,15 @@ def peers(bench: Bench) -> Iterator[Row]:
             sides = own if size != 224 else [*others, *own]  # the original takes 224 pixels alone
             work = {str(side): bench.sides.step(side, images, references) for side in sides}
             for name, distance in distances.items():
-                work[name] = bench.sides.gradient(exact, partial(distance, references), images)
+                work[name] = bench.sides.gradient(exact, partial(towards, distance, references), images)
             seconds = bench.time(work)
             for name, function in work.items():
                 row = {"side": name, "size": size, "batch": batch, **seconds[name]}
                 yield row if "captured" in name else {**row, "step_bytes": bench.peak_bytes(function)}
+
+
+def towards(distance: Callable[[Tensor, Tensor], Tensor], references: Tensor, images: Tensor) -> Tensor:
+    return distance(images, references)
 
 
 PARTS: dict[str, Callable[[Bench], Iterator[Row]]] = {
@@ -352,7 +358,8 @@ def table_row(row: Row) -> str:
     if "share_of_peak" in row:
         cells.append(f"{row['share_of_peak']:.0%} of the peak")
     if "ratio" in row:
-        cells.append(f"{row['ratio']:.2f} x, predicted {row['predicted_here']:.2f} x")
+        cells.append(f"{1e3 * row['unguided_s']:.1f} -> {1e3 * row['guided_s']:.1f} ms a step, {row['ratio']:.2f} x")
+        cells.append(f"predicted {row['predicted_here']:.2f} x")
     if "guided_peak" in row:
         cells.append(f"{row['guided_peak'] / 2**30:.2f} GiB, predicted {row['predicted_peak'] / 2**30:.2f} GiB")
     return "| " + " | ".join(cells) + " |"
@@ -381,9 +388,8 @@ def main() -> None:
     if options.device.startswith("cuda"):
         machine |= {"gpu": torch.cuda.get_device_name(options.device), "cores": os.cpu_count()}
     options.to.mkdir(parents=True, exist_ok=True)
-    path = (
-        options.to / f"gpu{'_tiny' if options.tiny else ''}{'' if options.device.startswith('cuda') else '_cpu'}.json"
-    )
+    kind = options.device.partition(":")[0] + ("_tiny" if options.tiny else "")
+    path = options.to / f"gpu_table_{kind}.json"
     results: dict[str, Any] = {"machine": machine, "parts": {}}
     if options.only and path.exists():
         earlier = json.loads(path.read_text(encoding="utf-8"))
@@ -401,8 +407,8 @@ def main() -> None:
             for row in PARTS[name](bench):
                 rows.append(row)
                 print(table_row(row), flush=True)
+                write_text(path, json.dumps(results, indent=1) + "\n")
             print(f"({time.monotonic() - start:.0f} s)", flush=True)
-            write_text(path, json.dumps(results, indent=1) + "\n")
     print(f"\n{machine}\nwritten to {path}")
 
 

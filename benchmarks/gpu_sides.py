@@ -63,19 +63,16 @@ class Sides:
 
     def __init__(self, folder: Path, device: str, narrow: bool) -> None:
         self.folder, self.device, self.narrow = folder, device, narrow
-        write_official(folder, "ensemble", **(NARROW if narrow else {}))
         self._models: dict[tuple[str, str], Any] = {}
 
     def model(self, kind: str, dtype: str) -> Any:
         """The metric or the original's model. kind: "original", "one by one" or "stacked". dtype: a name of `DTYPES`."""
         dtype = {"tf32": "float32", "autocast": "float32"}.get(dtype, dtype)
+        if not self._models:
+            write_official(self.folder, "ensemble", **(NARROW if self.narrow else {}))
         if (kind, dtype) not in self._models:
             self._models[kind, dtype] = self._original() if kind == "original" else self._ours(kind, DTYPES[dtype])
         return self._models[kind, dtype]
-
-    def forget(self) -> None:
-        """Free all models."""
-        self._models.clear()
 
     def target(self, side: Side, references: Tensor, **options: Any) -> Distance:
         """The distance to fixed references; the original embeds them in each call, as it has no other way."""

@@ -35,12 +35,16 @@ def take_turns(work: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str,
 
 
 def interleaved(
-    work: Mapping[str, Callable[[], Any]], repeats: int, wait: Callable[[], None] = lambda: None, seconds: float = 2.0
+    work: Mapping[str, Callable[[], Any]],
+    repeats: int,
+    seconds: float,
+    wait: Callable[[], None] = lambda: None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, dict[str, float]]:
     """Time several pieces of work in turns, forwards and backwards: median, least and most seconds of each, by name.
 
-    repeats: how often, at most. wait: waits for the device. seconds: after as many for each piece
-    of work, no further turn begins, but three are made. Each piece is run once before, as a warm-up.
+    repeats: how often, at most. seconds: after as many for each piece of work, no further turn begins, but three are made.
+    wait: waits for the device. clock: what seconds are read from. Each piece is run once before, as a warm-up.
     """
     for function in work.values():
         function()
@@ -51,10 +55,10 @@ def interleaved(
         if turn >= 3 and time.perf_counter() > end:
             break
         for name in list(work)[:: 1 if turn % 2 else -1]:
-            start = time.perf_counter()
+            start = clock()
             work[name]()
             wait()
-            taken[name].append(time.perf_counter() - start)
+            taken[name].append(clock() - start)
     return {
         name: {"s": statistics.median(times), "least_s": min(times), "most_s": max(times)}
         for name, times in taken.items()
