@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import inspect
 import json
 import os
 import subprocess
@@ -271,7 +270,7 @@ def guided(bench: Bench) -> Iterator[Row]:
         import guided_sampling as sampling
     except ImportError as error:
         return leave_out("guided", str(error))
-    from dreamsim_guidance.guidance import Machine, guide
+    from dreamsim_guidance.guidance import Machine
 
     dtype = torch.float32 if bench.tiny else torch.bfloat16
     predictions = sampling.Predictions(Machine(1e12) if bench.tiny else Machine.measured(bench.device, dtype))
@@ -282,9 +281,7 @@ def guided(bench: Bench) -> Iterator[Row]:
     else:
         return leave_out("guided", "pipelines at real size need a GPU")
     loss = bench.sides.target(Side("stacked", "float32" if bench.tiny else "bfloat16"), bench.pictures(1, seed=1))
-    captures: list[dict[str, Any]] = [{}]
-    if bench.cuda and "capture" in inspect.signature(guide).parameters:
-        captures = [{"capture": False}, {"capture": True}]
+    captures: list[dict[str, Any]] = [{"capture": False}, *([{"capture": True}] if bench.cuda else [])]
     for case in cases:
         if case.options.get("checkpointing") or bench.late(f"guided, {case.name} with {case.decoder} decoder"):
             continue

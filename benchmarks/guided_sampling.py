@@ -75,8 +75,8 @@ class Case:
         """Slowdown and peak bytes, as `plan` would predict them."""
         vae = self.options.get("vae")
         twin = None if vae is None else prices.twin(vae)
-        switches = (bool(self.options.get(name)) for name in ("checkpointing", "capture"))
-        way = Way(method_class(self.method)(), 1, twin, *switches)
+        checkpointing, capture = bool(self.options.get("checkpointing")), self.options.get("capture", "auto")
+        way = Way(method_class(self.method)(), 1, twin, checkpointing, capture)
         return prices.slowdown(way), prices.peak(way)
 
 
@@ -122,25 +122,30 @@ def measure(case: Case, steps: int, repeats: int) -> dict[str, Any]:
     """Seconds per step without and with guidance, and their ratio: median and [smallest, largest]; on a GPU also the peaks."""
     device = case.pipe.device
     seconds: dict[bool, list[float]] = {False: [], True: []}
-    peaks = {False: 0, True: 0}
+    peaks, reserved = {False: 0, True: 0}, 0
     for turn in range(repeats + 1):  # turn 0 is the warm-up
         for guided in (False, True) if turn % 2 else (True, False):
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
+                if not turn:
+                    torch.cuda.empty_cache()
                 torch.cuda.reset_peak_memory_stats(device)
             start = time.perf_counter()
             case.run(guided, steps)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
                 peaks[guided] = max(peaks[guided], torch.cuda.max_memory_allocated(device))
+                if guided and not turn:  # the memory of recorded graphs counts as reserved only
+                    reserved = torch.cuda.max_memory_reserved(device)
             if turn:
                 seconds[guided].append((time.perf_counter() - start) / steps)
+    memory = {"unguided_peak": peaks[False], "guided_peak": peaks[True], "guided_reserved": reserved}
     ratios = [g / u for u, g in zip(seconds[False], seconds[True], strict=True)]
     return {
         **_spread("unguided_s", seconds[False]),
         **_spread("guided_s", seconds[True]),
         **_spread("ratio", ratios),
-        **({"unguided_peak": peaks[False], "guided_peak": peaks[True]} if device.type == "cuda" else {}),
+        **(memory if device.type == "cuda" else {}),
     }
 
 

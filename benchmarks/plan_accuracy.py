@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def compared(recorded: list[dict[str, Any]]) -> list[dict[str, Any]]:
         wanted = (case.name, case.method, case.decoder, bool(case.options["checkpointing"]))
         for row in recorded:
             if (row["pipeline"], row["method"], row["decoder"], row["checkpointing"]) == wanted:
-                prediction = predictions.of(case)
+                prediction = predictions.of(replace(case, options={**case.options, "capture": False}))
                 peak = row["guided_peak"] - (row["unguided_peak"] - least[case.name])
                 rows.append(
                     {

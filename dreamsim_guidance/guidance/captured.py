@@ -144,14 +144,14 @@ class CapturedGradient:
                     "capture out."
                 )
             return True
-        reason = self._reason(decoder) if self.capture == "auto" else None
+        reason = self.reason(decoder) if self.capture == "auto" else None
         if reason is not None and not self._explained:
             log.debug("guidance runs without CUDA graphs: %s; capture=True tries them.", reason)
         self._explained = True
         return reason is not None
 
-    def _reason(self, decoder: Decoder) -> str | None:
-        """Why nothing is recorded by default."""
+    def reason(self, decoder: Decoder) -> str | None:
+        """Why nothing is recorded by default; None if it is."""
         if any(hasattr(network, "_hf_hook") for network in networks_of(decoder.pipe)):
             return "the pipeline is offloaded, and graphs hold memory"
         if decoder.decode is not None or not (decoder.pixels or type(decoder.vae).__name__ in _DECODERS):

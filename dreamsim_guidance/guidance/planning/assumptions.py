@@ -10,14 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dreamsim_guidance.loss import Loss
 from dreamsim_guidance.metric.ensemble import Ensemble
 from dreamsim_guidance.metric.variants import variant
 
 __all__ = ["PublishedLoss", "tiny_decoder"]
 
 
-class PublishedLoss(nn.Module):
+class PublishedLoss(Loss):
     """A loss that costs as much as the published ensemble's distance to a fixed reference. Its value has no meaning."""
+
+    name = "dreamsim"
+    capturable = True
 
     def __init__(self) -> None:
         super().__init__()

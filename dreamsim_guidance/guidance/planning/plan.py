@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -126,7 +126,7 @@ def plan(
     views: int = 1,
     checkpointing: bool = False,
     images_per_reference: int | None = None,
-    capture: bool = False,
+    capture: bool | Literal["auto"] = "auto",
     machine: Machine = ARITHMETIC,
     progress: bool = True,
     **call: Any,
@@ -139,8 +139,8 @@ def plan(
         not included.
     memory: of the device, in GiB (2^30 bytes). slowdown: acceptable seconds per step over those of the unguided step, at least
         1. By default there is no limit.
-    capture: whether decoding and loss with their gradients are captured in a CUDA graph, which is launched once; by default
-        their operations are launched one by one. Makes no difference on a CPU.
+    capture: as for `guide`, if `machine` is a GPU (`Machine.measured("cuda")`, `Machine.h200()`). For other machines, and by
+        default, time and memory are those without graphs.
     machine: what an operation takes. By default arithmetic alone is counted, the same for every device, which suits large
         models on fast hosts; `Machine.measured(device, dtype)` and `Machine.h200()` include memory traffic and the launching
         of operations, which takes longer than the arithmetic of a loss on few images.
@@ -152,8 +152,8 @@ def plan(
     the gradient (a decoder that differs slightly from the pipeline's), `every=` 2 and 4 (less guidance), and `MPGD()` instead
     of a method through the denoiser (another approximation).
     Memory is that of tensors: a device's context, fragmentation and convolution workspaces come on top. Offloaded networks
-    count while a step needs them. On an H200, for 16 ways of guiding Stable Diffusion 1.5 and XL, slowdowns predicted for
-    `Machine.h200()` are within 25 % of the measured ones and peaks 1 to 5 % below (`benchmarks/plan_accuracy.py`).
+    count while a step needs them. For 16 ways of guiding Stable Diffusion 1.5 and XL without graphs, the slowdowns for
+    `Machine.h200()` are within 25 % of those measured on such a GPU, and peaks 1 to 5 % below (`benchmarks/plan_accuracy.py`).
 
     Raises `ValueError` for an invalid budget and for arguments of `guide` that are not counted (`schedule`, `until`,
     `augmentation`, `judges`, `baseline`, `callback`), what `guide` raises for its arguments, what the pipeline raises for its
@@ -164,7 +164,8 @@ def plan(
     _check_call(pipe, call)
     options: dict[str, Any] = {"window": window, "decode": decode, "views": views}
     options["images_per_reference"] = images_per_reference
-    guide(pipe, loss, method, every=every, vae=vae, checkpointing=checkpointing, **options)  # for its errors
+    guiding: dict[str, Any] = {"every": every, "vae": vae, "checkpointing": checkpointing, "capture": capture}
+    guide(pipe, loss, method, **guiding, **options)  # for its errors
     _check_budget(memory, slowdown)
     worthwhile: list[Option] = []
     with Prices(pipe, loss, call, machine, **options, progress=progress) as prices:
@@ -210,7 +211,8 @@ def _ways(asked: Way, tiny: tuple[nn.Module, str] | None) -> Iterator[tuple[Way,
         memory.append((True, ["checkpointing=True"]))
     for chosen in product(methods, rarer, decoders, memory):
         (method, a), (every, b), (vae, c), (checkpointing, d) = chosen
-        yield Way(method, every, vae, checkpointing, asked.capture), (*a, *b, *c, *d)
+        capture = "auto" if checkpointing and not asked.checkpointing else asked.capture  # they cannot be combined
+        yield Way(method, every, vae, checkpointing, capture), (*a, *b, *c, *d)
 
 
 def _bytes(size: int) -> str:

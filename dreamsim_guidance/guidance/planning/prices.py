@@ -14,13 +14,14 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from tqdm import tqdm
 
+from dreamsim_guidance.guidance.captured import CapturedGradient
 from dreamsim_guidance.guidance.gradient import gradient_through
 from dreamsim_guidance.guidance.method import Method
 from dreamsim_guidance.guidance.planning.cost import Cost, Meter
@@ -40,14 +41,14 @@ __all__ = ["Prices", "Way"]
 class Way:
     """One way to guide: the arguments of `guide` that `plan` varies. `vae` is a twin, or None for the pipeline's own.
 
-    capture: whether decoder and loss with their gradients are launched as one graph.
+    capture: whether decoder and loss with their gradients are launched as one graph; "auto" as `guide` decides it.
     """
 
     method: Method
     every: int
     vae: nn.Module | None
     checkpointing: bool
-    capture: bool = False
+    capture: bool | Literal["auto"] = False
 
 
 class Prices:
@@ -121,7 +122,7 @@ class Prices:
         machine = self._machine
         demand = demand_of(way.method, share, tuple(self.rehearsal.x0.shape[1:]))
         gradient = self.gradient(way.vae, way.checkpointing).time
-        if way.capture:
+        if self._captured(way):
             gradient = machine.captured(gradient)
         forward, backward = self._denoise(way)
         time = forward.time.then(gradient.times(demand.gradients)).then(backward.time.times(demand.pull_backs))
@@ -135,7 +136,10 @@ class Prices:
         forward, backward = self._denoise(way)
         graph = forward.held if way.method.through_denoiser else 0
         before = graph if self._guided_in_a_row(way) else 0
-        step = max(before + forward.peak, backward.peak, graph + gradient, self.delivery().peak)
+        if self._captured(way):  # whose memory belongs to the recorded graph until the end
+            step = gradient + max(before + forward.peak, backward.peak, self.delivery().peak)
+        else:
+            step = max(before + forward.peak, backward.peak, graph + gradient, self.delivery().peak)
         return self.weights() + self._weights_of_loss + bytes_of(self._additional(way.vae)) + step
 
     def unguided_peak(self) -> int:
@@ -174,6 +178,12 @@ class Prices:
 
     def _guided(self, way: Way, index: int) -> bool:
         return Timing(self._window, way.every).strength(way.method, index, self.rehearsal.sampling.steps) > 0
+
+    def _captured(self, way: Way) -> bool:
+        """Whether this machine captures the gradient, as `guide` decides it."""
+        if way.capture != "auto" or way.checkpointing or not self._machine.asynchronous:
+            return way.capture is True and self._machine.asynchronous
+        return not self._offloaded and CapturedGradient(self._loss).reason(self.decoder(way.vae)) is None
 
     def _guided_in_a_row(self, way: Way) -> bool:
         """Whether a guided step follows another one, or itself."""
@@ -243,10 +253,12 @@ class Prices:
 
     def _stays(self, twin: nn.Module) -> bool:
         """Whether a network of the pipeline is in the device's memory during a step."""
-        offloaded = any(
-            hasattr(part, "_hf_hook") for original in self.rehearsal.originals.values() for part in original.modules()
-        )
-        return not offloaded or twin in self.rehearsal.asked
+        return not self._offloaded or twin in self.rehearsal.asked
+
+    @property
+    def _offloaded(self) -> bool:
+        originals = self.rehearsal.originals.values()
+        return any(hasattr(part, "_hf_hook") for original in originals for part in original.modules())
 
     def _once(self, key: tuple[Any, ...], function: Callable[..., Any], *arguments: Any) -> Any:
         if key not in self._counted:

@@ -20,6 +20,7 @@ from dreamsim_guidance.guidance.planning.cost import Meter
 from dreamsim_guidance.guidance.planning.demand import demand_of
 from dreamsim_guidance.guidance.planning.machine import NO_TIME, Duration
 from dreamsim_guidance.guidance.planning.prices import Prices
+from dreamsim_guidance.losses import L1
 
 ROOT = Path(__file__).parents[3]
 GPU = Machine(1e12, latency=1.0, kernel=0.25, asynchronous=True)
@@ -87,12 +88,25 @@ def test_a_captured_gradient_is_launched_once(sd: TinyPipeline, prices: Prices) 
     assert prices.slowdown(way(MPGD(), capture=True)) == prices.slowdown(way(MPGD()))  # a CPU has no graphs
 
 
-def test_plan_reports_what_a_capture_saves(sd: TinyPipeline) -> None:
+def test_plan_reports_what_a_capture_saves_and_what_it_holds(sd: TinyPipeline) -> None:
     one_by_one, captured = (
         plan(sd.pipe, brightness, MPGD(), capture=capture, machine=GPU, progress=False, **call_of(sd)).asked
         for capture in (False, True)
     )
-    assert captured.slowdown < one_by_one.slowdown and captured.peak_bytes == one_by_one.peak_bytes
+    assert captured.slowdown < one_by_one.slowdown
+    assert captured.peak_bytes > one_by_one.peak_bytes  # the graph's memory is kept while the denoiser runs
+
+
+@pytest.mark.parametrize("loss", ["declared", "a function"])
+def test_auto_captures_in_a_plan_where_guide_would(sd: TinyPipeline, loss: str) -> None:
+    chosen = L1(torch.zeros(1, 3, 32, 32)) if loss == "declared" else brightness
+    plans = {
+        capture: plan(sd.pipe, chosen, MPGD(), capture=capture, machine=GPU, progress=False, **call_of(sd)).asked
+        for capture in (True, False, "auto")
+    }
+    assert plans["auto"] == plans[loss == "declared"] and plans[True] != plans[False]
+    on_a_cpu = plan(sd.pipe, chosen, MPGD(), machine=Machine(1e12), progress=False, **call_of(sd)).asked
+    assert on_a_cpu.peak_bytes == plans[False].peak_bytes
 
 
 @pytest.mark.parametrize("method", [MPGD(), DPS()])
