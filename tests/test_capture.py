@@ -293,23 +293,23 @@ def test_streams_wait_for_each_other_around_replays_and_recordings(monkeypatch: 
 
 def test_graphs_of_one_owner_share_a_pool_as_long_as_one_is_alive(monkeypatch: pytest.MonkeyPatch) -> None:
     card, recorder = Card(monkeypatch), CudaRecorder()
-    kept = [recorder.record(lambda: (X,), CARD) for _ in range(2)]
+    records = [recorder.record(lambda: (X,), CARD) for _ in range(2)]
     apart = Graphs(recorder)
-    kept.append(recorder.record(lambda: (X,), CARD, apart))
-    kept.append(recorder.record(lambda: (X,), CARD))
+    records.append(recorder.record(lambda: (X,), CARD, apart))
+    records.append(recorder.record(lambda: (X,), CARD))
     assert [call[-1] for call in card.calls if "pool" in call] == ["1", "1", "2", "1"]
-    kept.clear()
+    records.clear()
     recorder.record(lambda: (X,), CARD)
     assert card.pools == 3
 
 
 def test_a_broken_recording_gives_the_stream_back_and_leaves_its_pool(monkeypatch: pytest.MonkeyPatch) -> None:
     card, recorder = Card(monkeypatch), CudaRecorder()
-    kept = recorder.record(lambda: (X,), CARD)
+    records = recorder.record(lambda: (X,), CARD)
     card.broken = True
     with pytest.raises(RuntimeError, match="previous error during capture"), recorder.turn(CARD):
         recorder.record(lambda: (X,), CARD)
-    assert card.current.name == "main" and kept
+    assert card.current.name == "main" and records
     card.broken = False
     recorder.record(lambda: (X,), CARD)
     assert card.pools == 2

@@ -19,6 +19,7 @@ A graph keeps the memory of its intermediate results, about as much as one ordin
 """
 
 from dreamsim_guidance.capture.graphs import Graphs as Graphs
+from dreamsim_guidance.capture.graphs import settings as settings
 from dreamsim_guidance.capture.recorder import CudaRecorder as CudaRecorder
 from dreamsim_guidance.capture.recorder import Recorder as Recorder
 from dreamsim_guidance.capture.values import values_of as values_of

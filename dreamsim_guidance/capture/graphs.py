@@ -18,7 +18,7 @@ from dreamsim_guidance.capture.recorder import CUDA, Recorder, Replay
 from dreamsim_guidance.capture.watch import Watch
 from dreamsim_guidance.tracing import recording, transforms_active, values_unknown
 
-__all__ = ["Graphs", "Work"]
+__all__ = ["Graphs", "Work", "settings"]
 
 log = logging.getLogger(__name__)
 
@@ -37,13 +37,13 @@ class _Record:
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     replay: Replay
-    kept: Sequence[Any]
-    """Memory that the graph reads: weights, references, tables."""
+    memory: Sequence[Any]
+    """What the graph reads: storages of weights, references, tables."""
 
     def __call__(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Replay with these inputs. To be called in a recorder's turn."""
-        for buffer, given in zip(self.inputs, inputs, strict=True):
-            buffer.copy_(given)
+        for buffer, source in zip(self.inputs, inputs, strict=True):
+            buffer.copy_(source)
             if buffer.is_cuda:  # the allocator must not hand it on while another stream still works with it
                 buffer.record_stream(torch.cuda.current_stream(buffer.device))
         self.replay()
@@ -98,7 +98,7 @@ class Graphs:
             return None
         device = inputs[0].device
         inputs = tuple(x.detach() for x in inputs)
-        key = (key, tuple((x.shape, x.dtype, x.device) for x in inputs), _settings(device))
+        key = (key, tuple((x.shape, x.dtype, x.device) for x in inputs), settings(device))
         with self.recorder.turn(device):
             return self._replayed(work, inputs, watch, key)
 
@@ -180,7 +180,7 @@ def _traced(inputs: Sequence[Tensor]) -> bool:
     return inputs[0].is_cuda and torch.cuda.is_current_stream_capturing()
 
 
-def _settings(device: torch.device) -> Hashable:
+def settings(device: torch.device) -> Hashable:
     """The settings of torch that decide about the kernels of a recording."""
     return (
         torch.is_autocast_enabled(device.type) and torch.get_autocast_dtype(device.type),

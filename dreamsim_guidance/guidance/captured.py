@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from dreamsim_guidance.capture import Graphs, Recorder, Watch, values_of
+from dreamsim_guidance.capture import Graphs, Recorder, Watch, settings, values_of
 from dreamsim_guidance.guidance.gradient import Gradient, gradient_through, pulled_back
 from dreamsim_guidance.guidance.views import Views
 from dreamsim_guidance.loss import Loss, PairLoss
@@ -67,7 +67,7 @@ class CapturedGradient:
             self._network = decoder.network
         with scheduled_weights() as values:
             views.at(step)
-        key = (*_kind(decoder, x0), views.images_per_reference, len(values))
+        key = (*_kind(decoder, x0), views.images_per_reference, len(values), settings(x0.device))
         with without_gradients(decoder.networks):
             evaluate = self._apart if views.augmented else self._at_once
             result = evaluate(decoder, views, x0, step, key, self._filled(values, x0.device))

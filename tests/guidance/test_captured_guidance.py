@@ -159,6 +159,24 @@ def test_many_sizes_in_one_block_with_views(recorder: TapeRecorder) -> None:
     assert log.entries
 
 
+@pytest.mark.parametrize("views", [1, 2])
+def test_autocast_may_change_between_calls(views: int, recorder: TapeRecorder) -> None:
+    tiny = build("sd")
+    target = DreamSim("pocket").target(tiny.target())
+
+    def distances(capture: Any) -> list[float]:
+        numbers: list[float] = []
+        with guide(tiny.pipe, target, MPGD(0.1), views=views, capture=capture) as log:
+            for enabled in (False, True, False):
+                with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+                    tiny.call()
+                numbers += [x for entry in log.entries for x in (*entry.distance, *entry.gradient_norm)]
+        return numbers
+
+    assert distances(recorder) == pytest.approx(distances(False), rel=3e-2)  # bfloat16 rounds sums in another order
+    assert recorder.recorded == (2 if views == 1 else 6)
+
+
 def test_a_loss_that_decides_on_the_host_guides_without_a_graph(
     recorder: TapeRecorder, lines: Callable[[], list[str]]
 ) -> None:
@@ -302,8 +320,8 @@ def test_a_guider_runs_from_recordings_too(recorder: TapeRecorder) -> None:
 
 def test_a_target_that_is_captured_itself_guides_as_part_of_the_recording(recorder: TapeRecorder) -> None:
     tiny = build("sd")
-    own = TapeRecorder()
-    target = DreamSim("pocket").target(tiny.target(), capture=own)
+    recorder_of_target = TapeRecorder()
+    target = DreamSim("pocket").target(tiny.target(), capture=recorder_of_target)
     plain = DreamSim("pocket").target(tiny.target())
     with guide(tiny.pipe, plain, MPGD(0.1), capture=False):
         expected = tiny.call()

@@ -143,15 +143,15 @@ def test_nothing_aliases_the_callers_tensors(metric: DreamSim, reference: Tensor
     target = metric.target(reference, mask, capture=recorder)
     images = pictures()
     values, slope = value_and_gradient(target, images)
-    kept = values.clone(), slope.clone(), images.clone()
+    copies = values.clone(), slope.clone(), images.clone()
     for x in (reference, mask):
         x.zero_()
     value_and_gradient(target, pictures())
-    assert torch.equal(values, kept[0]) and torch.equal(slope, kept[1]) and torch.equal(images, kept[2])
+    assert torch.equal(values, copies[0]) and torch.equal(slope, copies[1]) and torch.equal(images, copies[2])
     values.zero_()
     slope.zero_()
     again = value_and_gradient(target, images)
-    assert torch.equal(again[0], kept[0]) and torch.equal(again[1], kept[1])
+    assert torch.equal(again[0], copies[0]) and torch.equal(again[1], copies[1])
     assert recorder.recorded == 1
 
 
@@ -290,11 +290,11 @@ def test_references_are_swapped_without_a_new_recording(
     target(images.clone().requires_grad_())
     for size in (40, 33, 64):  # in pixels
         other = pictures(1, size)
-        kept = other.clone()
+        copies = other.clone()
         target.swap(other)
         other.zero_()
-        assert_same(target, metric.target(kept), images)
-        assert torch.equal(target.references, kept)
+        assert_same(target, metric.target(copies), images)
+        assert torch.equal(target.references, copies)
     assert recorder.recorded == (1 if captured else 0)
 
 
@@ -571,7 +571,7 @@ def test_what_a_graph_reads_outlives_whatever_made_it(
     target, images = metric.target(reference, capture=recorder), pictures()
     value_and_gradient(target, images)
     (record,) = target._graphs._records.values()
-    addresses = {storage.data_ptr() for storage in record.kept}
+    addresses = {storage.data_ptr() for storage in record.memory}
     weights = {parameter.data_ptr() for parameter in metric.ensemble.branches[0].backbone.blocks[0].parameters()}
     table = preprocess._cached_weights(36, 32, torch.float32, torch.device("cpu"))
     assert weights <= addresses and table.data_ptr() in addresses and target.directions.data_ptr() in addresses
