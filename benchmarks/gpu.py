@@ -293,7 +293,7 @@ def guided(bench: Bench) -> Iterator[Row]:
 
 def peers(bench: Bench) -> Iterator[Row]:
     """Other perceptual losses, as their packages run them in float32, beside ours: time and memory of a step."""
-    small = bench.batches[:1] if bench.tiny else [1, 4] if not bench.cuda else [1, 16]
+    batches = bench.batches[:1] if bench.tiny else bench.batches[:3:2] if bench.cuda else bench.batches[:2]
     distances: dict[str, Callable[[Tensor, Tensor], Tensor]] = {}
     for name in () if bench.tiny else PEERS:
         try:
@@ -304,7 +304,7 @@ def peers(bench: Bench) -> Iterator[Row]:
     own = [Side(kind, p) for p in (("float32", "float16") if bench.cuda else ("float32",)) for kind in kinds]
     others = list(bench.usable([ORIGINALS[0]]))
     for size in (224,) if bench.tiny or not bench.cuda else (224, 512):
-        for batch in small:
+        for batch in batches:
             if bench.late(f"peers, {size} pixels, batch {batch}"):
                 return
             images, references = bench.pictures(batch, size), bench.pictures(batch, size, seed=1)

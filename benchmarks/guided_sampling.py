@@ -169,7 +169,7 @@ class Predictions:
             self._prices = [Prices(case.pipe, case.loss, case.call, machine, progress=False) for machine in machines]
         predictions = [case.predict(prices) for prices in self._prices]
         here = {} if self.machine is None else {"predicted_here": predictions[1][0]}
-        return {"predicted": predictions[0][0], "predicted_peak": predictions[0][1], **here}
+        return {"predicted": predictions[0][0], "predicted_peak": predictions[-1][1], **here}
 
 
 def row_of(case: Case, steps: int, repeats: int, predictions: Predictions) -> dict[str, Any]:
