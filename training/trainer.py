@@ -107,6 +107,7 @@ class _Run:
             self.accelerator.process_index,
             self.accelerator.num_processes,
         )
+        model.metric.ensemble.unstack()  # saved states need parameters with the names of the towers
         freeze_unused(model.to(self.accelerator.device), TripletBatches(*training, 1, 1, seed)[0][0])
         if loop.gradient_checkpointing:
             for branch in model.metric.ensemble.branches:

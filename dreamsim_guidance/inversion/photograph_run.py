@@ -72,7 +72,8 @@ def _split(metric: DreamSim) -> tuple[DreamSim, DreamSim | None]:
     branches = list(metric.ensemble.branches)
     if len(branches) == 1 or metric.ensemble.head is not None:
         return metric, None
-    return DreamSim(Ensemble(branches[:-1])), DreamSim(Ensemble(branches[-1:]))  # type: ignore[arg-type]
+    first, last = (DreamSim(Ensemble(part), stacked=False) for part in (branches[:-1], branches[-1:]))  # type: ignore[arg-type]
+    return first, last
 
 
 def _names(metric: DreamSim) -> str:

@@ -29,7 +29,6 @@ __all__ = [
     "attach_adapter",
     "fold_adapters",
     "load_adapter",
-    "need",
     "save_adapter",
     "set_adapter",
 ]
@@ -81,7 +80,7 @@ def save_adapter(ensemble: Ensemble, folder: str | os.PathLike[str], name: str |
     Raises ValueError if there is no such adapter or it has no values (the device "meta"), OSError if it cannot be written.
     """
     name = name or _active(ensemble)
-    need(ensemble, name)
+    ensemble.need_adapter(name)
     if ensemble.device.type == "meta":
         raise ValueError("an adapter on the device 'meta' has no values to be written; build the model on another.")
     config = ensemble.peft_config[name].to_dict()  # type: ignore[operator, union-attr, index]
@@ -99,7 +98,7 @@ def set_adapter(ensemble: Ensemble, name: str | None, trainable: bool = False) -
     Towers that run as one network go on so, unless the adapter is `trainable`.
     """
     if name is not None:
-        need(ensemble, name)
+        ensemble.need_adapter(name)
     with ensemble.one_by_one() if trainable else nullcontext():
         for stack in ensemble.stacks:
             stack.set_adapter(name)  # type: ignore[operator]
@@ -109,30 +108,37 @@ def set_adapter(ensemble: Ensemble, name: str | None, trainable: bool = False) -
                 layer.set_adapter(name)
         for key, parameter in ensemble.named_parameters():
             if ".lora_" in key:
-                parameter.requires_grad_(trainable and name is not None and f".{name}." in key)
+                parameter.requires_grad_(trainable and name is not None and _is_of(key, name))
+    ensemble.restack()  # an adapter that was trained may be frozen now
 
 
-def fold_adapters(ensemble: Ensemble) -> None:
+def fold_adapters(ensemble: Ensemble) -> bool:
     """Add the active adapter to the weights and remove all adapters: the same embedding for less work.
 
-    The embedding changes by rounding only (below 1e-6 in float64). Folding cannot be undone: save adapters first.
+    Returns whether an adapter was active. The embedding changes by rounding only (below 1e-6 in float64). Folding cannot be
+    undone: save adapters first.
     """
+    folded = False
     with ensemble.one_by_one():
         for layer_name, layer in [(n, m) for n, m in ensemble.named_modules() if _is_layer(m)]:
             if not layer.disable_adapters:
                 layer.merge(adapter_names=list(layer.active_adapters))
+                folded = True
             parent, _, child = layer_name.rpartition(".")
             setattr(ensemble.get_submodule(parent), child, layer.get_base_layer())
         if hasattr(ensemble, "peft_config"):
             del ensemble.peft_config
         ensemble.requires_grad_(False)
+    return folded
 
 
 def _inject(ensemble: Ensemble, config: Any, name: str) -> None:
     if name in adapter_names(ensemble):
         raise ValueError(f"an adapter named '{name}' is attached already; choose another name.")
-    if not re.fullmatch(r"\w+", name):
-        raise ValueError(f"an adapter's name has letters, digits and underscores only, got '{name}'.")
+    if not re.fullmatch(r"\w+", name) or hasattr(nn.ModuleDict(), name):
+        raise ValueError(
+            f"an adapter's name has letters, digits and underscores only, and is no method of a module, got '{name}'."
+        )
     targets = sorted(config.target_modules)
     for module_name, module in ensemble.named_modules():
         layer = module.get_base_layer() if _is_layer(module) else module
@@ -175,14 +181,15 @@ def _active(ensemble: Ensemble) -> str:
     raise ValueError("this ensemble has no adapter; attach or load one first (adapters that were folded are gone).")
 
 
-def need(ensemble: Ensemble, name: str) -> None:
-    """Raise ValueError unless an adapter of this name is attached."""
-    if name not in adapter_names(ensemble):
-        attached = ", ".join(adapter_names(ensemble)) or "none (a folded adapter is part of the weights)"
-        raise ValueError(f"no adapter '{name}' is attached; attached: {attached}.")
+def _is_of(key: str, name: str) -> bool:
+    """Whether a parameter's key is that of the adapter `name`."""
+    return any(f".lora_{which}.{name}." in key for which in "AB")
 
 
 def _adapter_tensors(ensemble: Ensemble, name: str) -> dict[str, Tensor]:
     """The adapter's values by names without its own: `branches.0.backbone.blocks.0.attn.qkv.lora_A.weight`."""
-    part = f".{name}."
-    return {key.replace(part, "."): t for key, t in ensemble.state_dict().items() if ".lora_" in key and part in key}
+    tensors = {key: parameter.detach() for key, parameter in ensemble.named_parameters()}
+    for stack in ensemble.stacks:
+        tensors |= {f"branches.{i}.backbone.blocks.{key}": row for i, key, row in stack.rows()}  # type: ignore[union-attr, operator]
+    part = re.compile(rf"(\.lora_[AB])\.{re.escape(name)}\.")
+    return {part.sub(r"\1.", k): t for k, t in tensors.items() if k.startswith("branches.") and part.search(k)}

@@ -113,7 +113,7 @@ class DreamSim(TunedEnsemble):
         x, y: RGB `(b, 3, h, w)` in [0, 1], each of its own size; a single image on either side is compared with all.
         mask: `(1 or b, 1, h, w)` in [0, 1] of any size; 1 counts, and what lies outside has no influence.
         adapters: the attached adapter that judges, or one for each pair (one base, many raters); None in it is the un-tuned
-            ensemble. By default the active one, see `set_adapter`.
+            ensemble. Chosen ones act without dropout. By default the active one is used, see `set_adapter`.
 
         Raises TypeError or ValueError for anything but floating-point RGB in [0, 1] on the metric's device, for batches that do
         not go together, and for a mask that is none.
@@ -138,17 +138,18 @@ class DreamSim(TunedEnsemble):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         resize: bool = True,
+        stacked: bool | None = None,
     ) -> DreamSim:
         """Load a metric that `save`, `save_pretrained` or `push_to_hub` wrote.
 
         model: a file, a folder, or a repository of the Hugging Face Hub, "owner/name".
         revision, cache_dir, token: for the Hub; see `checkpoints.hub.fetch`, also for the errors.
-        device, dtype, resize: as in `DreamSim`.
+        device, dtype, resize, stacked: as in `DreamSim`.
         """
         from dreamsim_guidance.checkpoints.hub import fetch
 
         path = fetch(model, revision=revision, cache_dir=cache_dir, token=token)
-        return cls(path, device=device, dtype=dtype, resize=resize)
+        return cls(path, device=device, dtype=dtype, resize=resize, stacked=stacked)
 
     def embed(self, images: Image, adapters: Adapters | None = None) -> Tensor:
         """Embedding `(b, d)`, or `(b, 1 + n, d)` for patch variants: class token first, then patches row by row.
@@ -162,11 +163,14 @@ class DreamSim(TunedEnsemble):
         self.check(images, "images")
         return self._embed(images, adapters)
 
-    def distance_map(self, x: AnyImage, y: AnyImage, mask: Mask | None = None) -> Float[Tensor, "b rows columns"]:
+    def distance_map(
+        self, x: AnyImage, y: AnyImage, mask: Mask | None = None, adapters: Adapters | None = None
+    ) -> Float[Tensor, "b rows columns"]:
         """Distance of the two images' patch tokens at each place of the grid, in [0, 2]; patch variants only.
 
-        x, y, mask: as in `forward`, with one patch grid for both images. Tokens attend to the whole image, so a change in one
-        place alters the map a little everywhere. Raises as `forward`, and ValueError for a metric without patch tokens.
+        x, y, mask, adapters: as in `forward`, with one patch grid for both images. Tokens attend to the whole image, so a
+        change in one place alters the map a little everywhere. Raises as `forward`, and ValueError for a metric without patch
+        tokens.
         """
         if not self.ensemble.has_patches:
             raise ValueError(
@@ -179,7 +183,7 @@ class DreamSim(TunedEnsemble):
         grid = self._grid(x)
         if grid != self._grid(y):
             raise ValueError(f"x and y must have one patch grid, got {grid} and {self._grid(y)}; use resize=True.")
-        a, b = (unit(self._embed(mask_out(images, mask))[:, 1:]) for images in (x, y))
+        a, b = (unit(self._embed(mask_out(images, mask), adapters)[:, 1:]) for images in (x, y))
         return half_chord(a, b).unflatten(-1, grid)
 
     def target(
@@ -246,7 +250,7 @@ class DreamSim(TunedEnsemble):
         check_candidate(images, name, overshoot)
 
     def _embed(self, images: Tensor, adapters: Adapters | None = None) -> Tensor:
-        return self.normalize(self.ensemble(images, self.resize, self.adapter_list(adapters)))
+        return self.normalize(self.ensemble(images, self.resize, adapters))
 
     def normalize(self, features: Tensor) -> Tensor:
         """The ensemble's features as an embedding: centred and of length one, unless `normalize_embeds` is False."""

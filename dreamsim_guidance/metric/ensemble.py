@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from dreamsim_guidance.metric.backbones import Branch, BranchConfig
 from dreamsim_guidance.metric.loss_scale import LossScale, computes_in_float16
 from dreamsim_guidance.metric.low_rank import Names
-from dreamsim_guidance.metric.stacked import Stack, groups, obstacle
+from dreamsim_guidance.metric.stacked import Stack, groups, obstacle, without_blocks
 from dreamsim_guidance.preprocess import resize
 from dreamsim_guidance.tracing import transforms_active
 from dreamsim_guidance.types import Embedding, Image
@@ -54,8 +54,9 @@ class Ensemble(nn.Module):
     branches: at least one `Branch` or `BranchConfig`; a config is built with random weights.
     hidden: width of an `MLPHead` behind the features; None for no head.
 
-    Towers of one geometry can run as one network, see `stack` and `unstack`; `named_parameters` then has stacked weights, and
-    `state_dict` and `load_state_dict` the names and shapes of the towers one by one.
+    Towers of one geometry can run as one network, see `stack` and `unstack`. `named_parameters` then has stacked weights, while
+    `state_dict` and `load_state_dict` keep the names and shapes of the towers one by one. What needs both to agree has to have
+    the towers one by one: FSDP, `torch.distributed.checkpoint.state_dict`, `torch.func.functional_call` with a `state_dict`.
 
     Raises TypeError for anything but a list of branches, ValueError for an empty one, and for branches with patch tokens beside
     branches without.
@@ -81,7 +82,8 @@ class Ensemble(nn.Module):
         self.branches = nn.ModuleList(modules)
         self.stacks = nn.ModuleList()
         self.stacked: bool | None = None
-        """Whether towers are to run as one network: None for on accelerators, where that is quicker."""
+        """Whether towers are to run as one network, from the next change on: None for as soon as they are on an accelerator."""
+        self._register_state_dict_hook(_name_rows)
         self.register_load_state_dict_post_hook(_restack)
         self.head: MLPHead | None = None
         if hidden is not None:
@@ -98,13 +100,17 @@ class Ensemble(nn.Module):
     def stack(self) -> None:
         """Let towers of one geometry run as one network: the same features, with half as many launches of kernels.
 
-        For accelerators: on a CPU it is a little slower. An ensemble on an accelerator does it by itself, when it gets there,
-        unless `stacked` is False. It becomes an ensemble with stacked weights: towers, blocks and parameters that were taken
-        from it before are no longer part of it. Towers with trained weights, hooks, or adapters in training mode go on one by
-        one, and so do those that no other resembles; a line of the log at level DEBUG says so.
+        For accelerators: on a CPU it is a little slower. An ensemble does it by itself when it comes to an accelerator, unless
+        `stacked` is False, and stays so. It then has stacked weights of its own: towers, blocks and parameters that were taken
+        from it before are no longer part of it, and keep their memory as long as something holds them. Towers that have no
+        equal, trained or sharded weights, hooks, replaced forwards, or adapters in training mode go on one by one; lines of the
+        log at level DEBUG say so.
+
+        Not to be called while other threads use the ensemble.
         """
         self.stacked = True
-        self._restack()
+        self._unstack()
+        self.restack()
 
     def unstack(self) -> None:
         """Let every tower run on its own, with its weights as they are now, so that it can be hooked, changed or taken out."""
@@ -114,70 +120,78 @@ class Ensemble(nn.Module):
     @contextmanager
     def one_by_one(self) -> Iterator[None]:
         """A context in which every tower runs on its own, and can be changed."""
+        wanted, self.stacked = self.stacked, False
         self._unstack()
         try:
             yield
         finally:
-            self._restack()
+            self.stacked = wanted
+            self.restack()
 
     def _unstack(self) -> None:
         for stack in self.stacks:
-            cast(Stack, stack).dissolve()
+            cast(Stack, stack).dissolve([cast(Branch, branch) for branch in self.branches])
         if self.stacks:
             self.stacks = nn.ModuleList()
 
-    def _restack(self) -> None:
-        """Stack the towers if that is wanted and possible here."""
-        if self.stacks:
-            return
+    def restack(self) -> None:
+        """Stack the towers if that is wanted and possible here and now, and not done already."""
         wanted = self.device.type not in ("cpu", "meta") if self.stacked is None else self.stacked
-        if not wanted:
-            log.debug("towers run one by one, as wanted on '%s'", self.device)
+        if self.stacks or not wanted:
             return
         branches = [cast(Branch, branch) for branch in self.branches]
         stacks = []
         for places in groups(branches):
             names = " + ".join(branches[place].config.name for place in places)
-            if (reason := obstacle(branches[place] for place in places)) is not None:
-                log.debug("%s run one by one: %s", names, reason)
-                continue
-            log.debug("%s run as one network", names)
-            stack = Stack(branches, places)
-            for place, branch in zip(stack.places, stack.branches, strict=True):
-                branches[place] = branch
-            stacks.append(stack)
+            if len(places) == 1:
+                reason: str | None = "no other tower has its geometry, or its layers are not the usual ones"
+            else:
+                reason = obstacle(branches[place] for place in places)
+            if reason is None:
+                log.debug("%s: as one network", names)
+                stack = Stack(branches, places)
+                for place in places:
+                    branches[place] = without_blocks(branches[place])
+                stacks.append(stack)
+            else:
+                log.debug("%s: one by one, %s", names, reason)
         if stacks:
             self.branches, self.stacks = nn.ModuleList(branches), nn.ModuleList(stacks)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Ensemble:
+        self.restack()  # so that what is stacked is converted or shared like the rest
         super()._apply(fn, recurse)
-        self._restack()  # it may have come to an accelerator
+        self.restack()  # it may have come to an accelerator
         return self
 
     def train(self, mode: bool = True) -> Ensemble:
-        """Set the mode; adapters with dropout act in training mode, and only in towers that run one by one."""
-        if mode and any(hasattr(module, "lora_A") for module in self.stacks.modules()):
+        """Set the mode; in training mode, towers whose adapters have dropout run one by one."""
+        if mode and any(cast(Stack, stack).has_dropout for stack in self.stacks):
             self._unstack()
         super().train(mode)
         if not mode:
-            self._restack()
+            self.restack()
         return self
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """As of the towers one by one. The weights of stacked towers are copies."""
-        state = super().state_dict(*args, **kwargs)
-        prefix = args[1] if len(args) > 1 else kwargs.get("prefix", "")
-        copied = not (args[2] if len(args) > 2 else kwargs.get("keep_vars", False))
-        for key in [key for key in state if key.startswith(f"{prefix}stacks.")]:
-            del state[key]
-        for stack in self.stacks:
-            for place, name, row in cast(Stack, stack).rows(copied):
-                state[f"{prefix}branches.{place}.backbone.blocks.{name}"] = row
-        return state
-
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        self._unstack()  # the names that are to be loaded; stacked again when all are
-        super()._load_from_state_dict(*args, **kwargs)
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        """Load the weights of stacked towers into the stack, in place, if all are there; else into towers one by one."""
+        stacks = [(f"{prefix}stacks.{i}.blocks.", cast(Stack, stack)) for i, stack in enumerate(self.stacks)]
+        names = {
+            f"{start}{name}": [f"{prefix}branches.{place}.backbone.blocks.{name}" for place in stack.places]
+            for start, stack in stacks
+            for name, parameter in stack.blocks.named_parameters()
+            if all(
+                getattr(state_dict.get(f"{prefix}branches.{place}.backbone.blocks.{name}"), "shape", None)
+                == parameter.shape[1:]
+                for place in stack.places
+            )
+        }
+        if len(names) == sum(len(list(stack.blocks.parameters())) for _, stack in stacks):
+            for stacked, rows in names.items():
+                state_dict[stacked] = torch.stack([state_dict.pop(row) for row in rows])
+        else:
+            self._unstack()  # stacked again when all is loaded
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     @property
     def configs(self) -> tuple[BranchConfig, ...]:
@@ -196,21 +210,24 @@ class Ensemble(nn.Module):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
-    def forward(self, images: Image, squash: bool = True, adapters: Names | None = None) -> Tensor:
+    def forward(self, images: Image, squash: bool = True, adapters: str | Names | None = None) -> Tensor:
         """Concatenated features of images `(b, 3, h, w)`.
 
         squash: True resizes them to the square of each branch, False passes them on at their own size.
-        adapters: of several names, one is for each image, or all are for a single image; one name is for all images, and None
-            in place of a name is for the towers without adapter. By default the active adapter is used.
+        adapters: the name of an attached adapter for all images, or several: one for each image, or all of them for a single
+            image; None in place of a name is for the towers without adapter. They act without dropout. By default the active
+            adapter is used.
 
-        Raises ValueError for another number of adapters, and for adapters in other towers than plain Vision Transformers.
+        Raises ValueError for adapters that are not attached, for another number of them, and for adapters in other towers than
+        plain Vision Transformers.
         """
-        if adapters is not None and len(adapters) > 1:
-            if images.shape[0] not in (1, len(adapters)):
+        names = self._names(adapters)
+        if names is not None and len(names) > 1:
+            if images.shape[0] not in (1, len(names)):
                 raise ValueError(
-                    f"one adapter for each image is needed, got {len(adapters)} for {images.shape[0]} images."
+                    f"one adapter for each image is needed, got {len(names)} for {images.shape[0]} images."
                 )
-            images = images.expand(len(adapters), -1, -1, -1)
+            images = images.expand(len(names), -1, -1, -1)
         sizes = [config.image_size for config in self.configs]
         resized = {size: resize(images, (size, size)) if squash else images for size in set(sizes)}
         scale = LossScale() if self._scales_gradients() else None
@@ -219,9 +236,10 @@ class Ensemble(nn.Module):
         by_place: dict[int, Tensor] = {}
         for module in self.stacks:
             stack = cast(Stack, module)
-            by_place.update(zip(stack.places, stack(resized[stack.image_size], adapters), strict=True))
+            towers = [cast(Branch, self.branches[place]) for place in stack.places]
+            by_place.update(zip(stack.places, stack(towers, resized[towers[0].config.image_size], names), strict=True))
         features = [
-            by_place[place] if place in by_place else branch(resized[size], adapters)
+            by_place[place] if place in by_place else branch(resized[size], names)
             for place, (branch, size) in enumerate(zip(self.branches, sizes, strict=True))
         ]
         if len({f.shape[1] for f in features}) > 1 and self.has_patches:
@@ -233,6 +251,23 @@ class Ensemble(nn.Module):
         if self.head is not None:
             x = self.head(x)
         return x if scale is None else scale.features(x)
+
+    def _names(self, adapters: str | Names | None) -> Names | None:
+        """Adapters that are chosen for a call as a sequence, all of them attached."""
+        names = (adapters,) if isinstance(adapters, str) else adapters
+        if names is not None and not names:
+            raise ValueError("adapters must name at least one, got an empty list; leave it out for the active one.")
+        for name in dict.fromkeys(names or ()):
+            if name is not None:
+                self.need_adapter(name)
+        return names
+
+    def need_adapter(self, name: str) -> None:
+        """Raise ValueError unless an adapter of this name is attached."""
+        attached = getattr(self, "peft_config", {})
+        if name not in attached:
+            names = ", ".join(attached) or "none (a folded adapter is part of the weights)"
+            raise ValueError(f"no adapter '{name}' is attached; attached: {names}.")
 
     def _scales_gradients(self) -> bool:
         """Whether only images receive gradients, and these pass through products in float16."""
@@ -248,4 +283,18 @@ class Ensemble(nn.Module):
 
 
 def _restack(ensemble: Ensemble, _: object) -> None:
-    ensemble._restack()
+    ensemble.restack()
+
+
+def _name_rows(ensemble: Ensemble, state: dict[str, Tensor], prefix: str, _: object) -> None:
+    """Give the weights of stacked towers, in a `state_dict`, the names of the towers one by one: copies of their rows."""
+    for i, module in enumerate(ensemble.stacks):
+        stack = cast(Stack, module)
+        for name, _parameter in stack.blocks.named_parameters():
+            stacked = state.pop(f"{prefix}stacks.{i}.blocks.{name}")
+            kept = isinstance(stacked, nn.Parameter)  # keep_vars=True
+            for place, row in zip(stack.places, stacked.unbind(0), strict=True):
+                state[f"{prefix}branches.{place}.backbone.blocks.{name}"] = row if kept else row.clone()
+    metadata = getattr(state, "_metadata", {})
+    for name in [name for name in metadata if name.startswith(f"{prefix}stacks")]:
+        del metadata[name]

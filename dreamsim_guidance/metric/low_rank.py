@@ -41,6 +41,8 @@ def linear(layer: Any, x: Tensor, names: Names | None) -> Tensor:
     """`layer(x)` of tokens `(b, n, in)`, with the adapters in `names` if the layer has them; None: with its active adapter."""
     if names is None or not hasattr(layer, "lora_A"):
         return layer(x)
+    if layer.merged:
+        raise ValueError("adapters cannot be chosen for a call while one is merged into the weights; unmerge it first.")
     y = layer.get_base_layer()(x)
     adapters = {
         name: LowRank(layer.lora_A[name].weight[None], layer.lora_B[name].weight[None], layer.scaling[name])
@@ -52,7 +54,7 @@ def linear(layer: Any, x: Tensor, names: Names | None) -> Tensor:
 def add_adapters(y: Tensor, x: Tensor, layer: Mapping[str, LowRank], names: Names) -> Tensor:
     """`y + scale * B A x` with each image's adapter; x `(k, b, n, in)`, y `(k, b * n, out)`.
 
-    layer: the adapters of the layer by name; a name that it does not have leaves it as it is.
+    layer: the adapters of the layer by name, used in the precision of x; a name that it does not have changes nothing.
     """
     adapters = [name for name in dict.fromkeys(names) if name is not None and name in layer]
     if not adapters:
@@ -60,14 +62,14 @@ def add_adapters(y: Tensor, x: Tensor, layer: Mapping[str, LowRank], names: Name
     rows = x.flatten(1, 2)
     if len(names) == 1:
         low = layer[adapters[0]]
-        return torch.baddbmm(y, torch.bmm(rows, low.a.mT), low.b.mT, alpha=low.scale)
+        return torch.baddbmm(y, torch.bmm(rows, low.a.mT.to(x.dtype)), low.b.mT.to(y.dtype), alpha=low.scale)
     ranks = tuple(layer[name].a.shape[1] for name in adapters)
     scales = tuple(layer[name].scale for name in adapters)
     make = _table if values_unknown() else _cached_table
     table = make(tuple(names), tuple(adapters), ranks, scales, y.dtype, x.device)
-    inner = torch.bmm(rows, torch.cat([layer[name].a for name in adapters], 1).mT).unflatten(1, x.shape[1:3])
-    inner = (inner * table[:, None]).flatten(1, 2)
-    return torch.baddbmm(y, inner, torch.cat([layer[name].b for name in adapters], 2).mT)
+    a, b = torch.cat([layer[name].a for name in adapters], 1), torch.cat([layer[name].b for name in adapters], 2)
+    inner = torch.bmm(rows, a.mT.to(x.dtype)).unflatten(1, x.shape[1:3])
+    return torch.baddbmm(y, (inner * table[:, None]).flatten(1, 2), b.mT.to(y.dtype))
 
 
 def _table(

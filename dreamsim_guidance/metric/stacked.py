@@ -19,7 +19,8 @@ from typing import Any, NoReturn, cast
 import torch
 from timm.layers.activations import QuickGELU
 from timm.layers.drop import DropPath
-from timm.models.vision_transformer import Block
+from timm.layers.norm import LayerNorm
+from timm.models.vision_transformer import Block, LayerScale
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -29,40 +30,50 @@ from dreamsim_guidance.metric.low_rank import LowRank, Names, add_adapters
 from dreamsim_guidance.tracing import transforms_active
 from dreamsim_guidance.types import Image
 
-__all__ = ["Stack", "groups", "obstacle"]
+__all__ = ["Stack", "groups", "obstacle", "without_blocks"]
+
+_NORMS = (nn.LayerNorm, LayerNorm)
+_CURE = "call ensemble.unstack() first, and ensemble.stack() afterwards."
 
 
 def groups(branches: Iterable[Branch]) -> list[list[int]]:
-    """The places of branches that can be stacked, two or more of one geometry in each group."""
+    """The places of all branches, those of one geometry together; a branch that cannot be stacked is alone."""
     places: dict[Hashable, list[int]] = {}
     for place, branch in enumerate(branches):
-        places.setdefault(_geometry(branch), []).append(place)
-    return [group for key, group in places.items() if key is not None and len(group) > 1]
+        geometry = _geometry(branch)
+        places.setdefault(place if geometry is None else geometry, []).append(place)
+    return list(places.values())
 
 
 def obstacle(branches: Iterable[Branch]) -> str | None:
     """Why these towers have to run one by one now, in words; None if they need not."""
     for branch in branches:
-        name = branch.config.name
         for module in branch.modules():
             if _has_hooks(module):
-                return f"a layer of '{name}' has a hook"
-            if module.training and hasattr(module, "lora_A"):
-                return f"'{name}' has an adapter in training mode"
-        if any(parameter.requires_grad for parameter in branch.parameters()):
-            return f"weights of '{name}' are trained"
+                return f"a layer of '{branch.config.name}' has a hook"
+            if module.training and _drops(module):
+                return f"'{branch.config.name}' has an adapter in training mode"
+        for parameter in branch.parameters():
+            if parameter.requires_grad:
+                return f"weights of '{branch.config.name}' are trained"
+            if hasattr(parameter, "device_mesh"):  # DTensor, which may not be importable
+                return f"weights of '{branch.config.name}' are sharded"
     return None
 
 
 def _has_hooks(module: nn.Module) -> bool:
-    return bool(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-    )
+    hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    return bool(hooks) or "forward" in vars(module)
+
+
+def _drops(layer: nn.Module) -> bool:
+    """Whether a layer has adapters with dropout."""
+    return hasattr(layer, "lora_dropout") and any(getattr(d, "p", 0) for d in layer.lora_dropout.values())  # type: ignore[union-attr, operator]
 
 
 def _geometry(branch: Branch) -> Hashable | None:
     """What branches must have in common to be stacked; None for a branch that cannot be stacked at all."""
-    if not branch.plain or branch.config.feature == "pooled":
+    if type(branch) is not Branch or not branch.plain or branch.config.feature == "pooled":
         return None
     model: Any = branch.backbone
     if not all(map(_is_usual, model.blocks)) or len({type(block.mlp.act) for block in model.blocks}) > 1:
@@ -90,7 +101,9 @@ def _is_usual(block: Any) -> bool:
         all(
             _is_linear(layer) and (_base(layer).bias is not None or layer is block.attn.qkv) for layer in _layers(block)
         )
-        and all(isinstance(norm, nn.LayerNorm) and norm.bias is not None for norm in (block.norm1, block.norm2))
+        and all(isinstance(norm, nn.LayerNorm) and type(norm) in _NORMS for norm in (block.norm1, block.norm2))
+        and all(norm.bias is not None for norm in (block.norm1, block.norm2))
+        and all(type(scale) in (LayerScale, nn.Identity) for scale in (block.ls1, block.ls2))
         and not any(isinstance(layer, (nn.Dropout, DropPath)) and layer.p for layer in (*dropouts, *paths))
         and (
             type(block.mlp.act) is QuickGELU or (type(block.mlp.act) is nn.GELU and block.mlp.act.approximate == "none")
@@ -113,7 +126,8 @@ def _is_linear(layer: Any) -> bool:
     if type(layer) is nn.Linear:
         return True
     plain = hasattr(layer, "lora_A") and type(_base(layer)) is nn.Linear and not layer.merged
-    return plain and not any(layer.use_dora.values()) and not layer.lora_embedding_A and len(layer.active_adapters) == 1
+    variants = any(layer.use_dora.values()) or any(getattr(layer, "lora_bias", {}).values()) or layer.lora_embedding_A
+    return plain and not variants and len(layer.active_adapters) == 1
 
 
 def _active(layer: Any) -> str | None:
@@ -135,6 +149,9 @@ class _Rows(nn.Module):
         super().__init__()
         self.weight, self.bias = _rows(modules, "weight"), _rows(modules, "bias")
 
+    def extra_repr(self) -> str:
+        return f"weight={tuple(cast(Tensor, self.weight).shape)}"
+
 
 class _Norm(_Rows):
     """A layer norm; weight and bias `(k, d)`."""
@@ -154,13 +171,10 @@ class _Norm(_Rows):
 class _Linear(_Rows):
     """A linear layer; weight `(k, out, in)`, bias `(k, out)` or None."""
 
-    def forward(self, x: Tensor, names: Names | None = None, biased: bool = False) -> Tensor:
-        """`x W^T` of tokens `(k, b, n, in)`, plus the bias if `biased`; in most places, what comes next adds it."""
+    def forward(self, x: Tensor, names: Names | None = None, bias: Tensor | None = None) -> Tensor:
+        """`x W^T + bias` of tokens `(k, b, n, in)`. In most places what comes next adds the layer's own bias."""
         rows, weight = x.flatten(1, 2), cast(Tensor, self.weight)
-        if self.bias is None or not biased:
-            y = torch.bmm(rows, weight.mT)
-        else:
-            y = torch.baddbmm(self.bias[:, None], rows, weight.mT)
+        y = torch.bmm(rows, weight.mT) if bias is None else torch.baddbmm(bias[:, None], rows, weight.mT)
         return y.unflatten(1, x.shape[1:3])
 
 
@@ -183,9 +197,9 @@ class _Adapted(nn.Module):
     def bias(self) -> Tensor | None:
         return self.base_layer.bias
 
-    def forward(self, x: Tensor, names: Names | None = None, biased: bool = False) -> Tensor:
+    def forward(self, x: Tensor, names: Names | None = None, bias: Tensor | None = None) -> Tensor:
         """`base_layer(x)` with the adapters in `names`; None: with the active one."""
-        y = self.base_layer(x, biased=biased)
+        y = self.base_layer(x, bias=bias)
         adapters = {
             name: LowRank(cast(Tensor, self.lora_A[name].weight), cast(Tensor, self.lora_B[name].weight), scale)
             for name, scale in self.scaling.items()
@@ -209,9 +223,12 @@ class _Attention(nn.Module):
         if class_only and isinstance(self.qkv, _Linear):
             return self.proj(self._class_token(x, self.qkv), names)
         k, b, n, d = x.shape
-        q, keys, v = (
-            self.qkv(x, names, biased=True).view(k * b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
-        )
+        bias = self.qkv.bias
+        if bias is not None and bias.requires_grad:  # see `vit._project`
+            b_q, b_k, b_v = bias.chunk(3, -1)
+            bias = torch.cat([b_q, b_k.detach(), b_v], -1)
+        packed = self.qkv(x, names, bias).view(k * b, n, 3, self.heads, d // self.heads)
+        q, keys, v = packed.permute(2, 0, 3, 1, 4)
         y = vit.attention(q[:, :, :1] if class_only else q, keys, v)
         return self.proj(y.transpose(1, 2).reshape(k, b, 1 if class_only else n, d), names)
 
@@ -289,7 +306,8 @@ class _Elsewhere(nn.Module):
     def _refuse(self, *_: Any) -> NoReturn:
         raise RuntimeError(
             "this tower has no blocks of its own: it runs together with others as one network. ensemble.unstack() gives "
-            "the towers back, to be called, hooked or changed one by one; DreamSim(..., stacked=False) never stacks them."
+            "the towers back, to be called, hooked, loaded or changed one by one; DreamSim(..., stacked=False) never stacks "
+            "them."
         )
 
     forward = __iter__ = __getitem__ = __len__ = _refuse
@@ -297,14 +315,15 @@ class _Elsewhere(nn.Module):
     def __bool__(self) -> bool:
         return False
 
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any, **kwargs: Any) -> None:
+        if any(name.startswith(prefix) for name in state_dict):
+            self._refuse()
 
-def _without_blocks(branch: Branch) -> Branch:
+
+def without_blocks(branch: Branch) -> Branch:
     """A branch with the same tensors, and without the blocks. The given one stays as it is."""
-    blocks = branch.backbone.blocks
-    outside = [t for t in chain(branch.parameters(), branch.buffers())]
-    return copy.deepcopy(
-        branch, {id(blocks): _Elsewhere(), id(branch.config): branch.config, **{id(t): t for t in outside}}
-    )
+    outside = chain(branch.parameters(), branch.buffers(), [branch.config])
+    return copy.deepcopy(branch, {id(branch.backbone.blocks): _Elsewhere(), **{id(part): part for part in outside}})
 
 
 def _without_values(blocks: nn.Module) -> nn.Module:
@@ -313,12 +332,10 @@ def _without_values(blocks: nn.Module) -> nn.Module:
 
 
 class Stack(nn.Module):
-    """The towers of several branches of one geometry, called as one.
+    """The blocks of several branches of one geometry, called as one.
 
-    branches: of the ensemble. places: which of them, at least two, as `groups` gives them.
-
-    The branches themselves stay as they are: those in `branches` have the same embedding of patches and the same last layers,
-    and none of the blocks, whose weights are copied into the stack.
+    branches: of the ensemble; they stay as they are, and their blocks' weights are copied.
+    places: those that are stacked, at least two, as `groups` gives them.
     """
 
     def __init__(self, branches: Sequence[Branch], places: Sequence[int]) -> None:
@@ -327,25 +344,22 @@ class Stack(nn.Module):
         self.places = sorted(
             places, key=lambda place: isinstance(branches[place].backbone.blocks[0].mlp.act, QuickGELU)
         )
-        chosen = [branches[place] for place in self.places]
-        self.branches = tuple(_without_blocks(branch) for branch in chosen)
-        """Outside nn.Module's sight: they are the ensemble's."""
-        self.skeletons = tuple(_without_values(branch.backbone.blocks) for branch in chosen)
-        """The layers of each tower's blocks, for `dissolve`."""
+        towers = [branches[place].backbone.blocks for place in self.places]
+        self.skeletons = tuple(map(_without_values, towers))
+        """The layers of each tower's blocks, outside nn.Module's sight, for `dissolve`."""
         with torch.no_grad(), torch.inference_mode(False):
-            self.blocks = nn.ModuleList(
-                _Block(blocks) for blocks in zip(*(branch.backbone.blocks for branch in chosen), strict=True)
-            )
+            self.blocks = nn.ModuleList(map(_Block, zip(*towers, strict=True)))
 
     @property
-    def image_size(self) -> int:
-        return self.branches[0].config.image_size
+    def has_dropout(self) -> bool:
+        """Whether there are adapters with dropout, which acts in training mode, in towers that run one by one."""
+        return any(_drops(module) for skeleton in self.skeletons for module in skeleton.modules())
 
-    def rows(self, copied: bool = True) -> Iterator[tuple[int, str, Tensor]]:
-        """The parameters of the towers: place of the branch, name below its blocks, and value."""
+    def rows(self) -> Iterator[tuple[int, str, Tensor]]:
+        """The parameters of the towers: place of the branch, name below its blocks, and value, which is a view."""
         for name, parameter in self.blocks.named_parameters():
-            for place, row in zip(self.places, parameter.unbind(0), strict=True):
-                yield place, name, row.detach().clone() if copied else row
+            for place, row in zip(self.places, parameter.detach().unbind(0), strict=True):
+                yield place, name, row
 
     def set_adapter(self, name: str | None) -> None:
         """Make one adapter the active one, of the stack alone: `adapters.set_adapter` does it for the skeletons too."""
@@ -353,36 +367,38 @@ class Stack(nn.Module):
             if isinstance(module, _Adapted):
                 module.active = name
 
-    def dissolve(self) -> None:
-        """Give the blocks back to the branches."""
+    def dissolve(self, branches: Sequence[Branch]) -> None:
+        """Give the blocks back to the branches of the ensemble."""
         values: dict[int, dict[str, Tensor]] = {place: {} for place in self.places}
         with torch.inference_mode(False):
             for place, name, row in self.rows():
-                values[place][name] = row
+                values[place][name] = row.clone()
         trained = {name: parameter.requires_grad for name, parameter in self.blocks.named_parameters()}
-        for place, branch, skeleton in zip(self.places, self.branches, self.skeletons, strict=True):
+        for place, skeleton in zip(self.places, self.skeletons, strict=True):
             skeleton.load_state_dict(values[place], assign=True)
             for name, parameter in skeleton.named_parameters():
                 parameter.requires_grad_(trained[name])
-            branch.backbone.blocks = skeleton.train(branch.training)
+            branches[place].backbone.blocks = skeleton.train(branches[place].training)
 
-    def forward(self, images: Image, names: Names | None = None) -> list[Tensor]:
+    def forward(self, branches: Sequence[Branch], images: Image, names: Names | None = None) -> list[Tensor]:
         """The features of the towers, in the order of `places`, as `Branch.forward` gives them.
 
+        branches: those in `places`, which embed the patches and read the feature.
         names: the adapter of all images, or one for each; None is the active one.
 
-        Raises RuntimeError for hooks on the branches, which would not be called.
+        Raises RuntimeError for branches with blocks of their own, and for hooks on the branches, which would not be called.
         """
-        branches: list[Any] = list(self.branches)
-        for branch in branches:
-            if not torch.compiler.is_compiling() and (_has_hooks(branch) or _has_hooks(branch.backbone)):
+        towers: list[Any] = [branch.backbone for branch in branches]
+        for branch, tower in zip(branches, towers, strict=True):
+            if not isinstance(tower.blocks, _Elsewhere):
+                raise RuntimeError(f"'{branch.config.name}' was put in while towers run as one network; {_CURE}")
+            if not torch.compiler.is_compiling() and (_has_hooks(branch) or _has_hooks(tower)):
                 raise RuntimeError(
-                    f"a hook on the tower of '{branch.config.name}' is not called while towers run as one network; call "
-                    "ensemble.unstack() first."
+                    f"a hook on the tower of '{branch.config.name}' is not called while towers run as one network; {_CURE}"
                 )
-        models, colours = zip(*((branch.backbone, (branch.mean, branch.std)) for branch in branches), strict=True)
-        x = torch.stack(vit.embed_patches(models, images, colours, cast(_Block, self.blocks[0]).ls1.gamma is not None))
-        recompute = any(branch.backbone.grad_checkpointing for branch in branches)
+        scaled = cast(_Block, self.blocks[0]).ls1.gamma is not None
+        x = torch.stack(vit.embed_patches(towers, images, [(branch.mean, branch.std) for branch in branches], scaled))
+        recompute = any(tower.grad_checkpointing for tower in towers)
         recompute = recompute and torch.is_grad_enabled() and not transforms_active()
         y, before = None, None
         for i, module in enumerate(self.blocks):
@@ -392,4 +408,4 @@ class Stack(nn.Module):
             before = block
         assert before is not None and y is not None
         tokens = before.finish(x, y).unbind(0)
-        return [branch.read(tower) for branch, tower in zip(branches, tokens, strict=True)]
+        return [branch.read(tower_tokens) for branch, tower_tokens in zip(branches, tokens, strict=True)]

@@ -91,7 +91,8 @@ class Target(Loss):
         # inside a tuple, nn.Module does not see it: a model that holds this loss keeps its checkpoint and optimiser clean
         self._metric = (metric,)
         self._adapters = metric.adapter_state
-        self.reduction, self.chosen = reduction, adapters
+        self.reduction = reduction
+        self.chosen = adapters if adapters is None or isinstance(adapters, str) else tuple(adapters)
         # not persistent: they belong to the run, not to the checkpoint of a model that holds this loss
         self.register_buffer("directions", directions, persistent=False)
         # a copy: `swap` writes into it
@@ -197,7 +198,7 @@ class Target(Loss):
 
     def _key(self) -> tuple[object, ...]:
         metric = self.metric
-        return metric.adapter_state, metric.resize, metric.normalize_embeds, self.reduction
+        return metric.adapter_state, metric.resize, metric.normalize_embeds, self.reduction, self.chosen
 
     def _refuse_other_devices(self) -> None:
         device = self.metric.device

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from dreamsim_guidance.metric import adapters
-from dreamsim_guidance.metric.adapters import need
 from dreamsim_guidance.metric.loading import Loaded, card_of
 
 __all__ = ["Adapters", "TunedEnsemble"]
@@ -76,8 +75,7 @@ class TunedEnsemble(nn.Module):
     def fold(self: Self) -> Self:
         """Fold the active adapter into the weights, in their own precision; the embedding changes by rounding only."""
         if adapters.adapter_names(self.ensemble):
-            adapters.fold_adapters(self.ensemble)
-            self.folded_in = self.dtype
+            self.folded_in = self.dtype if adapters.fold_adapters(self.ensemble) else None
         return self
 
     def _apply(self: Self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -118,21 +116,6 @@ class TunedEnsemble(nn.Module):
         """
         adapters.set_adapter(self.ensemble, name, trainable)
         self.adapter_state = (self.adapter_state[0], name)
-
-    def adapter_list(self, adapters: Adapters | None) -> list[str | None] | None:
-        """The adapters that are chosen for a call, as a list; None for the active one.
-
-        Raises ValueError for adapters that are not attached, and for an empty list.
-        """
-        if adapters is None:
-            return None
-        names: list[str | None] = [adapters] if isinstance(adapters, str) else list(adapters)
-        if not names:
-            raise ValueError("adapters must name at least one, got an empty list; leave it out for the active one.")
-        for name in names:
-            if name is not None:
-                need(self.ensemble, name)
-        return names
 
     def save_adapter(self, folder: str | os.PathLike[str], name: str | None = None) -> None:
         """Write an adapter, by default the active one, as a peft folder that the original package loads too.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -149,6 +150,14 @@ def test_adapters_that_cannot_be_chosen_are_refused(rated: DreamSim, images: Ten
         rated.embed(images, adapters=["one", "two"])
     with pytest.raises(ValueError, match="an empty list"):
         rated.embed(images, adapters=[])
+    with pytest.raises(ValueError, match="no adapter 'three' is attached"):
+        rated.ensemble(images, adapters=["three"])
+    torch.testing.assert_close(rated.ensemble(images, adapters="two"), rated.ensemble(images, adapters=["two"]))
+    layers = [module for module in rated.modules() if hasattr(module, "merge")]
+    if layers:
+        layers[0].merge()  # type: ignore[operator]
+        with pytest.raises(ValueError, match="while one is merged"):
+            rated.embed(images, adapters="two")
     convolution = BranchConfig("convolution", "test_resnet", feature="pooled", image_size=64)
     mixed = DreamSim(Ensemble([tiny_branches()[0], convolution]), fold=False)
     add(mixed, "one", 2)
@@ -170,6 +179,76 @@ def test_adapters_are_chosen_inside_transforms(rated: DreamSim, images: Tensor) 
     (expected,) = torch.autograd.grad(rated(leaf, y, adapters=NAMES).sum(), leaf)
     gradient = torch.func.grad(lambda x: rated(x, y, adapters=NAMES).sum())(x)
     torch.testing.assert_close(gradient, expected, atol=1e-12, rtol=1e-8)
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_names_that_occur_in_the_names_of_modules_are_names(stacked: bool, images: Tensor, tmp_path: Path) -> None:
+    metric = DreamSim(lively(Ensemble(tiny_branches())), fold=False).double()
+    names = ["0", "1", "attn", "lora_A", "blocks", "a", "aa"]
+    for rank, name in enumerate(names, start=1):
+        add(metric, name, rank)
+    if stacked:
+        metric.ensemble.stack()
+    expected = metric.embed(images[:1], adapters=names)
+    assert torch.cdist(expected, expected).add(torch.eye(len(names))).min() > 1e-3
+    again = DreamSim(copy.deepcopy(metric.ensemble), fold=False)
+    for name in names:
+        metric.save_adapter(tmp_path / name, name)
+        again.load_adapter(tmp_path / name, f"{name}_again")
+        torch.testing.assert_close(
+            again.embed(images[:1], adapters=f"{name}_again"),
+            metric.embed(images[:1], adapters=name),
+            atol=1e-6,
+            rtol=0,
+        )
+    metric.set_adapter("0", trainable=True)
+    trained = [key for key, parameter in metric.named_parameters() if parameter.requires_grad]
+    assert len(trained) == 12 and all(".lora_A.0." in key or ".lora_B.0." in key for key in trained)
+    with pytest.raises(ValueError, match="is no method of a module, got 'keys'"):
+        metric.attach_adapter(name="keys")
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_adapters_may_have_another_precision_than_the_base(stacked: bool, images: Tensor) -> None:
+    metric = DreamSim(lively(Ensemble(tiny_branches())), fold=False)
+    add(metric, "one", 2)
+    add(metric, "two", 3)
+    expected = metric.embed(images.float(), adapters=NAMES[:2] * 2 + ["one"])
+    metric.bfloat16()
+    for key, parameter in metric.named_parameters():
+        if ".lora_" in key:
+            parameter.data = parameter.data.float()
+    if stacked:
+        metric.ensemble.stack()
+    close = metric.embed(images.float(), adapters=NAMES[:2] * 2 + ["one"])
+    torch.testing.assert_close(close, expected, atol=3e-2, rtol=0)
+
+
+def test_a_target_keeps_its_adapters_when_the_callers_list_changes(rated: DreamSim, images: Tensor) -> None:
+    names = list(NAMES)
+    target = rated.target(images.flip(-1), adapters=names)
+    before = target(images)
+    names.reverse()
+    torch.testing.assert_close(target(images), before, atol=0, rtol=0)
+
+
+def test_distance_maps_have_adapters(images: Tensor) -> None:
+    branch = replace(tiny_branches()[0], feature="cls_patch")
+    metric = DreamSim(lively(Ensemble([branch])), fold=False).double()
+    add(metric, "one", 2)
+    add(metric, "two", 2)
+    maps = metric.distance_map(images[:2], images[2:4], adapters=["one", "two"])
+    for i, name in enumerate(("one", "two")):
+        metric.set_adapter(name)
+        alone = metric.distance_map(images[i : i + 1], images[i + 2 : i + 3])
+        torch.testing.assert_close(maps[i : i + 1], alone, atol=1e-12, rtol=0)
+
+
+def test_folding_without_an_active_adapter_leaves_room_for_others(rated: DreamSim) -> None:
+    rated.set_adapter(None)
+    rated.fold()
+    assert rated.folded_in is None
+    rated.attach_adapter(rank=2)
 
 
 def test_the_originals_adapter_is_one_of_several(tmp_path: Path, narrow_original: None) -> None:

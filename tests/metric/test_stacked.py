@@ -18,9 +18,10 @@ import pytest
 import torch
 from conftest import TINY, lively, tiny_branches
 from official_format import small
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
-from dreamsim_guidance import VARIANTS, BranchConfig, DreamSim
+from dreamsim_guidance import VARIANTS, Branch, BranchConfig, DreamSim
 from dreamsim_guidance.metric.ensemble import Ensemble
 
 BOUNDS = {torch.float64: (1e-12, 1e-12), torch.float32: (1e-6, 1e-5)}
@@ -192,6 +193,35 @@ def test_saved_and_loaded_weights_have_the_names_of_the_towers(
     assert not metric.state_dict()[missing].any()
 
 
+def test_loading_fills_the_stacked_parameters_in_place(metric: DreamSim) -> None:
+    metric.ensemble.stack()
+    before = list(metric.parameters())
+    state = {name: value * 1.5 for name, value in metric.state_dict().items()}
+    holder = nn.ModuleDict({"loss": metric})
+    holder.load_state_dict({f"loss.{name}": value for name, value in state.items()})
+    assert all(now is parameter for now, parameter in zip(metric.parameters(), before, strict=True))
+    after = metric.state_dict()
+    assert all(torch.equal(after[name], state[name]) for name in state)
+    averaged = AveragedModel(metric)
+    averaged.update_parameters(metric)
+    torch.testing.assert_close(averaged.module.state_dict(), after)
+
+
+def test_hooks_on_a_state_dict_see_the_names_of_the_towers(metric: DreamSim) -> None:
+    metric.ensemble.stack()
+    holder = nn.ModuleDict({"loss": metric, "own": nn.Linear(1, 1)})
+
+    def without_the_loss(module: nn.Module, state: dict[str, Tensor], prefix: str, metadata: Any) -> None:
+        assert not any("stacks" in name for name in state)
+        for name in [name for name in state if name.startswith("loss.")]:
+            del state[name]
+
+    holder._register_state_dict_hook(without_the_loss)
+    state = holder.state_dict()
+    assert set(state) == {"own.weight", "own.bias"}
+    assert not any("stacks" in name for name in metric.state_dict()._metadata)
+
+
 def test_other_programs_files_hold_every_weight(metric: DreamSim, images: Tensor, tmp_path: Path) -> None:
     accelerate, safetensors = pytest.importorskip("accelerate"), pytest.importorskip("safetensors.torch")
     metric.ensemble.stack()
@@ -254,10 +284,15 @@ def test_towers_taken_out_before_stay_whole_and_those_of_the_stack_say_where_the
         lambda: hollow.backbone.blocks[1],
         lambda: list(hollow.backbone.blocks),
         lambda: len(hollow.backbone.blocks),
+        lambda: hollow.load_state_dict(towers[0].state_dict()),
     ):
         with pytest.raises(RuntimeError, match=r"ensemble\.unstack\(\)"):
             use()
-    assert "Elsewhere" in repr(ensemble)
+    assert "Elsewhere" in repr(ensemble) and "weight=(3, 96, 32)" in repr(ensemble)
+    ensemble.branches[0] = towers[0]
+    with pytest.raises(RuntimeError, match="'dino' was put in while towers run as one network"):
+        ensemble(images)
+    ensemble.branches[0] = hollow
     ensemble.unstack()
     assert len(ensemble.branches[0].backbone.blocks) == 2  # type: ignore[union-attr, arg-type]
 
@@ -275,13 +310,75 @@ def test_hooks_run_the_towers_one_by_one_or_are_refused(images: Tensor, caplog: 
     hook = mlp.register_forward_hook(lambda module, inputs, output: seen.append(output))
     with caplog.at_level(logging.DEBUG):
         metric.ensemble.stack()
-    assert not places(metric) and "run one by one: a layer of 'dino' has a hook" in caplog.text
+    assert not places(metric) and "dino + clip + open_clip: one by one, a layer of 'dino' has a hook" in caplog.text
     metric.embed(images)
     assert seen
     hook.remove()
     with caplog.at_level(logging.DEBUG):
         metric.ensemble.stack()
-    assert places(metric) and "dino + clip + open_clip run as one network" in caplog.text
+    assert places(metric) and "dino + clip + open_clip: as one network" in caplog.text
+
+
+class _Doubled(Branch):
+    def forward(self, *arguments: Any) -> Tensor:
+        return 2 * super().forward(*arguments)
+
+
+class _OwnNorm(nn.LayerNorm):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+def replace_forward(module: nn.Module) -> None:
+    forward = module.forward
+    module.forward = lambda *arguments: 2 * forward(*arguments)  # type: ignore[method-assign]
+
+
+def own_norm(tower: Any) -> None:
+    tower.backbone.blocks[1].norm2 = _OwnNorm(32)
+
+
+def own_scale(tower: Any) -> None:
+    tower.backbone.blocks[1].ls1 = nn.Hardtanh(0, 0.1)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tower: replace_forward(tower),
+        lambda tower: replace_forward(tower.backbone.blocks[1].mlp),
+        lambda tower: setattr(tower, "__class__", _Doubled),
+        own_norm,
+        own_scale,
+    ],
+)
+def test_what_a_stack_does_not_know_runs_one_by_one(change: Any, images: Tensor) -> None:
+    ensemble = lively(Ensemble(tiny_branches())).eval().requires_grad_(False)
+    change(ensemble.branches[1])
+    ensemble.eval().requires_grad_(False)
+    expected = ensemble(images)
+    ensemble.stack()
+    torch.testing.assert_close(ensemble(images), expected, atol=1e-6, rtol=1e-5)
+
+
+def test_stacking_again_takes_what_has_become_possible() -> None:
+    dino, clip, _ = tiny_branches()
+    large = replace(dino, image_size=48)
+    ensemble = Ensemble([dino, clip, large, replace(large, name="large 2")]).eval().requires_grad_(False)
+    hook = ensemble.branches[0].register_forward_hook(lambda *_: None)
+    ensemble.stack()
+    assert len(ensemble.stacks) == 1
+    hook.remove()
+    ensemble.stack()
+    assert len(ensemble.stacks) == 2
+
+
+def test_a_context_one_by_one_holds(metric: DreamSim) -> None:
+    metric.ensemble.stack()
+    with metric.ensemble.one_by_one():
+        metric.eval().half().float()
+        assert not places(metric)
+    assert places(metric) and metric.ensemble.stacked
 
 
 def test_towers_that_are_trained_run_one_by_one(images: Tensor, caplog: pytest.LogCaptureFixture) -> None:
@@ -289,11 +386,11 @@ def test_towers_that_are_trained_run_one_by_one(images: Tensor, caplog: pytest.L
     metric.attach_adapter(rank=2)
     assert not places(metric)
     metric.set_adapter("default")  # frozen
-    metric.eval()
     assert places(metric)
     metric.train()
     assert not places(metric)  # its dropout acts
     metric.eval()
+    assert places(metric)
     metric.set_adapter("default", trainable=True)
     assert not places(metric)
     assert any(p.requires_grad for p in metric.parameters())
@@ -319,6 +416,8 @@ def test_a_stacked_metric_can_be_trained_too(images: Tensor) -> None:
     (name,) = (name for name in stacked if name.endswith("0.mlp.fc1.weight") and "blocks.0" in name)
     rows = stacked[name]
     assert rows is not None
+    qkv = [g for n, g in stacked.items() if n.endswith("attn.qkv.bias") and g is not None]
+    assert qkv and all(not g[:, 32:64].any() and g[:, :32].any() for g in qkv[:-1])  # as of towers one by one
     for row in rows:
         assert any(torch.allclose(row, layer.weight.grad, atol=1e-12) for layer in fc1)
 
@@ -350,8 +449,11 @@ def test_a_metric_stacked_in_inference_mode_gives_gradients_outside(images: Tens
     assert x.grad is not None and x.grad.isfinite().all()
 
 
-def test_memory_can_be_shared_between_processes(metric: DreamSim) -> None:
-    metric.ensemble.stack()
+@pytest.mark.parametrize("before", [True, False])
+def test_memory_can_be_shared_between_processes(before: bool, metric: DreamSim) -> None:
+    metric.ensemble.stacked = True  # from the next change on
+    if before:
+        metric.ensemble.stack()
     metric.share_memory()
     assert places(metric) and all(parameter.is_shared() for parameter in metric.parameters())
 
