@@ -76,7 +76,9 @@ def test_pairs_come_from_a_file(capsys: pytest.CaptureFixture[str], workdir: Pat
 def test_every_image_is_embedded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     batches: list[int] = []
     embed = DreamSim.directions
-    monkeypatch.setattr(DreamSim, "directions", lambda self, x, mask: (batches.append(len(x)), embed(self, x, mask))[1])
+    monkeypatch.setattr(
+        DreamSim, "directions", lambda self, x, *rest: (batches.append(len(x)), embed(self, x, *rest))[1]
+    )
     x, y, z = (Path(f"a/{name}.png") for name in "xyz")
     values = distances([(x, y), (x, z), (y, z), (y, x)], "tiny.safetensors")
     assert batches == [3]  # one batch, although the sizes differ
