@@ -47,7 +47,7 @@ class Entry:
 
     @classmethod
     def on_its_way(cls, **values: Any) -> Entry:
-        """An entry whose fields may be `HostCopy`s, which are read when they are first asked for."""
+        """An entry whose fields may be of type `HostCopy`, which are read when they are first asked for."""
         entry = object.__new__(cls)
         vars(entry).update(values)
         return entry
