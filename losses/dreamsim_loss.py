@@ -9,7 +9,7 @@ The loss may be an attribute of the trained model: it adds nothing to the model'
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import cast
 
 import torch
@@ -62,6 +62,10 @@ class DreamSimLoss(FrozenPairLoss):
                 f"target must have the batch of pred or one image, got {len(target)} targets for {len(pred)} images."
             )
         return self.metric.compare(pred, target, mask)
+
+    @property
+    def capture_key(self) -> Hashable:
+        return self.metric.adapter_state, self.metric.resize, self.metric.normalize_embeds
 
     def against(self, reference: Image) -> Loss:
         return self.metric.target(reference)

@@ -241,6 +241,9 @@ class Card:
         def replay(self) -> None:
             pass
 
+        def pool(self) -> None:
+            raise RuntimeError("it was not recorded in order")
+
     def _current_stream(self, device: Any = None) -> Any:
         return self.current
 
@@ -305,11 +308,14 @@ def test_graphs_of_one_owner_share_a_pool_as_long_as_one_is_alive(monkeypatch: p
 
 def test_a_broken_recording_gives_the_stream_back_and_leaves_its_pool(monkeypatch: pytest.MonkeyPatch) -> None:
     card, recorder = Card(monkeypatch), CudaRecorder()
+    for name in ("_cuda_endAllocateToPool", "_cuda_releasePool"):
+        monkeypatch.setattr(torch._C, name, lambda device, pool, name=name: card.calls.append(name), raising=False)
     records = recorder.record(lambda: (X,), CARD)
     card.broken = True
     with pytest.raises(RuntimeError, match="previous error during capture"), recorder.turn(CARD):
         recorder.record(lambda: (X,), CARD)
     assert card.current.name == "main" and records
+    assert card.calls[-4:-2] == ["_cuda_endAllocateToPool", "_cuda_releasePool"]
     card.broken = False
     recorder.record(lambda: (X,), CARD)
     assert card.pools == 2

@@ -123,11 +123,14 @@ class Graphs:
     def _replayed(
         self, work: Work, inputs: tuple[Tensor, ...], watch: Callable[[], Watch], key: Hashable
     ) -> tuple[Tensor, ...] | None:
-        if self._watch is not None and self._watch.changed():
-            self._forget()
-        if self._watch is None:
-            self._watch = watch()
-        obstacle = self._watch.obstacle()
+        try:
+            if self._watch is not None and self._watch.changed():
+                self._forget()
+            if self._watch is None:
+                self._watch = watch()
+            obstacle = self._watch.obstacle()
+        except (RuntimeError, NotImplementedError) as error:  # of tensors without an address, such as sharded ones
+            obstacle = f"what it reads cannot be watched, {error}".split("\n")[0].rstrip(". ")
         if obstacle is not None:
             self.fall_back(obstacle)
             return None
@@ -173,6 +176,10 @@ class Graphs:
 
 def _traced(inputs: Sequence[Tensor]) -> bool:
     """Whether something else is recording, transforming or tracing the function now, or its inputs are no plain tensors."""
+    if (
+        torch._C._current_graph_task_id() != -1
+    ):  # in a backward pass, whose thread may not wait for a recording of another's
+        return True
     if transforms_active() or any(type(x) not in (Tensor, nn.Parameter) for x in inputs):
         return True
     if any(forward_ad.unpack_dual(x).tangent is not None for x in inputs if x.is_floating_point()):

@@ -34,8 +34,8 @@ class Guard(TorchDispatchMode):
             raise RuntimeError(f"it reads values back to the host ({func})")
         results = func(*args, **kwargs)
         outputs = [x for x in tree_leaves(results) if isinstance(x, Tensor)]
-        if str(func).startswith(("aten._to_copy", "aten.copy_")) and len({x.device.type for x in inputs + outputs}) > 1:
-            raise RuntimeError(f"it copies values between host and device ({func})")
+        if str(func).startswith(("aten._to_copy", "aten.copy_")) and len({x.device for x in inputs + outputs}) > 1:
+            raise RuntimeError(f"it copies values between devices ({func})")
         for x in inputs:
             storage = x.untyped_storage()
             if storage._cdata not in self._made:

@@ -72,11 +72,11 @@ class CudaRecorder:
     def record(
         self, work: Callable[[], tuple[Tensor, ...]], device: torch.device, owner: object = None
     ) -> tuple[Replay, tuple[Tensor, ...]]:
-        pools = self._of(device).pools
-        pool, graphs = pools.get(self if owner is None else owner, (None, ()))
+        pools, owner = self._of(device).pools, self if owner is None else owner
+        pool, graphs = pools.get(owner, (None, ()))
         if not graphs:  # torch does not take up a pool again that no graph uses any more
             pool, graphs = torch.cuda.graph_pool_handle(), weakref.WeakSet()
-            pools[self if owner is None else owner] = pool, graphs
+            pools[owner] = pool, graphs
         graph = torch.cuda.CUDAGraph()
         with self._aside(device) as stream, _own_workspaces():
             try:
@@ -84,8 +84,8 @@ class CudaRecorder:
                 with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
                     outputs = work()
             except BaseException:
-                _close_pool(stream.device_index, pool)
-                del pools[self if owner is None else owner]  # the next recording does not rely on its state
+                _tidy(graph, stream, pool)
+                del pools[owner]  # the next recording does not rely on its state
                 raise
         graphs.add(graph)
         return graph.replay, outputs
@@ -135,12 +135,29 @@ def _own_workspaces() -> Iterator[None]:
         torch._C._cuda_clearCublasWorkspaces()
 
 
-def _close_pool(device: int, pool: Any) -> None:
-    """Let the allocator leave a pool whose recording was broken off: torch does so only where the recording ended in order."""
+def _tidy(graph: Any, stream: Any, pool: Any) -> None:
+    """Leave a recording that was broken off, where this version of torch does not do so itself.
+
+    Otherwise the allocator goes on filling the pool, keeps it for good, and the device's random numbers cannot be drawn.
+    """
+    if hasattr(graph, "capture_end_pre"):  # torch 2.14 on
+        return
+    with suppress(RuntimeError):
+        graph.pool()  # raises unless the recording ended in order
+        return
     for name in ("_cuda_endAllocateToPool", "_cuda_endAllocateCurrentStreamToPool"):  # the latter before torch 2.8
         with suppress(Exception):
-            getattr(torch._C, name)(device, pool)
-            return
+            getattr(torch._C, name)(stream.device_index, pool)
+            break
+    with suppress(Exception):
+        torch._C._cuda_releasePool(stream.device_index, pool)
+    with (
+        suppress(Exception),
+        torch.cuda.graph(torch.cuda.CUDAGraph(), stream=stream, capture_error_mode="thread_local"),
+    ):
+        torch.zeros(
+            1, device=stream.device
+        )  # a recording that ends in order ends the generator's state of being recorded
 
 
 CUDA = CudaRecorder()

@@ -67,7 +67,8 @@ class CapturedGradient:
             self._network = decoder.network
         with scheduled_weights() as values:
             views.at(step)
-        key = (*_kind(decoder, x0), views.images_per_reference, len(values), settings(x0.device))
+        parts = tuple(part.capture_key for part in _terms(self.loss))
+        key = (*_kind(decoder, x0), views.images_per_reference, len(values), settings(x0.device), parts)
         with without_gradients(decoder.networks):
             evaluate = self._apart if views.augmented else self._at_once
             result = evaluate(decoder, views, x0, step, key, self._filled(values, x0.device))
@@ -99,6 +100,7 @@ class CapturedGradient:
         watch = partial(self._watch, decoder)
 
         def decode(estimate: Tensor) -> tuple[Tensor, ...]:
+            self._decoded.pop(key, None)  # the graph of the rehearsal before, and its memory
             with torch.enable_grad():
                 leaf = estimate.detach().clone().requires_grad_()  # the next step is copied into `estimate`
                 images = decoder(leaf)
@@ -110,6 +112,7 @@ class CapturedGradient:
             self.release()
         decoded = self._decoding.replayed(decode, (x0,), watch, key)
         if decoded is None:
+            self._decoded.pop(key, None)
             return None
         number, recorded, leaf = self._decoded[key]
 
@@ -129,8 +132,9 @@ class CapturedGradient:
         """The scheduled weights in the tensor that recordings read; filling it launches kernels and waits for nothing."""
         if self._weights is None or self._weights.device != device or len(self._weights) != len(values):
             self._weights = torch.zeros(len(values), dtype=torch.float64, device=device)
-        for place, value in zip(self._weights, values, strict=True):
-            place.fill_(value)
+        with self._whole.recorder.turn(device):  # not before the last replay has read them
+            for place, value in zip(self._weights, values, strict=True):
+                place.fill_(value)
         return self._weights
 
     def _watch(self, decoder: Decoder) -> Watch:
@@ -152,14 +156,18 @@ class CapturedGradient:
 
     def reason(self, decoder: Decoder) -> str | None:
         """Why nothing is recorded by default; None if it is."""
-        if any(hasattr(network, "_hf_hook") for network in networks_of(decoder.pipe)):
+        offloaded = (
+            "_hf_hook",
+            "_diffusers_hook",
+        )  # of accelerate, and of diffusers' group offloading and layerwise casting
+        modules = (module for network in networks_of(decoder.pipe) for module in network.modules())
+        if any(hasattr(module, name) for module in modules for name in offloaded):
             return "the pipeline is offloaded, and graphs hold memory"
         if decoder.decode is not None or not (decoder.pixels or type(decoder.vae).__name__ in _DECODERS):
             return "it is not known whether the decoder does the same in every call"
         if hasattr(decoder.pipe, "_unpack_latents_with_ids"):
             return "the pipeline reads the positions of its tokens on the host"
-        parts = [part for part in _modules(self.loss) if isinstance(part, Loss | PairLoss)]
-        if not isinstance(self.loss, Loss) or not all(part.capturable for part in parts):
+        if not isinstance(self.loss, Loss) or not all(part.capturable for part in _terms(self.loss)):
             return "not all terms of the loss are declared `capturable`"
         return None
 
@@ -182,7 +190,11 @@ def _modules(loss: Any) -> list[nn.Module]:
     return list(loss.modules()) if isinstance(loss, nn.Module) else []
 
 
+def _terms(loss: Any) -> list[Any]:
+    """The loss and the losses inside it."""
+    return [part for part in _modules(loss) if isinstance(part, Loss | PairLoss)]
+
+
 def _networks(loss: Any) -> list[nn.Module]:
     """The loss's modules, and what its parts use without owning it."""
-    parts = _modules(loss)
-    return parts[:1] + [network for part in parts if isinstance(part, Loss | PairLoss) for network in part.networks]
+    return _modules(loss)[:1] + [network for part in _terms(loss) for network in part.networks]

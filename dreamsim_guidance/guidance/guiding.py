@@ -69,7 +69,7 @@ def guide(
     checkpointing: bool = False,
     images_per_reference: int | None = None,
     callback: Callable[[Entry, Tensor], None] | None = None,
-    capture: Capture = "auto",
+    capture: Capture = False,
 ) -> Guide:
     """Guide every call of a diffusers pipeline in the `with` block by a loss on its images; yields the `Log`.
 
@@ -102,7 +102,9 @@ def guide(
         decoder is an AutoencoderTiny or AutoencoderKL or there is none, all terms of the loss are declared `capturable`, and
         nothing is offloaded or checkpointed. True also records other decoders and losses: what they read must not change but
         in place. False never does. The graphs hold the memory that one evaluation needs until the block ends. What cannot be
-        recorded runs as it is, and a log line at warning level gives the reason. Results are the same but for rounding.
+        recorded runs as it is, and a log line at warning level gives the reason. Results are the same but for rounding. Off by
+        default, because it has not run on a GPU yet. An AutoencoderKL in float16 that diffusers upcasts is copied, and recorded
+        anew, at every call of the pipeline.
 
     Raises `TypeError` for a loss that needs more than images and for arguments of a wrong type; `ValueError` for arguments out
     of range, for a pipeline without scheduler or with latents that cannot be decoded, and for a loss whose value does not
@@ -195,6 +197,8 @@ class Guide:
             if method.through_denoiser and method.strength > 0:
                 stack.push(_advise_on_memory)
                 stack.enter_context(frozen(pipe))
+            elif guidance.captured.capture is not False:
+                stack.push(_advise_on_memory)
             if guidance.checkpointing:
                 stack.enter_context(checkpointed(pipe))
             self._stacks.append(stack.pop_all())
@@ -216,7 +220,7 @@ def _advise_on_memory(
     """Add advice to a lack of memory: where the denoiser's graph is kept, its own passes may be what does not fit."""
     if isinstance(error, torch.OutOfMemoryError) and SAVINGS not in str(error):
         raise torch.OutOfMemoryError(
-            f"{error} The guidance keeps the denoiser's activations for its gradient. {SAVINGS}"
+            f"{error} The guidance keeps activations for its gradient, of the denoiser or in CUDA graphs. {SAVINGS}"
         ) from error
 
 

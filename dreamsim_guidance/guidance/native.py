@@ -88,6 +88,10 @@ class LossGuidance(BaseGuidance or object):  # type: ignore[misc]
         self._inputs: list[Tensor] = []
         self._hook: Any = None
 
+    def release(self) -> None:
+        """Drop recorded CUDA graphs (`capture=`) and their memory; the next call of the pipeline records anew."""
+        self._guidance.captured.release()
+
     def set_state(self, step: int, num_inference_steps: int, timestep: Any) -> None:
         super().set_state(step, num_inference_steps, timestep)
         self.inner.set_state(step=step, num_inference_steps=num_inference_steps, timestep=timestep)
@@ -185,6 +189,10 @@ class GuidanceCallback(PipelineCallback):  # type: ignore[misc]
             )
         self._run: GuidedRun | None = None
         self._before: tuple[Tensor, Level] | None = None
+
+    def release(self) -> None:
+        """Drop recorded CUDA graphs (`capture=`) and their memory; the next call of the pipeline records anew."""
+        self._guidance.captured.release()
 
     @property
     def tensor_inputs(self) -> list[str]:

@@ -12,7 +12,7 @@ is called without `at` uses the weights of step 0.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
 from torch import Tensor, nn
@@ -69,6 +69,11 @@ class _Term(nn.Module, Generic[Kind]):
     @property
     def networks(self) -> tuple[nn.Module, ...]:
         """Modules that this loss uses without owning them, so that `modules()` does not find them."""
+        return ()
+
+    @property
+    def capture_key(self) -> Hashable:
+        """What beside tensors and the step decides about the operations: for each value, a CUDA graph is recorded anew."""
         return ()
 
     @property

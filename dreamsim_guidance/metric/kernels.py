@@ -40,7 +40,7 @@ from torch import Tensor, nn
 from torch._guards import active_fake_mode
 from torch.autograd import forward_ad
 
-from dreamsim_guidance.tracing import transforms_active
+from dreamsim_guidance.tracing import transforms_active, without_autocast
 
 try:
     import triton
@@ -69,8 +69,8 @@ def usable(x: Tensor, *others: Tensor | None) -> bool:
 
     They need Triton, a CUDA device of capability 8.0 or higher (or Triton's interpreter), and ordinary tensors on that device
     in float16, bfloat16 or float32. They do not run inside transforms of `torch.func`, in forward-mode differentiation, with
-    fake tensors, and in `torch.compile`, whose Inductor fuses the plain operations itself. The first call on a device launches
-    a small kernel, to see whether Triton works there.
+    fake tensors, and in `torch.compile`, whose Inductor fuses the plain operations itself. The first call on a device compares
+    kernels and plain operations on a few numbers.
     """
     if torch.compiler.is_compiling() or triton is None or transforms_active() or active_fake_mode() is not None:
         return False
@@ -89,16 +89,30 @@ def usable(x: Tensor, *others: Tensor | None) -> bool:
 
 @cache
 def _works(device: torch.device) -> bool:
-    """Whether Triton compiles for this CUDA device: it needs a C compiler, which many containers lack."""
+    """Whether Triton compiles for this CUDA device, for which it needs a C compiler, and computes what plain operations do."""
     if torch.cuda.get_device_capability(device) < (8, 0):
         log.info("%s is older than Triton supports; the metric runs in plain operations", device)
         return False
     try:
-        _launch_activation((False,), torch.zeros(1, 16, device=device), None)
-    except Exception as error:  # of the compiler, the linker or the driver
-        log.warning("Triton does not work on %s, and the metric runs in plain operations, slower: %r", device, error)
-        return False
-    return True
+        if _trial(device):
+            return True
+        error: object = "its results differ from those of plain operations"
+    except Exception as raised:  # of the compiler, the linker or the driver
+        error = raised
+    log.warning("Triton does not work on %s, and the metric runs in plain operations, slower: %r", device, error)
+    return False
+
+
+@torch.no_grad()
+def _trial(device: torch.device) -> bool:
+    """Whether kernels and plain operations agree on a few numbers. Reads one of them back."""
+    with without_autocast(device):
+        z = torch.linspace(-4, 4, 240, device=device).view(2, 1, 3, 40)
+        flags, scale, shift, eps = (False, True), z[:, 0, 0], z[:, 0, 1], (1e-6, 1e-5)
+        pairs = [(_launch_activation(flags, z, shift), activate_eager(z, flags, shift))]
+        fused = _AddNorm.apply(z, z.flip(-1), None, shift, scale, shift, eps, torch.float32)
+        pairs += zip(fused, add_norm_eager(z, z.flip(-1), None, scale, shift, eps, torch.float32, shift), strict=True)
+        return bool(torch.stack([(a - b).abs().max() <= 1e-3 for a, b in pairs]).all())
 
 
 def add_norm(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -142,7 +142,10 @@ class Target(Loss):
             self.directions.copy_(directions)
             if self.mask is not None and mask is not None:
                 self.mask.copy_(mask)
-        self.references = pictures
+        if self.references is not None and pictures is not None and self.references.shape == pictures.shape:
+            self.references.copy_(pictures)
+        else:
+            self.references = pictures
         self._adapters = self.metric.adapter_state
 
     def warm_up(self, shapes: Iterable[tuple[int, int, int]], dtype: torch.dtype = torch.float32) -> None:
@@ -196,7 +199,11 @@ class Target(Loss):
     def _watch(self) -> Watch:
         return Watch([self.metric], lambda: (self.directions, self.mask, self.weights_of_references))
 
-    def _key(self) -> tuple[object, ...]:
+    @property
+    def capture_key(self) -> Hashable:
+        return (*self._key(), self._adapters)
+
+    def _key(self) -> tuple[Hashable, ...]:
         metric = self.metric
         return metric.adapter_state, metric.resize, metric.normalize_embeds, self.reduction, self.chosen
 

@@ -288,6 +288,36 @@ def test_refusals_say_what_to_do(unchecked: None) -> None:
         guide(tiny.pipe, tiny.loss(), capture="yes")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("change", ["resize", "swap", "normalize_embeds"])
+def test_a_target_that_changes_between_calls_is_recorded_anew(change: str, recorder: TapeRecorder) -> None:
+    tiny = build("sd")
+    metric = DreamSim("pocket")
+    target = metric.target(tiny.target())
+    distances: dict[bool, list[float]] = {}
+    for captured in (False, True):
+        metric.resize = metric.normalize_embeds = True
+        target.swap(tiny.target())
+        with guide(tiny.pipe, target, MPGD(0.1), capture=recorder if captured else False) as log:
+            tiny.call()
+            before = log.entries[0].distance
+            if change == "swap":
+                target.swap(tiny.target().flip(-1))
+            else:
+                setattr(metric, change, False)
+                target.swap(tiny.target())
+            tiny.call()
+        distances[captured] = [*before, *log.entries[0].distance]
+    assert distances[True] == pytest.approx(distances[False], rel=1e-4)
+    assert distances[False][0] != pytest.approx(distances[False][-1], rel=1e-3)
+
+
+def test_guidance_is_not_captured_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = build("sd")
+    monkeypatch.setattr(CapturedGradient, "_refused", lambda *_: pytest.fail("it was tried"))
+    with guide(tiny.pipe, tiny.loss(), MPGD(0.1)):
+        tiny.call()
+
+
 def test_weights_of_the_decoder_may_be_replaced_between_calls(recorder: TapeRecorder) -> None:
     tiny = build("sd")
     loss = tiny.loss()
@@ -316,6 +346,11 @@ def test_a_guider_runs_from_recordings_too(recorder: TapeRecorder) -> None:
         images.append(tiny.call())
     torch.testing.assert_close(images[1], images[0], rtol=1e-3, atol=1e-4)
     assert recorder.recorded == 1
+    tiny.call()
+    assert recorder.recorded == 1
+    tiny.pipe.guider.release()
+    tiny.call()
+    assert recorder.recorded == 2
 
 
 def test_a_target_that_is_captured_itself_guides_as_part_of_the_recording(recorder: TapeRecorder) -> None:

@@ -178,6 +178,10 @@ def test_the_room_works_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(module.activate(x, QUICK), activate_eager(x, QUICK))
 
 
+def activate_of(factor: float) -> Any:
+    return lambda quick, z, bias: factor * activate_eager(z, quick, bias)
+
+
 def test_a_device_on_which_triton_fails_gets_the_plain_operations(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -188,8 +192,13 @@ def test_a_device_on_which_triton_fails_gets_the_plain_operations(
     monkeypatch.setattr(kernels, "_launch_activation", fail)
     assert not kernels._works.__wrapped__(torch.device("cpu"))
     assert "Failed to find C compiler" in caplog.text
-    monkeypatch.setattr(kernels, "_launch_activation", lambda *_: None)
+    monkeypatch.setattr(kernels, "_launch_activation", activate_of(1.0))
+    monkeypatch.setattr(
+        kernels._AddNorm, "apply", lambda x, y, gamma, y_bias, *rest: add_norm_eager(x, y, gamma, *rest, y_bias)
+    )
     assert kernels._works.__wrapped__(torch.device("cpu"))
+    monkeypatch.setattr(kernels, "_launch_activation", activate_of(1.01))
+    assert not kernels._works.__wrapped__(torch.device("cpu")) and "results differ" in caplog.text
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
     assert not kernels._works.__wrapped__(torch.device("cpu"))
 

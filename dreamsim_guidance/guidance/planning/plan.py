@@ -126,7 +126,7 @@ def plan(
     views: int = 1,
     checkpointing: bool = False,
     images_per_reference: int | None = None,
-    capture: bool | Literal["auto"] = "auto",
+    capture: bool | Literal["auto"] = False,
     machine: Machine = ARITHMETIC,
     progress: bool = True,
     **call: Any,
@@ -139,8 +139,8 @@ def plan(
         not included.
     memory: of the device, in GiB (2^30 bytes). slowdown: acceptable seconds per step over those of the unguided step, at least
         1. By default there is no limit.
-    capture: as for `guide`, if `machine` is a GPU (`Machine.measured("cuda")`, `Machine.h200()`). For other machines, and by
-        default, time and memory are those without graphs.
+    capture: as for `guide`, if `machine` is a GPU (`Machine.measured("cuda")`, `Machine.h200()`). For other machines, time and
+        memory are those without graphs.
     machine: what an operation takes. By default arithmetic alone is counted, the same for every device, which suits large
         models on fast hosts; `Machine.measured(device, dtype)` and `Machine.h200()` include memory traffic and the launching
         of operations, which takes longer than the arithmetic of a loss on few images.
