@@ -176,9 +176,8 @@ class Graphs:
 
 def _traced(inputs: Sequence[Tensor]) -> bool:
     """Whether something else is recording, transforming or tracing the function now, or its inputs are no plain tensors."""
-    if (
-        torch._C._current_graph_task_id() != -1
-    ):  # in a backward pass, whose thread may not wait for a recording of another's
+    # in a backward pass: its thread must not wait for a recording, which waits for the thread
+    if torch._C._current_graph_task_id() != -1:
         return True
     if transforms_active() or any(type(x) not in (Tensor, nn.Parameter) for x in inputs):
         return True

@@ -190,6 +190,6 @@ def _adapter_tensors(ensemble: Ensemble, name: str) -> dict[str, Tensor]:
     """The adapter's values by names without its own: `branches.0.backbone.blocks.0.attn.qkv.lora_A.weight`."""
     tensors = {key: parameter.detach() for key, parameter in ensemble.named_parameters()}
     for stack in ensemble.stacks:
-        tensors |= {f"branches.{i}.backbone.blocks.{key}": row for i, key, row in stack.rows()}  # type: ignore[union-attr, operator]
+        tensors |= dict(stack.rows())  # type: ignore[union-attr, operator]
     part = re.compile(rf"(\.lora_[AB])\.{re.escape(name)}\.")
     return {part.sub(r"\1.", k): t for k, t in tensors.items() if k.startswith("branches.") and part.search(k)}

@@ -175,20 +175,17 @@ class Ensemble(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         """Load the weights of stacked towers into the stack, in place, if all are there; else into towers one by one."""
-        stacks = [(f"{prefix}stacks.{i}.blocks.", cast(Stack, stack)) for i, stack in enumerate(self.stacks)]
-        names = {
-            f"{start}{name}": [f"{prefix}branches.{place}.backbone.blocks.{name}" for place in stack.places]
-            for start, stack in stacks
-            for name, parameter in stack.blocks.named_parameters()
-            if all(
-                getattr(state_dict.get(f"{prefix}branches.{place}.backbone.blocks.{name}"), "shape", None)
-                == parameter.shape[1:]
-                for place in stack.places
-            )
-        }
-        if len(names) == sum(len(list(stack.blocks.parameters())) for _, stack in stacks):
-            for stacked, rows in names.items():
-                state_dict[stacked] = torch.stack([state_dict.pop(row) for row in rows])
+        rows: dict[str, list[str]] = {}
+        complete = True
+        for i, module in enumerate(self.stacks):
+            stack = cast(Stack, module)
+            for name, parameter in stack.blocks.named_parameters():
+                keys = [prefix + key for key in stack.keys(name)]
+                rows[f"{prefix}stacks.{i}.blocks.{name}"] = keys
+                complete &= all(getattr(state_dict.get(key), "shape", None) == parameter.shape[1:] for key in keys)
+        if complete:
+            for name, keys in rows.items():
+                state_dict[name] = torch.stack([state_dict.pop(key) for key in keys])
         else:
             self._unstack()  # stacked again when all is loaded
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
@@ -293,8 +290,8 @@ def _name_rows(ensemble: Ensemble, state: dict[str, Tensor], prefix: str, _: obj
         for name, _parameter in stack.blocks.named_parameters():
             stacked = state.pop(f"{prefix}stacks.{i}.blocks.{name}")
             kept = isinstance(stacked, nn.Parameter)  # keep_vars=True
-            for place, row in zip(stack.places, stacked.unbind(0), strict=True):
-                state[f"{prefix}branches.{place}.backbone.blocks.{name}"] = row if kept else row.clone()
+            for key, row in zip(stack.keys(name), stacked.unbind(0), strict=True):
+                state[prefix + key] = row if kept else row.clone()
     metadata = getattr(state, "_metadata", {})
     for name in [name for name in metadata if name.startswith(f"{prefix}stacks")]:
         del metadata[name]

@@ -355,11 +355,14 @@ class Stack(nn.Module):
         """Whether there are adapters with dropout, which acts in training mode, in towers that run one by one."""
         return any(_drops(module) for skeleton in self.skeletons for module in skeleton.modules())
 
-    def rows(self) -> Iterator[tuple[int, str, Tensor]]:
-        """The parameters of the towers: place of the branch, name below its blocks, and value, which is a view."""
+    def keys(self, name: str) -> list[str]:
+        """What the rows of the stacked parameter `name` of the blocks are called in an ensemble of towers one by one."""
+        return [f"branches.{place}.backbone.blocks.{name}" for place in self.places]
+
+    def rows(self) -> Iterator[tuple[str, Tensor]]:
+        """The parameters of the towers by their names in the ensemble; the values are views."""
         for name, parameter in self.blocks.named_parameters():
-            for place, row in zip(self.places, parameter.detach().unbind(0), strict=True):
-                yield place, name, row
+            yield from zip(self.keys(name), parameter.detach().unbind(0), strict=True)
 
     def set_adapter(self, name: str | None) -> None:
         """Make one adapter the active one, of the stack alone: `adapters.set_adapter` does it for the skeletons too."""
@@ -369,15 +372,13 @@ class Stack(nn.Module):
 
     def dissolve(self, branches: Sequence[Branch]) -> None:
         """Give the blocks back to the branches of the ensemble."""
-        values: dict[int, dict[str, Tensor]] = {place: {} for place in self.places}
-        with torch.inference_mode(False):
-            for place, name, row in self.rows():
-                values[place][name] = row.clone()
-        trained = {name: parameter.requires_grad for name, parameter in self.blocks.named_parameters()}
-        for place, skeleton in zip(self.places, self.skeletons, strict=True):
-            skeleton.load_state_dict(values[place], assign=True)
+        stacked = dict(self.blocks.named_parameters())
+        for i, (place, skeleton) in enumerate(zip(self.places, self.skeletons, strict=True)):
+            with torch.inference_mode(False):
+                values = {name: parameter.detach()[i].clone() for name, parameter in stacked.items()}
+            skeleton.load_state_dict(values, assign=True)
             for name, parameter in skeleton.named_parameters():
-                parameter.requires_grad_(trained[name])
+                parameter.requires_grad_(stacked[name].requires_grad)
             branches[place].backbone.blocks = skeleton.train(branches[place].training)
 
     def forward(self, branches: Sequence[Branch], images: Image, names: Names | None = None) -> list[Tensor]:
