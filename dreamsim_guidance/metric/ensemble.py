@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from dreamsim_guidance.metric.backbones import Branch, BranchConfig
 from dreamsim_guidance.metric.loss_scale import LossScale, computes_in_float16
 from dreamsim_guidance.metric.low_rank import Names
-from dreamsim_guidance.metric.stacked import Stack, groups, obstacle, without_blocks
+from dreamsim_guidance.metric.stackable import groups, obstacle
+from dreamsim_guidance.metric.stacked import Stack, without_blocks
 from dreamsim_guidance.preprocess import resize
 from dreamsim_guidance.tracing import transforms_active
 from dreamsim_guidance.types import Embedding, Image
