@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 import io
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from device_waits import waiting_is_an_error
 from torch import Tensor
 
 from dreamsim_guidance import DreamSim
@@ -31,18 +32,6 @@ def assert_close(ours: tuple[Tensor, Tensor], theirs: tuple[Tensor, Tensor], tol
         assert a.isfinite().all() and (a - b).norm() <= tolerance * b.norm()
 
 
-@pytest.fixture
-def errors_for_waiting(device: str) -> Iterator[Callable[[bool], None]]:
-    """A switch: whether an operation that makes the host wait for the device is an error."""
-
-    def switch(on: bool) -> None:
-        if device == "cuda":
-            torch.cuda.set_sync_debug_mode("error" if on else "default")
-
-    yield switch
-    switch(False)
-
-
 def test_numbers_are_those_of_the_cpu(pocket: DreamSim, images: Tensor, reference: Tensor) -> None:
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
@@ -56,13 +45,11 @@ def test_numbers_are_those_of_the_cpu(pocket: DreamSim, images: Tensor, referenc
     assert_close(ours, exact, 1e-3)  # convolutions on a GPU may round their input to tf32
 
 
-def test_a_step_never_waits_for_the_device(
-    pocket: DreamSim, images: Tensor, reference: Tensor, errors_for_waiting: Callable[[bool], None]
-) -> None:
+def test_a_step_never_waits_for_the_device(pocket: DreamSim, images: Tensor, reference: Tensor) -> None:
     target, leaf = pocket.target(reference), images.clone().requires_grad_()
     torch.autograd.grad(target(leaf).sum(), leaf)  # the first step may prepare things
-    errors_for_waiting(True)
-    torch.autograd.grad(target(leaf).sum(), leaf)
+    with waiting_is_an_error():
+        torch.autograd.grad(target(leaf).sum(), leaf)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 0.02), (torch.bfloat16, 0.1)], ids=str)

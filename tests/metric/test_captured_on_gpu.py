@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Iterator
 
 import pytest
 import torch
+from device_waits import waiting_is_an_error
 from torch import Tensor
 
 from dreamsim_guidance import DreamSim
@@ -28,13 +28,6 @@ def pocket() -> DreamSim:
 @pytest.fixture
 def reference() -> Tensor:
     return torch.rand(1, 3, 64, 64, device="cuda")
-
-
-@pytest.fixture
-def strict() -> Iterator[None]:
-    before = torch.cuda.get_sync_debug_mode()
-    yield
-    torch.cuda.set_sync_debug_mode(before)
 
 
 def value_and_gradient(target: object, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -59,13 +52,13 @@ def test_a_replay_gives_value_and_gradient_of_the_target(on_card: DreamSim, refe
     assert captured._graphs is not None and len(captured._graphs) == 4 and not captured._graphs._logged
 
 
-def test_a_replay_does_not_wait_for_the_device(pocket: DreamSim, reference: Tensor, strict: None) -> None:
+def test_a_replay_does_not_wait_for_the_device(pocket: DreamSim, reference: Tensor) -> None:
     target = pocket.target(reference, capture=True)
     images = torch.rand(2, 3, 64, 64, device="cuda")
     value_and_gradient(target, images)
     torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    value_and_gradient(target, images)
+    with waiting_is_an_error():
+        value_and_gradient(target, images)
 
 
 def test_other_streams_and_threads_get_their_own_results(pocket: DreamSim, reference: Tensor) -> None:
@@ -141,9 +134,9 @@ def test_the_card_is_usable_after_a_failed_recording(
 ) -> None:
     images = torch.rand(2, 3, 64, 64, device="cuda")
     expected = value_and_gradient(pocket.target(reference), images)
-    directions = pocket.directions
+    directions = type(pocket).directions
     target = pocket.target(reference, capture=True)
-    monkeypatch.setattr(type(pocket), "directions", lambda self, x, mask=None: Waiting.apply(directions(x, mask)))
+    monkeypatch.setattr(type(pocket), "directions", lambda *inputs: Waiting.apply(directions(*inputs)))
     for _ in range(2):
         assert_same(value_and_gradient(target, images), expected)
     assert len(caplog.records) == 1 and "not run as a CUDA graph" in caplog.text

@@ -51,11 +51,11 @@ class TinyPipeline:
         return unet if unet is not None else self.pipe.transformer
 
     def cast(self, value: Any) -> Any:
-        """Embeddings in the denoiser's dtype; pictures and everything else as they are."""
+        """Embeddings in the denoiser's dtype and on its device, as text encoders give them; everything else as it is."""
         if isinstance(value, list):
             return [self.cast(item) for item in value]
         embedding = isinstance(value, Tensor) and value.is_floating_point() and value.ndim < 4
-        return value.to(self.denoiser.dtype) if embedding else value
+        return value.to(self.denoiser.device, self.denoiser.dtype) if embedding else value
 
 
 def squared_distance(target: Tensor) -> Callable[[Tensor], Tensor]:
