@@ -1,24 +1,27 @@
-"""Residual sums with layer norm, and activations, of stacked transformers: one kernel each way.
+"""Residual sums with layer norm, activations, and attention of stacked transformers: one kernel each way.
 
 A stack holds the tokens of k towers of equal shape as one tensor `(k, b, n, d)`. Its matrix products are batched over the
-towers; what lies between them only moves memory, and is fused here:
+towers; what lies between them is fused here:
 
     add_norm:  x' = x + gamma (y + y_bias),   normed = (x' - mean) / sqrt(var + eps) * weight + bias
     activate:  a = z Phi(z)  (GELU)   or   a = z sigmoid(1.702 z)  (QuickGELU),   with z + bias in place of z
+    attend:    y = softmax(q k^T / sqrt(c)) v,   with q, k, v + bias read from, and their gradient written to, one tensor
 
-`add_norm` and `activate` run Triton kernels where `usable` says that they can, and otherwise `add_norm_eager` and
-`activate_eager`: the same functions in plain operations, which also serve the tests as reference. The kernels compute in
-float32 and differentiate with respect to tokens only; a parameter that requires a gradient selects the plain operations. Second
-derivatives (`create_graph=True`) are computed in plain operations too.
+They run Triton kernels where `usable` says that they can, and otherwise `add_norm_eager`, `activate_eager` and `attend_eager`:
+the same functions in plain operations, which also serve the tests as reference. The kernels compute in float32, attention its
+products in half precision, and differentiate with respect to tokens only; a parameter that requires a gradient selects the
+plain operations. Second derivatives (`create_graph=True`) are computed in plain operations too.
 
-Matrix products may leave their bias to these functions: on CUDA, `torch.baddbmm` first copies the bias to the whole output, and
-the product reads that back, whereas here the bias costs neither a kernel nor a pass over the tokens.
+Matrix products leave their bias to these functions: on CUDA, `torch.baddbmm` first copies the bias to the whole output, and the
+product reads that back, whereas here the bias costs neither a kernel nor a pass over the tokens. PyTorch's attention gives the
+gradients of queries, keys and values as three tensors; putting them together took as long as attention itself (64 images on an
+H200), and here they are written to their places.
 
 Nothing waits for the device, so that calls can be captured in a CUDA graph after a warm-up, which compiles the kernels. With
 TRITON_INTERPRET=1 in the environment, Triton's interpreter runs the kernels on the CPU: slow, and meant for tests. This file is
 long because each kernel stays beside the function that it must equal.
 
-Ba et al., Layer Normalization, 2016; Hendrycks and Gimpel, Gaussian Error Linear Units, 2016.
+Ba et al., Layer Normalization, 2016; Hendrycks and Gimpel, Gaussian Error Linear Units, 2016; Dao, FlashAttention-2, ICLR 2024.
 """
 
 from __future__ import annotations
@@ -40,6 +43,7 @@ from torch import Tensor, nn
 from torch._guards import active_fake_mode
 from torch.autograd import forward_ad
 
+from dreamsim_guidance.metric import vit
 from dreamsim_guidance.tracing import transforms_active, without_autocast
 
 try:
@@ -48,7 +52,7 @@ try:
 except ImportError:  # it is made for Linux only
     triton = None  # type: ignore[assignment]
 
-__all__ = ["activate", "activate_eager", "add_norm", "add_norm_eager", "usable"]
+__all__ = ["activate", "activate_eager", "add_norm", "add_norm_eager", "attend", "attend_eager", "usable"]
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +64,12 @@ _WIDEST = 4096
 """Largest d: a row of tokens stays in the registers of one program."""
 _BLOCK = 1024
 """Elements of one program of the activation."""
+_HEADS_WIDTHS = (16, 32, 64, 128)
+"""Features of one head that the attention kernels take."""
+_MOST_TOKENS = 1024
+"""Longer sequences are left to PyTorch's attention, which is made for them."""
+_TILE = 64
+"""Queries and keys of one tile of attention."""
 
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton, too, reads it once
 
@@ -112,7 +122,24 @@ def _trial(device: torch.device) -> bool:
         pairs = [(_launch_activation(flags, z, shift), activate_eager(z, flags, shift))]
         fused = _AddNorm.apply(z, z.flip(-1), None, shift, scale, shift, eps, torch.float32)
         pairs += zip(fused, add_norm_eager(z, z.flip(-1), None, scale, shift, eps, torch.float32, shift), strict=True)
-        return bool(torch.stack([(a - b).abs().max() <= 1e-3 for a, b in pairs]).all())
+        packed = z.sin().half().view(1, 1, 5, 48)
+        pairs += zip(_attention_and_gradient(packed), _plain_attention_and_gradient(packed), strict=True)
+        return bool(
+            torch.stack([(a - b).abs().max() <= (1e-3 if a.dtype == torch.float32 else 1e-2) for a, b in pairs]).all()
+        )
+
+
+def _attention_and_gradient(packed: Tensor) -> tuple[Tensor, Tensor]:
+    """Attention of one head, and the gradient of its sum, by the kernels."""
+    y, statistics = _launch_attention(packed, None, 1)
+    return y, _launch_attention_gradient(packed, None, 1, y, statistics, torch.ones_like(y))
+
+
+def _plain_attention_and_gradient(packed: Tensor) -> tuple[Tensor, Tensor]:
+    with torch.enable_grad():
+        leaf = packed.detach().requires_grad_()
+        y = attend_eager(leaf, 1)
+        return y.detach(), torch.autograd.grad(y.sum(), leaf)[0]
 
 
 def add_norm(
@@ -194,6 +221,46 @@ def activate_eager(
 ) -> Float[Tensor, "k *rows f"]:
     """`activate` in plain operations, for every dtype, device and transform, and with gradients of all arguments."""
     return _per_kind(quick, lambda z: z * torch.sigmoid(_QUICK * z), F.gelu, _biased(z, bias))
+
+
+def attend(
+    packed: Float[Tensor, "k b n e"], heads: int, bias: Float[Tensor, "k e"] | None = None
+) -> Float[Tensor, "k b n d"]:
+    """Attention of all tokens to all tokens of each image.
+
+    packed: queries, keys and values of all heads, side by side, so that e = 3 d.
+    bias: added to them; None is 0. The part of the keys changes no result, and gets no gradient.
+    """
+    n, c = packed.shape[2], packed.shape[3] // (3 * heads)
+    if (
+        packed.dtype in (torch.float16, torch.bfloat16)
+        and c in _HEADS_WIDTHS
+        and n <= _MOST_TOKENS
+        and packed.is_contiguous()
+        and _frozen(bias)
+        and usable(packed, bias)
+    ):
+        return _Attend.apply(packed, bias, heads)  # type: ignore[no-any-return]
+    return attend_eager(packed, heads, bias)
+
+
+def attend_eager(
+    packed: Float[Tensor, "k b n e"], heads: int, bias: Float[Tensor, "k e"] | None = None
+) -> Float[Tensor, "k b n d"]:
+    """`attend` by PyTorch's own attention, for every dtype, device and transform, and with gradients of all arguments."""
+    return _with_heads(packed, heads, bias, vit.attention)
+
+
+def _with_heads(
+    packed: Tensor, heads: int, bias: Tensor | None, attention: Callable[[Tensor, Tensor, Tensor], Tensor]
+) -> Tensor:
+    if bias is not None:
+        if bias.requires_grad:  # see `vit._project`
+            b_q, b_k, b_v = bias.chunk(3, -1)
+            bias = torch.cat([b_q, b_k.detach(), b_v], -1)
+        packed = packed + bias.to(packed.dtype)[:, None, None]
+    q, k, v = packed.flatten(0, 1).unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+    return attention(q, k, v).transpose(1, 2).flatten(2).unflatten(0, packed.shape[:2])
 
 
 def _frozen(*parameters: Tensor | None) -> bool:
@@ -312,6 +379,27 @@ class _Activate(torch.autograd.Function):
         return _launch_activation(ctx.quick, z, bias, g), None, None
 
 
+class _Attend(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, packed: Tensor, bias: Tensor | None, heads: int) -> Tensor:
+        y, statistics = _launch_attention(packed, bias, heads)
+        ctx.save_for_backward(packed, bias, y, statistics)
+        ctx.heads = heads
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (g,) = gradients
+        packed, bias, y, statistics = ctx.saved_tensors
+        if torch.is_grad_enabled() or not usable(packed, g):
+            with torch.enable_grad():
+                leaf = packed if packed.requires_grad else packed.detach().requires_grad_()
+                plain = _with_heads(leaf, ctx.heads, bias, vit.plain_attention)
+            (g_packed,) = torch.autograd.grad(plain, leaf, g, create_graph=torch.is_grad_enabled())
+            return g_packed, None, None
+        return _launch_attention_gradient(packed, bias, ctx.heads, y, statistics, g), None, None
+
+
 def _quick_gradient(g: Tensor, z: Tensor) -> Tensor:
     s = torch.sigmoid(_QUICK * z)
     return g * (s + _QUICK * z * s * (1 - s))
@@ -337,6 +425,30 @@ def _launch_activation(quick: tuple[bool, ...], z: Tensor, bias: Tensor | None, 
     tensors = (*_contiguous(z, bias, g), out)
     _launch(_activate_rows, (rows, z.shape[0]), z.device, *tensors, flags, width, block, num_warps=_warps(block))
     return out
+
+
+def _launch_attention(packed: Tensor, bias: Tensor | None, heads: int) -> tuple[Tensor, Tensor]:
+    """Attention, and for each head and query the logarithm (base 2) of the sum of its weights, in float32."""
+    towers, batch, n, width = packed.shape
+    y = packed.new_empty((towers, batch, n, width // 3))
+    statistics = packed.new_empty((towers * batch * heads, n), dtype=torch.float32)
+    c = width // 3 // heads
+    tensors = (packed, *_contiguous(bias), y, statistics)
+    grid = (-(-n // _TILE), towers * batch * heads)
+    _launch(_attention_forward, grid, packed.device, *tensors, n, batch, c**-0.5, heads, c, _TILE, num_warps=4)
+    return y, statistics
+
+
+def _launch_attention_gradient(
+    packed: Tensor, bias: Tensor | None, heads: int, y: Tensor, statistics: Tensor, g: Tensor
+) -> Tensor:
+    towers, batch, n, width = packed.shape
+    g_packed = torch.empty_like(packed)
+    c = width // 3 // heads
+    tensors = (packed, *_contiguous(bias), y, statistics, g.to(packed.dtype).contiguous(), g_packed)
+    grid = (2 * -(-n // _TILE), towers * batch * heads)
+    _launch(_attention_backward, grid, packed.device, *tensors, n, batch, c**-0.5, heads, c, _TILE, num_warps=4)
+    return g_packed
 
 
 def _contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
@@ -449,3 +561,118 @@ def _activate_rows(z, bias, g, out, QUICK: tl.constexpr, WIDTH: tl.constexpr, BL
     if g is not None:
         value = slope * tl.load(g + row * WIDTH + columns, inside, other=0.0).to(tl.float32)
     tl.store(out + row * WIDTH + columns, value.to(out.dtype.element_ty), inside)
+
+
+@no_type_check
+def _attention_forward(
+    packed, bias, y, statistics, n, batch, scale, HEADS: tl.constexpr, C: tl.constexpr, TILE: tl.constexpr
+):
+    """One tile of queries of one head of one image. Weights are kept relative to the largest so far."""
+    tile = tl.program_id(0) * TILE
+    place = tl.program_id(1)  # (tower, image, head)
+    image = (place // HEADS).to(tl.int64)
+    columns = tl.arange(0, C)
+    head = place % HEADS * C + columns
+    width: tl.constexpr = HEADS * C
+    packed += image * n * 3 * width
+    rows = tile + tl.arange(0, TILE)
+    inside = (rows < n)[:, None]
+    q = tl.load(packed + rows[:, None] * (3 * width) + head[None, :], inside, other=0.0)
+    if bias is not None:
+        bias += image // batch * 3 * width
+        q = (q.to(tl.float32) + tl.load(bias + head).to(tl.float32)[None, :]).to(packed.dtype.element_ty)
+    largest = tl.full((TILE,), float("-inf"), tl.float32)
+    total = tl.zeros((TILE,), tl.float32)
+    result = tl.zeros((TILE, C), tl.float32)
+    for start in range(0, n, TILE):
+        keys = start + tl.arange(0, TILE)
+        where = packed + keys[:, None] * (3 * width) + head[None, :]
+        k = tl.load(where + width, (keys < n)[:, None], other=0.0)
+        v = tl.load(where + 2 * width, (keys < n)[:, None], other=0.0)
+        scores = tl.dot(q, tl.trans(k)) * (scale * 1.4426950408889634)
+        scores = tl.where((keys < n)[None, :], scores, float("-inf"))
+        now = tl.maximum(largest, tl.max(scores, 1))
+        weights = tl.exp2(scores - now[:, None])
+        shrink = tl.exp2(largest - now)
+        total = total * shrink + tl.sum(weights, 1)
+        result = result * shrink[:, None] + tl.dot(weights.to(v.dtype), v)
+        largest = now
+    result /= total[:, None]
+    if bias is not None:  # the weights of the values sum to one
+        result += tl.load(bias + 2 * width + head).to(tl.float32)[None, :]
+    y += image * n * width
+    tl.store(y + rows[:, None] * width + head[None, :], result.to(y.dtype.element_ty), inside)
+    tl.store(statistics + place.to(tl.int64) * n + rows, largest + tl.log2(total), rows < n)
+
+
+@no_type_check
+def _attention_backward(
+    packed, bias, y, statistics, g, g_packed, n, batch, scale, HEADS: tl.constexpr, C: tl.constexpr, TILE: tl.constexpr
+):
+    """Gradient of one tile of keys and values or, in the second half of the programs, of queries.
+
+    With weights P, values V, and gradients G of the outputs Y, the gradient of the scores is P (G V^T - rowsum(G Y)).
+    """
+    tiles = tl.num_programs(0) // 2
+    place = tl.program_id(1)
+    image = (place // HEADS).to(tl.int64)
+    columns = tl.arange(0, C)
+    head = place % HEADS * C + columns
+    width: tl.constexpr = HEADS * C
+    packed += image * n * 3 * width
+    g_packed += image * n * 3 * width
+    y += image * n * width
+    g += image * n * width
+    statistics += place.to(tl.int64) * n
+    unit: tl.constexpr = packed.dtype.element_ty
+    b_q = tl.zeros((C,), tl.float32)
+    b_v = tl.zeros((C,), tl.float32)
+    if bias is not None:
+        bias += image // batch * 3 * width
+        b_q += tl.load(bias + head).to(tl.float32)
+        b_v += tl.load(bias + 2 * width + head).to(tl.float32)
+    rows = tl.program_id(0) % tiles * TILE + tl.arange(0, TILE)
+    inside = (rows < n)[:, None]
+    mine = packed + rows[:, None] * (3 * width) + head[None, :]
+    into = g_packed + rows[:, None] * (3 * width) + head[None, :]
+    if tl.program_id(0) < tiles:
+        k = tl.load(mine + width, inside, other=0.0)
+        v = tl.load(mine + 2 * width, inside, other=0.0)
+        g_k = tl.zeros((TILE, C), tl.float32)
+        g_v = tl.zeros((TILE, C), tl.float32)
+        for start in range(0, n, TILE):
+            queries = start + tl.arange(0, TILE)
+            there = (queries < n)[:, None]
+            q = tl.load(packed + queries[:, None] * (3 * width) + head[None, :], there, other=0.0)
+            q = (q.to(tl.float32) + b_q[None, :]).to(unit)
+            at = queries[:, None] * width + head[None, :]
+            slope = tl.load(g + at, there, other=0.0)
+            values = tl.load(y + at, there, other=0.0).to(tl.float32) - b_v[None, :]
+            common = tl.sum(slope.to(tl.float32) * values, 1)
+            normaliser = tl.load(statistics + queries, queries < n, other=float("inf"))
+            scores = tl.dot(k, tl.trans(q)) * (scale * 1.4426950408889634)
+            weights = tl.exp2(scores - normaliser[None, :])
+            g_v += tl.dot(weights.to(unit), slope)
+            g_scores = weights * (tl.dot(v, tl.trans(slope)) - common[None, :])
+            g_k += tl.dot(g_scores.to(unit), q)
+        tl.store(into + width, (g_k * scale).to(unit), inside)
+        tl.store(into + 2 * width, g_v.to(unit), inside)
+    else:
+        q = (tl.load(mine, inside, other=0.0).to(tl.float32) + b_q[None, :]).to(unit)
+        at = rows[:, None] * width + head[None, :]
+        slope = tl.load(g + at, inside, other=0.0)
+        values = tl.load(y + at, inside, other=0.0).to(tl.float32) - b_v[None, :]
+        common = tl.sum(slope.to(tl.float32) * values, 1)
+        normaliser = tl.load(statistics + rows, rows < n, other=float("inf"))
+        g_q = tl.zeros((TILE, C), tl.float32)
+        for start in range(0, n, TILE):
+            keys = start + tl.arange(0, TILE)
+            where = packed + keys[:, None] * (3 * width) + head[None, :]
+            k = tl.load(where + width, (keys < n)[:, None], other=0.0)
+            v = tl.load(where + 2 * width, (keys < n)[:, None], other=0.0)
+            scores = tl.dot(q, tl.trans(k)) * (scale * 1.4426950408889634)
+            scores = tl.where((keys < n)[None, :], scores, float("-inf"))
+            weights = tl.exp2(scores - normaliser[:, None])
+            g_scores = weights * (tl.dot(slope, tl.trans(v)) - common[:, None])
+            g_q += tl.dot(g_scores.to(unit), k)
+        tl.store(into, (g_q * scale).to(unit), inside)

@@ -70,11 +70,9 @@ class _Norm(_Rows):
 class _Linear(_Rows):
     """A linear layer; weight `(k, out, in)`, bias `(k, out)` or None."""
 
-    def forward(self, x: Tensor, names: Names | None = None, bias: Tensor | None = None) -> Tensor:
-        """`x W^T + bias` of tokens `(k, b, n, in)`. In most places what comes next adds the layer's own bias."""
-        rows, weight = x.flatten(1, 2), cast(Tensor, self.weight)
-        y = torch.bmm(rows, weight.mT) if bias is None else torch.baddbmm(bias[:, None], rows, weight.mT)
-        return y.unflatten(1, x.shape[1:3])
+    def forward(self, x: Tensor, names: Names | None = None) -> Tensor:
+        """`x W^T` of tokens `(k, b, n, in)`; what comes next adds the bias."""
+        return torch.bmm(x.flatten(1, 2), cast(Tensor, self.weight).mT).unflatten(1, x.shape[1:3])
 
 
 class _Adapted(nn.Module):
@@ -96,9 +94,9 @@ class _Adapted(nn.Module):
     def bias(self) -> Tensor | None:
         return self.base_layer.bias
 
-    def forward(self, x: Tensor, names: Names | None = None, bias: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, names: Names | None = None) -> Tensor:
         """`base_layer(x)` with the adapters in `names`; None: with the active one."""
-        y = self.base_layer(x, bias=bias)
+        y = self.base_layer(x)
         adapters = {
             name: LowRank(cast(Tensor, self.lora_A[name].weight), cast(Tensor, self.lora_B[name].weight), scale)
             for name, scale in self.scaling.items()
@@ -121,15 +119,8 @@ class _Attention(nn.Module):
         """What attention adds to the tokens, without the bias of `proj`."""
         if class_only and isinstance(self.qkv, _Linear):
             return self.proj(self._class_token(x, self.qkv), names)
-        k, b, n, d = x.shape
-        bias = self.qkv.bias
-        if bias is not None and bias.requires_grad:  # see `vit._project`
-            b_q, b_k, b_v = bias.chunk(3, -1)
-            bias = torch.cat([b_q, b_k.detach(), b_v], -1)
-        packed = self.qkv(x, names, bias).view(k * b, n, 3, self.heads, d // self.heads)
-        q, keys, v = packed.permute(2, 0, 3, 1, 4)
-        y = vit.attention(q[:, :, :1] if class_only else q, keys, v)
-        return self.proj(y.transpose(1, 2).reshape(k, b, 1 if class_only else n, d), names)
+        y = kernels.attend(self.qkv(x, names), self.heads, self.qkv.bias)
+        return self.proj(y[:, :, :1] if class_only else y, names)
 
     def _class_token(self, x: Tensor, qkv: _Linear) -> Tensor:
         """Attention of the class token alone, by the same products as `vit._attend_class`: `(k, b, n, d) -> (k, b, 1, d)`."""

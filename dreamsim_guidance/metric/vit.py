@@ -35,7 +35,7 @@ from dreamsim_guidance.metric.low_rank import Names, linear
 from dreamsim_guidance.tracing import transforms_active, without_autocast
 from dreamsim_guidance.types import Image
 
-__all__ = ["attention", "embed_patches", "is_plain", "norm", "stream", "tokens"]
+__all__ = ["attention", "embed_patches", "is_plain", "norm", "plain_attention", "stream", "tokens"]
 
 _QUICK = 1.702
 
@@ -254,11 +254,11 @@ def attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
     if dropout or torch.compiler.is_compiling():
         return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
     if transforms_active() or forward_ad.unpack_dual(q).tangent is not None:
-        return _plain_attention(q, k, v)
+        return plain_attention(q, k, v)
     return _Attention.apply(q, k, v)  # type: ignore[no-any-return]
 
 
-def _plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attention in operations that all of PyTorch's differentiation and vectorisation know."""
     return (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(-1) @ v
 
@@ -285,7 +285,7 @@ class _Attention(torch.autograd.Function):
         if torch.is_grad_enabled():
             q, k, v = ctx.saved_tensors
             wanted = [t for t in (q, k, v) if t.requires_grad]
-            results = iter(torch.autograd.grad(_plain_attention(q, k, v), wanted, gradient, create_graph=True))
+            results = iter(torch.autograd.grad(plain_attention(q, k, v), wanted, gradient, create_graph=True))
         else:
             inputs, y = ctx.fused
             wanted = [t for t in inputs if t.requires_grad]

@@ -28,7 +28,15 @@ from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.func import grad, jvp, vmap
 
 from dreamsim_guidance.metric import kernels
-from dreamsim_guidance.metric.kernels import activate, activate_eager, add_norm, add_norm_eager, usable
+from dreamsim_guidance.metric.kernels import (
+    activate,
+    activate_eager,
+    add_norm,
+    add_norm_eager,
+    attend,
+    attend_eager,
+    usable,
+)
 
 EQUAL, MIXED = (1e-6, 1e-6, 1e-6), (1e-3, 0.1, 1.0)
 QUICK = (False, True, False)
@@ -123,6 +131,16 @@ def test_runs_of_equal_towers_keep_their_order(quick: tuple[bool, ...]) -> None:
     torch.testing.assert_close(activate_eager(z, quick), torch.stack(expected))
 
 
+@pytest.mark.parametrize("biased", [True, False])
+def test_the_plain_attention_is_that_of_each_head(biased: bool) -> None:
+    packed, bias = torch.randn(2, 3, 5, 36, dtype=torch.float64), torch.randn(2, 36, dtype=torch.float64)
+    y = attend_eager(packed, 3, bias if biased else None)
+    q, k, v = (packed + bias[:, None, None] if biased else packed).view(2, 3, 5, 3, 3, 4).unbind(3)
+    for head in range(3):
+        scores = q[..., head, :] @ k[..., head, :].mT / 2
+        torch.testing.assert_close(y.view(2, 3, 5, 3, 4)[..., head, :], scores.softmax(-1) @ v[..., head, :])
+
+
 @pytest.mark.parametrize("eps", [EQUAL, MIXED])
 def test_the_plain_operations_can_be_differentiated_twice(eps: Any) -> None:
     x, y = torch.randn(2, 3, 1, 2, 4, dtype=torch.float64)
@@ -137,6 +155,12 @@ def test_the_plain_operations_can_be_differentiated_twice(eps: Any) -> None:
     z, bias = x.detach().requires_grad_(), torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
     assert gradcheck(lambda z, bias: activate_eager(z, QUICK, bias), (z, bias), check_forward_ad=True)
     assert gradgradcheck(lambda z, bias: activate_eager(z, QUICK, bias), (z, bias))
+    packed, bias = (
+        torch.randn(2, 1, 3, 12, dtype=torch.float64).requires_grad_(),
+        torch.randn(2, 12, dtype=torch.float64),
+    )
+    assert gradcheck(lambda packed: attend_eager(packed, 2, bias), packed)
+    assert gradgradcheck(lambda packed: attend_eager(packed, 2, bias), packed)
 
 
 @pytest.mark.parametrize("eps", [EQUAL, MIXED])
@@ -193,6 +217,7 @@ def test_a_device_on_which_triton_fails_gets_the_plain_operations(
     assert not kernels._works.__wrapped__(torch.device("cpu"))
     assert "Failed to find C compiler" in caplog.text
     monkeypatch.setattr(kernels, "_launch_activation", activate_of(1.0))
+    monkeypatch.setattr(kernels, "_attention_and_gradient", kernels._plain_attention_and_gradient)
     monkeypatch.setattr(
         kernels._AddNorm, "apply", lambda x, y, gamma, y_bias, *rest: add_norm_eager(x, y, gamma, *rest, y_bias)
     )
@@ -216,7 +241,7 @@ def test_kernels_agree_in_the_interpreter() -> None:
         text=True,
     )
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-1000:]
-    assert " 2 skipped" in done.stdout  # those that need a card; without the interpreter it would be all
+    assert " 6 skipped" in done.stdout  # those that need a card; without the interpreter it would be all
 
 
 COMPILED: list[tuple[Callable[..., None], dict[str, object], dict[str, str]]] = [
@@ -240,6 +265,11 @@ COMPILED: list[tuple[Callable[..., None], dict[str, object], dict[str, str]]] = 
         (kernels._activate_rows, {"QUICK": quick, "WIDTH": 3072, "BLOCK": 1024, **absent}, {})
         for quick, absent in ((0b010, {}), (0b111, {"g": None, "bias": None}), (0, {"g": None}))
     ),
+    *(
+        (kernel, {"HEADS": 12, "C": 64, "TILE": 64, **absent}, {"statistics": "*fp32", "n": "i32", "batch": "i32"})
+        for kernel in (kernels._attention_forward, kernels._attention_backward)
+        for absent in ({}, {"bias": None})
+    ),
 ]
 
 
@@ -256,7 +286,7 @@ def test_kernels_compile_for_cards_that_are_not_here(
     recent = "constexprs" in inspect.signature(source.__init__).parameters  # Triton 3.3
     for kernel, constants, pointers in COMPILED:
         names = inspect.signature(kernel).parameters
-        types = {name: "fp32" if name.startswith("eps") else pointers.get(name, "*fp16") for name in names}
+        types = {name: "fp32" if name.startswith(("eps", "scale")) else pointers.get(name, "*fp16") for name in names}
         types = {
             name: "constexpr" if name in constants else types[name] for name in names if recent or name not in constants
         }
@@ -354,6 +384,56 @@ def test_activation(
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize(
+    ("towers", "batch", "n", "heads", "c"),
+    [(3, 2, 197, 2, 64), (1, 1, 1, 3, 16), (2, 3, 64, 1, 32), (2, 1, 70, 2, 128)],
+)
+def test_attention(
+    dtype: torch.dtype, towers: int, batch: int, n: int, heads: int, c: int, device: torch.device
+) -> None:
+    if kernels._INTERPRETED and dtype == torch.bfloat16:
+        pytest.skip("Triton's interpreter multiplies the bits of bfloat16")
+    width = 3 * heads * c
+    packed = (1.5 * torch.randn(towers, batch, n, width)).to(device, dtype).requires_grad_()
+    wide = packed.detach().double().cpu().requires_grad_()
+    g = torch.randn(towers, batch, n, width // 3).to(device, dtype)
+    for bias in (None, torch.randn(towers, width).to(device)):
+        y = attend(packed, heads, bias)
+        assert type(y.grad_fn).__name__ == "_AttendBackward"
+        exact = attend_eager(wide, heads, None if bias is None else bias.double().cpu())
+        # queries, weights and outputs are rounded before they enter products
+        for got, expected in [
+            (y, exact),
+            (torch.autograd.grad(y, packed, g)[0], torch.autograd.grad(exact, wide, g.double().cpu())[0]),
+        ]:
+            difference = (got.double().cpu() - expected).norm()
+            assert got.dtype == dtype and difference <= ROUNDING[dtype] * expected.norm() + 1e-6
+
+
+@pytest.mark.gpu
+def test_attention_of_large_scores_is_finite(device: torch.device) -> None:
+    packed = (60 * torch.randn(1, 2, 70, 96)).to(device, torch.float16).requires_grad_()
+    y = attend(packed, 2)
+    (gradient,) = torch.autograd.grad(y.float().sum(), packed)
+    assert y.isfinite().all() and gradient.isfinite().all()
+    torch.testing.assert_close(y.float(), attend_eager(packed, 2).float(), atol=1.0, rtol=2e-2)
+
+
+@pytest.mark.gpu
+def test_what_the_attention_kernels_do_not_take(device: torch.device) -> None:
+    for packed, heads in [
+        (torch.randn(1, 1, 5, 96), 2),  # float32
+        (torch.randn(1, 1, 5, 72).half(), 2),  # heads 12 wide
+        (torch.randn(1, 1, 1025, 48).half(), 1),
+        (torch.randn(1, 1, 5, 96).half()[..., ::2], 1),
+    ]:
+        y = attend(packed.to(device).requires_grad_(), heads)
+        assert y.grad_fn is not None and "_Attend" not in str(y.grad_fn)
+        torch.testing.assert_close(y, attend_eager(packed.to(device), heads))
+
+
+@pytest.mark.gpu
 @pytest.mark.filterwarnings(
     "ignore:overflow encountered in exp:RuntimeWarning"
 )  # the interpreter's, of 1 / (1 + exp(-z))
@@ -408,6 +488,14 @@ def test_second_derivatives_and_vectorised_backwards(device: torch.device) -> No
     for pair in (first, second, rows):
         scale = pair[1].abs().amax().item()
         torch.testing.assert_close(*pair, atol=1e-5 * scale, rtol=1e-4)
+    packed = torch.randn(2, 1, 5, 48).to(device, torch.float16)
+    seconds = []
+    for run in (attend, attend_eager):
+        leaf = packed.clone().requires_grad_()
+        y = run(leaf, 1)
+        (gradient,) = torch.autograd.grad(y, leaf, y.detach(), create_graph=True)
+        seconds.append(torch.autograd.grad(gradient.float().square().sum(), leaf)[0])
+    torch.testing.assert_close(*seconds, atol=2e-2 * seconds[1].abs().amax().item(), rtol=2e-2)
 
 
 @pytest.mark.gpu
@@ -428,6 +516,10 @@ def test_each_function_launches_one_kernel_each_way(device: torch.device, monkey
     a = activate(x, QUICK)
     torch.autograd.grad(a, x, y)
     assert launched == ["_add_norm_forward", "_add_norm_backward", "_activate_rows", "_activate_rows"]
+    packed = torch.randn(2, 1, 5, 48).to(device, torch.float16).requires_grad_()
+    y = attend(packed, 1, torch.zeros(2, 48).to(device))
+    torch.autograd.grad(y, packed, y.detach())
+    assert launched[4:] == ["_attention_forward", "_attention_backward"]
 
 
 @pytest.mark.gpu
