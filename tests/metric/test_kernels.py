@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from device_waits import waiting_is_an_error
 from timm.layers.activations import QuickGELU
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -614,11 +615,8 @@ def test_a_cuda_graph_replays_both_ways_without_waiting(card: torch.device) -> N
     with torch.cuda.stream(stream):
         step()
     torch.cuda.current_stream().wait_stream(stream)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with waiting_is_an_error():
         step()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         captured = step()
