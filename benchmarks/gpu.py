@@ -265,7 +265,10 @@ def scaling(bench: Bench) -> Iterator[Row]:
 
 
 def guided(bench: Bench) -> Iterator[Row]:
-    """A step of a guided pipeline over one without guidance, with the prediction of `plan`."""
+    """A step of a guided pipeline in its steady state over one without guidance, with the prediction of `plan`.
+
+    CUDA graphs are recorded in the first call, which is timed apart.
+    """
     try:
         import guided_sampling as sampling
     except ImportError as error:
@@ -274,21 +277,21 @@ def guided(bench: Bench) -> Iterator[Row]:
 
     dtype = torch.float32 if bench.tiny else torch.bfloat16
     predictions = sampling.Predictions(Machine(1e12) if bench.tiny else Machine.measured(bench.device, dtype))
+    loss = bench.sides.target(Side("stacked", "float32" if bench.tiny else "bfloat16"), bench.pictures(1, seed=1))
     if bench.tiny:
-        cases = sampling.tiny_cases(["sd-v"], ["mpgd"])
+        cases = (replace(case, loss=loss) for case in sampling.tiny_cases(["sd-v"], ["mpgd"]))
     elif bench.cuda:
-        cases = sampling.real_cases(("sd15", "sdxl"), ("mpgd",), bench.device, dtype)
+        cases = sampling.real_cases(("sd15", "sdxl"), ("mpgd",), bench.device, dtype, loss)
     else:
         return leave_out("guided", "pipelines at real size need a GPU")
-    loss = bench.sides.target(Side("stacked", "float32" if bench.tiny else "bfloat16"), bench.pictures(1, seed=1))
     captures: list[dict[str, Any]] = [{"capture": False}, *([{"capture": True}] if bench.cuda else [])]
     for case in cases:
         if case.options.get("checkpointing") or bench.late(f"guided, {case.name} with {case.decoder} decoder"):
             continue
         for capture in captures:
-            chosen = replace(case, loss=loss, options={**case.options, **capture})
+            chosen = replace(case, options={**case.options, **capture})
             row = {**capture, "pipeline": case.name, "method": case.method, "decoder": case.decoder}
-            yield {**row, **predictions.of(chosen), **sampling.measure(chosen, steps=4, repeats=1 if bench.tiny else 2)}
+            yield {**row, **predictions.of(chosen), **sampling.measure(chosen, 4, 1 if bench.tiny else 3, seconds=3.0)}
 
 
 def peers(bench: Bench) -> Iterator[Row]:
@@ -357,6 +360,7 @@ def table_row(row: Row) -> str:
     if "ratio" in row:
         cells.append(f"{1e3 * row['unguided_s']:.1f} -> {1e3 * row['guided_s']:.1f} ms a step, {row['ratio']:.2f} x")
         cells.append(f"predicted {row['predicted_here']:.2f} x")
+        cells.append(f"first call of 4 steps {row['first_s']:.2f} s")
     if "guided_peak" in row:
         cells.append(f"{row['guided_peak'] / 2**30:.2f} GiB, predicted {row['predicted_peak'] / 2**30:.2f} GiB")
     return "| " + " | ".join(cells) + " |"

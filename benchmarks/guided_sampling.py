@@ -1,7 +1,8 @@
 """Slowdown of sampling by guidance, measured and as predicted by `plan`, in alternation in one process.
 
-    python benchmarks/guided_sampling.py --repeats 7                                        # tiny pipelines, CPU
+    python benchmarks/guided_sampling.py --repeats 5                                        # tiny pipelines, CPU
     python benchmarks/guided_sampling.py --sizes real --device cuda --dtype bfloat16        # SD1.5 at 512, SDXL at 1024
+    python benchmarks/guided_sampling.py --sizes real --device cuda --capture               # the gradient as CUDA graphs
     python benchmarks/guided_sampling.py --sizes real --device meta                         # predictions only
 
 The ratio is that of the times per step with and without guidance. Pipelines are diffusers' classes with random weights (speed
@@ -10,8 +11,11 @@ ratio shows the overhead of guidance itself, which is mostly the launching of op
 the architecture of the published ensemble, through their full autoencoder and through a tiny one (TAESD), with and without
 checkpointing; on a GPU the peak of allocated memory is reported too. The file that is written names the processor and the GPU.
 
-Each repeat is one call without and one with guidance, of `--steps` steps each, without the final decoding. Predictions are made
-twice: from arithmetic alone, and with the measured rates and latency of this machine (`Machine.measured`).
+Calls have `--steps` steps each, without the final decoding. Each repeat is a `with guide(...)` block with two timed calls, and
+two calls without guidance, one before and one after the block. The ratio is that of the steady state, as in long runs and in
+blocks with several calls: the first call of a block, in which CUDA graphs are recorded if asked for, does not count in it, and
+its seconds are reported apart. Predictions are made twice: from arithmetic alone, and with the measured rates and latency of
+this machine (`Machine.measured`).
 """
 
 from __future__ import annotations
@@ -19,11 +23,12 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import math
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,16 +65,14 @@ class Case:
     def decoder(self) -> str:
         return "tiny" if self.options.get("vae") is not None else "own"
 
-    def run(self, guided: bool, steps: int) -> None:
-        device = self.pipe.device
-        generator = torch.Generator(device).manual_seed(0)
+    def run(self, steps: int) -> None:
+        """Call the pipeline; inside a block of `guide` it is guided."""
+        generator = torch.Generator(self.pipe.device).manual_seed(0)
         latent = {} if self.call.get("output_type") else {"output_type": "latent"}
-        arguments = {**self.call, **latent, "num_inference_steps": steps, "generator": generator}
-        if not guided:
-            self.pipe(**arguments)
-        else:
-            with guide(self.pipe, self.loss, method_class(self.method)(), judges={}, **self.options):
-                self.pipe(**arguments)
+        self.pipe(**{**self.call, **latent, "num_inference_steps": steps, "generator": generator})
+
+    def guide(self) -> Any:
+        return guide(self.pipe, self.loss, method_class(self.method)(), judges={}, **self.options)
 
     def predict(self, prices: Prices) -> tuple[float, int]:
         """Slowdown and peak bytes, as `plan` would predict them."""
@@ -103,10 +106,17 @@ def tiny_cases(families: Iterable[str], methods: Iterable[str]) -> Iterator[Case
             yield Case(family, method, tiny.pipe, call, squares, {})
 
 
-def real_cases(names: Iterable[str], methods: Iterable[str], device: str, dtype: torch.dtype) -> Iterator[Case]:
-    """Cases at real size. Each pipeline is built once, and freed when the next one is built."""
-    with torch.device(device):
-        loss = Features()
+def real_cases(
+    names: Iterable[str],
+    methods: Iterable[str],
+    device: str,
+    dtype: torch.dtype,
+    loss: Callable[[Tensor], Tensor] | None = None,
+) -> Iterator[Case]:
+    """Cases at real size, guided by `loss` or by `Features`. Each pipeline is built once, and freed when the next is built."""
+    if loss is None:
+        with torch.device(device):
+            loss = Features()
     for name in names:
         pipe, call = real_pipelines.build(name, device, dtype)
         call = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in call.items()}
@@ -118,34 +128,51 @@ def real_cases(names: Iterable[str], methods: Iterable[str], device: str, dtype:
                     yield Case(name, method, pipe, call, loss, {"vae": vae, "checkpointing": checkpointing})
 
 
-def measure(case: Case, steps: int, repeats: int) -> dict[str, Any]:
-    """Seconds per step without and with guidance, and their ratio: median and [smallest, largest]; on a GPU also the peaks."""
-    device = case.pipe.device
-    seconds: dict[bool, list[float]] = {False: [], True: []}
-    peaks, reserved = {False: 0, True: 0}, 0
-    for turn in range(repeats + 1):  # turn 0 is the warm-up
-        for guided in (False, True) if turn % 2 else (True, False):
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-                if not turn:
-                    torch.cuda.empty_cache()
-                torch.cuda.reset_peak_memory_stats(device)
-            start = time.perf_counter()
-            case.run(guided, steps)
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-                peaks[guided] = max(peaks[guided], torch.cuda.max_memory_allocated(device))
-                if guided and not turn:  # the memory of recorded graphs counts as reserved only
-                    reserved = torch.cuda.max_memory_reserved(device)
-            if turn:
-                seconds[guided].append((time.perf_counter() - start) / steps)
-    memory = {"unguided_peak": peaks[False], "guided_peak": peaks[True], "guided_reserved": reserved}
-    ratios = [g / u for u, g in zip(seconds[False], seconds[True], strict=True)]
+def measure(case: Case, steps: int, repeats: int, seconds: float = math.inf) -> dict[str, Any]:
+    """Seconds per step without and with guidance, and their ratio: median and [smallest, largest]; on a GPU also the peaks.
+
+    seconds: after as many, no further repeat begins.
+    Guided steps are those of the steady state. `first_s` has the seconds of a block's first guided call, of all its steps and
+    with what is recorded in it.
+    """
+    device, end = case.pipe.device, time.perf_counter() + seconds
+    cuda = device.type == "cuda"
+    unguided: list[float] = []
+    first: list[float] = []
+    guided: list[float] = []
+    peaks = {"unguided_peak": 0, "guided_peak": 0}
+    reserved = 0
+
+    def timed(peak: str) -> float:
+        if cuda:
+            torch.cuda.synchronize(device)
+            torch.cuda.reset_peak_memory_stats(device)
+        start = time.perf_counter()
+        case.run(steps)
+        if cuda:
+            torch.cuda.synchronize(device)
+            peaks[peak] = max(peaks[peak], torch.cuda.max_memory_allocated(device))
+        return time.perf_counter() - start
+
+    timed("unguided_peak")  # the warm-up
+    for repeat in range(repeats):
+        if repeat and time.perf_counter() > end:
+            break
+        unguided.append(timed("unguided_peak") / steps)
+        if cuda and not repeat:
+            torch.cuda.empty_cache()
+        with case.guide():
+            first.append(timed("guided_peak"))
+            if cuda and not repeat:  # the memory of recorded graphs counts as reserved only
+                reserved = torch.cuda.max_memory_reserved(device)
+            guided += [timed("guided_peak") / steps for _ in range(2)]
+        unguided.append(timed("unguided_peak") / steps)
     return {
-        **_spread("unguided_s", seconds[False]),
-        **_spread("guided_s", seconds[True]),
-        **_spread("ratio", ratios),
-        **(memory if device.type == "cuda" else {}),
+        **_spread("unguided_s", unguided),
+        **_spread("guided_s", guided),
+        **_spread("ratio", [g / u for u, g in zip(unguided, guided, strict=True)]),
+        **_spread("first_s", first),
+        **({**peaks, "guided_reserved": reserved} if cuda else {}),
     }
 
 
@@ -173,11 +200,15 @@ class Predictions:
 
 
 def row_of(case: Case, steps: int, repeats: int, predictions: Predictions) -> dict[str, Any]:
-    checkpointing = bool(case.options.get("checkpointing"))
-    row = {"pipeline": case.name, "method": case.method, "decoder": case.decoder, "checkpointing": checkpointing}
-    predicted = predictions.of(
-        case
-    )  # first: it frees the pipeline before, whose weights would count in the measured peaks
+    row = {
+        "pipeline": case.name,
+        "method": case.method,
+        "decoder": case.decoder,
+        "checkpointing": bool(case.options.get("checkpointing")),
+        "capture": bool(case.options.get("capture")),
+    }
+    # first: it frees the pipeline before, whose weights would count in the measured peaks
+    predicted = predictions.of(case)
     measured = {} if predictions.machine is None else measure(case, steps, repeats)
     return {**row, **measured, **predicted}
 
@@ -189,9 +220,10 @@ def table_row(row: dict[str, Any]) -> str:
     spread = row.get("ratio_spread")
     cells = [
         f"{row['pipeline']}, {row['method']}",
-        row["decoder"] + (", checkpointed" if row["checkpointing"] else ""),
+        row["decoder"] + (", checkpointed" if row["checkpointing"] else "") + (", captured" if row["capture"] else ""),
         number("unguided_s", "{:.4f}"),
         number("guided_s", "{:.4f}"),
+        number("first_s", "{:.2f}"),
         number("ratio", "{:.2f}") + (f" [{spread[0]:.2f}, {spread[1]:.2f}]" if spread else ""),
         number("predicted_here", "{:.2f}"),
         f"{row['predicted']:.2f}",
@@ -208,13 +240,16 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16", help="at real size")
     parser.add_argument("--pipelines", nargs="+", help="families of tiny pipelines, or some of sd15 sdxl sd35 flux")
     parser.add_argument("--methods", nargs="+", choices=METHODS)
+    parser.add_argument("--capture", action="store_true", help="run the gradient as CUDA graphs; without checkpointing")
     parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--to", type=Path, default=Path("benchmarks/results"))
     options = parser.parse_args()
     if options.sizes == "tiny" and options.device != "cpu":
         parser.error("tiny pipelines run on the CPU; --device cuda or meta goes with --sizes real")
+    if options.capture and options.device != "cuda":
+        parser.error("--capture records CUDA graphs; it goes with --device cuda")
     torch.set_num_threads(options.threads)
     dtype = getattr(torch, options.dtype) if options.sizes == "real" else torch.float32
     machine = None if options.device == "meta" else Machine.measured(options.device, dtype)
@@ -225,8 +260,12 @@ def main() -> None:
             options.pipelines or ("sd15", "sdxl"), options.methods or ("mpgd", "dps"), options.device, dtype
         )
     )
+    if options.capture:
+        without = (case for case in cases if not case.options.get("checkpointing"))
+        cases = (replace(case, options={**case.options, "capture": True}) for case in without)
     rows, predictions = [], Predictions(machine)
-    columns = ["pipeline, method", "decoder", "unguided, s", "guided, s", "ratio", "predicted here", "by arithmetic"]
+    columns = ["pipeline, method", "decoder", "unguided, s", "guided, s", "first guided call, s", "ratio, steady"]
+    columns += ["predicted here", "by arithmetic"]
     columns += [*(["peak, GiB"] if options.device == "cuda" else []), "predicted peak, GiB"]
     print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|", flush=True)
     for case in cases:
@@ -236,7 +275,8 @@ def main() -> None:
     if options.device == "cuda":
         description["gpu"] = torch.cuda.get_device_name()
     options.to.mkdir(parents=True, exist_ok=True)
-    path = options.to / f"guided_sampling_{options.sizes}_{options.device}.json"
+    captured = "_captured" if options.capture else ""
+    path = options.to / f"guided_sampling_{options.sizes}_{options.device}{captured}.json"
     rates = None if machine is None else vars(machine)
     results = {"machine": description, "rates": rates, "repeats": options.repeats, "steps": options.steps, "rows": rows}
     path.write_text(json.dumps(results, indent=1))
