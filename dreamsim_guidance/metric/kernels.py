@@ -68,8 +68,8 @@ _HEADS_WIDTHS = (16, 32, 64, 128)
 """Features of one head that the attention kernels take."""
 _MOST_TOKENS = 1024
 """Longer sequences are left to PyTorch's attention, which is made for them."""
-_TILE = 64
-"""Queries and keys of one tile of attention."""
+_TILE, _STEP = 64, 32
+"""Tokens of one program of attention, and those that it meets at a time. Of nine pairs the quickest on an H200, 197 tokens."""
 
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton, too, reads it once
 
@@ -84,17 +84,20 @@ def usable(x: Tensor, *others: Tensor | None) -> bool:
     """
     if torch.compiler.is_compiling() or triton is None or transforms_active() or active_fake_mode() is not None:
         return False
-    tensors = [x, *(t for t in others if t is not None)]
-    key = torch._C.DispatchKey.CUDA if x.is_cuda else torch._C.DispatchKey.CPU
+    device, key = x.device, torch._C.DispatchKey.CUDA if x.is_cuda else torch._C.DispatchKey.CPU
     ordinary = all(
-        type(t) in (Tensor, nn.Parameter)
-        and t.device == x.device
+        (type(t) is nn.Parameter or (type(t) is Tensor and _plain(t, key)))
+        and t.device == device
         and t.dtype in _DTYPES
-        and torch._C._dispatch_keys(t).has(key)  # not a batch of tensors, as in a backward with `is_grads_batched`
-        and forward_ad.unpack_dual(t).tangent is None
-        for t in tensors
+        for t in (x, *others)
+        if t is not None
     )
     return ordinary and (_INTERPRETED or (x.is_cuda and _works(x.device)))
+
+
+def _plain(x: Tensor, key: Any) -> bool:
+    """Whether `x` is no batch of tensors, as in a backward with `is_grads_batched`, and has no tangent. Parameters never do."""
+    return torch._C._dispatch_keys(x).has(key) and forward_ad.unpack_dual(x).tangent is None
 
 
 @cache
@@ -435,7 +438,21 @@ def _launch_attention(packed: Tensor, bias: Tensor | None, heads: int) -> tuple[
     c = width // 3 // heads
     tensors = (packed, *_contiguous(bias), y, statistics)
     grid = (-(-n // _TILE), towers * batch * heads)
-    _launch(_attention_forward, grid, packed.device, *tensors, n, batch, c**-0.5, heads, c, _TILE, num_warps=4)
+    _launch(
+        _attention_forward,
+        grid,
+        packed.device,
+        *tensors,
+        n,
+        batch,
+        c**-0.5,
+        heads,
+        c,
+        _TILE,
+        _STEP,
+        num_warps=4,
+        num_stages=3,
+    )
     return y, statistics
 
 
@@ -447,7 +464,21 @@ def _launch_attention_gradient(
     c = width // 3 // heads
     tensors = (packed, *_contiguous(bias), y, statistics, g.to(packed.dtype).contiguous(), g_packed)
     grid = (2 * -(-n // _TILE), towers * batch * heads)
-    _launch(_attention_backward, grid, packed.device, *tensors, n, batch, c**-0.5, heads, c, _TILE, num_warps=4)
+    _launch(
+        _attention_backward,
+        grid,
+        packed.device,
+        *tensors,
+        n,
+        batch,
+        c**-0.5,
+        heads,
+        c,
+        _TILE,
+        _STEP,
+        num_warps=4,
+        num_stages=2,
+    )
     return g_packed
 
 
@@ -456,12 +487,12 @@ def _contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
 
 
 def _launch(
-    kernel: Callable[..., None], grid: tuple[int, int], device: torch.device, *arguments: object, num_warps: int
+    kernel: Callable[..., None], grid: tuple[int, int], device: torch.device, *arguments: object, **options: int
 ) -> None:
     if grid[0] * grid[1] == 0:
         return
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-        _jit(kernel)[grid](*arguments, num_warps=num_warps)
+        _jit(kernel)[grid](*arguments, **options)
 
 
 @cache
@@ -555,8 +586,13 @@ def _activate_rows(z, bias, g, out, QUICK: tl.constexpr, WIDTH: tl.constexpr, BL
         gate = tl.sigmoid(1.702 * unit)
         slope = gate + 1.702 * unit * gate * (1.0 - gate)
     else:
-        gate = 0.5 + 0.5 * tl.erf(unit * 0.7071067811865476)
-        slope = gate + unit * tl.exp(-0.5 * unit * unit) * 0.3989422804014327
+        # the normal distribution by Abramowitz and Stegun, 7.1.26, whose error is at most 1e-7: it shares the exponential
+        bell = tl.exp(-0.5 * unit * unit)
+        t = 1.0 / (1.0 + 0.2316418882 * tl.abs(unit))
+        series = 1.421413741 + t * (-1.453152027 + t * 1.061405429)
+        tail = 0.5 * bell * t * (0.254829592 + t * (-0.284496736 + t * series))
+        gate = tl.where(unit > 0, 1.0 - tail, tail)
+        slope = gate + unit * bell * 0.3989422804014327
     value = unit * gate
     if g is not None:
         value = slope * tl.load(g + row * WIDTH + columns, inside, other=0.0).to(tl.float32)
@@ -565,7 +601,17 @@ def _activate_rows(z, bias, g, out, QUICK: tl.constexpr, WIDTH: tl.constexpr, BL
 
 @no_type_check
 def _attention_forward(
-    packed, bias, y, statistics, n, batch, scale, HEADS: tl.constexpr, C: tl.constexpr, TILE: tl.constexpr
+    packed,
+    bias,
+    y,
+    statistics,
+    n,
+    batch,
+    scale,
+    HEADS: tl.constexpr,
+    C: tl.constexpr,
+    TILE: tl.constexpr,
+    STEP: tl.constexpr,
 ):
     """One tile of queries of one head of one image. Weights are kept relative to the largest so far."""
     tile = tl.program_id(0) * TILE
@@ -584,8 +630,8 @@ def _attention_forward(
     largest = tl.full((TILE,), float("-inf"), tl.float32)
     total = tl.zeros((TILE,), tl.float32)
     result = tl.zeros((TILE, C), tl.float32)
-    for start in range(0, n, TILE):
-        keys = start + tl.arange(0, TILE)
+    for start in range(0, n, STEP):
+        keys = start + tl.arange(0, STEP)
         where = packed + keys[:, None] * (3 * width) + head[None, :]
         k = tl.load(where + width, (keys < n)[:, None], other=0.0)
         v = tl.load(where + 2 * width, (keys < n)[:, None], other=0.0)
@@ -607,7 +653,19 @@ def _attention_forward(
 
 @no_type_check
 def _attention_backward(
-    packed, bias, y, statistics, g, g_packed, n, batch, scale, HEADS: tl.constexpr, C: tl.constexpr, TILE: tl.constexpr
+    packed,
+    bias,
+    y,
+    statistics,
+    g,
+    g_packed,
+    n,
+    batch,
+    scale,
+    HEADS: tl.constexpr,
+    C: tl.constexpr,
+    TILE: tl.constexpr,
+    STEP: tl.constexpr,
 ):
     """Gradient of one tile of keys and values or, in the second half of the programs, of queries.
 
@@ -640,8 +698,8 @@ def _attention_backward(
         v = tl.load(mine + 2 * width, inside, other=0.0)
         g_k = tl.zeros((TILE, C), tl.float32)
         g_v = tl.zeros((TILE, C), tl.float32)
-        for start in range(0, n, TILE):
-            queries = start + tl.arange(0, TILE)
+        for start in range(0, n, STEP):
+            queries = start + tl.arange(0, STEP)
             there = (queries < n)[:, None]
             q = tl.load(packed + queries[:, None] * (3 * width) + head[None, :], there, other=0.0)
             q = (q.to(tl.float32) + b_q[None, :]).to(unit)
@@ -665,8 +723,8 @@ def _attention_backward(
         common = tl.sum(slope.to(tl.float32) * values, 1)
         normaliser = tl.load(statistics + rows, rows < n, other=float("inf"))
         g_q = tl.zeros((TILE, C), tl.float32)
-        for start in range(0, n, TILE):
-            keys = start + tl.arange(0, TILE)
+        for start in range(0, n, STEP):
+            keys = start + tl.arange(0, STEP)
             where = packed + keys[:, None] * (3 * width) + head[None, :]
             k = tl.load(where + width, (keys < n)[:, None], other=0.0)
             v = tl.load(where + 2 * width, (keys < n)[:, None], other=0.0)
