@@ -49,10 +49,15 @@ class CapturedGradient:
         self._decoding = Graphs(recorder, apart=True)  # what it keeps for the way back must outlast the losses' replays
         self._graphs = [self._whole, self._decoding, self._losses, self._back]
         self._weights: Tensor | None = None
+        self._weights_now: list[float] = []
+        """What `_weights` holds."""
         self._network: nn.Module | None = None
         self._decoded: dict[Hashable, tuple[int, Tensor, Tensor]] = {}
         """By kind of estimate: a number that changes with every recording, images and estimate with the graph between them."""
         self._count = 0
+        self._decoder: Decoder | None = None
+        self._reason: str | None = None
+        """Why nothing is recorded with this decoder; each call of the pipeline has a decoder of its own."""
         self._explained = False
 
     def __call__(self, decoder: Decoder, views: Views, x0: Tensor, step: int) -> Gradient | None:
@@ -64,14 +69,18 @@ class CapturedGradient:
             return None
         if self._network is not decoder.network:  # made anew for this call of the pipeline
             self.release()
-            self._network = decoder.network
+            self._network, self._decoder = decoder.network, decoder
         with scheduled_weights() as values:
             views.at(step)
         parts = tuple(part.capture_key for part in _terms(self.loss))
         key = (*_kind(decoder, x0), views.images_per_reference, len(values), settings(x0.device), parts)
-        with without_gradients(decoder.networks):
-            evaluate = self._apart if views.augmented else self._at_once
-            result = evaluate(decoder, views, x0, step, key, self._filled(values, x0.device))
+        weights = self._filled(values, x0.device)
+        if views.augmented:
+            with without_gradients(decoder.networks):
+                result = self._apart(decoder, views, x0, step, key, weights)
+        else:
+            with torch.no_grad():  # a replay needs no parameter frozen, and a recording freezes them itself
+                result = self._at_once(decoder, views, x0, step, key, weights)
         if result is not None:
             decoder.frames = max(1, len(result[0]) // len(x0))
         return result
@@ -81,7 +90,7 @@ class CapturedGradient:
         for graphs in self._graphs:
             graphs.release()
         self._decoded.clear()
-        self._network = None
+        self._network = self._decoder = self._reason = None
 
     def _at_once(
         self, decoder: Decoder, views: Views, x0: Tensor, step: int, key: Hashable, weights: Tensor
@@ -132,9 +141,13 @@ class CapturedGradient:
         """The scheduled weights in the tensor that recordings read; filling it launches kernels and waits for nothing."""
         if self._weights is None or self._weights.device != device or len(self._weights) != len(values):
             self._weights = torch.zeros(len(values), dtype=torch.float64, device=device)
-        with self._whole.recorder.turn(device):  # not before the last replay has read them
-            for place, value in zip(self._weights, values, strict=True):
-                place.fill_(value)
+            self._weights_now = [0.0] * len(values)
+        changed = [i for i, value in enumerate(values) if value != self._weights_now[i]]
+        if changed:
+            with self._whole.recorder.turn(device):  # not before the last replay has read them
+                for i in changed:
+                    self._weights[i].fill_(values[i])
+            self._weights_now = list(values)
         return self._weights
 
     def _watch(self, decoder: Decoder) -> Watch:
@@ -148,11 +161,12 @@ class CapturedGradient:
                     "capture out."
                 )
             return True
-        reason = self.reason(decoder) if self.capture == "auto" else None
-        if reason is not None and not self._explained:
-            log.debug("guidance runs without CUDA graphs: %s; capture=True tries them.", reason)
+        if self.capture == "auto" and self._decoder is not decoder:
+            self._decoder, self._reason = decoder, self.reason(decoder)
+        if self._reason is not None and not self._explained:
+            log.debug("guidance runs without CUDA graphs: %s; capture=True tries them.", self._reason)
         self._explained = True
-        return reason is not None
+        return self._reason is not None
 
     def reason(self, decoder: Decoder) -> str | None:
         """Why nothing is recorded by default; None if it is."""

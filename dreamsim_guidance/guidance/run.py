@@ -169,16 +169,19 @@ class GuidedRun(Visit):
         zeros = [0.0] * len(distance)
         move = None if step.move is None else (rms(step.move) / max(step.level.relative, 1e-6)).flatten()
         log = self.guidance.log
-        self._distances.append(HostCopy(distance))
+        values = {"distance": distance, "gradient_norm": step.gradient_length, "move": move, "skipped": step.broken}
+        vectors = {name: vector for name, vector in values.items() if vector is not None}
+        copies = dict(zip(vectors, HostCopy.of_several(*vectors.values()), strict=True))
+        self._distances.append(copies["distance"])
         entry = Entry.on_its_way(
             index=index,
             timestep=timestep,
             noise=step.level.relative,
             guided=guided,
             distance=self._distances[-1],
-            gradient_norm=zeros if step.gradient_length is None else HostCopy(step.gradient_length),
-            move=zeros if move is None else HostCopy(move),
-            skipped=HostCopy(step.broken.sum()),
+            gradient_norm=copies.get("gradient_norm", zeros),
+            move=copies.get("move", zeros),
+            skipped=copies["skipped"].sum() if "skipped" in copies else 0,
             seconds=seconds,
             judges={} if log.entries else self._judged(images),
         )

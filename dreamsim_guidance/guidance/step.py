@@ -25,6 +25,8 @@ from dreamsim_guidance.pipelines.step_call import StepCall
 
 __all__ = ["Evaluate", "Step", "dot", "length", "rms"]
 
+_NO_DISTANCE = torch.zeros(0, dtype=torch.float32)
+
 Evaluate = Callable[[Tensor], tuple[Tensor, Tensor]]
 """From a clean estimate `(b, ...)` to the distance `(b,)` and its gradient, of the estimate's shape."""
 
@@ -48,14 +50,14 @@ class Step:
         self.level: Level = call.level
         """The noise level of `x_t`."""
         self._next_level: Level | None = None
-        self.distance = torch.zeros(0, dtype=torch.float32)
+        self.distance = _NO_DISTANCE
         """The loss `(b,)` at the clean estimate of the last gradient."""
         self.move: Tensor | None = None
         """What the method added to the clean estimate, for the log."""
         self.gradient_length: Tensor | None = None
         """Euclidean norm `(b,)` of the first gradient, for the log."""
-        self.broken = torch.zeros(len(self.x_t), dtype=torch.bool, device=self.x_t.device)
-        """Whether any gradient of a sample was not finite, `(b,)`."""
+        self.broken: Tensor | None = None
+        """Whether any gradient of a sample was not finite, `(b,)`; None before the first gradient."""
 
     @property
     def elements(self) -> int:
@@ -83,7 +85,7 @@ class Step:
         at = self.x0 if x0 is None else x0
         # the denoiser's graph is cut here; `pull_back` is the way through it
         self.distance, gradient = self._evaluate(at.detach())
-        gradient = self._finite(gradient, self.distance.isfinite())
+        gradient = self._finite(gradient, self.distance)
         if self.gradient_length is None:
             self.gradient_length = length(gradient).flatten()
         return (self.elements * gradient).nan_to_num()  # infinite only by the factor n: the largest number instead
@@ -146,11 +148,13 @@ class Step:
         """Standard normal noise from the method's own generator."""
         return draw_noise(like, self.generator)
 
-    def _finite(self, gradient: Tensor, valid: Tensor | None = None) -> Tensor:
-        """The gradient with zero rows where it is not finite or not valid; these rows are recorded as broken."""
-        finite = gradient.flatten(1).isfinite().all(1)
-        finite = finite if valid is None else finite & valid
-        self.broken = self.broken.to(finite.device) | ~finite
+    def _finite(self, gradient: Tensor, distance: Tensor | None = None) -> Tensor:
+        """The gradient with zero rows where it or the distance is not finite; these rows are recorded as broken."""
+        largest = gradient.abs().flatten(1).amax(1)  # not finite if any entry is not: fewer launches than `isfinite`
+        if distance is not None:
+            largest = torch.maximum(largest, distance.abs())
+        finite = largest < math.inf
+        self.broken = ~finite if self.broken is None else self.broken | ~finite
         return torch.where(finite.view(-1, *[1] * (gradient.ndim - 1)), gradient, 0.0)
 
 

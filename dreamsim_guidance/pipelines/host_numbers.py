@@ -7,8 +7,10 @@ a log are needed later: `HostCopy` lets them travel behind the work that compute
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -54,12 +56,30 @@ class HostCopy:
 
     def __init__(self, tensor: Tensor) -> None:
         self._done: torch.cuda.Event | None = None
+        self._read: Callable[[Any], Any] = _as_they_are
         self._tensor = tensor.detach()
         if tensor.is_cuda:
             self._tensor = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
             self._tensor.copy_(tensor.detach(), non_blocking=True)
             self._done = torch.cuda.Event()
             self._done.record(torch.cuda.current_stream(tensor.device))
+
+    @classmethod
+    def of_several(cls, *tensors: Tensor) -> list[HostCopy]:
+        """Copies of vectors on one device that travel together, which costs a launch and a copy for all of them."""
+        together = cls(torch.cat(tensors))
+        return [together._part(part) for part in together._tensor.split([len(tensor) for tensor in tensors])]
+
+    def _part(self, tensor: Tensor) -> HostCopy:
+        part = copy.copy(self)
+        part._tensor = tensor
+        return part
+
+    def sum(self) -> HostCopy:
+        """The same copy, read as the sum of its values, a whole number."""
+        total = copy.copy(self)
+        total._read = _whole_sum
+        return total
 
     @property
     def arrived(self) -> bool:
@@ -70,4 +90,12 @@ class HostCopy:
         """The values, as `Tensor.tolist` gives them."""
         if self._done is not None:
             self._done.synchronize()
-        return self._tensor.tolist()
+        return self._read(self._tensor.tolist())
+
+
+def _as_they_are(values: Any) -> Any:
+    return values
+
+
+def _whole_sum(values: Any) -> int:
+    return int(sum(values))

@@ -95,6 +95,37 @@ def test_scheduled_weights_are_inputs_of_a_recording(recorder: TapeRecorder) -> 
     assert assert_guided_alike(tiny, terms, MPGD(3.0), recorder, views=2) == 4
 
 
+def test_only_weights_that_changed_are_written(recorder: TapeRecorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = build("sd")
+    image = tiny.target()
+    terms = Linear(1.0, 0.5, steps=4) * MSE(image) + Linear(0.5, 0.5, steps=4) * L1(image)
+    captured = CapturedGradient(terms, recorder)
+    written: list[float] = []
+    fill = Tensor.fill_
+    monkeypatch.setattr(Tensor, "fill_", lambda self, value: written.append(value) or fill(self, value))
+    for values in ([1.0, 0.5], [0.75, 0.5], [0.75, 0.5], [0.75, 0.25]):
+        assert captured._filled(values, torch.device("cpu")).tolist() == values
+    assert written == [1.0, 0.5, 0.75, 0.25]
+
+
+def test_whether_to_record_is_decided_once_for_each_call(
+    recorder: TapeRecorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny = build("sd")
+    guided = guide(tiny.pipe, DreamSim("pocket").target(tiny.target()), MPGD(0.1), capture="auto")
+    captured = guided.guidance().captured
+    for graphs in captured._graphs:
+        graphs.recorder = recorder
+    decided: list[Decoder] = []
+    reason = CapturedGradient.reason
+    monkeypatch.setattr(CapturedGradient, "reason", lambda self, on: decided.append(on) or reason(self, on))
+    with guided:
+        tiny.call()
+        tiny.call()
+    assert len(decided) == 2 and recorder.recorded == 1
+    assert captured._decoder is None  # the block ends: nothing of the pipeline is held
+
+
 def test_a_loss_lists_its_scheduled_weights_and_reads_them_from_memory() -> None:
     image = torch.rand(1, 3, 8, 8)
     loss = Linear(0.0, 1.0, steps=4) * MSE(image) + 2 * L1(image) + MultiCrop(Linear(1.0, 2.0, steps=4) * MSE(), image)

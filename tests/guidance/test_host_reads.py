@@ -114,6 +114,29 @@ def test_a_table_is_read_once_and_again_after_a_change() -> None:
         assert number(torch.full((3,), float(i))[1]) == i
 
 
+def test_several_vectors_travel_in_one_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    copied: list[Tensor] = []
+    start = HostCopy.__init__
+    monkeypatch.setattr(HostCopy, "__init__", lambda self, tensor: copied.append(tensor) or start(self, tensor))
+    exact, half = torch.tensor([0.1, 0.2], dtype=torch.float64), torch.tensor([0.1, 0.2, 0.3], dtype=torch.float16)
+    flags = torch.tensor([True, False, True])
+    copies = HostCopy.of_several(exact, half, flags)
+    assert len(copied) == 1
+    assert copies[0].tolist() == exact.tolist() and copies[1].tolist() == half.tolist()
+    total = copies[2].sum().tolist()
+    assert total == 2 and type(total) is int and copies[2].tolist() == [1.0, 0.0, 1.0]
+
+
+def test_a_guided_step_copies_its_numbers_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = build("ddim")
+    copied: list[Tensor] = []
+    start = HostCopy.__init__
+    with guide(tiny.pipe, tiny.loss(), MPGD(), judges={}) as log:
+        monkeypatch.setattr(HostCopy, "__init__", lambda self, tensor: copied.append(tensor) or start(self, tensor))
+        tiny.call()
+    assert len(copied) == len(log.entries)
+
+
 def test_an_entry_reads_its_numbers_when_it_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = build("ddim")
     asked: list[int] = []
