@@ -276,8 +276,11 @@ def guided(bench: Bench) -> Iterator[Row]:
     from dreamsim_guidance.guidance import Machine
 
     dtype = torch.float32 if bench.tiny else torch.bfloat16
-    predictions = sampling.Predictions(Machine(1e12) if bench.tiny else Machine.measured(bench.device, dtype))
-    loss = bench.sides.target(Side("stacked", "float32" if bench.tiny else "bfloat16"), bench.pictures(1, seed=1))
+    machine = Machine.measured(bench.device, dtype)
+    yield {"side": "measured machine", **vars(machine)}
+    predictions = sampling.Predictions(machine)
+    side, steps = Side("stacked", "float32" if bench.tiny else "bfloat16"), 4
+    loss = bench.sides.target(side, bench.pictures(1, seed=1))
     if bench.tiny:
         cases = (replace(case, loss=loss) for case in sampling.tiny_cases(["sd-v"], ["mpgd"]))
     elif bench.cuda:
@@ -288,10 +291,14 @@ def guided(bench: Bench) -> Iterator[Row]:
     for case in cases:
         if case.options.get("checkpointing") or bench.late(f"guided, {case.name} with {case.decoder} decoder"):
             continue
+        pictures = bench.pictures(1, case.call.get("height", 224))
+        alone = bench.time({"loss": bench.sides.gradient(side, loss, pictures)})["loss"]["s"]
+        case = replace(case, call={**case.call, "num_inference_steps": steps})
         for capture in captures:
             chosen = replace(case, options={**case.options, **capture})
-            row = {**capture, "pipeline": case.name, "method": case.method, "decoder": case.decoder}
-            yield {**row, **predictions.of(chosen), **sampling.measure(chosen, 4, 1 if bench.tiny else 3, seconds=3.0)}
+            row = {**capture, "pipeline": case.name, "method": case.method, "decoder": case.decoder, "loss_s": alone}
+            row |= predictions.of(chosen)  # first: it frees the pipeline before
+            yield {**row, **sampling.measure(chosen, steps, 1 if bench.tiny else 3, seconds=3.0)}
 
 
 def peers(bench: Bench) -> Iterator[Row]:
@@ -363,6 +370,12 @@ def table_row(row: Row) -> str:
         cells.append(f"first call of 4 steps {row['first_s']:.2f} s")
     if "guided_peak" in row:
         cells.append(f"{row['guided_peak'] / 2**30:.2f} GiB, predicted {row['predicted_peak'] / 2**30:.2f} GiB")
+    for name, term in row.get("terms", {}).items():
+        host, device, total = (f"{1e3 * term[key]:.1f}" for key in ("launching", "computing", "total"))
+        measured = f" (measured alone: {1e3 * row['loss_s']:.1f})" if name == "loss" else ""
+        cells.append(f"{name}: {term['launches']} launches, host {host}, device {device}, {total} ms{measured}")
+    cells += [f"{1e-12 * row[key]:.3g} T{key}" for key in row if key.endswith("_per_second")]
+    cells += [f"{key} {1e6 * row[key]:.3g} us" for key in row if key.endswith(("latency", "kernel")) and row[key]]
     return "| " + " | ".join(cells) + " |"
 
 

@@ -28,7 +28,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,13 +74,12 @@ class Case:
     def guide(self) -> Any:
         return guide(self.pipe, self.loss, method_class(self.method)(), judges={}, **self.options)
 
-    def predict(self, prices: Prices) -> tuple[float, int]:
-        """Slowdown and peak bytes, as `plan` would predict them."""
+    def way(self, prices: Prices) -> Way:
+        """How the case is guided, for `prices` of its pipeline."""
         vae = self.options.get("vae")
         twin = None if vae is None else prices.twin(vae)
         checkpointing, capture = bool(self.options.get("checkpointing")), self.options.get("capture", "auto")
-        way = Way(method_class(self.method)(), 1, twin, checkpointing, capture)
-        return prices.slowdown(way), prices.peak(way)
+        return Way(method_class(self.method)(), 1, twin, checkpointing, capture)
 
 
 def squares(images: Tensor) -> Tensor:
@@ -180,6 +179,17 @@ def _spread(name: str, values: list[float]) -> dict[str, Any]:
     return {name: statistics.median(values), f"{name}_spread": [min(values), max(values)]}
 
 
+def terms(prices: Prices, way: Way) -> dict[str, dict[str, float]]:
+    """What a prediction is made of: launches of each part, and seconds of the host, of the device, and of both together."""
+    parts = {
+        "unguided step": prices.denoise(False, False)[0].time,
+        "loss": prices.loss(way.vae).time,
+        "decoder and loss": prices.gradient(way.vae, way.checkpointing).time,
+        "guided step": prices.guided_step(way, 0.5),
+    }
+    return {name: asdict(duration) for name, duration in parts.items()}
+
+
 class Predictions:
     """Predictions of `plan` from arithmetic and, unless `machine` is None, for that machine; counts each pipeline only once."""
 
@@ -194,9 +204,11 @@ class Predictions:
             self._pipe, self._prices = case.pipe, []
             gc.collect()  # pipelines hold themselves in cycles
             self._prices = [Prices(case.pipe, case.loss, case.call, machine, progress=False) for machine in machines]
-        predictions = [case.predict(prices) for prices in self._prices]
-        here = {} if self.machine is None else {"predicted_here": predictions[1][0]}
-        return {"predicted": predictions[0][0], "predicted_peak": predictions[-1][1], **here}
+        ways = [case.way(prices) for prices in self._prices]
+        slowdowns = [prices.slowdown(way) for prices, way in zip(self._prices, ways, strict=True)]
+        prices, way = self._prices[-1], ways[-1]
+        here = {} if self.machine is None else {"predicted_here": slowdowns[1], "terms": terms(prices, way)}
+        return {"predicted": slowdowns[0], "predicted_peak": prices.peak(way), **here}
 
 
 def row_of(case: Case, steps: int, repeats: int, predictions: Predictions) -> dict[str, Any]:

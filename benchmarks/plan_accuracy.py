@@ -24,13 +24,17 @@ from dreamsim_guidance.guidance import Machine
 RESULTS = Path(__file__).parent / "results"
 
 
-def compared(recorded: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Each recorded row with the prediction for it, and how far the prediction is off (0.1: 10 % too large)."""
+def compared(recorded: list[dict[str, Any]], steps: int) -> list[dict[str, Any]]:
+    """Each recorded row with the prediction for it, and how far the prediction is off (0.1: 10 % too large).
+
+    steps: of the recorded runs.
+    """
     predictions = Predictions(Machine.h200())
     names = list(dict.fromkeys(row["pipeline"] for row in recorded))
     least = {name: min(row["unguided_peak"] for row in recorded if row["pipeline"] == name) for name in names}
     rows = []
     for case in real_cases(names, dict.fromkeys(row["method"] for row in recorded), "meta", torch.bfloat16):
+        case = replace(case, call={**case.call, "num_inference_steps": steps})
         wanted = (case.name, case.method, case.decoder, bool(case.options["checkpointing"]))
         for row in recorded:
             if (row["pipeline"], row["method"], row["decoder"], row["checkpointing"]) == wanted:
@@ -58,8 +62,9 @@ def main() -> None:
     parser.add_argument("--pipelines", nargs="+", choices=("sd15", "sdxl"), default=("sd15", "sdxl"))
     parser.add_argument("--to", type=Path, default=RESULTS)
     options = parser.parse_args()
-    recorded = [row for row in json.loads(options.recorded.read_text())["rows"] if row["pipeline"] in options.pipelines]
-    rows = compared(recorded)
+    results = json.loads(options.recorded.read_text())
+    recorded = [row for row in results["rows"] if row["pipeline"] in options.pipelines]
+    rows = compared(recorded, results["steps"])
     columns = [
         "pipeline, method",
         "decoder",

@@ -16,6 +16,9 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 from pathlib import Path
 
@@ -25,6 +28,7 @@ import torch
 from jaxtyping import Float
 from PIL import Image as PILImage
 from torch import Tensor
+from torch._guards import active_fake_mode
 
 from dreamsim_guidance.files.atomic import writing
 from dreamsim_guidance.files.pictures import pixels_of, read_pixels
@@ -38,8 +42,11 @@ __all__ = [
     "load_image",
     "resize",
     "save_image",
+    "tables_at_hand",
     "to_image",
 ]
+
+_AT_HAND: ContextVar[bool] = ContextVar("tables at hand", default=False)
 
 _SLACK = 1e-3
 """How far a reference image may exceed [0, 1]: enough for the rounding of a resize, too little for another range."""
@@ -162,7 +169,19 @@ def _clamp(x: Tensor) -> Tensor:
     return x.clamp(-_ROUNDING, 1 + _ROUNDING)
 
 
+@contextmanager
+def tables_at_hand() -> Iterator[None]:
+    """A context in which fake tensors find the tables of filters made, as images do in all calls but the first."""
+    token = _AT_HAND.set(True)
+    try:
+        yield
+    finally:
+        _AT_HAND.reset(token)
+
+
 def _bicubic_weights(length: int, size: int, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "size length"]:
+    if _AT_HAND.get() and active_fake_mode() is not None:
+        return torch.empty(size, length, dtype=dtype, device=device)
     # a compiler warns of caches that it traces, and a table of fake tensors or of a transform must not serve other images
     if values_unknown() or transforms_active():
         return _bicubic_table(length, size).to(device=device, dtype=dtype)

@@ -30,8 +30,8 @@ import inspect
 import logging
 import math
 import os
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from itertools import groupby
 from typing import Any, no_type_check
@@ -52,9 +52,12 @@ try:
 except ImportError:  # it is made for Linux only
     triton = None  # type: ignore[assignment]
 
-__all__ = ["activate", "activate_eager", "add_norm", "add_norm_eager", "attend", "attend_eager", "usable"]
+__all__ = ["activate", "activate_eager", "add_norm", "add_norm_eager", "attend", "attend_eager", "on_shapes", "usable"]
 
 log = logging.getLogger(__name__)
+
+Listener = Callable[[Sequence[Tensor], float], None]
+"""Receives the tensors that a kernel reads or writes, and its floating-point operations in matrix products."""
 
 _QUICK = 1.702
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -71,6 +74,9 @@ _MOST_TOKENS = 1024
 _TILE, _STEP = 64, 32
 """Tokens of one program of attention, and those that it meets at a time. Of nine pairs the quickest on an H200, 197 tokens."""
 
+_LISTENERS: list[Listener] = []
+"""Of the launches inside `on_shapes`, the innermost last."""
+
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton, too, reads it once
 
 
@@ -79,10 +85,14 @@ def usable(x: Tensor, *others: Tensor | None) -> bool:
 
     They need Triton, a CUDA device of capability 8.0 or higher (or Triton's interpreter), and ordinary tensors on that device
     in float16, bfloat16 or float32. They do not run inside transforms of `torch.func`, in forward-mode differentiation, with
-    fake tensors, and in `torch.compile`, whose Inductor fuses the plain operations itself. The first call on a device compares
-    kernels and plain operations on a few numbers.
+    fake tensors outside `on_shapes`, and in `torch.compile`, whose Inductor fuses the plain operations itself. The first call
+    on a device compares kernels and plain operations on a few numbers.
     """
-    if torch.compiler.is_compiling() or triton is None or transforms_active() or active_fake_mode() is not None:
+    if torch.compiler.is_compiling() or transforms_active():
+        return False
+    if active_fake_mode() is not None:
+        return bool(_LISTENERS) and all(t.dtype in _DTYPES for t in (x, *others) if t is not None)
+    if triton is None:
         return False
     device, key = x.device, torch._C.DispatchKey.CUDA if x.is_cuda else torch._C.DispatchKey.CPU
     ordinary = all(
@@ -98,6 +108,19 @@ def usable(x: Tensor, *others: Tensor | None) -> bool:
 def _plain(x: Tensor, key: Any) -> bool:
     """Whether `x` is no batch of tensors, as in a backward with `is_grads_batched`, and has no tangent. Parameters never do."""
     return torch._C._dispatch_keys(x).has(key) and forward_ad.unpack_dual(x).tangent is None
+
+
+@contextmanager
+def on_shapes(listener: Listener) -> Iterator[None]:
+    """A context in which fake tensors, on any device, take the fused path, as ordinary ones would on a suitable GPU.
+
+    Nothing is launched; each launch is reported to `listener`.
+    """
+    _LISTENERS.append(listener)
+    try:
+        yield
+    finally:
+        _LISTENERS.remove(listener)
 
 
 @cache
@@ -438,6 +461,7 @@ def _launch_attention(packed: Tensor, bias: Tensor | None, heads: int) -> tuple[
     c = width // 3 // heads
     tensors = (packed, *_contiguous(bias), y, statistics)
     grid = (-(-n // _TILE), towers * batch * heads)
+    flops = 2 * 2.0 * towers * batch * n**2 * heads * c  # two products
     _launch(
         _attention_forward,
         grid,
@@ -451,6 +475,7 @@ def _launch_attention(packed: Tensor, bias: Tensor | None, heads: int) -> tuple[
         _TILE,
         _STEP,
         num_warps=4,
+        flops=flops,
         num_stages=3,
     )
     return y, statistics
@@ -464,6 +489,7 @@ def _launch_attention_gradient(
     c = width // 3 // heads
     tensors = (packed, *_contiguous(bias), y, statistics, g.to(packed.dtype).contiguous(), g_packed)
     grid = (2 * -(-n // _TILE), towers * batch * heads)
+    flops = 7 * 2.0 * towers * batch * n**2 * heads * c  # three products for queries, four for keys and values
     _launch(
         _attention_backward,
         grid,
@@ -477,6 +503,7 @@ def _launch_attention_gradient(
         _TILE,
         _STEP,
         num_warps=4,
+        flops=flops,
         num_stages=2,
     )
     return g_packed
@@ -487,9 +514,18 @@ def _contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
 
 
 def _launch(
-    kernel: Callable[..., None], grid: tuple[int, int], device: torch.device, *arguments: object, **options: int
+    kernel: Callable[..., None],
+    grid: tuple[int, int],
+    device: torch.device,
+    *arguments: object,
+    flops: float = 0.0,
+    **options: int,
 ) -> None:
+    """Launch a kernel; inside `on_shapes`, only report it. flops: those of matrix products."""
     if grid[0] * grid[1] == 0:
+        return
+    if _LISTENERS and active_fake_mode() is not None:
+        _LISTENERS[-1]([argument for argument in arguments if isinstance(argument, Tensor)], flops)
         return
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
         _jit(kernel)[grid](*arguments, **options)

@@ -9,6 +9,7 @@ are not. Attention is counted as fused kernels compute it, which do not store th
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -30,6 +31,7 @@ SAME_SHAPES = {
 }
 """Operations without a formula in older versions of PyTorch, and operations whose formula holds for them."""
 
+_ALLOCATIONS = {_ATEN.empty, _ATEN.empty_like, _ATEN.empty_strided, _ATEN.new_empty, _ATEN.new_empty_strided}
 _CONVOLUTIONS = {_ATEN.convolution, _ATEN._convolution, _ATEN.convolution_backward}
 
 
@@ -59,8 +61,8 @@ class Meter(TorchDispatchMode):
         self.machine = machine
         self.time = NO_TIME
         self.flops = 0
-        self.operations: dict[Phase, int] = {"forward": 0, "backward": 0, "recomputed": 0}
-        """Number of operations that a device would have to launch; views are none."""
+        self.operations: dict[Phase, int] = {"forward": 0, "backward": 0, "recomputed": 0, "fused": 0}
+        """Number of operations that a device would have to launch; views and allocations are none."""
         self.live = 0
         """Bytes of the storages that were allocated in the block and are alive now."""
         self.peak = 0
@@ -89,13 +91,19 @@ class Meter(TorchDispatchMode):
         formula = flop_registry.get(packet) or flop_registry.get(SAME_SHAPES.get(packet))
         flops = formula(*args, **kwargs, out_val=out) if formula is not None else 0
         self.flops += flops
-        if any(fresh) or func._schema.is_mutable:  # a view moves nothing
-            traffic = sum(t.numel() * t.element_size() for t in (*inputs, *outputs))
-            phase = _phase()
-            self.operations[phase] += 1
-            convolution = packet in _CONVOLUTIONS
-            self.time = self.time.then(self.machine.duration(float(flops), float(traffic), phase, convolution))
+        if (any(fresh) or func._schema.is_mutable) and packet not in _ALLOCATIONS:  # a view moves nothing
+            self._launch(float(flops), (*inputs, *outputs), _phase(), packet in _CONVOLUTIONS)
         return out
+
+    def fused(self, tensors: Sequence[Tensor], flops: float) -> None:
+        """Count a launch of a fused kernel, which no dispatcher sees. tensors: that it reads or writes."""
+        self.flops += int(flops)
+        self._launch(flops, tensors, "fused")
+
+    def _launch(self, flops: float, tensors: Sequence[Tensor], phase: Phase, convolution: bool = False) -> None:
+        self.operations[phase] += 1
+        traffic = sum(t.numel() * t.element_size() for t in tensors)
+        self.time = self.time.then(self.machine.duration(flops, float(traffic), phase, convolution))
 
     def _watch(self, tensor: Tensor, allocated: bool) -> bool:
         """Follow a tensor's storage and return whether it is new. allocated: in the block, so its bytes count."""

@@ -23,8 +23,9 @@ import torch
 
 __all__ = ["ARITHMETIC", "NO_TIME", "Duration", "Machine", "Phase"]
 
-Phase = Literal["forward", "backward", "recomputed"]
-"""How an operation is launched: by Python, by autograd, or by Python again inside autograd, under checkpointing."""
+Phase = Literal["forward", "backward", "recomputed", "fused"]
+"""How an operation is launched: by Python, by autograd, by Python again inside autograd (under checkpointing), or as a Triton
+kernel of `dreamsim_guidance.metric.kernels`, forward or backward."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,13 @@ class Duration:
 
     launching: seconds that the host needs to launch it. computing: seconds that the device is busy with it.
     total: seconds from the first launch to the last result, on a device that is idle at first; at least both.
+    launches: number of launches.
     """
 
     launching: float = 0.0
     computing: float = 0.0
     total: float = 0.0
+    launches: int = 0
 
     def then(self, following: Duration) -> Duration:
         """This sequence and then another, without waiting for the device in between."""
@@ -45,6 +48,7 @@ class Duration:
             self.launching + following.launching,
             self.computing + following.computing,
             max(self.total + following.computing, self.launching + following.total),
+            self.launches + following.launches,
         )
 
     def times(self, repeats: int) -> Duration:
@@ -67,7 +71,10 @@ class Machine:
     latency: seconds in which the host launches an operation from Python, which dominates small networks; by default 0.
     backward_latency: the same for autograd's backward pass. recomputed_latency: the same for what checkpointing recomputes in
         the backward pass. Both are as `latency` by default.
-    convolution_flops_per_second: rate of convolutions, by default that of matrix products.
+    fused_latency: the same for the Triton kernels of a stacked metric. None, the default, for a machine that does not run
+        them: the plain operations are counted instead.
+    convolution_flops_per_second: rate of convolutions between their norms, forward and backward, by default that of matrix
+        products.
     kernel: least seconds that an operation takes on the device, also when a captured graph is replayed; by default 0.
     asynchronous: whether the device computes while the host launches further operations (a GPU); by default False.
     """
@@ -77,6 +84,7 @@ class Machine:
     latency: float = 0.0
     backward_latency: float | None = None
     recomputed_latency: float | None = None
+    fused_latency: float | None = None
     convolution_flops_per_second: float | None = None
     kernel: float = 0.0
     asynchronous: bool = False
@@ -91,7 +99,12 @@ class Machine:
 
     def launching(self, phase: Phase = "forward") -> float:
         """Seconds in which the host launches one operation."""
-        other = {"forward": None, "backward": self.backward_latency, "recomputed": self.recomputed_latency}[phase]
+        others = {
+            "backward": self.backward_latency,
+            "recomputed": self.recomputed_latency,
+            "fused": self.fused_latency,
+        }
+        other = others.get(phase)
         return self.latency if other is None else other
 
     def computing(self, flops: float, traffic: float, convolution: bool = False) -> float:
@@ -104,7 +117,7 @@ class Machine:
         launching, computing = self.launching(phase), self.computing(flops, traffic, convolution)
         if not self.asynchronous:
             launching, computing = launching + computing, 0.0
-        return Duration(launching, computing, launching + computing)
+        return Duration(launching, computing, launching + computing, 1)
 
     def captured(self, duration: Duration) -> Duration:
         """The duration of the same operations as one captured graph, which is launched once.
@@ -113,7 +126,7 @@ class Machine:
         """
         if not self.asynchronous:
             return duration
-        return Duration(self.latency, duration.computing, self.latency + duration.computing)
+        return Duration(self.latency, duration.computing, self.latency + duration.computing, 1)
 
     @classmethod
     def h200(cls) -> Machine:
@@ -122,7 +135,8 @@ class Machine:
         Matrix products (8192 cubed), memory traffic, and the 4.5 ms in which a captured graph of 950 kernels is replayed were
         measured there with PyTorch 2.11. The latencies and the rate of convolutions were fitted to the guided runs of Stable
         Diffusion 1.5 and XL in `benchmarks/results/guided_sampling_real_cuda.json`: an unguided step of 728 operations takes
-        26 ms, one of 1854 operations 65 ms. With another host, `measured` is closer.
+        26 ms, one of 1854 operations 65 ms. The latency of a fused kernel was derived from a step of the stacked ensemble for
+        one image, 33 ms with 72 fused launches and 46 ms in plain operations. With another host, `measured` is closer.
         """
         return cls(
             flops_per_second=686e12,
@@ -130,6 +144,7 @@ class Machine:
             latency=35e-6,
             backward_latency=38e-6,
             recomputed_latency=130e-6,
+            fused_latency=210e-6,
             convolution_flops_per_second=120e12,
             kernel=4.7e-6,
             asynchronous=True,
@@ -139,8 +154,9 @@ class Machine:
     def measured(cls, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Machine:
         """Measure this machine in a few seconds.
 
-        Rates are those of a matrix product, a convolution and a copy; latencies those of a denoiser of diffusers that is so
-        small that only the number of its operations counts: forward, backward, and recomputed under checkpointing.
+        Rates are those of a matrix product, of the residual blocks of an image autoencoder forward and backward, and of a
+        copy; latencies those of a denoiser of diffusers that is so small that only the number of its operations counts:
+        forward, backward, and recomputed under checkpointing, and those of the metric's fused kernels, where they run.
         device: where to measure, "cpu" or a CUDA device. dtype: of the pipeline that is to be planned.
         """
         from dreamsim_guidance.guidance.planning.measuring import measure

@@ -31,8 +31,10 @@ from dreamsim_guidance.guidance.planning.rehearsal import Rehearsal
 from dreamsim_guidance.guidance.planning.twin import bytes_of, tensors_in, twin_of, twin_of_object
 from dreamsim_guidance.guidance.timing import Timing
 from dreamsim_guidance.guidance.views import Views
+from dreamsim_guidance.metric import kernels
 from dreamsim_guidance.pipelines.decoder import Decoder
 from dreamsim_guidance.pipelines.frozen import checkpointed
+from dreamsim_guidance.preprocess import tables_at_hand
 
 __all__ = ["Prices", "Way"]
 
@@ -113,11 +115,11 @@ class Prices:
                 continue
             share = round(index / steps, 1)
             if share not in guided:
-                guided[share] = self._guided_step(way, share)
+                guided[share] = self.guided_step(way, share)
             total = total.then(guided[share].times(method.repeats(index / steps)))
         return total.total / unguided.times(steps).total
 
-    def _guided_step(self, way: Way, share: float) -> Duration:
+    def guided_step(self, way: Way, share: float) -> Duration:
         """A guided step at this share of the run, made once."""
         machine = self._machine
         demand = demand_of(way.method, share, tuple(self.rehearsal.x0.shape[1:]))
@@ -163,6 +165,12 @@ class Prices:
         """The loss's gradient at one clean estimate: decoder and loss, forward and backward."""
         return self._once(("gradient", vae, checkpointing), self._gradient, vae, checkpointing)
 
+    def loss(self, vae: nn.Module | None) -> Cost:
+        """The loss's gradient in the images that the decoder returns."""
+        with self.rehearsal.mode, torch.no_grad():
+            images = self.decoder(vae)(self.rehearsal.x0)
+        return self._once(("loss", images.shape), self._of_loss, images)
+
     def delivery(self) -> Cost:
         """The pipeline's own decoding at the end, with the options that its autoencoder has (slicing, tiling)."""
         return self._once(("delivery",), self._delivery)
@@ -198,32 +206,33 @@ class Prices:
 
     def _gradient(self, vae: nn.Module | None, checkpointing: bool) -> Cost:
         rehearsal, decoder = self.rehearsal, self.decoder(vae)
-        waiting: list[Cost] = []  # what is in memory while the loss is evaluated
+        decoding: list[Cost] = []  # and what is in memory while the loss is evaluated
 
         def respond(images: Tensor) -> tuple[Tensor, Tensor]:
-            waiting.append(meter.cost)
+            decoding.append(meter.lap())
             return images.new_zeros(len(images)), torch.zeros_like(images)
 
+        loss, views = self.loss(vae), self._views
         with rehearsal.mode, ExitStack() as stack:
             if checkpointing:
                 stack.enter_context(checkpointed(rehearsal.pipe))
-            with torch.no_grad():
-                images = decoder(rehearsal.x0)
             meter = stack.enter_context(Meter(self._machine))
             gradient_through(decoder, rehearsal.x0, respond, checkpointing)
-        loss, cost, views = self._once(("loss", images.shape), self._of_loss, images), meter.cost, self._views
+        (forward,), backward = decoding, meter.cost
         return Cost(
-            cost.time.then(loss.time.times(views)),
-            cost.flops + views * loss.flops,
-            max(cost.peak, waiting[0].held + loss.peak),
-            cost.held,
+            forward.time.then(loss.time.times(views)).then(backward.time),
+            forward.flops + views * loss.flops + backward.flops,
+            max(backward.peak, forward.held + loss.peak),
+            backward.held,
         )
 
     def _of_loss(self, images: Tensor) -> Cost:
         views = Views(self._loss)
         frames = max(1, len(images) // len(self.rehearsal.x0))  # of a video
         views.images_per_reference = self._images_per_reference * frames
-        with self.rehearsal.mode, Meter(self._machine) as meter:
+        with self.rehearsal.mode, Meter(self._machine) as meter, tables_at_hand(), ExitStack() as stack:
+            if self._machine.fused_latency is not None:
+                stack.enter_context(kernels.on_shapes(meter.fused))
             try:
                 views.gradient(images, 0)
             except (ValueError, TypeError):
@@ -268,6 +277,9 @@ class Prices:
 
 
 def _on_shapes(loss: Callable[[Tensor], Tensor], mode: FakeTensorMode) -> Callable[[Tensor], Tensor]:
-    """The loss in a form that runs on shapes on the CPU: itself, or a twin if it is on another device."""
+    """The loss in a form that runs on shapes on the CPU: a twin, or a function itself if all its tensors are there.
+
+    Views of tensors with numbers would be counted as copies.
+    """
     away = any(tensor.device.type != "cpu" for tensor in tensors_in(loss))
-    return twin_of_object(loss, mode) if away else loss
+    return twin_of_object(loss, mode) if away or isinstance(loss, nn.Module) else loss

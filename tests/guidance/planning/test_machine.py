@@ -57,7 +57,7 @@ def test_operations_are_counted_by_how_they_are_launched() -> None:
             torch.autograd.grad(y, x, torch.ones_like(y))
         counts.append(meter.operations)
     # ones_like is an operation too; views are none
-    assert counts[0] == {"forward": 4, "backward": 3, "recomputed": 0}
+    assert counts[0] == {"forward": 4, "backward": 3, "recomputed": 0, "fused": 0}
     assert counts[1]["forward"] == 4 and counts[1]["backward"] == 3 and 2 <= counts[1]["recomputed"] <= 3
 
 
