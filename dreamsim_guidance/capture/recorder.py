@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -78,7 +79,7 @@ class CudaRecorder:
             pool, graphs = torch.cuda.graph_pool_handle(), weakref.WeakSet()
             pools[owner] = pool, graphs
         graph = torch.cuda.CUDAGraph()
-        with self._aside(device) as stream, _own_workspaces():
+        with self._aside(device) as stream, _own_workspaces(), _without_collection():
             try:
                 # "thread_local": other threads may allocate memory and synchronise meanwhile
                 with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
@@ -120,6 +121,18 @@ class _Device:
         """By owner: a pool, and the graphs that use it."""
         self.done: torch.cuda.Event | None = None
         """Recorded on the stream of the last replay, behind it."""
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Keep Python from collecting garbage: a graph that is destroyed in the middle of a recording breaks the recording."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @contextmanager

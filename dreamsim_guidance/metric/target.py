@@ -197,7 +197,10 @@ class Target(Loss):
     # What a recording depends on beside the images.
 
     def _watch(self) -> Watch:
-        return Watch([self.metric], lambda: (self.directions, self.mask, self.weights_of_references))
+        buffers = (
+            self._buffers
+        )  # not self: a target that is dropped frees its graphs at once, not at the next collection
+        return Watch([self.metric], lambda: [buffers[n] for n in ("directions", "mask", "weights_of_references")])
 
     @property
     def capture_key(self) -> Hashable:

@@ -2,8 +2,8 @@
 
 timm's blocks, with less work: when only the class token is used, the last block computes queries, attention output and
 MLP for that token alone (the weights of keys and values are applied on the query's side, which is exact and never forms the
-keys and values of all tokens); QuickGELU costs one fused activation; attention keeps only what its backward needs. The
-parameters are timm's own, so adapters, `state_dict`, autocast and `torch.compile` work as usual.
+keys and values of all tokens); QuickGELU costs one fused activation. The parameters are timm's own, so adapters, `state_dict`,
+autocast and `torch.compile` work as usual.
 
 Where the weights have half precision, or autocast computes in it, the products do; the stream of tokens that the blocks add to,
 and the norms, stay in float32.
@@ -255,7 +255,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
         return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
     if transforms_active() or forward_ad.unpack_dual(q).tangent is not None:
         return plain_attention(q, k, v)
-    return _Attention.apply(q, k, v)  # type: ignore[no-any-return]
+    y = F.scaled_dot_product_attention(q, k, v)
+    return _TwiceDifferentiable.apply(y, q, k, v) if y.requires_grad else y
 
 
 def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -263,31 +264,23 @@ def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(-1) @ v
 
 
-class _Attention(torch.autograd.Function):
-    """`scaled_dot_product_attention` that can be differentiated twice.
+class _TwiceDifferentiable(torch.autograd.Function):
+    """Passes on `y`, the attention of q, k and v by a fused kernel, whose backward cannot be differentiated.
 
-    The fused kernels have no second derivative. Here the first backward uses the fused kernel; only when it is itself recorded
-    (`create_graph=True`, as for gradient penalties) is attention computed again in plain operations.
+    An ordinary backward goes to that kernel. One that is itself recorded (`create_graph=True`, as for gradient penalties)
+    goes to q, k and v directly, through attention computed again in plain operations.
     """
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        a, b, c = inputs = [t.detach().requires_grad_(t.requires_grad) for t in (q, k, v)]
-        with torch.enable_grad():
-            y = F.scaled_dot_product_attention(a, b, c)
+    def forward(ctx: Any, y: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         ctx.save_for_backward(q, k, v)
-        ctx.fused = (inputs, y)
-        return y.detach()
+        return y.view_as(y)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
-        if torch.is_grad_enabled():
-            q, k, v = ctx.saved_tensors
-            wanted = [t for t in (q, k, v) if t.requires_grad]
-            results = iter(torch.autograd.grad(plain_attention(q, k, v), wanted, gradient, create_graph=True))
-        else:
-            inputs, y = ctx.fused
-            wanted = [t for t in inputs if t.requires_grad]
-            results = iter(torch.autograd.grad(y, wanted, gradient, retain_graph=True))
-        return tuple(next(results) if need else None for need in ctx.needs_input_grad)
+        if not torch.is_grad_enabled():
+            return gradient, None, None, None
+        wanted = [t for t in ctx.saved_tensors if t.requires_grad]
+        results = iter(torch.autograd.grad(plain_attention(*ctx.saved_tensors), wanted, gradient, create_graph=True))
+        return None, *(next(results) if t.requires_grad else None for t in ctx.saved_tensors)

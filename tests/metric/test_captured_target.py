@@ -10,6 +10,7 @@ import gc
 import logging
 import pickle
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,7 @@ from tape_recorder import TapeRecorder
 from torch import Tensor, nn
 
 from dreamsim_guidance import DreamSim, Target
+from dreamsim_guidance.capture.recorder import _without_collection
 
 
 @pytest.fixture
@@ -267,6 +269,40 @@ def test_warming_up_records_every_shape_ahead(metric: DreamSim, reference: Tenso
         target(torch.rand(1, 3, 32, 40))
     assert recorder.recorded == 4
     metric.target(reference).warm_up([(1, 32, 40)])  # without capture, just calls
+
+
+def test_a_dropped_target_frees_its_graphs_without_a_collection(
+    metric: DreamSim, reference: Tensor, recorder: TapeRecorder
+) -> None:
+    target = metric.target(reference, capture=recorder)
+    for _ in range(2):
+        value_and_gradient(target, pictures())
+    assert target._graphs is not None
+    (record,) = target._graphs._records.values()
+    memory, enabled = weakref.ref(record), gc.isenabled()
+    del record
+    gc.disable()
+    try:
+        del target
+        assert memory() is None
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def test_nothing_is_collected_during_a_recording() -> None:
+    class Cycle:
+        def __init__(self) -> None:
+            self.itself = self
+
+    with _without_collection():
+        dropped = weakref.ref(Cycle())
+        lists = [[i] for i in range(10_000)]  # enough new objects for a collection
+        assert dropped() is not None and not gc.isenabled()
+    assert gc.isenabled()
+    del lists
+    gc.collect()
+    assert dropped() is None
 
 
 def test_released_graphs_are_recorded_anew(metric: DreamSim, reference: Tensor, recorder: TapeRecorder) -> None:

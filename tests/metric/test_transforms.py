@@ -12,6 +12,9 @@ from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
 from dreamsim_guidance import DreamSim
+from dreamsim_guidance.guidance.planning.cost import Meter
+from dreamsim_guidance.metric.backbones import BranchConfig
+from dreamsim_guidance.metric.ensemble import Ensemble
 from dreamsim_guidance.preprocess import _cached_weights
 
 # PyTorch's own, when it first needs its rules for forward mode
@@ -122,6 +125,26 @@ def test_checkpointed_towers_can_be_transformed(metric: DreamSim) -> None:
     for branch in metric.ensemble.branches:
         branch.backbone.set_grad_checkpointing(True)  # type: ignore[operator, union-attr]
     torch.testing.assert_close(grad(lambda a: metric(a, y).sum())(x), expected, **CLOSE)
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_checkpointing_keeps_little_more_than_the_blocks_inputs(stacked: bool) -> None:
+    size = {"embed_dim": 32, "depth": 12, "num_heads": 2, "patch_size": 8}
+    branches = [BranchConfig(name, "vit_base_patch16_224", image_size=64, overrides=size) for name in ("a", "b")]
+    metric = DreamSim(Ensemble(branches), stacked=stacked)
+    x, y = torch.rand(2, 4, 3, 64, 64)
+    target = metric.target(y)
+
+    def peak() -> int:
+        with Meter() as meter:
+            gradient(target, x)
+        return meter.peak
+
+    gradient(target, x)  # makes tables
+    whole = peak()
+    for branch in metric.ensemble.branches:
+        branch.backbone.set_grad_checkpointing(True)  # type: ignore[operator, union-attr]
+    assert peak() < 0.4 * whole
 
 
 @pytest.fixture
