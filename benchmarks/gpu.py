@@ -275,6 +275,7 @@ def guided(bench: Bench) -> Iterator[Row]:
         return leave_out("guided", str(error))
     from dreamsim_guidance.guidance import Machine
 
+    bench.sides.forget()  # the peaks are those of the process
     dtype = torch.float32 if bench.tiny else torch.bfloat16
     machine = Machine.measured(bench.device, dtype)
     yield {"side": "measured machine", **vars(machine)}

@@ -74,6 +74,10 @@ class Sides:
             self._models[kind, dtype] = self._original() if kind == "original" else self._ours(kind, DTYPES[dtype])
         return self._models[kind, dtype]
 
+    def forget(self) -> None:
+        """Free the models, all but the one in the CPU's memory that others are copied from."""
+        self._models = {key: model for key, model in self._models.items() if key[0] == "loaded"}
+
     def target(self, side: Side, references: Tensor, **options: Any) -> Distance:
         """The distance to fixed references; the original embeds them in each call, as it has no other way."""
         if side.kind == "original":

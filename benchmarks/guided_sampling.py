@@ -273,8 +273,8 @@ def main() -> None:
         )
     )
     if options.capture:
-        without = (case for case in cases if not case.options.get("checkpointing"))
-        cases = (replace(case, options={**case.options, "capture": True}) for case in without)
+        cases = (case for case in cases if not case.options.get("checkpointing"))
+    cases = (replace(case, options={**case.options, "capture": options.capture}) for case in cases)
     rows, predictions = [], Predictions(machine)
     columns = ["pipeline, method", "decoder", "unguided, s", "guided, s", "first guided call, s", "ratio, steady"]
     columns += ["predicted here", "by arithmetic"]

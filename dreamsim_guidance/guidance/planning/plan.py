@@ -126,7 +126,7 @@ def plan(
     views: int = 1,
     checkpointing: bool = False,
     images_per_reference: int | None = None,
-    capture: bool | Literal["auto"] = False,
+    capture: bool | Literal["auto"] = "auto",
     machine: Machine = ARITHMETIC,
     progress: bool = True,
     **call: Any,

@@ -50,7 +50,7 @@ class Way:
     every: int
     vae: nn.Module | None
     checkpointing: bool
-    capture: bool | Literal["auto"] = False
+    capture: bool | Literal["auto"] = "auto"
 
 
 class Prices:
