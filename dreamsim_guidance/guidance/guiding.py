@@ -102,9 +102,9 @@ def guide(
         decoder is an AutoencoderTiny or AutoencoderKL or there is none, all terms of the loss are declared `capturable`, and
         nothing is offloaded or checkpointed. True also records other decoders and losses: what they read must not change but
         in place. False never does. The graphs hold the memory that one evaluation needs until the block ends. What cannot be
-        recorded runs as it is, and a log line at warning level gives the reason. Results are the same but for rounding. Recording
-        takes the time of about five evaluations, once for each `with` block and size. An AutoencoderKL in float16 that diffusers
-        upcasts is copied, and recorded anew, at every call of the pipeline.
+        recorded runs as it is, and a log line at warning level gives the reason. Results are the same but for rounding.
+        Recording takes the time of about five evaluations, once for each `with` block and size. An AutoencoderKL in float16
+        that diffusers upcasts is copied, and recorded anew, at every call of the pipeline.
 
     Raises `TypeError` for a loss that needs more than images and for arguments of a wrong type; `ValueError` for arguments out
     of range, for a pipeline without scheduler or with latents that cannot be decoded, and for a loss whose value does not
