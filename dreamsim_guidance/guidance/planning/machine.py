@@ -135,16 +135,16 @@ class Machine:
         Matrix products (8192 cubed), memory traffic, and the 4.5 ms in which a captured graph of 950 kernels is replayed were
         measured there with PyTorch 2.11. The latencies and the rate of convolutions were fitted to the guided runs of Stable
         Diffusion 1.5 and XL in `benchmarks/results/guided_sampling_real_cuda.json`: an unguided step of 728 operations takes
-        26 ms, one of 1854 operations 65 ms. The latency of a fused kernel was derived from a step of the stacked ensemble for
-        one image, 33 ms with 72 fused launches and 46 ms in plain operations. With another host, `measured` is closer.
+        26 ms, one of 1854 operations 65 ms. The latency of a fused kernel is 2.5 times that of an operation, as
+        `measured` found on another H200. With another host, `measured` is closer.
         """
         return cls(
             flops_per_second=686e12,
             bytes_per_second=4.14e12,
             latency=35e-6,
             backward_latency=38e-6,
-            recomputed_latency=130e-6,
-            fused_latency=210e-6,
+            recomputed_latency=142e-6,
+            fused_latency=88e-6,
             convolution_flops_per_second=120e12,
             kernel=4.7e-6,
             asynchronous=True,
