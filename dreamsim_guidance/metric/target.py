@@ -197,9 +197,8 @@ class Target(Loss):
     # What a recording depends on beside the images.
 
     def _watch(self) -> Watch:
-        buffers = (
-            self._buffers
-        )  # not self: a target that is dropped frees its graphs at once, not at the next collection
+        # not self: a target that is dropped frees its graphs at once, not at the next collection
+        buffers = self._buffers
         return Watch([self.metric], lambda: [buffers[n] for n in ("directions", "mask", "weights_of_references")])
 
     @property
