@@ -5,17 +5,26 @@ const at = (id) => document.getElementById(id);
 const EARLY = 200; // milliseconds: nobody judges so fast, so the second click of a double click is no answer
 const asked = new URLSearchParams(location.search).get("p");
 
-/* What the browser stores: one session for each participant number, and the number last used. */
-const kept = (() => {
+/* What the browser stores: one session for each participant number, and the number last used.
+
+Chromium may run this program before its main process has registered the page. To a page that opens localStorage so early,
+it looks empty until the next reload, and what the page writes is lost. The main process answers no question of the page
+before it has registered it, so the page asks one, which it does not need answered, and opens localStorage afterwards.
+Listening for storage events opens it, too. */
+let kept = null;
+async function openStorage() {
+  await navigator.permissions?.query({ name: "persistent-storage" }).catch(() => {});
   try {
     localStorage.setItem(study.id + "-test", "1");
     localStorage.removeItem(study.id + "-test");
-    return localStorage;
+    kept = localStorage;
   } catch {
     at("storage").hidden = false;
-    return null;
   }
-})();
+  addEventListener("storage", (event) => { // an answer was given in another tab
+    if (session && event.key === key(session.participant)) location.reload();
+  });
+}
 const key = (number) => `study-${study.id}-${number}`;
 const isNumber = (number) => Number.isInteger(number) && number >= 1 && number <= study.blocks.length;
 let session = null;
@@ -214,7 +223,7 @@ function download(kind) {
 }
 
 /* The start. */
-function start() {
+async function start() {
   at("title").textContent = study.title;
   at("question").textContent = study.question;
   at("lead").textContent = study.question;
@@ -256,6 +265,7 @@ function start() {
   at("again").hidden = fixed;
   build();
 
+  await openStorage();
   const last = fixed ? Number(asked) : asked === null ? Number(kept?.getItem(key("last"))) : 0;
   if (isNumber(last) && stored(last)) begin(last, "");
   else at("start").hidden = false;
@@ -282,8 +292,5 @@ addEventListener("keydown", (event) => {
   else if (name === "backspace" || name === "u") undo();
   else return;
   event.preventDefault();
-});
-addEventListener("storage", (event) => { // an answer was given in another tab
-  if (session && event.key === key(session.participant)) location.reload();
 });
 start();

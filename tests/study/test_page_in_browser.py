@@ -203,6 +203,29 @@ new MutationObserver(() => {{
   done(session.votes.length - before);
 }}).observe(document.body, {{ attributes: true }});
 {PRESS}"""
+# What Chromium does now and then under load: until its main process has registered the page, which it has done once it
+# answers a question, it gives the page a localStorage that is empty and forgets, and the page does not get another one.
+# Listening for storage events opens localStorage, too.
+LATE = """{
+  const own = Object.getOwnPropertyDescriptor(window, 'localStorage').get;
+  const query = navigator.permissions.query.bind(navigator.permissions);
+  const listen = window.addEventListener.bind(window);
+  const forgetful = { getItem: () => null, setItem: () => {}, removeItem: () => {} };
+  let registered = false;
+  let area = null;
+  const open = () => area ??= registered ? own.call(window) : forgetful;
+  navigator.permissions.query = async (description) => {
+    await new Promise((done) => setTimeout(done, 300));
+    const status = await query(description);
+    registered = true;
+    return status;
+  };
+  window.addEventListener = (type, ...rest) => {
+    if (type === 'storage') open();
+    listen(type, ...rest);
+  };
+  Object.defineProperty(window, 'localStorage', { get: open });
+}"""
 LAYOUT = """(() => {
   const box = (element) => {
     const r = element.getBoundingClientRect();
@@ -252,8 +275,10 @@ def test_a_participant_number_is_proposed_and_an_unknown_one_is_refused(
     desk = sessions()
     page = (folders / "study" / "index.html").as_uri()
     desk.driver.get(page + "?p=5")
+    desk.state("start")
     assert "Participant numbers go from 1 to 4" in desk.driver.find_element(By.ID, "start-problem").text
     desk.driver.get(page)
+    desk.state("start")
     field = desk.driver.find_element(By.ID, "participant")
     drawn = int(field.get_attribute("value"))
     assert 1 <= drawn <= 4
@@ -270,6 +295,24 @@ def test_a_participant_number_is_proposed_and_an_unknown_one_is_refused(
     content = json.loads(desk.download("json", "details").read_text())
     assert (content["chosen_by"], content["participant"], content["finished"]) == ("typed", typed, False)
     assert [vote["trial"] for vote in content["votes"]] == [first.id]
+
+
+def test_answers_survive_a_reload_when_the_browser_registers_the_page_late(
+    folders: Path, sessions: Callable[..., Session]
+) -> None:
+    study = make_study("targets", METHODS, "study", participants=1, progress=False).study
+    desk, (first, second, third) = sessions(), study.blocks[0][:3]
+    desk.driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": LATE})
+    desk.begin((folders / "study" / "index.html").as_uri() + "?p=1")
+    desk.answer(first.id, 0, study.choices)
+    desk.asked(second.id)
+    desk.driver.refresh()
+    desk.answer(second.id, 1, study.choices)  # an answer after a reload is stored, too
+    desk.asked(third.id)
+    desk.driver.refresh()
+    desk.asked(third.id)
+    votes = desk.run("session.votes.map((vote) => [vote.trial, vote.choice])")
+    assert votes == [list(pair) for pair in desk.given.items()] and len(votes) == 2
 
 
 def test_a_picture_that_does_not_load_can_be_asked_for_again(
