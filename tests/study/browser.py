@@ -99,10 +99,12 @@ class Session:
     def download(self, kind: str, among: str = "#end") -> Path:
         before = set(self.downloads.iterdir())
         self.click(f"{among} [data-download={kind}]")
-        return self.until(
-            lambda: [file for file in set(self.downloads.iterdir()) - before if file.suffix == f".{kind}"],
-            f"a download of {kind}",
-        )[0]
+
+        def complete() -> list[Path]:  # Chromium reserves the name with an empty file, which the complete one replaces
+            new = set(self.downloads.iterdir()) - before
+            return [file for file in new if file.suffix == f".{kind}" and file.stat().st_size > 0]
+
+        return self.until(complete, f"a download of {kind}")[0]
 
     def close(self) -> None:
         problems = [entry for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
