@@ -1,6 +1,10 @@
 from .guidance import MPGD as MPGD
 from .guidance import guide as guide
 from .guidance import plan as plan
+from .inversion import Inversion as Inversion
+from .inversion import Latents as Latents
+from .inversion import Pixels as Pixels
+from .inversion import invert as invert
 from .loss import Loss as Loss
 from .loss import PairLoss as PairLoss
 from .metric.backbones import Branch as Branch

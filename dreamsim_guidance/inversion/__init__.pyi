@@ -1,5 +1,10 @@
-from .optimise import Optimised as Optimised
-from .optimise import optimise as optimise
+from .inverting import Ramp as Ramp
+from .inverting import invert as invert
+from .latents import Latents as Latents
+from .optimising import Optimised as Optimised
+from .optimising import optimise as optimise
 from .pixels import Pixels as Pixels
+from .preview import Preview as Preview
+from .result import Inversion as Inversion
 from .stylegan_code import load_stylegan as load_stylegan
 from .stylegan_files import read_stylegan_pkl as read_stylegan_pkl

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from dreamsim_guidance.data.photographs import photograph
 from dreamsim_guidance.files.atomic import write_json, writing
-from dreamsim_guidance.inversion.optimise import Optimised, optimise
+from dreamsim_guidance.inversion.inverting import invert
 from dreamsim_guidance.inversion.parts import Parts
 from dreamsim_guidance.inversion.photograph import Reconstruction
 from dreamsim_guidance.inversion.pixels import Pixels
-from dreamsim_guidance.losses import MSE, SSIM, Loss, TotalVariation, grid
+from dreamsim_guidance.inversion.result import Inversion
+from dreamsim_guidance.losses import MSE, SSIM, Cosine, Loss, TotalVariation, grid
 from dreamsim_guidance.metric.dreamsim import DreamSim
 from dreamsim_guidance.metric.ensemble import Ensemble
 from dreamsim_guidance.preprocess import load_image, resize, save_image
@@ -40,13 +41,15 @@ def reconstruct(config: Reconstruction, folder: Path) -> dict[str, Any]:
     log.info(
         "%s at %d x %d on %s, optimised by %s", config.image or "astronaut", width, height, device, _names(optimised)
     )
-    optimum = optimise(parts + config.tv * TotalVariation(), pixels, config.steps, config.lr, progress="reconstructing")
+    rate = Cosine(config.lr, 0.0, steps=config.steps)
+    loss = parts + config.tv * TotalVariation()
+    optimum = invert(loss, pixels, steps=config.steps, lr=rate, progress="reconstructing")
 
     other = resize(photograph("chelsea"), (height, width)).to(device)
-    candidates = {"before": start, "after": optimum.image, "another photograph": other}
+    candidates = {"before": start, "after": optimum.images, "another photograph": other}
     distances = _distances(candidates, target, metric, parts, judge)
     save_image(target, folder / "target.png")
-    save_image(optimum.image, folder / "result.png")
+    save_image(optimum.images, folder / "result.png")
     _draw(folder / "reconstruction.png", target, start, optimum, distances, optimised)
     results = {"distances": distances, "steps": config.steps, "best_step": int(optimum.best_step)}
     history = {name: [round(float(v), 6) for v in values[:, 0]] for name, values in optimum.history.items()}
@@ -104,7 +107,7 @@ def _draw(
     file: Path,
     target: Tensor,
     start: Tensor,
-    optimum: Optimised,
+    optimum: Inversion,
     distances: dict[str, dict[str, Any]],
     optimised: DreamSim,
 ) -> None:
@@ -119,7 +122,7 @@ def _draw(
     pictures = {
         "photograph": target,
         f"start, held-out distance {distances[judged]['before']:.3f}": start,
-        f"result, held-out distance {distances[judged]['after']:.3f}": optimum.image,
+        f"result, held-out distance {distances[judged]['after']:.3f}": optimum.images,
     }
     for axis, (title, picture) in zip(axes, pictures.items(), strict=False):
         axis.imshow(picture[0].detach().permute(1, 2, 0).float().cpu().clamp(0, 1).numpy(), interpolation="nearest")

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from torch import Tensor, nn
 
 from dreamsim_guidance.loss.terms import Entry, check_values, describe, distinct, weight_at, weighted
-from dreamsim_guidance.preprocess import check_images, check_range
+from dreamsim_guidance.preprocess import check_images, check_range, resize
 from dreamsim_guidance.schedule import Constant, as_schedule, is_number
 from dreamsim_guidance.types import Distance, Image
 
@@ -158,6 +158,10 @@ class Loss(_Term["Loss"]):
     def forward(self, images: Image) -> Distance:
         raise NotImplementedError(f"{type(self).__name__} must define forward(images) -> one value per image")
 
+    def resized(self, size: tuple[int, int]) -> Loss:
+        """The same loss with its reference images resized to (height, width); itself if they have this size already."""
+        return self
+
     def of_pred(self) -> PairLoss:
         """This loss as a `PairLoss` that uses only the prediction, as a regulariser in training."""
         return _OfPred(self)
@@ -199,6 +203,9 @@ class _Against(Loss):
     def at(self, step: int | float) -> Loss:
         fixed = self.pair.at(step)
         return self if fixed is self.pair else _Against(fixed, self.reference)
+
+    def resized(self, size: tuple[int, int]) -> Loss:
+        return self if self.reference.shape[-2:] == size else _Against(self.pair, resize(self.reference, size))
 
 
 class _OfPred(PairLoss):
@@ -271,6 +278,10 @@ class _Sum(_Term[Any]):
 class _LossSum(_Sum, Loss):
     def forward(self, images: Image) -> Distance:
         return self._total(images)
+
+    def resized(self, size: tuple[int, int]) -> Loss:
+        fitted = [entry._replace(loss=entry.loss.resized(size)) for entry in self._entries()]
+        return self if fitted == self._entries() else _LossSum(fitted)
 
     def of_pred(self) -> PairLoss:
         return _PairSum([entry._replace(loss=entry.loss.of_pred()) for entry in self._entries()])

@@ -1,0 +1,234 @@
+"""Find what makes a generator produce an image: one search and one descent, through any differentiable callable.
+
+    min_leaves  loss(through(leaves)) + penalty(leaves)
+
+Published methods are this loop over different leaves: latent codes, noise, an autoencoder's latents, pixels, weights. The
+best of many starts, ranked by the loss itself, is what finds the right basin; the step size rises and falls as in the
+projector of StyleGAN2, in units of the prior's scale.
+
+Karras et al., Analyzing and improving the image quality of StyleGAN, CVPR 2020, appendix D (the step size's schedule; here
+the first step is not 0, and the best step is returned, not the last).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from dreamsim_guidance.inversion.descent import Descent, Plan
+from dreamsim_guidance.inversion.problem import Leaves, Problem, named
+from dreamsim_guidance.inversion.result import Inversion
+from dreamsim_guidance.inversion.starts import Init, best_starts, check_leaves, start_of, units_of
+from dreamsim_guidance.loss import Loss
+from dreamsim_guidance.preprocess import check_images, check_range
+from dreamsim_guidance.schedule import Constant, Schedule
+
+__all__ = ["Ramp", "invert"]
+
+log = logging.getLogger(__name__)
+
+Prior = float | Tensor | Mapping[str, Tensor] | None
+
+
+@dataclass(frozen=True)
+class Ramp(Schedule):
+    """Rises linearly to `peak` over the first 5 % of the steps, and falls to 0 along a cosine over the last 25 %."""
+
+    peak: float
+    steps: int
+
+    def __call__(self, step: int | float) -> float:
+        passed = (step + 1) / max(self.steps, 1)
+        down = 0.5 - 0.5 * math.cos(math.pi * min(1.0, max(0.0, 1 - step / max(self.steps, 1)) / 0.25))
+        return self.peak * min(1.0, passed / 0.05) * down
+
+
+def invert(
+    loss: Callable[[Tensor], Tensor],
+    through: Callable[..., Tensor],
+    init: Init | None = None,
+    steps: int = 400,
+    *,
+    batch: int = 1,
+    lr: float | Schedule | None = None,
+    optimiser: Literal["adam", "lbfgs"] = "adam",
+    search: int = 256,
+    restarts: int = 4,
+    chunk: int = 32,
+    centre: Prior = None,
+    scale: Prior = None,
+    penalty: Callable[..., Tensor] | None = None,
+    project_: Callable[..., object] | None = None,
+    value_range: tuple[float, float] | None = None,
+    judges: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
+    stop_below: float | None = None,
+    patience: int | None = None,
+    seed: int = 0,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int = 100,
+    callback: Callable[[int, Tensor, Tensor], None] | None = None,
+    progress: bool | str = True,
+) -> Inversion:
+    """Find the leaves for which `loss(through(leaves))` is lowest, and return the best step of every sample.
+
+    loss: maps images `(b, 3, h, w)` in [0, 1] to one value per image, `(b,)`. The scheduled weights of a `Loss` follow the
+        step, and a reference of another size than the images is resized. Sample i has reference i, where there are several.
+        With `batch` 1, the loss must take several images at once.
+    through: the generator, `callable(**leaves) -> images`, or `callable(leaf)` where `init` is or draws a tensor. Its
+        attributes `init`, `centre`, `scale`, `penalty`, `project_`, `value_range` and `lr` are the defaults of the arguments of
+        the same name. A module without `init` is called without arguments, and its trainable parameters are the leaves;
+        it is not changed.
+    init: the start, a tensor `(b, ...)` or a mapping of them; or a sampler `(n, generator) -> them` of the prior. By
+        default normal samples, if `centre` and `scale` are given.
+    steps: number of steps, at least 0; a step evaluates loss and gradient once.
+    batch: number of samples; only for a sampler.
+    lr: step size in units of the prior's scale, by default 0.1, which rises over the first 5 % of the steps and falls over
+        the last 25 % (`Ramp`); or a schedule. For L-BFGS it is the length of the first step.
+    optimiser: "adam"; or "lbfgs", which needs far fewer steps on smooth losses, but more memory, 20 times the leaves.
+    search: how many samples of the prior are ranked by the loss, without gradients; only for a sampler.
+    restarts: how many of the best descend, of each sample; after each 15 % of the steps the worse half of them is dropped.
+    chunk: how many samples are rendered at once in the search.
+    centre, scale: of the prior, a number, a tensor that broadcasts to the leaf, or a mapping of them by leaf.
+    penalty: added to the loss, called as `through` is, and returns one value per row of the leaves.
+    project_: called with a mapping of the leaves after each step, without gradients; it replaces or changes them in place.
+    value_range: what black and white are in the generator's images, by default (0, 1).
+    judges: metrics that take no part, from images to one value per image; they judge the result.
+    stop_below: a sample stops when its loss is at most this; looked at every 25 steps.
+    patience: a sample stops when its loss has not improved for so many steps.
+    seed: decides the samples. With the same seed, generator and machine, the result is the same.
+    checkpoint: a file from which an interrupted run goes on, to the same result; it is written every `checkpoint_every`
+        steps after the search and removed in the end.
+    callback: called as `callback(step, images, losses)` at every step, with the best start of each sample; see `Preview`.
+    progress: whether to show a bar on stderr; a string is its label.
+
+    Returns images, leaves, loss, history and more, see `Inversion`. A loss that becomes NaN stops its sample and keeps the
+    best step so far. Numbers are read back from an accelerator every 25 steps, not at each.
+
+    Raises ValueError or TypeError for images of a wrong shape or range, a loss or generator without a gradient (the message
+    says where the graph ends), arguments out of range, and the checkpoint of another run; FloatingPointError if the loss of
+    a sample was never finite.
+    """
+    began = time.perf_counter()
+    counts = {
+        "batch": batch,
+        "search": search,
+        "restarts": restarts,
+        "chunk": chunk,
+        "checkpoint_every": checkpoint_every,
+    }
+    for name, count in {**counts, "steps": steps + 1}.items():
+        if count < 1:
+            raise ValueError(f"{name} must be at least {0 if name == 'steps' else 1}, got {count - (name == 'steps')}.")
+    if optimiser not in ("adam", "lbfgs"):
+        raise ValueError(f"unknown optimiser '{optimiser}'; known: adam, lbfgs.")
+    defaults = through if hasattr(through, "init") else None
+    centre = getattr(defaults, "centre", None) if centre is None else centre
+    scale = getattr(defaults, "scale", None) if scale is None else scale
+    penalty = getattr(defaults, "penalty", None) if penalty is None else penalty
+    low, high = getattr(defaults, "value_range", (0.0, 1.0)) if value_range is None else value_range
+    lr = getattr(defaults, "lr", 0.1) if lr is None else lr
+
+    generate, init = start_of(through, init, centre, scale)
+    sampled = not isinstance(init, Tensor | Mapping)
+    drawn = init(max(search, restarts), torch.Generator().manual_seed(seed)) if sampled else init  # type: ignore[operator]
+    check_leaves(named(drawn))
+    by_name = not isinstance(drawn, Tensor)
+    starts = {name: leaf.detach() for name, leaf in named(drawn).items()}
+
+    def called(function: Callable[..., Tensor]) -> Callable[[Leaves], Tensor]:
+        return lambda leaves: function(**leaves) if by_name else function(leaves["leaf"])
+
+    def render(leaves: Leaves) -> Tensor:
+        images = called(generate)(leaves)
+        return (images - low) / (high - low) if isinstance(images, Tensor) and (low, high) != (0.0, 1.0) else images
+
+    with torch.no_grad():
+        first = render({name: leaf[:1] for name, leaf in starts.items()} if sampled else starts)
+    _check_first(first, (low, high), 1 if sampled else None if by_name else len(starts["leaf"]))
+    batch = batch if sampled else len(first)
+    problem = Problem(
+        _fitted(loss, first),
+        render,
+        batch,
+        units_of(starts, centre, scale),
+        None if penalty is None else called(penalty),
+        getattr(defaults, "project_", None) if project_ is None else project_,
+    )
+    restarts = restarts if sampled else 1
+    if sampled:
+        starts = best_starts(starts, problem, restarts, chunk)
+    label = progress if isinstance(progress, str) else "inverting" if progress else None
+    plan = Plan(
+        steps=steps,
+        rate=_rate(lr, steps, optimiser),
+        optimiser=optimiser,
+        stop_below=stop_below,
+        patience=patience,
+        shared=any(leaf.ndim == 0 or len(leaf) != batch * restarts for leaf in starts.values()),
+        checkpoint=None if checkpoint is None else Path(checkpoint),
+        checkpoint_every=checkpoint_every,
+        callback=callback,
+        label=label,
+    )
+    if plan.shared and optimiser == "lbfgs":
+        raise ValueError(
+            "L-BFGS needs leaves with one row per image; use optimiser='adam' for leaves that all images share."
+        )
+    descent = Descent(problem, plan, problem.units.units(starts), restarts)
+    best = descent.run()
+    if not bool(best.loss.isfinite().all()):
+        samples = (~best.loss.isfinite()).nonzero().flatten().tolist()
+        raise FloatingPointError(f"the loss of samples {samples} was never finite; check its terms on the start image.")
+    if samples := descent.lost.nonzero().flatten().tolist():
+        log.warning("the loss of samples %s stopped being finite; their best step is returned.", samples)
+    with torch.no_grad():
+        judged = {name: _fitted(judge, best.images, name)(best.images) for name, judge in (judges or {}).items()}
+    if plan.checkpoint is not None:
+        plan.checkpoint.unlink(missing_ok=True)
+    return Inversion(
+        best.images, best.leaves, best.loss, best.step, descent.history, judged, time.perf_counter() - began
+    )
+
+
+def _rate(lr: float | Schedule, steps: int, optimiser: str) -> Callable[[int], float]:
+    if isinstance(lr, Schedule):
+        return lr
+    if not 0 <= lr < math.inf:
+        raise ValueError(f"lr must be a number of at least 0 or a schedule, got {lr}.")
+    return Constant(lr) if optimiser == "lbfgs" else Ramp(lr, steps)
+
+
+def _fitted(loss: Callable[[Tensor], Tensor], images: Tensor, name: str = "loss") -> Loss:
+    """The loss with its references in the images' size; a line of the log says so where that changes them."""
+    if not isinstance(loss, Loss):
+        return Loss.of(loss, name)
+    height, width = images.shape[-2:]
+    fitted = loss.resized((height, width))
+    if fitted is not loss:
+        log.warning("the reference of the loss was resized to the size of the images, %d x %d.", height, width)
+    return fitted
+
+
+def _check_first(images: object, value_range: tuple[float, float], count: int | None) -> None:
+    """Raise ValueError or TypeError unless these are images, as many as leaves, of the range that was said."""
+    name = "the images of the generator"
+    check_images(images, name)
+    assert isinstance(images, Tensor)
+    if count is not None and len(images) != count:
+        raise ValueError(f"through must return one image for each row of the leaf, got {len(images)} for {count}.")
+    outside = ((images < -0.25) | (images > 1.25)).float().mean()
+    if not bool(outside <= 0.1) or not bool(images.isfinite().all()):
+        try:
+            check_range(images, name)
+        except ValueError as error:
+            raise ValueError(
+                f"{error} Say which values are black and white, e.g. value_range=(-1, 1); it is {value_range} now."
+            ) from None
