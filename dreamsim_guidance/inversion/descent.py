@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 from tqdm import tqdm
 
 from dreamsim_guidance.files.atomic import writing
@@ -109,9 +110,7 @@ class Descent:
         """Descend to the last step, or until every sample has stopped."""
         plan = self.plan
         if plan.checkpoint is not None and plan.checkpoint.exists():
-            self._restore(
-                torch.load(plan.checkpoint, map_location=next(iter(self.units.values())).device, weights_only=True)
-            )
+            self._restore(torch.load(plan.checkpoint, map_location="cpu", weights_only=True))
         bar = tqdm(total=plan.steps + 1, initial=self.step, desc=plan.label, disable=plan.label is None, unit="step")
         with bar:
             while self.step <= plan.steps:
@@ -261,13 +260,13 @@ class Descent:
                 f"{self.plan.checkpoint} belongs to another run, with {state['settings']}, not {self._settings()}; "
                 "remove it, or give another file."
             )
-        self.step, self.restarts = state["step"], state["restarts"]
-        self.active, self.lost = state["active"], state["lost"]
+        device = self.lost.device
+        best, self.active, self.lost = tree_map(lambda t: t.to(device), (state["best"], state["active"], state["lost"]))
+        self.best = Best(**best)
+        self.step, self.restarts, self.blocks = state["step"], state["restarts"], state["blocks"]
         for name, leaf in self.units.items():
-            leaf.data = state["units"][name]
+            leaf.data = state["units"][name].to(device)
         self.optimiser.restore(state["optimiser"])
-        self.best = Best(**state["best"])
-        self.blocks = [{name: block.cpu() for name, block in blocks.items()} for blocks in state["blocks"]]
 
 
 def _where(rows: Tensor, new: Tensor, old: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode, resolve_name
@@ -14,8 +15,8 @@ from torch.utils import _pytree as pytree
 
 __all__ = ["check_gradients"]
 
-_HERE = str(Path(__file__).parent)
-_TORCH = str(Path(torch.__file__).parent)
+_OTHERS = (str(Path(__file__).parent), str(Path(torch.__file__).parent), str(Path(jaxtyping.__file__).parent), "<")
+"""Where the files begin whose frames say nothing about a generator: this folder, torch, checks at run time, made code."""
 
 
 def check_gradients(gradients: Sequence[Tensor | None], images: Tensor, render: Callable[[], object]) -> None:
@@ -53,9 +54,7 @@ class _LastCut(TorchFunctionMode):
         name = resolve_name(func) or getattr(func, "__name__", str(func))
         ends = (passed and not any(value.requires_grad for value in passed)) or name.endswith((".numpy", ".__array__"))
         if ends and any(value.requires_grad for value in given) and not name.endswith((".__get__", ".__set__")):
-            frame = next(
-                (f for f in reversed(traceback.extract_stack()) if not f.filename.startswith((_HERE, _TORCH))), None
-            )
+            frame = next((f for f in reversed(traceback.extract_stack()) if not f.filename.startswith(_OTHERS)), None)
             place = "" if frame is None else f' at {frame.filename}:{frame.lineno}, "{frame.line}"'
             self.message = f"the graph ends in {name}{place}"
         return result

@@ -138,15 +138,17 @@ def invert(
 
     generate, init = start_of(through, init, centre, scale)
     sampled = not isinstance(init, Tensor | Mapping)
-    drawn = init(max(search, restarts), torch.Generator().manual_seed(seed)) if sampled else init  # type: ignore[operator]
+    drawn = (
+        init if isinstance(init, Tensor | Mapping) else init(max(search, restarts), torch.Generator().manual_seed(seed))
+    )
     check_leaves(named(drawn))
     by_name = not isinstance(drawn, Tensor)
     starts = {name: leaf.detach() for name, leaf in named(drawn).items()}
 
-    def called(function: Callable[..., Tensor]) -> Callable[[Leaves], Tensor]:
+    def called(function: Callable[..., Any]) -> Callable[[Leaves], Any]:
         return lambda leaves: function(**leaves) if by_name else function(leaves["leaf"])
 
-    def render(leaves: Leaves) -> Tensor:
+    def render(leaves: Leaves) -> Any:
         images = called(generate)(leaves)
         return (images - low) / (high - low) if isinstance(images, Tensor) and (low, high) != (0.0, 1.0) else images
 

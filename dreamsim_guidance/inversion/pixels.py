@@ -44,6 +44,7 @@ class Pixels(nn.Module):
     Raises ValueError for numbers below 1 and unknown kinds. Parameters are float32.
     """
 
+    decay: Tensor
     lr = 0.05
     """Step size of Adam that suits the parameters."""
 

@@ -19,7 +19,7 @@ __all__ = ["Preview"]
 class Preview:
     """A callback of `invert` that writes the images of every few steps; several samples form a grid.
 
-    file: .gif, .webp or .png for an animation of all frames so far; any other ending, such as .jpg, holds the latest.
+    file: .gif or .webp for an animation of all frames so far; any other ending, such as .png, holds the latest frame.
     every: steps between two frames, at least 1.
     milliseconds: for which each frame of an animation is shown.
 
@@ -36,7 +36,7 @@ class Preview:
         if step % self.every:
             return
         self.frames.append(_picture(images))
-        animated = self.file.suffix.lower() in (".gif", ".webp", ".png")
+        animated = self.file.suffix.lower() in (".gif", ".webp")
         first, *further = self.frames if animated else self.frames[-1:]
         with writing(self.file) as temporary:
             if further:

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from dreamsim_guidance.inversion import Pixels
+from dreamsim_guidance.inversion import Pixels, invert
+from dreamsim_guidance.losses import MSE
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -41,3 +42,26 @@ def test_the_start_depends_on_the_generator_alone() -> None:
 def test_an_empty_image_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 1, got"):
         Pixels(0)
+
+
+@pytest.mark.parametrize("kind", ["pyramid", "plain", "fourier"])
+def test_every_kind_starts_as_grey_noise_and_reaches_a_picture(kind: str) -> None:
+    pixels = Pixels(16, 24, batch=2, generator=seeded(0), kind=kind)  # type: ignore[arg-type]
+    start = pixels().detach()
+    assert start.shape == (2, 3, 16, 24) and 0.01 < start.std() < 0.2 and abs(start.mean() - 0.5) < 0.15
+    y, x = torch.meshgrid(torch.linspace(0, 3, 16), torch.linspace(0, 4, 24), indexing="ij")
+    picture = torch.stack([0.5 + 0.3 * f for f in (x.sin(), y.cos(), (x + y).sin())])[None]
+    result = invert(MSE(picture), pixels, steps=200, progress=False)
+    assert (result.images - picture).abs().mean() < 0.02
+    assert torch.equal(pixels().detach(), start) and torch.equal(pixels(**result.leaves), result.images)
+
+
+def test_plain_pixels_are_one_parameter_each_and_the_wave_of_odd_sizes_is_whole() -> None:
+    assert [tuple(level.shape) for level in Pixels(5, 7, kind="plain").levels] == [(1, 3, 5, 7)]
+    assert Pixels(5, 7, kind="fourier")().shape == (1, 3, 5, 7)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_an_unknown_kind_is_refused() -> None:
+    with pytest.raises(ValueError, match="unknown kind of pixels 'wavelet'; known: pyramid, plain, fourier"):
+        Pixels(16, kind="wavelet")  # type: ignore[arg-type]

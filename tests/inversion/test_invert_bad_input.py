@@ -1,0 +1,139 @@
+"""What `invert` says of generators, losses and arguments that cannot work."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dreamsim_guidance import Inversion, invert
+from dreamsim_guidance.losses import MSE, TotalVariation
+
+Z = torch.zeros(2, 12)
+
+
+def generator(z: Tensor) -> Tensor:
+    return z.view(-1, 3, 2, 2).sigmoid()
+
+
+def quick(through: Any = generator, init: Any = Z, loss: Any = None, steps: int = 30, **options: Any) -> Inversion:
+    return invert(loss or TotalVariation(), through, init, steps, progress=False, **options)
+
+
+@pytest.mark.parametrize(
+    ("through", "message"),
+    [
+        (lambda z: 2 * generator(z - 3) - 1, r"must lie in \[0, 1\].*value_range=\(-1, 1\)"),
+        (lambda z: 255 * generator(z), r"must lie in \[0, 1\].*use x / 255.*value_range"),
+        (lambda z: generator(z) * torch.nan, "got NaN"),
+        (lambda z: generator(z)[:, :1], r"the images of the generator must have 3 channels"),
+        (lambda z: generator(z)[0], r"the images of the generator must have shape \(b, 3, h, w\)"),
+        (lambda z: generator(z)[:1], "one image for each row of the leaf, got 1 for 2"),
+    ],
+)
+def test_images_of_a_wrong_range_or_shape_are_refused_before_the_first_step(through: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        quick(through)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_generator_that_returns_no_tensor_is_refused() -> None:
+    with pytest.raises(TypeError, match="the images of the generator must be a torch tensor"):
+        quick(lambda z: (generator(z),))
+
+
+def test_a_value_range_maps_the_images() -> None:
+    result = quick(lambda z: 2 * generator(z) - 1, value_range=(-1.0, 1.0), steps=0)
+    assert torch.allclose(result.images, generator(Z))
+
+
+class Quantised(nn.Module):
+    def forward(self, z: Tensor) -> Tensor:
+        return ((generator(z) * 255).byte()).float() / 255
+
+
+def through_numpy(z: Tensor) -> Tensor:
+    return torch.from_numpy(generator(z).detach().numpy())
+
+
+def without_grad(z: Tensor) -> Tensor:
+    with torch.no_grad():
+        return generator(z)
+
+
+@pytest.mark.parametrize(
+    ("through", "where"),
+    [
+        (Quantised(), r"byte at .*test_invert_bad_input.py:\d+, .*generator\(z\) \* 255"),
+        (through_numpy, r"detach at .*test_invert_bad_input.py:\d+, .*from_numpy"),
+        (without_grad, r"(view|sigmoid) at .*test_invert_bad_input.py:\d+, .*sigmoid"),
+    ],
+    ids=["bytes", "numpy", "no_grad"],
+)
+def test_a_generator_without_a_gradient_is_told_where_its_graph_ends(through: Any, where: str) -> None:
+    with pytest.raises(ValueError, match="the images do not depend on the parameters: the graph ends in .*" + where):
+        quick(through)
+
+
+def test_a_reference_of_another_size_is_resized_and_a_line_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    photo = torch.rand(1, 3, 5, 7)
+    with caplog.at_level(logging.WARNING):
+        result = quick(loss=3 * MSE(photo) + TotalVariation(), judges={"mse": MSE(photo)})
+    assert "resized to the size of the images, 2 x 2" in caplog.text
+    assert result.history["mse"][-1].mean() < result.history["mse"][0].mean()
+
+
+def test_a_loss_that_becomes_nan_stops_its_sample_and_keeps_the_best_step(caplog: pytest.LogCaptureFixture) -> None:
+    calls: list[int] = []
+
+    def nan_for_the_first(x: Tensor) -> Tensor:
+        calls.append(1)
+        value = (x - 0.9).square().flatten(1).mean(1)
+        return value * torch.tensor([torch.nan if len(calls) > 6 else 1.0, 1.0])
+
+    with caplog.at_level(logging.WARNING):
+        result = quick(loss=nan_for_the_first, steps=60)
+    assert result.best_step[0] == 5 and result.best_step[1] > 30 and result.images.isfinite().all()
+    assert "the loss of samples [0] stopped being finite" in caplog.text
+
+
+def test_all_samples_at_nan_end_the_run() -> None:
+    calls: list[int] = []
+
+    def nan_later(x: Tensor) -> Tensor:
+        calls.append(1)
+        return x.flatten(1).mean(1) * (torch.nan if len(calls) > 6 else 1.0)
+
+    quick(loss=nan_later, steps=400)
+    assert len(calls) < 60
+
+
+def test_a_loss_that_is_never_finite_is_an_error() -> None:
+    with pytest.raises(FloatingPointError, match=r"samples \[0, 1\] was never finite"):
+        quick(loss=lambda x: x.flatten(1).mean(1) * torch.nan)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": -1}, "steps must be at least 0, got -1"),
+        ({"search": 0}, "search must be at least 1, got 0"),
+        ({"lr": -0.1}, "lr must be a number of at least 0"),
+        ({"optimiser": "sgd"}, "unknown optimiser 'sgd'; known: adam, lbfgs"),
+        ({"scale": 0.0}, "the scale of 'leaf' must be positive"),
+        ({"init": None}, "init is missing"),
+        ({"init": {}}, "no leaf"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_arguments_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        quick(**options)
+
+
+def test_leaves_of_whole_numbers_are_refused() -> None:
+    with pytest.raises(TypeError, match="the leaf 'leaf' must be a floating-point tensor"):
+        quick(init=Z.long())
