@@ -28,6 +28,7 @@ from dreamsim_guidance.inversion.problem import Leaves, Problem, named
 from dreamsim_guidance.inversion.result import Inversion
 from dreamsim_guidance.inversion.starts import Init, best_starts, check_leaves, start_of, units_of
 from dreamsim_guidance.loss import Loss
+from dreamsim_guidance.pipelines.decoder import bounded
 from dreamsim_guidance.preprocess import check_images, check_range
 from dreamsim_guidance.schedule import Constant, Schedule
 
@@ -99,7 +100,8 @@ def invert(
     centre, scale: of the prior, a number, a tensor that broadcasts to the leaf, or a mapping of them by leaf.
     penalty: added to the loss, called as `through` is, and returns one value per row of the leaves.
     project_: called with a mapping of the leaves after each step, without gradients; it replaces or changes them in place.
-    value_range: what black and white are in the generator's images, by default (0, 1).
+    value_range: what black and white are in the generator's images, by default (0, 1). An overshoot u beyond them becomes
+        u / (1 + 4 |u|), as in `guide`, so that the loss sees what could be a picture and every pixel keeps its gradient.
     judges: metrics that take no part, from images to one value per image; they judge the result.
     stop_below: a sample stops when its loss is at most this; looked at every 25 steps.
     patience: a sample stops when its loss has not improved for so many steps.
@@ -148,17 +150,17 @@ def invert(
     def called(function: Callable[..., Any]) -> Callable[[Leaves], Any]:
         return lambda leaves: function(**leaves) if by_name else function(leaves["leaf"])
 
-    def render(leaves: Leaves) -> Any:
+    def unbounded(leaves: Leaves) -> Any:
         images = called(generate)(leaves)
         return (images - low) / (high - low) if isinstance(images, Tensor) and (low, high) != (0.0, 1.0) else images
 
     with torch.no_grad():
-        first = render({name: leaf[:1] for name, leaf in starts.items()} if sampled else starts)
+        first = unbounded({name: leaf[:1] for name, leaf in starts.items()} if sampled else starts)
     _check_first(first, (low, high), 1 if sampled else None if by_name else len(starts["leaf"]))
     batch = batch if sampled else len(first)
     problem = Problem(
         _fitted(loss, first),
-        render,
+        lambda leaves: bounded(unbounded(leaves)),
         batch,
         units_of(starts, centre, scale),
         None if penalty is None else called(penalty),

@@ -25,7 +25,7 @@ class Inversion:
     """The result of `invert`: the best step of every sample, of b samples."""
 
     images: Image
-    """What the leaves give, as the generator returned it, in about [0, 1]."""
+    """What the leaves give, as the loss saw it: in [0, 1] but for overshoots below 0.25."""
     leaves: dict[str, Tensor]
     """The tensors that were optimised, by name, each `(b, ...)`; a single one without a name is "leaf"."""
     loss: Distance

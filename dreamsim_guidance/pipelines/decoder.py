@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from dreamsim_guidance.pipelines.levels import wide
 from dreamsim_guidance.tracing import values_unknown
 
-__all__ = ["Decoder", "Geometry"]
+__all__ = ["Decoder", "Geometry", "bounded"]
 
 
 @dataclass
@@ -92,7 +92,7 @@ class Decoder:
                 # the value is the clipped one, which the sampler goes on from; inf - inf has no value and no gradient
                 images = images.detach().clamp(0, 1) + (images - images.detach()).nan_to_num()
         else:
-            images = _bounded(self.through_vae(x0))
+            images = bounded(self.through_vae(x0))
         self.frames = max(1, len(images) // len(x0))
         return images
 
@@ -209,7 +209,7 @@ def _one_for_each(images: Tensor, x0: Tensor) -> bool:
     return len(images) == len(x0) or (x0.ndim != 4 and len(images) > 0 and len(images) % len(x0) == 0)
 
 
-def _bounded(images: Tensor) -> Tensor:
+def bounded(images: Tensor) -> Tensor:
     """Keep overshoots below 0.25: early estimates may decode to anything, infinity included."""
     inside = images.clamp(0, 1)
     overshoot = (images - inside).clamp(-1e30, 1e30)  # so that 4 |u| is a number in float32
