@@ -13,7 +13,8 @@ from torch import Tensor
 from dreamsim_guidance.guidance import DPS, DSG, LGD, MPGD, TFG, FlowChef, FreeDoM, Method, UniversalGuidance, guide
 from dreamsim_guidance.guidance.methods import METHODS, method_class
 from dreamsim_guidance.guidance.step import length, rms
-from dreamsim_guidance.pipelines.decoder import Decoder, Geometry, _bounded
+from dreamsim_guidance.pipelines.decoder import Decoder, Geometry
+from dreamsim_guidance.pipelines.decoder import bounded as _bounded
 
 LARGE = [1e4, 1e15, 1e30, 3e38, math.inf]
 ALL = [method_class(name)() for name in METHODS]
