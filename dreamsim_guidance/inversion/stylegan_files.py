@@ -41,8 +41,6 @@ def read_stylegan_pkl(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], 
     file's precision and under the names of `Module.state_dict`. `config` holds what the generator was made with, as values
     that JSON has: `class_name`, `init_args` (list) and `init_kwargs` (dict; `z_dim`, `w_dim`, `img_resolution`, ...).
 
-    Memory: at most about twice the size of the file.
-
     Raises ValueError, which names what a file asks for beyond weights, and for damaged, empty and other files; OSError if the
     file cannot be opened.
     """
