@@ -85,6 +85,11 @@ class CapturedGradient:
             decoder.frames = max(1, len(result[0]) // len(x0))
         return result
 
+    @property
+    def recorded(self) -> bool:
+        """Whether there are recordings, which hold memory."""
+        return any(map(len, self._graphs))
+
     def release(self) -> None:
         """Drop all recordings and their memory."""
         for graphs in self._graphs:

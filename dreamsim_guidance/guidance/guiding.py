@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -194,11 +195,10 @@ class Guide:
                 )
             around.append(guidance)
             stack.callback(_forget, pipe.scheduler, guidance)
-            if method.through_denoiser and method.strength > 0:
-                stack.push(_advise_on_memory)
+            through_denoiser = method.through_denoiser and method.strength > 0
+            stack.push(partial(_advise_on_memory, lambda: through_denoiser or guidance.captured.recorded))
+            if through_denoiser:
                 stack.enter_context(frozen(pipe))
-            elif guidance.captured.capture is not False:
-                stack.push(_advise_on_memory)
             if guidance.checkpointing:
                 stack.enter_context(checkpointed(pipe))
             self._stacks.append(stack.pop_all())
@@ -215,10 +215,13 @@ class Guide:
 
 
 def _advise_on_memory(
-    kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    keeps: Callable[[], bool],
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    traceback: TracebackType | None,
 ) -> None:
-    """Add advice to a lack of memory: where the denoiser's graph is kept, its own passes may be what does not fit."""
-    if isinstance(error, torch.OutOfMemoryError) and SAVINGS not in str(error):
+    """Add advice to a lack of memory of the pipeline itself, where the guidance `keeps` memory between its own steps."""
+    if keeps() and isinstance(error, torch.OutOfMemoryError) and SAVINGS not in str(error):
         raise torch.OutOfMemoryError(
             f"{error} The guidance keeps activations for its gradient, of the denoiser or in CUDA graphs. {SAVINGS}"
         ) from error

@@ -342,11 +342,17 @@ def test_a_target_that_changes_between_calls_is_recorded_anew(change: str, recor
     assert distances[False][0] != pytest.approx(distances[False][-1], rel=1e-3)
 
 
-def test_guidance_is_not_captured_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_guidance_is_captured_by_default_and_not_if_refused(
+    monkeypatch: pytest.MonkeyPatch, recorder: TapeRecorder
+) -> None:
     tiny = build("sd")
-    monkeypatch.setattr(CapturedGradient, "_refused", lambda *_: pytest.fail("it was tried"))
-    with guide(tiny.pipe, tiny.loss(), MPGD(0.1)):
+    monkeypatch.setattr("dreamsim_guidance.capture.graphs.CUDA", recorder)  # as if this were a card
+    with guide(tiny.pipe, TotalVariation(), MPGD(0.1)):
         tiny.call()
+    assert recorder.recorded == 1
+    with guide(tiny.pipe, TotalVariation(), MPGD(0.1), capture=False):
+        tiny.call()
+    assert recorder.recorded == 1
 
 
 def test_weights_of_the_decoder_may_be_replaced_between_calls(recorder: TapeRecorder) -> None:
