@@ -129,7 +129,7 @@ class Graphs:
             if self._watch is None:
                 self._watch = watch()
             obstacle = self._watch.obstacle()
-        except (RuntimeError, NotImplementedError) as error:  # of tensors without an address, such as sharded ones
+        except RuntimeError as error:  # of tensors without an address, such as sharded ones
             obstacle = f"what it reads cannot be watched, {error}".split("\n")[0].rstrip(". ")
         if obstacle is not None:
             self.fall_back(obstacle)

@@ -168,9 +168,8 @@ def _tidy(graph: Any, stream: Any, pool: Any) -> None:
         suppress(Exception),
         torch.cuda.graph(torch.cuda.CUDAGraph(), stream=stream, capture_error_mode="thread_local"),
     ):
-        torch.zeros(
-            1, device=stream.device
-        )  # a recording that ends in order ends the generator's state of being recorded
+        # a recording that ends in order ends the generator's state of being recorded
+        torch.zeros(1, device=stream.device)
 
 
 CUDA = CudaRecorder()

@@ -92,10 +92,13 @@ class CapturedGradient:
 
     def release(self) -> None:
         """Drop all recordings and their memory."""
+        self._drop_recordings()
+        self._network = self._decoder = self._reason = None
+
+    def _drop_recordings(self) -> None:
         for graphs in self._graphs:
             graphs.release()
         self._decoded.clear()
-        self._network = self._decoder = self._reason = None
 
     def _at_once(
         self, decoder: Decoder, views: Views, x0: Tensor, step: int, key: Hashable, weights: Tensor
@@ -123,7 +126,7 @@ class CapturedGradient:
             return (images.detach(),)
 
         if key not in self._decoded and len(self._decoded) == self._decoding.size:
-            self.release()
+            self._drop_recordings()
         decoded = self._decoding.replayed(decode, (x0,), watch, key)
         if decoded is None:
             self._decoded.pop(key, None)

@@ -458,55 +458,46 @@ def _launch_attention(packed: Tensor, bias: Tensor | None, heads: int) -> tuple[
     towers, batch, n, width = packed.shape
     y = packed.new_empty((towers, batch, n, width // 3))
     statistics = packed.new_empty((towers * batch * heads, n), dtype=torch.float32)
-    c = width // 3 // heads
-    tensors = (packed, *_contiguous(bias), y, statistics)
-    grid = (-(-n // _TILE), towers * batch * heads)
-    flops = 2 * 2.0 * towers * batch * n**2 * heads * c  # two products
-    _launch(
-        _attention_forward,
-        grid,
-        packed.device,
-        *tensors,
-        n,
-        batch,
-        c**-0.5,
-        heads,
-        c,
-        _TILE,
-        _STEP,
-        num_warps=4,
-        flops=flops,
-        num_stages=3,
-    )
+    _launch_tiles(_attention_forward, packed, bias, heads, y, statistics, tiles=1, products=2, num_stages=3)
     return y, statistics
 
 
 def _launch_attention_gradient(
     packed: Tensor, bias: Tensor | None, heads: int, y: Tensor, statistics: Tensor, g: Tensor
 ) -> Tensor:
-    towers, batch, n, width = packed.shape
     g_packed = torch.empty_like(packed)
-    c = width // 3 // heads
-    tensors = (packed, *_contiguous(bias), y, statistics, g.to(packed.dtype).contiguous(), g_packed)
-    grid = (2 * -(-n // _TILE), towers * batch * heads)
-    flops = 7 * 2.0 * towers * batch * n**2 * heads * c  # three products for queries, four for keys and values
-    _launch(
-        _attention_backward,
-        grid,
-        packed.device,
-        *tensors,
-        n,
-        batch,
-        c**-0.5,
-        heads,
-        c,
-        _TILE,
-        _STEP,
-        num_warps=4,
-        flops=flops,
-        num_stages=2,
-    )
+    tensors = (y, statistics, g.to(packed.dtype).contiguous(), g_packed)
+    # a tile of queries takes three products, and one of keys and values four
+    _launch_tiles(_attention_backward, packed, bias, heads, *tensors, tiles=2, products=7, num_stages=2)
     return g_packed
+
+
+def _launch_tiles(
+    kernel: Callable[..., None],
+    packed: Tensor,
+    bias: Tensor | None,
+    heads: int,
+    *tensors: Tensor,
+    tiles: int,
+    products: int,
+    num_stages: int,
+) -> None:
+    """Launch an attention kernel for each head of each image, with `tiles` programs for every `_TILE` tokens.
+
+    products: matrix products of the size of queries and keys that it makes.
+    """
+    towers, batch, n, width = packed.shape
+    c, pairs = width // 3 // heads, towers * batch * heads
+    _launch(
+        kernel,
+        (tiles * -(-n // _TILE), pairs),
+        packed.device,
+        *(packed, *_contiguous(bias), *tensors),
+        *(n, batch, c**-0.5, heads, c, _TILE, _STEP),
+        flops=products * 2.0 * pairs * n**2 * c,
+        num_warps=4,
+        num_stages=num_stages,
+    )
 
 
 def _contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
