@@ -190,6 +190,18 @@ def test_many_sizes_in_one_block_with_views(recorder: TapeRecorder) -> None:
     assert log.entries
 
 
+def test_recordings_of_views_that_were_dropped_for_others_are_made_once(recorder: TapeRecorder) -> None:
+    tiny = build("sd")
+    loss = Loss.of(lambda x: x.square().flatten(1).mean(1), "square")
+    guided = guide(tiny.pipe, loss, MPGD(1.0), views=2, augmentation=lambda x: x.flip(-1), capture=recorder)
+    guided.guidance().captured._decoding.size = 1
+    with guided:
+        tiny.call(0, 3, batch=1)
+        assert recorder.recorded == 3
+        tiny.call(0, 3, batch=2)
+    assert recorder.recorded == 6
+
+
 @pytest.mark.parametrize("views", [1, 2])
 def test_autocast_may_change_between_calls(views: int, recorder: TapeRecorder) -> None:
     tiny = build("sd")
