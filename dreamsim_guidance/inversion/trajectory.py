@@ -36,6 +36,13 @@ __all__ = ["Reconstruction", "Trajectory", "invert_trajectory"]
 
 METHODS = ("anderson", "fixed-point", "ddim")
 
+REFUSED = {
+    *("latents", "output_type", "return_dict", "callback", "callback_on_step_end"),
+    # what these do depends on the position in the loop, which is another one here
+    *("denoising_start", "denoising_end", "control_guidance_start", "control_guidance_end", "skip_guidance_layers"),
+}
+"""Arguments of pipelines that an inversion sets itself or that cannot be inverted."""
+
 
 @dataclass(frozen=True)
 class Reconstruction:
@@ -134,9 +141,9 @@ def invert_trajectory(
         raise ValueError(f"evaluations must be at least 2, the second of which measures, got {evaluations}.")
     if (image is None) == (x0 is None):
         raise ValueError("either an image or x0, the sampler's final latents, is needed.")
-    reserved = sorted({"latents", "output_type", "return_dict", "callback_on_step_end"} & set(call))
-    if reserved:
-        raise ValueError(f"{', '.join(reserved)} cannot be chosen for an inversion; leave out.")
+    refused = sorted(REFUSED & set(call))
+    if refused:
+        raise ValueError(f"the pipeline is called without {', '.join(refused)} during an inversion; leave that out.")
     if image is not None:
         _check(image)
         sizes = set(inspect.signature(type(pipe).__call__).parameters) & {"height", "width"}

@@ -172,11 +172,11 @@ def _affine_steps(scheduler: Any, ask: Callable[..., Any], count: int, like: Ten
     if any(first_of(ask(index, zero, zero)).abs().max() > 1e-6 for index in range(count)):
         raise ValueError(_refusal(scheduler, "its steps add noise"))
     after = []
-    for output in (zero, one) if count > 1 else ():
-        ask(0, output, one)
+    for output, state in ((zero, one), (one, one), (zero, zero)) if count > 1 else ():
+        ask(0, output, state)
         after.append(first_of(ask(1, zero, one, resume=True)))
-    if after and not torch.equal(*after):
-        raise ValueError(_refusal(scheduler, "its steps depend on the model outputs of earlier steps"))
+    if not all(torch.equal(after[0], x) for x in after):
+        raise ValueError(_refusal(scheduler, "its steps depend on earlier steps"))
     steps = []
     for index in range(count):
         scale = float(first_of(ask(index, zero, one)).flatten()[0])
@@ -197,6 +197,10 @@ def _refuse_pipeline(pipe: Any) -> None:
         raise ValueError(
             f"{type(pipe).__name__} starts from an image and not from noise; use the text-to-image pipeline with the same "
             "components, e.g. AutoPipelineForText2Image.from_pipe(pipe)."
+        )
+    if hasattr(pipe, "_unpack_latents_with_ids"):
+        raise ValueError(
+            f"{type(pipe).__name__} takes `latents` in another layout than its sampler's, which cannot be inverted yet."
         )
     config = pipe.scheduler.config
     clipping = [name for name in ("clip_sample", "thresholding") if getattr(config, name, False)]
