@@ -22,8 +22,8 @@ class FixedPoint:
 
     history: how many differences are mixed, at least 0 (the plain iteration); 5 by default.
 
-    `best` is the iterate with the smallest relative residual of each sample, `residual` its ||r|| / ||y||, `(b,)`, infinite before
-    anything finite was seen.
+    `best` is the iterate with the smallest relative residual of each sample, and `residual` its ||r|| / ||y||, `(b,)`, infinite
+    as long as no residual was finite.
     """
 
     def __init__(self, history: int = 5) -> None:

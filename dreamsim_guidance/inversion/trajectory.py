@@ -5,9 +5,9 @@ inversion replaces m(x_t) by m(x_prev), an error of first order in the step size
 
     x_t <- x_t + (x_prev - F(x_t, m(x_t))) / (dF/dx_t),
 
-by Anderson acceleration, and the relative length of the last correction is reported for every step: a certificate, since the step
-from the returned state ends at x_prev up to that residual. F is the pipeline's `scheduler.step` itself and m its denoiser with
-classifier-free guidance, so that DDIM, Euler, flow-matching Euler and every other deterministic scheduler without memory is inverted.
+by Anderson acceleration, and the relative length of the remaining correction is reported for every step: a certificate, since
+the step from the returned state ends at x_prev up to that residual. F is the pipeline's `scheduler.step` itself and m its denoiser
+with classifier-free guidance, so DDIM, Euler, flow-matching Euler and other deterministic schedulers without memory are inverted.
 
 Song et al., Denoising Diffusion Implicit Models, ICLR 2021 (plain inversion); Pan et al., Effective Real Image Editing with
 Accelerated Iterative Diffusion Inversion, ICCV 2023, and Garibi et al., ReNoise, ECCV 2024 (fixed points); Walker and Ni, SIAM
@@ -50,8 +50,8 @@ class Reconstruction:
 
     images: `(b, 3, h, w)` in [0, 1], as the pipeline delivers them.
     x0: the sampler's final latents. latent_error: their relative distance to the latents that were inverted, `(b,)`.
-    psnr, floor: peak signal-to-noise ratio to the given image in dB, `(b,)`, of `images` and of the autoencoder's own round trip,
-        which no inversion of latents can exceed by more than chance; None where latents were inverted instead of an image.
+    psnr, floor: peak signal-to-noise ratio to the given image in dB, `(b,)`, of `images` and of the autoencoder's own round
+        trip, which exact inversion reaches; None where latents were inverted instead of an image.
     """
 
     images: Tensor = field(repr=False)
@@ -117,22 +117,22 @@ def invert_trajectory(
 ) -> Trajectory:
     """Find the initial noise from which a pipeline samples an image.
 
-    pipe: a diffusers text-to-image pipeline with `latents=`: Stable Diffusion 1 to 3, SDXL, FLUX and others, with a deterministic
-        scheduler without memory (DDIM, Euler, flow-matching Euler, multistep schedulers with `solver_order=1`).
+    pipe: a diffusers text-to-image pipeline with `latents=`: Stable Diffusion 1 to 3, SDXL, FLUX.1 and others, with a
+        deterministic scheduler without memory, such as DDIM, Euler and flow-matching Euler.
     image: `(b, 3, h, w)` in [0, 1], one for each prompt; encoded by the pipeline's autoencoder.
     x0: in place of an image, final latents of the sampler (what it returns for `output_type="latent"`).
-    method: "anderson"; "fixed-point", the plain iteration; "ddim", one plain step, with a second evaluation that only measures its
-        residual.
+    method: "anderson"; "fixed-point", the plain iteration; "ddim", one plain step, with a second evaluation that only measures
+        its residual.
     evaluations: of the denoiser for each step at most, at least 2, with classifier-free guidance counted once; 10 by default.
     tolerance: relative residual at which a step is done; by default 16 times the precision of the latents' dtype.
-    call: arguments of the pipeline's call, such as `prompt`, `num_inference_steps` and `guidance_scale`. Height and width are the
-        image's by default. Exactness holds for this very call: the same prompt, guidance, number of steps and scheduler.
+    call: arguments of the pipeline's call, such as `prompt`, `num_inference_steps` and `guidance_scale`. Height and width are
+        the image's by default. The noise belongs to this call: the same prompt, guidance, number of steps and scheduler.
 
-    Guidance of 1 is inverted to rounding. With strong classifier-free guidance a step may have no or several solutions; then
-    the iterate with the smallest residual is returned, and the residuals say so.
+    With strong classifier-free guidance or few steps a step may have no or several solutions; then the iterate with the smallest
+    residual is returned, and the residuals say so. For reconstruction use a guidance of 1.
 
     Raises ValueError for pipelines and schedulers that cannot be inverted (ancestral, stochastic, multistep, clipping), an image
-    outside [0, 1] or that does not fit, and unknown methods.
+    that is outside [0, 1] or does not fit, and an unknown method; RuntimeError under `torch.inference_mode()`.
     """
     refuse_inference_mode()
     if method not in METHODS:
@@ -231,7 +231,9 @@ class _LastState(Visitor, Visit):
 
 def _check(image: Tensor) -> None:
     if image.ndim != 4 or image.shape[1] != 3 or not image.is_floating_point():
-        raise ValueError(f"image must be (b, 3, h, w) of a floating-point dtype, got {tuple(image.shape)} {image.dtype}.")
+        raise ValueError(
+            f"image must be (b, 3, h, w) of a floating-point dtype, got {tuple(image.shape)} {image.dtype}."
+        )
     low, high = image.aminmax()
     if not (low >= 0 and high <= 1):
         raise ValueError(

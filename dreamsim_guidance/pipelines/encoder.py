@@ -1,7 +1,7 @@
 """From images to the clean latents that a sampler ends with: the inverse of `Decoder.vae_input` after the autoencoder.
 
-Every family packs, scales and shifts its latents in its own way, but always by an affine map V(x) = S P x + c with a permutation
-P and a diagonal S, which `Decoder` knows. Its inverse needs no knowledge of the family:
+Every family packs, scales and shifts its latents in its own way, but always by an affine map V(x) = S P x + c with a
+permutation P and a diagonal S, which `Decoder` knows. Its inverse needs no knowledge of the family:
 
     x = P^T S (z - c) / (P^T S^2 P 1)
 
@@ -24,8 +24,8 @@ def encode(decoder: Decoder, images: Tensor, like: Tensor) -> Tensor:
     """The clean estimate of these images, in the shape, dtype and device of `like`, without a gradient.
 
     decoder: of a pipeline with an autoencoder. images: `(b, 3, h, w)` in [0, 1]. like: any state of the sampler.
-    The mode of the autoencoder's posterior is taken, so nothing is random. Raises ValueError if the pipeline has no autoencoder,
-    or if the encoded images do not fit the sampler's states.
+    The mode of the autoencoder's posterior is taken, so nothing is random. Raises ValueError if the pipeline has no
+    autoencoder, or if the encoded images do not fit the sampler's states.
     """
     module: Any = decoder.network
     if module is None or decoder.own is None:
@@ -43,8 +43,8 @@ def encode(decoder: Decoder, images: Tensor, like: Tensor) -> Tensor:
         if encoded.shape != expected.shape:
             raise ValueError(
                 f"the autoencoder makes latents {tuple(encoded.shape)} of the images {tuple(images.shape)}, and "
-                f"{type(decoder.pipe).__name__} samples latents {tuple(expected.shape)}; the number of images must be that of the "
-                "prompts, and their size that of the pipeline's call."
+                f"{type(decoder.pipe).__name__} samples latents {tuple(expected.shape)}; the number of images must be that of "
+                "the prompts, and their size that of the pipeline's call."
             )
         slope = decoder.vae_input(torch.ones_like(like)) - expected
     with torch.enable_grad():
