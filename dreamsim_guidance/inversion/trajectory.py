@@ -6,8 +6,9 @@ inversion replaces m(x_t) by m(x_prev), an error of first order in the step size
     x_t <- x_t + (x_prev - F(x_t, m(x_t))) / (dF/dx_t),
 
 by Anderson acceleration, and the relative length of the remaining correction is reported for every step: a certificate, since
-the step from the returned state ends at x_prev up to that residual. F is the pipeline's `scheduler.step` itself and m its denoiser
-with classifier-free guidance, so DDIM, Euler, flow-matching Euler and other deterministic schedulers without memory are inverted.
+the step from the returned state ends at x_prev up to that residual. F is the pipeline's `scheduler.step` itself and m its
+denoiser with classifier-free guidance, so DDIM, Euler, flow-matching Euler and other deterministic schedulers without memory
+are inverted.
 
 Song et al., Denoising Diffusion Implicit Models, ICLR 2021 (plain inversion); Pan et al., Effective Real Image Editing with
 Accelerated Iterative Diffusion Inversion, ICCV 2023, and Garibi et al., ReNoise, ECCV 2024 (fixed points); Walker and Ni, SIAM
@@ -128,11 +129,11 @@ def invert_trajectory(
     call: arguments of the pipeline's call, such as `prompt`, `num_inference_steps` and `guidance_scale`. Height and width are
         the image's by default. The noise belongs to this call: the same prompt, guidance, number of steps and scheduler.
 
-    With strong classifier-free guidance or few steps a step may have no or several solutions; then the iterate with the smallest
-    residual is returned, and the residuals say so. For reconstruction use a guidance of 1.
+    With strong classifier-free guidance or few steps a step may have no or several solutions; then the iterate with the
+    smallest residual is returned, and the residuals say so. For reconstruction use a guidance of 1.
 
-    Raises ValueError for pipelines and schedulers that cannot be inverted (ancestral, stochastic, multistep, clipping), an image
-    that is outside [0, 1] or does not fit, and an unknown method; RuntimeError under `torch.inference_mode()`.
+    Raises ValueError for pipelines and schedulers that cannot be inverted (ancestral, stochastic, multistep, clipping), an
+    image that is outside [0, 1] or does not fit, and an unknown method; RuntimeError under `torch.inference_mode()`.
     """
     refuse_inference_mode()
     if method not in METHODS:

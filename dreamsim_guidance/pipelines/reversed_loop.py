@@ -1,9 +1,9 @@
 """A pipeline's own denoising loop, run from the clean end to the noisy one.
 
 The loop of a pipeline knows prompts, classifier-free guidance, conditioning and packing, but only one direction. It is called
-once with its scheduler's timesteps in reverse order, each several times, and with `scheduler.step` replaced: what the loop takes
-for the next state is the next guess at the state that a step started from. Once a step needs no more guesses, the denoiser is
-not called for the repetitions that remain.
+once with its scheduler's timesteps in reverse order, each several times, and with `scheduler.step` replaced: what the loop
+takes for the next state is the next guess at the state that a step started from. Once a step needs no more guesses, the
+denoiser is not called for the repetitions that remain.
 """
 
 from __future__ import annotations
