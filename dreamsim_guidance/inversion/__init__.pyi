@@ -8,3 +8,6 @@ from .preview import Preview as Preview
 from .result import Inversion as Inversion
 from .stylegan_code import load_stylegan as load_stylegan
 from .stylegan_files import read_stylegan_pkl as read_stylegan_pkl
+from .trajectory import Reconstruction as Reconstruction
+from .trajectory import Trajectory as Trajectory
+from .trajectory import invert_trajectory as invert_trajectory
