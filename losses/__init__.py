@@ -11,10 +11,12 @@ if __name__ != "dreamsim_guidance.losses":
 
 from dreamsim_guidance.loss import Loss, PairLoss
 from dreamsim_guidance.losses.augmented import Augmented, augmentation
+from dreamsim_guidance.losses.balance import GradientBalance
 from dreamsim_guidance.losses.crops import FULL, MultiCrop, grid
 from dreamsim_guidance.losses.dists import DISTS
 from dreamsim_guidance.losses.dreamsim_loss import DreamSimLoss
 from dreamsim_guidance.losses.feature_cosine import CLIPCosine, DINOCosine
+from dreamsim_guidance.losses.gated import Gated, NoiseGate
 from dreamsim_guidance.losses.lpips import LPIPS
 from dreamsim_guidance.losses.pixel import L1, L2, MSE, Charbonnier, TotalVariation
 from dreamsim_guidance.losses.ssim import SSIM
@@ -35,9 +37,12 @@ __all__ = [
     "Cosine",
     "DINOCosine",
     "DreamSimLoss",
+    "Gated",
+    "GradientBalance",
     "Linear",
     "Loss",
     "MultiCrop",
+    "NoiseGate",
     "PairLoss",
     "Piecewise",
     "Schedule",

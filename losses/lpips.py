@@ -8,6 +8,7 @@ effectiveness of deep features as a perceptual metric, CVPR 2018.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any, Literal, overload
 
@@ -17,11 +18,12 @@ from dreamsim_guidance.loss import Loss, PairLoss
 from dreamsim_guidance.losses.extra import building, extra
 from dreamsim_guidance.losses.feature_loss import FeatureLoss
 from dreamsim_guidance.losses.pair import bind
+from dreamsim_guidance.losses.shift_tolerant import read_shift_tolerant
 from dreamsim_guidance.types import Distance, Image
 
 __all__ = ["LPIPS"]
 
-Trunk = Literal["alex", "vgg", "squeeze"]
+Trunk = Literal["alex", "vgg", "squeeze"] | os.PathLike[str]
 _WEIGHTS = {"alex": "AlexNet_Weights", "vgg": "VGG16_Weights", "squeeze": "SqueezeNet1_1_Weights"}
 _EPS = 1e-10
 
@@ -39,10 +41,14 @@ def LPIPS(reference: Image | None = None, *, network: Trunk | nn.Module = "alex"
 
     network: "alex" (the paper's choice for a metric), "vgg" (usual as a training loss), "squeeze", or a module of the
         package lpips or torchmetrics with your own weights. The named ones need the extra `losses` and download
-        torchvision's classification weights on first use.
+        torchvision's classification weights on first use. A `Path` to the weights or the wheel of stlpips-pytorch 0.0.2
+        gives shift-tolerant LPIPS (Ghildyal and Liu, ECCV 2022), which needs nothing else.
 
-    Raises ImportError without that extra, OSError where the weights cannot be downloaded.
+    Raises ImportError without that extra, OSError where the weights cannot be downloaded or read, ValueError for a file
+    with other weights.
     """
+    if isinstance(network, os.PathLike):
+        return bind(_LPIPS(read_shift_tolerant(network)), reference)
     return bind(_LPIPS(_build(network) if isinstance(network, str) else network), reference)
 
 

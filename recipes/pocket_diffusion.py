@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from dreamsim_guidance.experiment.registry import recipe
 from dreamsim_guidance.training.fit_settings import FitSettings
+from dreamsim_guidance.training.pocket.loss_ablation import AblateAutoencoderLoss
 from dreamsim_guidance.training.pocket.settings import (
     Autoencoder,
     TextEncoder,
@@ -122,3 +123,20 @@ def train_pocket_judge_tiny() -> TrainPocketJudge:
     """Train a far smaller judge in seconds, for tests and to see what a run folder holds."""
     schedule = FitSettings(steps=4, learning_rate=1e-3, warmup=2, weight_decay=0.0, save_every=2, log_every=1)
     return replace(train_pocket_judge(), scenes=30, width=4, features=8, batch=8, schedule=schedule, held_out=20)
+
+
+@recipe
+def ablate_autoencoder_loss() -> AblateAutoencoderLoss:
+    """Train the pocket autoencoder with L2, + SSIM, + LPIPS and + DreamSim, and compare the curves on unseen scenes."""
+    full = train_pocket_latents().autoencoder
+    schedule = FitSettings(steps=300, learning_rate=2e-3, warmup=40, weight_decay=0.0, save_every=100)
+    return AblateAutoencoderLoss(replace(full, crops=0.5, schedule=schedule), balanced=(0.5,))
+
+
+@recipe
+def ablate_autoencoder_loss_tiny() -> AblateAutoencoderLoss:
+    """Compare two losses on small pictures in seconds, for tests and to see what a run folder holds."""
+    tiny = train_pocket_latents_tiny().autoencoder
+    return AblateAutoencoderLoss(
+        tiny, size=32, scenes=24, held_out=8, ssim=(), lpips=(), dreamsim=(0.03,), balanced=(0.5,), seeds=(0,)
+    )

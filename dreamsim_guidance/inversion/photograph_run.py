@@ -18,7 +18,7 @@ from dreamsim_guidance.inversion.pixels import Pixels
 from dreamsim_guidance.inversion.result import Inversion
 from dreamsim_guidance.losses import MSE, SSIM, Cosine, Loss, TotalVariation, grid
 from dreamsim_guidance.metric.dreamsim import DreamSim
-from dreamsim_guidance.metric.ensemble import Ensemble
+from dreamsim_guidance.metric.held_out import without_last_branch
 from dreamsim_guidance.preprocess import load_image, resize, save_image
 from dreamsim_guidance.processes import default_device
 
@@ -34,7 +34,7 @@ def reconstruct(config: Reconstruction, folder: Path) -> dict[str, Any]:
     target = _fit(target, config.size).to(device)
     height, width = target.shape[-2:]
     metric = DreamSim(config.metric, device=device)
-    optimised, judge = _split(metric) if config.held_out else (metric, None)
+    optimised, judge = without_last_branch(metric) if config.held_out else (metric, None)
     parts = Parts(optimised, target, [box for n in config.grids for box in grid(n)], config.draw, config.seed)
     pixels = Pixels(height, width, noise=config.noise, generator=torch.Generator().manual_seed(config.seed)).to(device)
     start = pixels().detach()
@@ -64,19 +64,6 @@ def _fit(image: Tensor, size: int) -> Tensor:
     height, width = image.shape[-2:]
     scale = size / min(height, width)
     return resize(image, (round(height * scale), round(width * scale)))
-
-
-def _split(metric: DreamSim) -> tuple[DreamSim, DreamSim | None]:
-    """The metric without its last branch, and that branch alone, both with the metric's own weights.
-
-    A metric of one branch, or with a head, is not split: the second is None.
-    """
-    metric.fold().ensemble.unstack()
-    branches = list(metric.ensemble.branches)
-    if len(branches) == 1 or metric.ensemble.head is not None:
-        return metric, None
-    first, last = (DreamSim(Ensemble(part), stacked=False) for part in (branches[:-1], branches[-1:]))  # type: ignore[arg-type]
-    return first, last
 
 
 def _names(metric: DreamSim) -> str:

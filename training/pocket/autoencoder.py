@@ -24,7 +24,7 @@ from dreamsim_guidance.types import Image
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
-__all__ = ["AutoencoderLearner", "autoencoder", "encode", "reconstruct", "rms", "standardise"]
+__all__ = ["AutoencoderLearner", "PixelsAndEdges", "autoencoder", "encode", "reconstruct", "rms", "standardise"]
 
 
 def autoencoder(settings: Autoencoder, size: int) -> AutoencoderKL:
@@ -48,22 +48,30 @@ def autoencoder(settings: Autoencoder, size: int) -> AutoencoderKL:
 
 
 class AutoencoderLearner(Learner):
-    """The autoencoder, trained on the given pictures and on crops of them."""
+    """The autoencoder, trained on the given pictures and on crops of them.
 
-    def __init__(self, network: AutoencoderKL, pictures: UInt8[Tensor, "n 3 h w"], settings: Autoencoder) -> None:
+    reconstruction: from decoded and original images in [-1, 1] to a scalar, added to the divergence; by default that of the
+        model that ships, `PixelsAndEdges`.
+    """
+
+    def __init__(
+        self,
+        network: AutoencoderKL,
+        pictures: UInt8[Tensor, "n 3 h w"],
+        settings: Autoencoder,
+        reconstruction: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         self.network, self.pictures, self.settings = network, pictures, settings
+        self.reconstruction = PixelsAndEdges(settings.edges) if reconstruction is None else reconstruction
 
     def loss(self, generator: torch.Generator, progress: float) -> Tensor:
         x = self._batch(generator, progress < self.settings.crops)
         posterior = self.network.encode(x).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=generator, dtype=x.dtype)
         y = self.network.decode(posterior.mean + posterior.std * noise).sample
-        difference = y - x
-        edges = difference.diff(dim=2).abs().mean() + difference.diff(dim=3).abs().mean()
         divergence = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
-        pixels = 2 * difference.square().mean() + 0.5 * difference.abs().mean()
-        return pixels + self.settings.edges * edges + self.settings.kl * divergence
+        return self.reconstruction(y, x) + self.settings.kl * divergence
 
     def _batch(self, generator: torch.Generator, crops: bool) -> Tensor:
         """A batch of pictures in [-1, 1], or of twice as many crops of half the width and height."""
@@ -75,6 +83,20 @@ class AutoencoderLearner(Learner):
             cropped = [p[:, y : y + half, x : x + half] for p, (y, x) in zip(pictures, corners, strict=True)]
             pictures = torch.stack(cropped)
         return (pictures.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+
+
+class PixelsAndEdges(nn.Module):
+    """The first three terms of the loss above; `edges` is w_e."""
+
+    def __init__(self, edges: float) -> None:
+        super().__init__()
+        self.edges = edges
+
+    def forward(self, decoded: Tensor, images: Tensor) -> Tensor:
+        difference = decoded - images
+        edges = difference.diff(dim=2).abs().mean() + difference.diff(dim=3).abs().mean()
+        pixels = 2 * difference.square().mean() + 0.5 * difference.abs().mean()
+        return pixels + self.edges * edges
 
 
 @torch.no_grad()
