@@ -9,6 +9,7 @@ import re
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -18,7 +19,16 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
-__all__ = ["optimiser_state", "restore_optimiser", "restore_weights", "trained_weights"]
+from dreamsim_guidance.training.weight_average import SwappedAverage
+
+__all__ = [
+    "optimiser_state",
+    "restore_optimiser",
+    "restore_training",
+    "restore_weights",
+    "trained_weights",
+    "training_state",
+]
 
 _WRAPPERS = re.compile(r"^module\.|_orig_mod\.|_fsdp_wrapped_module\.|_checkpoint_wrapped_module\.")
 
@@ -55,3 +65,34 @@ def optimiser_state(model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[
 def restore_optimiser(model: nn.Module, optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Load what `optimiser_state` returned; every process passes the full state."""
     set_optimizer_state_dict(model, optimiser, state, options=StateDictOptions(full_state_dict=True))
+
+
+def training_state(
+    accelerator: Accelerator, model: nn.Module, optimiser: torch.optim.Optimizer, average: SwappedAverage | None
+) -> dict[str, Any]:
+    """Weights, optimiser, average and gradient scaler of a run on the CPU. Every process has to call it."""
+    state = {"weights": trained_weights(model), "optimiser": optimiser_state(model, optimiser)}
+    if average is not None:
+        with average.in_place():
+            state["average"] = trained_weights(model)
+    if accelerator.scaler is not None:
+        state["scaler"] = accelerator.scaler.state_dict()
+    return state
+
+
+def restore_training(
+    saved: dict[str, Any],
+    accelerator: Accelerator,
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    average: SwappedAverage | None,
+) -> SwappedAverage | None:
+    """Load what `training_state` returned; every process passes the full state. Returns the average in place of the old one."""
+    if average is not None:
+        restore_weights(model, saved["average"])
+        average = SwappedAverage(model, average.momentum)
+    restore_weights(model, saved["weights"])
+    restore_optimiser(model, optimiser, saved["optimiser"])
+    if accelerator.scaler is not None and "scaler" in saved:
+        accelerator.scaler.load_state_dict(saved["scaler"])
+    return average

@@ -28,7 +28,7 @@ from dreamsim_guidance.training.curves import draw_curves
 from dreamsim_guidance.training.loop import Loop
 from dreamsim_guidance.training.metric_with_loss import MetricWithLoss, freeze_unused
 from dreamsim_guidance.training.progress import RunningMeans, installed
-from dreamsim_guidance.training.state import optimiser_state, restore_optimiser, restore_weights, trained_weights
+from dreamsim_guidance.training.state import restore_training, trained_weights, training_state
 from dreamsim_guidance.training.triplet_batches import Piece, TripletBatches, all_triplets, load_batches
 from dreamsim_guidance.training.weight_average import SwappedAverage
 
@@ -249,17 +249,11 @@ class _Run:
     def _save(self, step: int) -> None:
         state = {
             "step": step,
-            "weights": trained_weights(self.model),
-            "optimiser": optimiser_state(self.model, self.optimiser),
+            **training_state(self.accelerator, self.model, self.optimiser, self.average),
             "history": self.history,
             "best": self.best,
             "since_best": self.since_best,
         }
-        if self.average is not None:
-            with self.average.in_place():
-                state["average"] = trained_weights(self.model)
-        if self.accelerator.scaler is not None:
-            state["scaler"] = self.accelerator.scaler.state_dict()
         if self.accelerator.is_main_process:
             self.checkpoints.write(step, state, self.loop.keep)
             write_json(self.folder / "history.json", self.history)
@@ -274,13 +268,7 @@ class _Run:
         saved = self.checkpoints.newest()
         if saved is None:
             return 0
-        if self.average is not None:
-            restore_weights(self.model, saved["average"])
-            self.average = SwappedAverage(self.model, self.average.momentum)
-        restore_weights(self.model, saved["weights"])
-        restore_optimiser(self.model, self.optimiser, saved["optimiser"])
-        if self.accelerator.scaler is not None and "scaler" in saved:
-            self.accelerator.scaler.load_state_dict(saved["scaler"])
+        self.average = restore_training(saved, self.accelerator, self.model, self.optimiser, self.average)
         self.history, self.best, self.since_best = saved["history"], saved["best"], saved["since_best"]
         log.info("going on from step %d of %d", saved["step"], self.steps)
         return int(saved["step"])
