@@ -32,7 +32,9 @@ def pictures_in(folder: Path) -> list[Path]:
 def split_off(files: Sequence[Path], count: int, seed: int) -> tuple[list[Path], list[Path]]:
     """The files without `count` of them that `seed` chooses, and those. Raises ValueError if none would be left."""
     if len(files) <= count:
-        raise ValueError(f"there are {len(files)} pictures, of which {count} are held out; add pictures, or lower held_out.")
+        raise ValueError(
+            f"there are {len(files)} pictures, of which {count} are held out; add pictures, or lower held_out."
+        )
     order = torch.randperm(len(files), generator=torch.Generator().manual_seed(seed)).tolist()
     chosen = set(order[:count])
     return [f for i, f in enumerate(files) if i not in chosen], [f for i, f in enumerate(files) if i in chosen]

@@ -31,7 +31,9 @@ def test_the_ratio_of_a_linear_decoder_is_that_of_its_images_gradients() -> None
     decoder = nn.Linear(5, 3, bias=False)
     y = decoder(x)
     first, second = (y - target).square().sum(), y.abs().sum()
-    expected = ((2 * (y - target)).norm() / y.sign().norm()).detach()  # the gradient at the weights is an outer product with x
+    expected = (
+        (2 * (y - target)).norm() / y.sign().norm()
+    ).detach()  # the gradient at the weights is an outer product with x
     assert float(GradientBalance(eps=1e-9)(first, second, decoder.weight)) == pytest.approx(float(expected), rel=1e-5)
 
 
@@ -66,7 +68,11 @@ def test_validation_and_infinite_gradients_leave_the_weight_as_it_is() -> None:
 
 
 def test_a_restored_balance_goes_on_as_the_first() -> None:
-    layer, whole, resumed = torch.rand(3, requires_grad=True), GradientBalance(0.9, every=2), GradientBalance(0.9, every=2)
+    layer, whole, resumed = (
+        torch.rand(3, requires_grad=True),
+        GradientBalance(0.9, every=2),
+        GradientBalance(0.9, every=2),
+    )
     for k in range(1, 4):
         whole(*losses(layer, 2.0 * k), layer)
     resumed.load_state_dict(whole.state_dict())

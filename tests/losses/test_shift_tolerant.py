@@ -85,12 +85,14 @@ def test_files_with_something_else_are_refused_by_name(tmp_path: Path, content: 
 
 
 def test_a_missing_file_is_an_os_error(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="none.pth"):
+    with pytest.raises(FileNotFoundError, match=r"none\.pth"):
         LPIPS(network=tmp_path / "none.pth")
 
 
 @pytest.mark.weights
-@pytest.mark.skipif("STLPIPS" not in os.environ, reason="STLPIPS must name the wheel or weights of stlpips-pytorch 0.0.2")
+@pytest.mark.skipif(
+    "STLPIPS" not in os.environ, reason="STLPIPS must name the wheel or weights of stlpips-pytorch 0.0.2"
+)
 def test_published_weights_give_the_value_of_the_original_package() -> None:
     # stlpips.LPIPS(net="alex", variant="shift_tolerant")(a, b, normalize=True) of the package, PyTorch 2.14
     a, b = (photograph(name)[..., :128, :128] for name in ("astronaut", "chelsea"))

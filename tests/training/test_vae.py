@@ -175,9 +175,11 @@ def test_what_cannot_be_trained_is_refused(pictures: Path, vae: Path, tmp_path: 
         replace(config, precision="fp16").run(tmp_path / "fp16")
     with pytest.raises(ValueError, match="holds no pictures"):
         replace(config, data=vae).run(tmp_path / "empty")
-    with pytest.raises(ValueError, match="the loss became .* before step .*; lower the learning rate"):
+    with pytest.raises(ValueError, match=r"the loss became \w+ before step \d+; lower the learning rate"):
         broken = Optimiser("adamw", 1e30)
-        replace(config, optimiser=broken, dreamsim=0.0, steps=6, save_every=9, validate_every=9).run(tmp_path / "broken")
+        replace(config, optimiser=broken, dreamsim=0.0, steps=6, save_every=9, validate_every=9).run(
+            tmp_path / "broken"
+        )
     for changes, message in (
         ({"l1": 0.0}, "DreamSim alone does not determine"),
         ({"dreamsim": float("nan")}, "dreamsim must be a number"),

@@ -128,7 +128,8 @@ def _trained(
 @torch.no_grad()
 def _judged(network: Any, pictures: UInt8[Tensor, "n 3 h w"], judges: Mapping[str, PairLoss]) -> dict[str, Tensor]:
     """Values of every judge by scene, the Frechet distance of all, and the first reconstructions in 8 bits."""
-    judge, values = load_judge(), {name: [] for name in ("PSNR", *judges)}
+    judge = load_judge()
+    values: dict[str, list[Tensor]] = {name: [] for name in ("PSNR", *judges)}
     features: list[list[Tensor]] = [[], []]
     shown: list[Tensor] = []
     for part in pictures.split(50):
@@ -198,7 +199,9 @@ def _draw(rows: Sequence[dict[str, Any]], cells: Mapping[str, Sequence[Any]], fi
                     text, place = f"{row['weight']:g}", (row["PSNR"], row[name])
                     axis.annotate(text, place, xytext=(4, 4), textcoords="offset points", fontsize=7, color=colour)
         axis.set_xlabel("PSNR on unseen scenes, dB")
-        axis.set_title({"LPIPS": "LPIPS (shift-tolerant)"}.get(name, "DreamSim, the branch that took no part"), fontsize=10)
+        axis.set_title(
+            {"LPIPS": "LPIPS (shift-tolerant)"}.get(name, "DreamSim, the branch that took no part"), fontsize=10
+        )
         axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
     figure.supxlabel("numbers: weight of the perceptual term; small points: single seeds", fontsize=8)
