@@ -44,7 +44,7 @@ def test_a_comparison_writes_its_table_and_pictures_and_resumes_by_cell(
     results = config.run(tmp_path)
     names = ["L2", "L2 + L1 + edges (shipped)", "L2 + DreamSim", "L2 + DreamSim, balanced"]
     assert [row["loss"] for row in results["rows"]] == names
-    plain, shipped, dreamsim, balanced = results["rows"]
+    plain, _, dreamsim, balanced = results["rows"]
     assert plain["PSNR, from L2"]["value"] == 0
     assert len({row["held-out branch"] for row in results["rows"]}) == 4
     assert dreamsim["weight"] == 0.03 and balanced["weight"] == 0.5
