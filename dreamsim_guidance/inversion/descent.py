@@ -39,7 +39,10 @@ RUNG = 0.15
 
 @dataclass(frozen=True)
 class Plan:
-    """How to descend; see `invert`. `rate` is the step size by step, `label` the bar's, None without a bar."""
+    """How to descend; see `invert`. `rate` is the step size by step, `label` the bar's, None without a bar.
+
+    fingerprint: losses of the first sample of the prior, or of the start, by which a checkpoint knows its run.
+    """
 
     steps: int
     rate: Callable[[int], float]
@@ -48,6 +51,7 @@ class Plan:
     patience: int | None = None
     shared: bool = False
     checkpoint: Path | None = None
+    fingerprint: Tensor | None = None
     checkpoint_every: int = 100
     callback: Callable[[int, Tensor, Tensor], None] | None = None
     label: str | None = None
@@ -71,13 +75,15 @@ class Best:
         )
 
     def update(self, step: int, images: Tensor, leaves: Leaves, values: Tensor, active: Tensor, shared: bool) -> None:
-        """Take the rows that improved; leaves that all samples share improve if the sum over the samples does."""
-        better = (values < self.loss) & active
-        improved = values.sum() < self.loss.sum()
+        """Take the rows that improved; where samples share leaves, all rows if the sum over them does."""
+        together = (values.sum() < self.loss.sum()).expand_as(values)
+        better = together if shared else (values < self.loss) & active
         self.images = _where(better, images, self.images)
         for name, leaf in leaves.items():
             self.leaves[name] = (
-                torch.where(improved, leaf, self.leaves[name]) if shared else _where(better, leaf, self.leaves[name])
+                torch.where(better.all(), leaf, self.leaves[name])
+                if shared
+                else _where(better, leaf, self.leaves[name])
             )
         self.loss = torch.where(better, values, self.loss)
         self.step = self.step.masked_fill(better, step)
@@ -125,7 +131,8 @@ class Descent:
                     self._advance(total, gradients)
                 self.step += 1
                 bar.update()
-                if plan.checkpoint is not None and self.step % plan.checkpoint_every == 0 and self.step < plan.steps:
+                due = self.step == 1 or self.step % plan.checkpoint_every == 0
+                if plan.checkpoint is not None and due and self.step < plan.steps:
                     self._save(plan.checkpoint)
             self._flush()
             if self.restarts > 1:
@@ -237,11 +244,17 @@ class Descent:
             "batch": self.problem.batch,
         }
 
+    @property
+    def _fingerprint(self) -> Tensor:
+        assert self.plan.fingerprint is not None
+        return self.plan.fingerprint.cpu()
+
     def _save(self, file: Path) -> None:
         assert self.best is not None
         self._flush()
         state = {
             "settings": self._settings(),
+            "fingerprint": self._fingerprint,
             "step": self.step,
             "restarts": self.restarts,
             "units": {name: leaf.detach() for name, leaf in self.units.items()},
@@ -255,10 +268,17 @@ class Descent:
             torch.save(state, temporary)
 
     def _restore(self, state: dict[str, Any]) -> None:
-        if state["settings"] != self._settings():
+        settings, fingerprint = state["settings"], state["fingerprint"]
+        expected = self._fingerprint
+        difference = None
+        if settings != self._settings():
+            difference = f"with {settings}, not {self._settings()}"
+        elif not torch.allclose(fingerprint, expected, rtol=1e-3, atol=1e-6, equal_nan=True):
+            losses = fingerprint.tolist()
+            difference = f"with first losses {losses}, not {expected.tolist()}: another loss, generator or seed"
+        if difference is not None:
             raise ValueError(
-                f"{self.plan.checkpoint} belongs to another run, with {state['settings']}, not {self._settings()}; "
-                "remove it, or give another file."
+                f"{self.plan.checkpoint} belongs to another run, {difference}; remove it, or give another file."
             )
         device = self.lost.device
         best, self.active, self.lost = tree_map(lambda t: t.to(device), (state["best"], state["active"], state["lost"]))

@@ -41,14 +41,14 @@ Prior = float | Tensor | Mapping[str, Tensor] | None
 
 @dataclass(frozen=True)
 class Ramp(Schedule):
-    """Rises linearly to `peak` over the first 5 % of the steps, and falls to 0 along a cosine over the last 25 %."""
+    """Rises linearly to `peak` over the first 5 % of the steps, and falls to 0 along a cosine over the last 50 %."""
 
     peak: float
     steps: int
 
     def __call__(self, step: int | float) -> float:
         passed = (step + 1) / max(self.steps, 1)
-        down = 0.5 - 0.5 * math.cos(math.pi * min(1.0, max(0.0, 1 - step / max(self.steps, 1)) / 0.25))
+        down = 0.5 - 0.5 * math.cos(math.pi * min(1.0, max(0.0, 1 - step / max(self.steps, 1)) / 0.5))
         return self.peak * min(1.0, passed / 0.05) * down
 
 
@@ -91,8 +91,8 @@ def invert(
         default normal samples, if `centre` and `scale` are given.
     steps: number of steps, at least 0; a step evaluates loss and gradient once.
     batch: number of samples; only for a sampler.
-    lr: step size in units of the prior's scale, by default 0.1, which rises over the first 5 % of the steps and falls over
-        the last 25 % (`Ramp`); or a schedule. For L-BFGS it is the length of the first step.
+    lr: step size in units of the prior's scale, by default 0.3, which rises over the first 5 % of the steps and falls over
+        the last 50 % (`Ramp`); or a schedule. For L-BFGS it is the length of the first step.
     optimiser: "adam"; or "lbfgs", which needs far fewer steps on smooth losses, but more memory, 20 times the leaves.
     search: how many samples of the prior are ranked by the loss, without gradients; only for a sampler.
     restarts: how many of the best descend, of each sample; after each 15 % of the steps the worse half of them is dropped.
@@ -106,8 +106,8 @@ def invert(
     stop_below: a sample stops when its loss is at most this; looked at every 25 steps.
     patience: a sample stops when its loss has not improved for so many steps.
     seed: decides the samples. With the same seed, generator and machine, the result is the same.
-    checkpoint: a file from which an interrupted run goes on, to the same result; it is written every `checkpoint_every`
-        steps after the search and removed in the end.
+    checkpoint: a file from which an interrupted run goes on, to the same result; it is written after the first step and every
+        `checkpoint_every` steps, and removed in the end. It is refused where settings, or the loss of the first start, differ.
     callback: called as `callback(step, images, losses)` at every step, with the best start of each sample; see `Preview`.
     progress: whether to show a bar on stderr; a string is its label.
 
@@ -136,7 +136,7 @@ def invert(
     scale = getattr(defaults, "scale", None) if scale is None else scale
     penalty = getattr(defaults, "penalty", None) if penalty is None else penalty
     low, high = getattr(defaults, "value_range", (0.0, 1.0)) if value_range is None else value_range
-    lr = getattr(defaults, "lr", 0.1) if lr is None else lr
+    lr = getattr(defaults, "lr", 0.3) if lr is None else lr
 
     generate, init = start_of(through, init, centre, scale)
     sampled = not isinstance(init, Tensor | Mapping)
@@ -166,8 +166,15 @@ def invert(
         None if penalty is None else called(penalty),
         getattr(defaults, "project_", None) if project_ is None else project_,
     )
+    fingerprint = None
+    if checkpoint is not None:
+        with torch.no_grad():
+            fingerprint = problem.values(bounded(first).expand(batch, -1, -1, -1), 0)[0]
     restarts = restarts if sampled else 1
-    if sampled:
+    resumed = checkpoint is not None and Path(checkpoint).exists()
+    if sampled and resumed:  # the checkpoint replaces them
+        starts = {name: leaf[:1].repeat(restarts * batch, *(1,) * (leaf.ndim - 1)) for name, leaf in starts.items()}
+    elif sampled:
         starts = best_starts(starts, problem, restarts, chunk)
     label = progress if isinstance(progress, str) else "inverting" if progress else None
     plan = Plan(
@@ -178,6 +185,7 @@ def invert(
         patience=patience,
         shared=any(leaf.ndim == 0 or len(leaf) != batch * restarts for leaf in starts.values()),
         checkpoint=None if checkpoint is None else Path(checkpoint),
+        fingerprint=fingerprint,
         checkpoint_every=checkpoint_every,
         callback=callback,
         label=label,

@@ -161,6 +161,30 @@ def test_the_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
         quick(loss, wavy, sampler, 40, checkpoint=file, checkpoint_every=4, callback=interrupt)
     with pytest.raises(ValueError, match="belongs to another run"):
         quick(loss, wavy, sampler, 41, checkpoint=file)
+    for other in (
+        {"loss": distance_to(torch.full((1, 3, 8, 8), 0.4))},
+        {"seed": 1},
+        {"through": lambda z: wavy(2 * z)},
+    ):
+        with pytest.raises(ValueError, match="another loss, generator or seed"):
+            quick(**{"loss": loss, "through": wavy, "init": sampler, "steps": 40, "checkpoint": file, **other})
+
+
+def test_a_search_is_not_repeated_when_a_run_goes_on(tmp_path: Path) -> None:
+    loss, file = distance_to(torch.full((1, 3, 8, 8), 0.5)), tmp_path / "run.pt"
+    rendered: list[int] = []
+
+    def interrupted(z: Tensor) -> Tensor:
+        rendered.append(len(z))
+        if len(rendered) == 6:
+            raise KeyboardInterrupt
+        return wavy(z)
+
+    with pytest.raises(KeyboardInterrupt):
+        quick(loss, interrupted, sampler, 40, checkpoint=file)
+    assert max(rendered) == 24
+    quick(loss, interrupted, sampler, 40, checkpoint=file)
+    assert max(rendered[6:]) == 4
 
 
 class ReadsBack(TorchDispatchMode):

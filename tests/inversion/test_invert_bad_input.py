@@ -95,7 +95,7 @@ def test_a_loss_that_becomes_nan_stops_its_sample_and_keeps_the_best_step(caplog
         return value * torch.tensor([torch.nan if len(calls) > 6 else 1.0, 1.0])
 
     with caplog.at_level(logging.WARNING):
-        result = quick(loss=nan_for_the_first, steps=60)
+        result = quick(loss=nan_for_the_first, steps=60, lr=0.1)
     assert result.best_step[0] == 5 and result.best_step[1] > 30 and result.images.isfinite().all()
     assert "the loss of samples [0] stopped being finite" in caplog.text
 
