@@ -24,7 +24,9 @@ class FitSettings:
     """Steps between checkpoints; the last step writes one in any case."""
     log_every: int = 20
     """Steps between reports of the loss."""
+    betas: tuple[float, float] = (0.9, 0.98)
+    """Of AdamW; for adversarial training the first is 0."""
 
     @property
     def optimiser(self) -> Optimiser:
-        return Optimiser("adamw", self.learning_rate, (0.9, 0.98), self.weight_decay, "cosine", self.warmup)
+        return Optimiser("adamw", self.learning_rate, self.betas, self.weight_decay, "cosine", self.warmup)

@@ -18,6 +18,7 @@ __all__ = [
     "Distillation",
     "PretrainPocket",
     "TextEncoder",
+    "TrainPocketGAN",
     "TrainPocketJudge",
     "TrainPocketLatents",
     "TrainPocketPixels",
@@ -201,6 +202,38 @@ class TrainPocketLatents:
         from dreamsim_guidance.training.pocket.latents import train_latents
 
         return train_latents(self, folder)
+
+
+@dataclass(frozen=True)
+class TrainPocketGAN:
+    """Training of the small StyleGAN, from drawing its scenes to writing the folder `pocket_gan`."""
+
+    seed: int
+    scenes: int
+    """Number of scenes of the split "train"."""
+    channels: tuple[int, ...]
+    """Channels of both networks at each resolution from 4 x 4 pixels on, each twice the one before."""
+    z_dim: int
+    w_dim: int
+    depth: int
+    """Layers of the mapping network."""
+    batch: int
+    """Pictures in a batch, and as many generated images."""
+    gamma: float
+    """Weight of the penalty of the discriminator's gradient (R1)."""
+    penalty_every: int
+    """The penalty is computed at one step in so many on average."""
+    average: float
+    """Momentum of the average of the generator's weights."""
+    schedule: FitSettings
+    samples: int
+    """Number of images generated at the end and compared with as many held-out scenes."""
+
+    def run(self, folder: Path) -> dict[str, Any]:
+        """Train from the checkpoint in `folder` on; write the folder pocket_gan and samples.png; return the distances."""
+        from dreamsim_guidance.training.pocket.gan import train_gan
+
+        return train_gan(self, folder)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,45 @@
+"""Training of the small StyleGAN that ships with this package."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from dreamsim_guidance.experiment.registry import recipe
+from dreamsim_guidance.training.fit_settings import FitSettings
+from dreamsim_guidance.training.pocket.settings import TrainPocketGAN
+
+
+@recipe
+def train_pocket_gan() -> TrainPocketGAN:
+    """Train a small StyleGAN of easy scenes at 32 px and write its generator as generator.safetensors and card.json."""
+    return TrainPocketGAN(
+        seed=0,
+        scenes=30_000,
+        channels=(64, 64, 48, 32),
+        z_dim=64,
+        w_dim=64,
+        depth=3,
+        batch=16,
+        gamma=0.1,
+        penalty_every=8,
+        average=0.998,
+        schedule=FitSettings(
+            steps=10_000,
+            learning_rate=2e-3,
+            warmup=100,
+            weight_decay=0.0,
+            save_every=500,
+            log_every=50,
+            betas=(0.0, 0.99),
+        ),
+        samples=512,
+    )
+
+
+@recipe
+def train_pocket_gan_tiny() -> TrainPocketGAN:
+    """Train a far smaller generator in seconds, for tests and to see what a run folder holds."""
+    schedule = FitSettings(4, learning_rate=2e-3, warmup=2, weight_decay=0.0, save_every=2, log_every=1, betas=(0, 0.99))
+    return replace(
+        train_pocket_gan(), scenes=24, channels=(12, 8), z_dim=8, w_dim=8, batch=4, schedule=schedule, samples=8
+    )
