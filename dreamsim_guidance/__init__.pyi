@@ -4,6 +4,7 @@ from .guidance import plan as plan
 from .inversion import Inversion as Inversion
 from .inversion import Latents as Latents
 from .inversion import Pixels as Pixels
+from .inversion import StyleGAN as StyleGAN
 from .inversion import invert as invert
 from .loss import Loss as Loss
 from .loss import PairLoss as PairLoss

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -25,6 +26,9 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 __all__ = ["PocketGenerator", "ScaledLinear", "read_generator"]
+
+_NOISE = 0.1
+"""Slows the learning of the noise's strength, which otherwise grows before there is anything to vary."""
 
 NoiseMode = Literal["const", "random", "none"]
 
@@ -67,7 +71,7 @@ class Mapping(nn.Module):
         super().__init__()
         self.num_ws = num_ws
         widths = [z_dim] + [w_dim] * depth
-        self.layers = nn.ModuleList(ScaledLinear(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.layers = nn.ModuleList(ScaledLinear(a, b) for a, b in pairwise(widths))
         self.register_buffer("w_avg", torch.zeros(w_dim))
 
     def forward(
@@ -129,10 +133,11 @@ class StyledConvolution(nn.Module):
         x = F.conv2d(x * style[:, :, None, None], weight, padding=1) * norm[:, :, None, None]
         if self.enlarge:
             x = _enlarged(x)
+        strength = _NOISE * self.noise_strength
         if noise_mode == "random":
-            x = x + self.noise_strength * torch.randn(len(x), 1, *x.shape[2:], dtype=x.dtype, device=x.device)
+            x = x + strength * torch.randn(len(x), 1, *x.shape[2:], dtype=x.dtype, device=x.device)
         elif noise_mode == "const":
-            x = x + self.noise_strength * self.noise_const
+            x = x + strength * self.noise_const
         return math.sqrt(2) * F.leaky_relu(x + self.bias[:, None, None], 0.2)
 
 

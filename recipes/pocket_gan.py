@@ -20,15 +20,15 @@ def train_pocket_gan() -> TrainPocketGAN:
         w_dim=64,
         depth=3,
         batch=16,
-        gamma=0.1,
+        gamma=0.3,
         penalty_every=8,
         average=0.998,
         schedule=FitSettings(
-            steps=10_000,
-            learning_rate=2e-3,
+            steps=5000,
+            learning_rate=5e-3,
             warmup=100,
             weight_decay=0.0,
-            save_every=500,
+            save_every=250,
             log_every=50,
             betas=(0.0, 0.99),
         ),
@@ -39,7 +39,9 @@ def train_pocket_gan() -> TrainPocketGAN:
 @recipe
 def train_pocket_gan_tiny() -> TrainPocketGAN:
     """Train a far smaller generator in seconds, for tests and to see what a run folder holds."""
-    schedule = FitSettings(4, learning_rate=2e-3, warmup=2, weight_decay=0.0, save_every=2, log_every=1, betas=(0, 0.99))
+    schedule = FitSettings(
+        4, learning_rate=2e-3, warmup=2, weight_decay=0.0, save_every=2, log_every=1, betas=(0.0, 0.99)
+    )
     return replace(
         train_pocket_gan(), scenes=24, channels=(12, 8), z_dim=8, w_dim=8, batch=4, schedule=schedule, samples=8
     )

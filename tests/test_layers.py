@@ -17,7 +17,7 @@ LAYERS = (
     ("types", "preprocess", "schedule", "loss", "processes", "files", "tracing", "capture", "views", "weights"),
     ("metric", "checkpoints", "pipelines"),
     ("losses", "data", "guidance", "inversion", "evaluation", "study"),
-    ("pocket",),
+    ("pocket", "pocket_gan"),
     ("training",),
     ("experiment", "known_answers", "comparisons"),
     ("recipes",),

@@ -6,6 +6,7 @@ from .optimising import optimise as optimise
 from .pixels import Pixels as Pixels
 from .preview import Preview as Preview
 from .result import Inversion as Inversion
+from .stylegan import StyleGAN as StyleGAN
 from .stylegan_code import load_stylegan as load_stylegan
 from .stylegan_files import read_stylegan_pkl as read_stylegan_pkl
 from .trajectory import Reconstruction as Reconstruction

@@ -85,12 +85,13 @@ def invert(
         With `batch` 1, the loss must take several images at once.
     through: the generator, `callable(**leaves) -> images`, or `callable(leaf)` where `init` is or draws a tensor. Its
         attributes `init`, `centre`, `scale`, `penalty`, `project_`, `value_range` and `lr` are the defaults of the arguments of
-        the same name. A module without `init` is called without arguments, and its trainable parameters are the leaves;
-        it is not changed.
+        the same name. If it has an attribute `batch`, its samples differ (in a label, for example): row k * batch + i of all
+        leaves belongs to sample i, and its `init(n, generator)` draws `n * batch` rows. A module without `init` is called
+        without arguments, and its trainable parameters are the leaves; it is not changed.
     init: the start, a tensor `(b, ...)` or a mapping of them; or a sampler `(n, generator) -> them` of the prior. By
         default normal samples, if `centre` and `scale` are given.
     steps: number of steps, at least 0; a step evaluates loss and gradient once.
-    batch: number of samples; only for a sampler.
+    batch: number of samples; only for a sampler, and by default that of the generator if it has an attribute `batch`.
     lr: step size in units of the prior's scale, by default 0.3, which rises over the first 5 % of the steps and falls over
         the last 50 % (`Ramp`); or a schedule. For L-BFGS it is the length of the first step.
     optimiser: "adam"; or "lbfgs", which needs far fewer steps on smooth losses, but more memory, 20 times the leaves.
@@ -138,8 +139,13 @@ def invert(
     low, high = getattr(defaults, "value_range", (0.0, 1.0)) if value_range is None else value_range
     lr = getattr(defaults, "lr", 0.3) if lr is None else lr
 
+    paired = isinstance(getattr(defaults, "batch", None), int)
+    if paired and batch not in (1, through.batch):  # type: ignore[attr-defined]
+        raise ValueError(f"the generator has {through.batch} samples, so batch cannot be {batch}.")  # type: ignore[attr-defined]
+    batch = through.batch if paired else batch  # type: ignore[attr-defined]
     generate, init = start_of(through, init, centre, scale)
     sampled = not isinstance(init, Tensor | Mapping)
+    each = batch if paired else 1
     drawn = (
         init if isinstance(init, Tensor | Mapping) else init(max(search, restarts), torch.Generator().manual_seed(seed))
     )
@@ -155,8 +161,8 @@ def invert(
         return (images - low) / (high - low) if isinstance(images, Tensor) and (low, high) != (0.0, 1.0) else images
 
     with torch.no_grad():
-        first = unbounded({name: leaf[:1] for name, leaf in starts.items()} if sampled else starts)
-    _check_first(first, (low, high), 1 if sampled else None if by_name else len(starts["leaf"]))
+        first = unbounded({name: leaf[:each] for name, leaf in starts.items()} if sampled else starts)
+    _check_first(first, (low, high), each if sampled else None if by_name else len(starts["leaf"]))
     batch = batch if sampled else len(first)
     problem = Problem(
         _fitted(loss, first),
@@ -165,6 +171,7 @@ def invert(
         units_of(starts, centre, scale),
         None if penalty is None else called(penalty),
         getattr(defaults, "project_", None) if project_ is None else project_,
+        paired,
     )
     fingerprint = None
     if checkpoint is not None:

@@ -11,6 +11,7 @@ so that one step size fits leaves of every kind and magnitude.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -33,20 +34,33 @@ def named(value: Tensor | Mapping[str, Tensor]) -> Leaves:
 
 @dataclass(frozen=True)
 class Units:
-    """Centre and scale of each leaf's prior; a leaf without them is optimised as it is."""
+    """Centre and scale of each leaf's prior, of all samples or one for each; a leaf without them is optimised as it is."""
 
     centre: Mapping[str, Tensor] = field(default_factory=dict)
     scale: Mapping[str, Tensor] = field(default_factory=dict)
 
     def leaves(self, units: Leaves) -> Leaves:
         """Leaves from their values in units of the prior."""
-        leaves = {name: u * self.scale[name] if name in self.scale else u for name, u in units.items()}
-        return {name: leaf + self.centre[name] if name in self.centre else leaf for name, leaf in leaves.items()}
+        leaves = {name: u * _per_row(self.scale[name], u) if name in self.scale else u for name, u in units.items()}
+        return {
+            name: leaf + _per_row(self.centre[name], leaf) if name in self.centre else leaf
+            for name, leaf in leaves.items()
+        }
 
     def units(self, leaves: Leaves) -> Leaves:
         """The inverse of `leaves`."""
-        units = {name: leaf - self.centre[name] if name in self.centre else leaf for name, leaf in leaves.items()}
-        return {name: u / self.scale[name] if name in self.scale else u for name, u in units.items()}
+        units = {
+            name: leaf - _per_row(self.centre[name], leaf) if name in self.centre else leaf
+            for name, leaf in leaves.items()
+        }
+        return {name: u / _per_row(self.scale[name], u) if name in self.scale else u for name, u in units.items()}
+
+
+def _per_row(prior: Tensor, rows: Tensor) -> Tensor:
+    """A prior with a value for each sample, repeated for all restarts; any other as it is."""
+    if prior.ndim < rows.ndim or len(prior) in (1, len(rows)):
+        return prior
+    return prior.repeat(len(rows) // len(prior), *(1,) * (prior.ndim - 1))
 
 
 @dataclass(frozen=True)
@@ -59,6 +73,8 @@ class Problem:
     units: Units = field(default_factory=Units)
     penalty: Callable[[Leaves], Tensor] | None = None
     project_: Callable[[Leaves], object] | None = None
+    paired: bool = False
+    """Whether candidate k * batch + i belongs to sample i; otherwise each candidate is one of every sample."""
 
     def values(self, images: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of every row, `(rows,)`, and its terms, detached. With one sample, all rows are one batch of the loss."""
@@ -78,14 +94,16 @@ class Problem:
 
     @torch.no_grad()
     def scores(self, leaves: Leaves, chunk: int) -> Tensor:
-        """The total of every candidate for every sample, `(candidates, batch)`; each candidate is rendered once."""
+        """The total of every candidate for its samples, `(candidates, batch)`; each candidate is rendered once."""
         rows: list[Tensor] = []
+        chunk = math.ceil(chunk / self.batch) * self.batch if self.paired else chunk
         for first in range(0, len(next(iter(leaves.values()))), chunk):
             part = {name: leaf[first : first + chunk] for name, leaf in leaves.items()}
             images = self.render(part)
-            repeated = images.repeat_interleave(self.batch, 0)
+            repeated = images if self.paired else images.repeat_interleave(self.batch, 0)
             scores = self.values(repeated, 0)[0].view(-1, self.batch)
             if self.penalty is not None:
-                scores = scores + check_values(self.penalty(part), images, "penalty")[:, None]
+                penalty = check_values(self.penalty(part), images, "penalty")
+                scores = scores + (penalty.view(-1, self.batch) if self.paired else penalty[:, None])
             rows.append(scores)
         return torch.cat(rows)

@@ -87,7 +87,10 @@ def units_of(leaves: Mapping[str, Tensor], centre: Any, scale: Any) -> Units:
 def best_starts(candidates: Leaves, problem: Problem, restarts: int, chunk: int) -> Leaves:
     """The `restarts` best candidates of every sample, `(restarts * batch, ...)`, those of one restart beside each other."""
     scores = problem.scores(candidates, chunk).nan_to_num(nan=torch.inf)
-    chosen = scores.topk(restarts, dim=0, largest=False).indices.flatten()
+    chosen = scores.topk(restarts, dim=0, largest=False).indices
+    if problem.paired:
+        chosen = chosen * problem.batch + torch.arange(problem.batch, device=chosen.device)
+    chosen = chosen.flatten()
     return {name: leaf[chosen.to(leaf.device)] for name, leaf in candidates.items()}
 
 

@@ -18,8 +18,9 @@ import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -50,7 +51,7 @@ def train_gan(settings: TrainPocketGAN, folder: Path) -> dict[str, Any]:
     _, pictures = draw_pocket_scenes(settings.scenes, generator.img_resolution)
     learner = AdversarialLearner(generator, pictures, settings)
     learner.to(memory_format=torch.channels_last)  # a third faster on CPUs
-    average = learner.average.model
+    average = learner.averaged
 
     def watch(step: int) -> None:
         images = sample_generator(average, min(48, settings.samples), settings.seed)
@@ -58,7 +59,16 @@ def train_gan(settings: TrainPocketGAN, folder: Path) -> dict[str, Any]:
         save_generator(average, folder / "pocket_gan", {"steps": step})
 
     write = line_writer(folder / "training.txt")
-    fit(learner, settings.schedule, settings.seed, folder / "gan.pt", "gan", write, watch, str(replace(settings, samples=0)))
+    fit(
+        learner,
+        settings.schedule,
+        settings.seed,
+        folder / "gan.pt",
+        "gan",
+        write,
+        watch,
+        str(replace(settings, samples=0)),
+    )
     images = sample_generator(average, settings.samples, settings.seed)
     results = {"parameters": sum(p.numel() for p in generator.parameters()), **distance_to_scenes(images)}
     save_generator(average, folder / "pocket_gan", {"steps": settings.schedule.steps, **results})
@@ -75,6 +85,11 @@ class AdversarialLearner(Learner):
         self.generator, self.average = generator, AveragedCopy(generator, settings.average)
         self.discriminator = Discriminator(generator.channels)
         self.pictures, self.settings = pictures, settings
+
+    @property
+    def averaged(self) -> PocketGenerator:
+        """The generator with averaged weights."""
+        return cast(PocketGenerator, self.average.model)
 
     def loss(self, generator: torch.Generator, progress: float) -> Tensor:
         settings = self.settings
@@ -133,7 +148,7 @@ class Discriminator(nn.Module):
         super().__init__()
         widths = list(reversed(channels))
         self.colours = ScaledConvolution(3, widths[0], 1)
-        self.blocks = nn.ModuleList(Block(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.blocks = nn.ModuleList(Block(a, b) for a, b in pairwise(widths))
         self.last = ScaledConvolution(widths[-1] + 1, widths[-1], 3)
         self.hidden = ScaledLinear(16 * widths[-1], widths[-1])
         self.score = ScaledLinear(widths[-1], 1)
