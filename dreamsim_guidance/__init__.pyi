@@ -3,6 +3,7 @@ from .guidance import guide as guide
 from .guidance import plan as plan
 from .inversion import Inversion as Inversion
 from .inversion import Latents as Latents
+from .inversion import Noise as Noise
 from .inversion import Pixels as Pixels
 from .inversion import StyleGAN as StyleGAN
 from .inversion import invert as invert

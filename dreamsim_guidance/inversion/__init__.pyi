@@ -1,6 +1,8 @@
 from .inverting import Ramp as Ramp
 from .inverting import invert as invert
 from .latents import Latents as Latents
+from .noise import RENO as RENO
+from .noise import Noise as Noise
 from .optimising import Optimised as Optimised
 from .optimising import optimise as optimise
 from .pixels import Pixels as Pixels

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from dreamsim_guidance.files.atomic import writing
 from dreamsim_guidance.inversion.graph import check_gradients
-from dreamsim_guidance.inversion.optimisers import LBFGS, Adam
+from dreamsim_guidance.inversion.optimisers import LBFGS, Elementwise, adam, clipped, sgd
 from dreamsim_guidance.inversion.problem import Leaves, Problem
 
 __all__ = ["BLOCK", "RUNG", "Best", "Descent", "Plan"]
@@ -35,6 +35,8 @@ BLOCK = 25
 
 RUNG = 0.15
 """Share of the steps after which the worse half of the starts is dropped, again and again until one is left."""
+
+_OPTIMISERS: dict[str, Callable[[Leaves], Elementwise | LBFGS]] = {"adam": adam, "sgd": sgd, "lbfgs": LBFGS}
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Plan:
     steps: int
     rate: Callable[[int], float]
     optimiser: str = "adam"
+    clip: float | None = None
     stop_below: float | None = None
     patience: int | None = None
     shared: bool = False
@@ -102,7 +105,7 @@ class Descent:
     def __init__(self, problem: Problem, plan: Plan, starts: Leaves, restarts: int = 1) -> None:
         self.problem, self.plan, self.restarts = problem, plan, restarts
         self.units = {name: leaf.detach().clone().requires_grad_() for name, leaf in starts.items()}
-        self.optimiser: Adam | LBFGS = (LBFGS if plan.optimiser == "lbfgs" else Adam)(self.units)
+        self.optimiser = _OPTIMISERS[plan.optimiser](self.units)
         self.step = 0
         self.best: Best | None = None
         self.active: Tensor | None = None
@@ -178,6 +181,8 @@ class Descent:
         return dict(zip(self.units, gradients, strict=True)), values
 
     def _advance(self, total: Tensor, gradients: dict[str, Tensor | None]) -> None:
+        if self.plan.clip is not None:
+            gradients = clipped(gradients, self.plan.clip)
         self.optimiser.step(total, gradients, self.plan.rate(self.step))
         if self.problem.project_ is not None:
             with torch.no_grad():
@@ -239,6 +244,7 @@ class Descent:
         return {
             "steps": plan.steps,
             "optimiser": plan.optimiser,
+            "clip": plan.clip,
             "rates": rates,
             "leaves": shapes,
             "batch": self.problem.batch,

@@ -60,7 +60,8 @@ def invert(
     *,
     batch: int = 1,
     lr: float | Schedule | None = None,
-    optimiser: Literal["adam", "lbfgs"] = "adam",
+    optimiser: Literal["adam", "sgd", "lbfgs"] = "adam",
+    clip: float | None = None,
     search: int = 256,
     restarts: int = 4,
     chunk: int = 32,
@@ -94,7 +95,9 @@ def invert(
     batch: number of samples; only for a sampler, and by default that of the generator if it has an attribute `batch`.
     lr: step size in units of the prior's scale, by default 0.3, which rises over the first 5 % of the steps and falls over
         the last 50 % (`Ramp`); or a schedule. For L-BFGS it is the length of the first step.
-    optimiser: "adam"; or "lbfgs", which needs far fewer steps on smooth losses, but more memory, 20 times the leaves.
+    optimiser: "adam"; "sgd", gradient descent with Nesterov's momentum of 0.9; or "lbfgs", which needs far fewer steps on
+        smooth losses, but more memory, 20 times the leaves.
+    clip: the gradient of each sample, in units of the prior, is shortened to at most this length; not for L-BFGS.
     search: how many samples of the prior are ranked by the loss, without gradients; only for a sampler.
     restarts: how many of the best descend, of each sample; after each 15 % of the steps the worse half of them is dropped.
     chunk: how many samples are rendered at once in the search.
@@ -130,8 +133,10 @@ def invert(
     for name, count in {**counts, "steps": steps + 1}.items():
         if count < 1:
             raise ValueError(f"{name} must be at least {0 if name == 'steps' else 1}, got {count - (name == 'steps')}.")
-    if optimiser not in ("adam", "lbfgs"):
-        raise ValueError(f"unknown optimiser '{optimiser}'; known: adam, lbfgs.")
+    if optimiser not in ("adam", "sgd", "lbfgs"):
+        raise ValueError(f"unknown optimiser '{optimiser}'; known: adam, sgd, lbfgs.")
+    if clip is not None and (not clip > 0 or optimiser == "lbfgs"):
+        raise ValueError(f"clip must be positive, and is not for L-BFGS, got {clip} for {optimiser}.")
     defaults = through if hasattr(through, "init") else None
     centre = getattr(defaults, "centre", None) if centre is None else centre
     scale = getattr(defaults, "scale", None) if scale is None else scale
@@ -188,6 +193,7 @@ def invert(
         steps=steps,
         rate=_rate(lr, steps, optimiser),
         optimiser=optimiser,
+        clip=clip,
         stop_below=stop_below,
         patience=patience,
         shared=any(leaf.ndim == 0 or len(leaf) != batch * restarts for leaf in starts.values()),
@@ -197,9 +203,10 @@ def invert(
         callback=callback,
         label=label,
     )
-    if plan.shared and optimiser == "lbfgs":
+    if plan.shared and (optimiser == "lbfgs" or clip is not None):
         raise ValueError(
-            "L-BFGS needs leaves with one row per image; use optimiser='adam' for leaves that all images share."
+            "L-BFGS and clip need leaves with one row per image; use optimiser='adam' without clip for leaves that all images "
+            "share."
         )
     descent = Descent(problem, plan, problem.units.units(starts), restarts)
     best = descent.run()

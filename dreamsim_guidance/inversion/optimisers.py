@@ -1,9 +1,10 @@
-"""Adam and L-BFGS for rows that do not interact, so that a batch takes the steps that its rows take alone.
+"""Adam, SGD and L-BFGS for rows that do not interact, so that a batch takes the steps that its rows take alone.
 
-Both change the rows in place after one evaluation, never read a number back from the device, can drop rows, and hold their
+All change the rows in place after one evaluation, never read a number back from the device, can drop rows, and hold their
 state as tensors for a checkpoint.
 
 Kingma, Ba, Adam: a method for stochastic optimization, ICLR 2015.
+Sutskever et al., On the importance of initialization and momentum in deep learning, ICML 2013 (Nesterov's momentum).
 Nocedal, Wright, Numerical Optimization, 2006, algorithms 3.1 (backtracking) and 7.4 (two loops).
 """
 
@@ -17,40 +18,59 @@ from torch import Tensor
 
 from dreamsim_guidance.inversion.problem import Leaves
 
-__all__ = ["LBFGS", "Adam"]
+__all__ = ["LBFGS", "Elementwise", "adam", "clipped", "sgd"]
 
 
-class Adam:
-    """Adam over leaves whose first dimension is the row."""
+class Elementwise:
+    """An optimiser of torch that treats every element by itself, over leaves whose first dimension is the row."""
 
     recovers = False
     """Whether a row goes on after a loss that is not finite."""
 
-    def __init__(self, leaves: Leaves) -> None:
-        self.leaves = leaves
-        self.adam = torch.optim.Adam(list(leaves.values()), lr=1.0)
+    def __init__(self, leaves: Leaves, optimiser: torch.optim.Optimizer) -> None:
+        self.leaves, self.optimiser = leaves, optimiser
 
     def step(self, values: Tensor, gradients: Mapping[str, Tensor | None], rate: float) -> None:
         """Take one step of size `rate`; a leaf without a gradient stays."""
         for name, leaf in self.leaves.items():
             leaf.grad = gradients[name]
-        self.adam.param_groups[0]["lr"] = rate
-        self.adam.step()
+        self.optimiser.param_groups[0]["lr"] = rate
+        self.optimiser.step()
 
     def keep(self, rows: Tensor) -> None:
         """Drop all rows but these, of the leaves too."""
         for leaf in self.leaves.values():
             leaf.grad = None
             leaf.data = leaf.data[rows]
-            state = self.adam.state.get(leaf, {})
-            for name in state.keys() & {"exp_avg", "exp_avg_sq"}:
+            state = self.optimiser.state.get(leaf, {})
+            for name in state.keys() & {"exp_avg", "exp_avg_sq", "momentum_buffer"}:
                 state[name] = state[name][rows]
 
     def state(self) -> dict[str, Any]:
-        return self.adam.state_dict()
+        return self.optimiser.state_dict()
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.adam.load_state_dict(state)
+        self.optimiser.load_state_dict(state)
+
+
+def adam(leaves: Leaves) -> Elementwise:
+    return Elementwise(leaves, torch.optim.Adam(list(leaves.values()), lr=1.0))
+
+
+def sgd(leaves: Leaves) -> Elementwise:
+    """Gradient descent with Nesterov's momentum of 0.9."""
+    return Elementwise(leaves, torch.optim.SGD(list(leaves.values()), lr=1.0, momentum=0.9, nesterov=True))
+
+
+def clipped(gradients: Mapping[str, Tensor | None], norm: float) -> dict[str, Tensor | None]:
+    """Gradients shortened to at most this length in each row, over all leaves together."""
+    given = [gradient.flatten(1) for gradient in gradients.values() if gradient is not None]
+    lengths = torch.cat(given, 1).norm(dim=1)
+    factors = (norm / lengths.clamp_min(torch.finfo(lengths.dtype).tiny)).clamp_max(1.0)
+    return {
+        name: None if gradient is None else gradient * factors.view(-1, *(1,) * (gradient.ndim - 1))
+        for name, gradient in gradients.items()
+    }
 
 
 class LBFGS:

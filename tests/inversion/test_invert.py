@@ -68,7 +68,7 @@ def test_the_call_of_the_readme_works() -> None:
     assert dreamsim_guidance.inversion.invert is invert
 
 
-@pytest.mark.parametrize("optimiser", ["adam", "lbfgs"])
+@pytest.mark.parametrize("optimiser", ["adam", "sgd", "lbfgs"])
 def test_each_sample_of_a_batch_is_found_as_if_it_were_alone(optimiser: str) -> None:
     targets = wavy(sampler(3, torch.Generator().manual_seed(3)))
     together = quick(distance_to(targets), wavy, sampler, batch=3, optimiser=optimiser)
@@ -130,7 +130,7 @@ def test_half_of_the_starts_is_dropped_and_the_history_is_that_of_the_survivor()
     assert result.history["loss"].shape == (41, 2)
 
 
-@pytest.mark.parametrize("optimiser", ["adam", "lbfgs"])
+@pytest.mark.parametrize("optimiser", ["adam", "sgd", "lbfgs"])
 @pytest.mark.parametrize("interrupted_at", [5, 11, 33])
 def test_an_interrupted_run_goes_on_to_the_same_result(tmp_path: Path, optimiser: str, interrupted_at: int) -> None:
     loss, file = distance_to(wavy(sampler(2, torch.Generator().manual_seed(3)))), tmp_path / "run.pt"
