@@ -18,25 +18,18 @@ and `RENO`); Wallace et al., End-to-End Diffusion Latent Optimization Improves C
 
 from __future__ import annotations
 
-import inspect
-import itertools
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import checkpoint
 
-from dreamsim_guidance.pipelines.decoder import Decoder, Geometry
 from dreamsim_guidance.pipelines.differentiable import differentiable
 from dreamsim_guidance.pipelines.frozen import without_gradients
-from dreamsim_guidance.pipelines.lock import lock_of
 from dreamsim_guidance.pipelines.noise import generator_states
-from dreamsim_guidance.pipelines.patches import Patches
-from dreamsim_guidance.pipelines.scheduler import restore, scheduler_of, snapshot
+from dreamsim_guidance.pipelines.repeated_call import RepeatedCall
 from dreamsim_guidance.schedule import Constant
 
 __all__ = ["RENO", "Noise", "correlation_penalty", "length_penalty"]
@@ -51,15 +44,6 @@ RENO: Mapping[str, Any] = {
 }
 """Settings of ReNO for one-step models, `invert(loss, Noise(pipe, ...), **RENO)`: descent with Nesterov's momentum from one
 random noise. ReNO returns the image with the best reward, `invert` that with the best sum of loss and penalty."""
-
-_REFUSED = {
-    "latents": "they are the leaf that is optimised",
-    "output_type": "the clean latents are decoded here",
-    "return_dict": "it is chosen here",
-    "generator": "choose the noise inside the sampler by seed=",
-    "num_images_per_prompt": "choose the number of images by the batch of `invert`",
-    "num_videos_per_prompt": "choose the number of images by the batch of `invert`",
-}
 
 
 class Noise:
@@ -102,28 +86,14 @@ class Noise:
         decode: Callable[[Tensor], Tensor] | None = None,
         **call: Any,
     ) -> None:
-        for name, reason in _REFUSED.items():
-            if name in call:
-                raise ValueError(f"leave {name} out of the pipeline's call: {reason}.")
         for name, weight in {"norm": norm, "whiteness": whiteness}.items():
             if not weight >= 0:
                 raise ValueError(f"{name} must be at least 0, got {weight}.")
-        self.pipe, self.call, self.seed, self.checkpointing = pipe, call, seed, checkpointing
-        self.norm, self.whiteness = norm, whiteness
-        _refuse_start_from_image(pipe, call)
-        self._embeddings: list[Any] = []
-        self._encoded_for = 0
-        """For how many images the embeddings are."""
+        self.pipe, self.norm, self.whiteness, self.checkpointing = pipe, norm, whiteness, checkpointing
+        self._call = RepeatedCall(pipe, call, seed, decode)
+        self.decoder, self.prompts = self._call.decoder, self._call.prompts
+        self.shape = tuple(self._call.like.shape[1:])
         self._checked = False
-        with differentiable(pipe):  # refuses pipelines without `latents=`
-            like, self.decoder = self._prepared(decode)
-        if decode is None and self.decoder.network is None:
-            raise ValueError(
-                f"{type(pipe).__name__} has no autoencoder (`vae`); pass decode=, from its result to images."
-            )
-        self.prompts, self.shape = len(like), tuple(like.shape[1:])
-        self._encoded_for = self.prompts
-        self.dtype, self.device = like.dtype, like.device
         self.init: Any = self.sample
         if self.prompts > 1:
             self.init = self.sample(self.prompts, torch.Generator().manual_seed(seed))
@@ -132,24 +102,13 @@ class Noise:
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """n standard normal noises, `(n, ...)` in float32 or wider."""
-        dtype = torch.promote_types(self.dtype, torch.float32)
-        return torch.randn(n, *self.shape, generator=generator, dtype=dtype).to(self.device)
+        like = self._call.like
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        return torch.randn(n, *self.shape, generator=generator, dtype=dtype).to(like.device)
 
     def arguments(self, latents: Tensor) -> dict[str, Any]:
         """The arguments with which `pipe(**arguments)` makes the images of these latents `(n, ...)`."""
-        count = len(latents) // self.prompts
-        arguments = {**self.call, "latents": latents.to(self.device, self.dtype)}
-        if "generator" in inspect.signature(type(self.pipe).__call__).parameters:
-            arguments["generator"] = [torch.Generator().manual_seed(self.seed) for _ in latents]
-        if self.call.get("prompt_embeds") is not None:  # which some pipelines do not repeat
-            return arguments | {k: _repeated(v, count) for k, v in self.call.items() if "prompt" in k}
-        return arguments if self._count is None else arguments | {self._count: count}
-
-    @property
-    def _count(self) -> str | None:
-        """The argument of the pipeline's call that says how many images to make of each prompt."""
-        parameters = inspect.signature(type(self.pipe).__call__).parameters
-        return next((name for name in ("num_images_per_prompt", "num_videos_per_prompt") if name in parameters), None)
+        return self._call.arguments(latents)
 
     def __call__(self, latents: Tensor) -> Tensor:
         if tuple(latents.shape[1:]) != self.shape or (self.prompts > 1 and len(latents) != self.prompts):
@@ -158,7 +117,7 @@ class Noise:
                 f"the noise must have the shape ({n}, {', '.join(map(str, self.shape))}) for {self.prompts} "
                 f"prompt{'s' * (self.prompts > 1)}, got {tuple(latents.shape)}."
             )
-        if self.prompts == 1 and len(latents) > 1 and self._count is None and self.call.get("prompt_embeds") is None:
+        if len(latents) > self.prompts and not self._call.batches:
             return torch.cat([self(row) for row in latents.split(1)])
         x0 = self._sampled(latents)
         if not self._checked and self.decoder.decode is None:
@@ -181,72 +140,18 @@ class Noise:
 
     def _sampled(self, latents: Tensor) -> Tensor:
         """The sampler's clean latents."""
-        before = generator_states(None, self.device)
+        device = self._call.like.device
+        before = generator_states(None, device)
         with differentiable(self.pipe, self.checkpointing):
-            x0 = self._run({**self.arguments(latents), "output_type": "latent"})
+            x0 = self._call.run({**self.arguments(latents), "output_type": "latent"})
         if not self._checked and any(
-            not torch.equal(a, b) for a, b in zip(before, generator_states(None, self.device), strict=True)
+            not torch.equal(a, b) for a, b in zip(before, generator_states(None, device), strict=True)
         ):
             raise ValueError(
                 f"{type(self.pipe).__name__} with {type(self.pipe.scheduler).__name__} draws random numbers that its "
                 "`generator` does not decide, so that the same noise gives different images; choose a deterministic scheduler."
             )
         return x0
-
-    def _run(self, arguments: dict[str, Any], *replacement: Any) -> Any:
-        """The pipeline's result, with a method (owner, name) replaced by a function; its scheduler stays as it was."""
-        scheduler = scheduler_of(self.pipe)
-        lock = lock_of(scheduler)
-        lock.acquire()
-        before = snapshot(scheduler)
-        count = len(arguments["latents"]) if "latents" in arguments else 0
-        if count != self._encoded_for:
-            self._embeddings, self._encoded_for = [], count
-        numbers = itertools.count()
-
-        def encode(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            """What the same call returned in an earlier run."""
-            number = next(numbers)
-            if number == len(self._embeddings):
-                self._embeddings.append(original(*args, **kwargs))
-            return pytree.tree_map(lambda value: value, self._embeddings[number])  # new lists of the same tensors
-
-        try:
-            with _silent(self.pipe), Patches() as patches:
-                patches.replace(self.pipe, "encode_prompt", encode)
-                if replacement:
-                    patches.replace(*replacement)
-                return self.pipe(**arguments, return_dict=False)[0]
-        finally:
-            restore(scheduler, before)
-            lock.release()
-
-    def _prepared(self, decode: Callable[[Tensor], Tensor] | None) -> tuple[Tensor, Decoder]:
-        """Latents as `latents=` takes them, one for each prompt, and the decoder for their size and layout."""
-
-        def prepare(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            arguments = inspect.signature(original).bind(*args, **kwargs).arguments
-            result = original(*args, **kwargs)
-            latents, *extras = result if isinstance(result, tuple) else (result,)
-            # where tokens have positions, they are returned last
-            geometry = Geometry(arguments.get("height"), arguments.get("width"), tuple(extras[-1:]))
-            decoder = Decoder(self.pipe, geometry, decode=decode)
-            again = None
-            if not hasattr(self.pipe, "_unpack_latents_with_ids"):  # FLUX.2, which packs the latents that it is given
-                again = original(**{**arguments, "latents": latents})
-                again = again[0] if isinstance(again, tuple) else again
-            if again is None or not _proportional(again, latents):
-                raise ValueError(
-                    f"{type(self.pipe).__name__} takes `latents` in another layout than its sampler's, so that the shape of "
-                    "its noise is unknown here."
-                )
-            raise _Prepared(latents, decoder)
-
-        try:
-            self._run({**self.call, "output_type": "latent"}, self.pipe, "prepare_latents", prepare)
-        except _Prepared as prepared:
-            return prepared.like, prepared.decoder
-        raise ValueError(f"{type(self.pipe).__name__} does not prepare its latents by `prepare_latents`.")
 
     def _check_decoding(self, latents: Tensor, x0: Tensor) -> None:
         """Raise RuntimeError unless the pipeline decodes the same tensor as the decoder does; one more run."""
@@ -259,7 +164,7 @@ class Noise:
             return original(z, *args, **kwargs)
 
         with differentiable(self.pipe):
-            self._run({**self.arguments(latents), "output_type": "pt"}, self.pipe.vae, "decode", decode)
+            self._call.run({**self.arguments(latents), "output_type": "pt"}, (self.pipe.vae, "decode", decode))
 
     def _penalty(self, latents: Tensor) -> Tensor:
         """The penalty of each noise, `(n,)`; 0 at its most probable length and without correlations."""
@@ -268,21 +173,6 @@ class Noise:
             grid = latents if latents.ndim == 4 else self.decoder.unpack(latents)
             penalty = penalty + self.whiteness * correlation_penalty(grid)
         return penalty
-
-
-def _repeated(value: Any, count: int) -> Any:
-    """Embeddings of one prompt, a tensor or a list of one tensor, repeated for a batch; anything else as it is."""
-    if count == 1 or not isinstance(value, Tensor | list) or len(value) != 1:
-        return value
-    return value * count if isinstance(value, list) else value.repeat(count, *(1,) * (value.ndim - 1))
-
-
-def _proportional(x: Tensor, y: Tensor) -> bool:
-    """Whether x is a positive multiple of y."""
-    if x.shape != y.shape:
-        return False
-    ratio = float((x * y).sum() / y.square().sum())
-    return ratio > 0 and torch.allclose(x, ratio * y, rtol=1e-2, atol=1e-2 * ratio)
 
 
 def length_penalty(noise: Tensor) -> Tensor:
@@ -311,33 +201,3 @@ def _renormalise(leaves: Mapping[str, Tensor]) -> None:
     for noise in leaves.values():
         norms = noise.flatten(1).norm(dim=1).view(-1, *(1,) * (noise.ndim - 1))
         noise.mul_(noise[0].numel() ** 0.5 / norms)
-
-
-def _refuse_start_from_image(pipe: Any, call: Mapping[str, Any]) -> None:
-    """Raise ValueError for a call that starts from a noised image; inpainting at full strength starts from noise."""
-    strength = inspect.signature(type(pipe).__call__).parameters.get("strength")
-    if strength is not None and call.get("strength", strength.default) < 0.999:
-        raise ValueError(
-            f"{type(pipe).__name__} starts from an image and not from noise alone; use the text-to-image pipeline with the "
-            "same components, e.g. AutoPipelineForText2Image.from_pipe(pipe), or for inpainting strength=1.0."
-        )
-
-
-@contextmanager
-def _silent(pipe: Any) -> Iterator[None]:
-    """Hide the pipeline's own progress bar in the block: there would be one for every step of an optimiser."""
-    before = vars(pipe).get("_progress_bar_config")
-    vars(pipe)["_progress_bar_config"] = {**(before or {}), "disable": True}
-    try:
-        yield
-    finally:
-        del vars(pipe)["_progress_bar_config"]
-        vars(pipe).update({} if before is None else {"_progress_bar_config": before})
-
-
-class _Prepared(Exception):
-    """Ends a call of a pipeline once its latents are prepared."""
-
-    def __init__(self, like: Tensor, decoder: Decoder) -> None:
-        super().__init__()
-        self.like, self.decoder = like, decoder

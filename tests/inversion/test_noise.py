@@ -279,11 +279,11 @@ def test_pipelines_without_initial_noise_of_their_own_are_refused(family: str, m
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"latents": torch.zeros(1, 4, 8, 8)}, "leave latents out.*the leaf"),
+        ({"latents": torch.zeros(1, 4, 8, 8)}, "leave latents out.*they are set here"),
         ({"output_type": "pt"}, "leave output_type out"),
         ({"return_dict": False}, "leave return_dict out"),
         ({"generator": None}, "leave generator out.*seed="),
-        ({"num_images_per_prompt": 2}, "leave num_images_per_prompt out.*batch"),
+        ({"num_images_per_prompt": 2}, "leave num_images_per_prompt out.*that of the latents"),
         ({"norm": -1.0}, "norm must be at least 0"),
         ({"whiteness": float("nan")}, "whiteness must be at least 0"),
     ],
