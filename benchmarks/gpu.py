@@ -302,6 +302,45 @@ def guided(bench: Bench) -> Iterator[Row]:
             yield {**row, **sampling.measure(chosen, steps, 1 if bench.tiny else 3, seconds=3.0)}
 
 
+def noise(bench: Bench) -> Iterator[Row]:
+    """A gradient with respect to the initial noise of a whole pipeline, with checkpointed networks and without."""
+    try:
+        import guided_sampling as sampling
+    except ImportError as error:
+        return leave_out("noise", str(error))
+    from dreamsim_guidance.inversion import Noise
+
+    bench.sides.forget()  # the peaks are those of the process
+    if bench.tiny:
+        cases = sampling.tiny_cases(["sdxl-turbo", "sd-v"], ["mpgd"])
+    elif bench.cuda:
+        cases = sampling.real_cases(("sdxl", "sd15"), ("mpgd",), bench.device, torch.bfloat16)
+    else:
+        return leave_out("noise", "pipelines at real size need a GPU")
+    for case in cases:
+        if case.options.get("vae") is not None or case.options.get("checkpointing"):
+            continue
+        turbo = case.name.startswith("sdxl")
+        size = {} if bench.tiny else {"height": 512, "width": 512}
+        call = {**case.call, **size, "num_inference_steps": 1 if turbo else 4, "guidance_scale": 0.0 if turbo else 5.0}
+        for checkpointing in (True, False):
+            if bench.late(f"noise, {case.name}, checkpointing {checkpointing}"):
+                return
+            through = Noise(case.pipe, checkpointing=checkpointing, **call)
+            latents = through.sample(1, torch.Generator().manual_seed(0)).requires_grad_()
+            work = partial(gradient_of_images, through, latents)
+            try:
+                seconds = bench.time({"step": work})["step"]
+                row = {"pipeline": case.name, "steps": call["num_inference_steps"], "checkpointed": checkpointing}
+                yield {**row, **seconds, "step_bytes": bench.peak_bytes(work)}
+            except torch.cuda.OutOfMemoryError as error:
+                leave_out(f"noise, {case.name}, checkpointing {checkpointing}", str(error).split(".")[0])
+
+
+def gradient_of_images(through: Callable[[Tensor], Tensor], latents: Tensor) -> Tensor:
+    return torch.autograd.grad(through(latents).square().mean(), latents)[0]
+
+
 def peers(bench: Bench) -> Iterator[Row]:
     """Other perceptual losses, as their packages run them in float32, beside ours: time and memory of a step."""
     batches = bench.batches[:1] if bench.tiny else bench.batches[:3:2] if bench.cuda else bench.batches[:2]
@@ -342,6 +381,7 @@ PARTS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "training": training,
     "fused": fused,
     "guided": guided,
+    "noise": noise,
     "peers": peers,
     "scaling": scaling,
 }
@@ -353,7 +393,11 @@ PARTS: dict[str, Callable[[Bench], Iterator[Row]]] = {
 def table_row(row: Row) -> str:
     """One line of the table: what was measured, then times in milliseconds, memory in GiB, and ratios."""
     names = [str(row[key]) for key in ("side", "precision", "pipeline", "method", "decoder") if key in row]
-    names += [f"{key} {row[key]}" for key in ("over", "value", "batch", "size", "capture") if key in row]
+    names += [
+        f"{key} {row[key]}"
+        for key in ("over", "value", "batch", "size", "capture", "steps", "checkpointed")
+        if key in row
+    ]
     cells = [", ".join(names)]
     if "s" in row:
         cells.append(f"{1e3 * row['s']:.2f} ms [{1e3 * row['least_s']:.2f}, {1e3 * row['most_s']:.2f}]")

@@ -13,6 +13,7 @@ from dreamsim_guidance.loss import Loss, PairLoss
 from dreamsim_guidance.losses.augmented import Augmented, augmentation
 from dreamsim_guidance.losses.balance import GradientBalance
 from dreamsim_guidance.losses.crops import FULL, MultiCrop, grid
+from dreamsim_guidance.losses.denoising import DenoisingError
 from dreamsim_guidance.losses.dists import DISTS
 from dreamsim_guidance.losses.dreamsim_loss import DreamSimLoss
 from dreamsim_guidance.losses.feature_cosine import CLIPCosine, DINOCosine
@@ -36,6 +37,7 @@ __all__ = [
     "Constant",
     "Cosine",
     "DINOCosine",
+    "DenoisingError",
     "DreamSimLoss",
     "Gated",
     "GradientBalance",

@@ -33,6 +33,12 @@ def test_every_part_is_measured_or_left_out_with_a_reason(tmp_path: Path) -> Non
     assert any("checkpointed" in row["side"] for row in parts["memory"])
     counts = {row["side"]: row["operations"] for row in parts["launches"]}
     assert counts["stacked, bfloat16"] < counts["one by one, bfloat16"] < counts["original, float32"]
+    peaks = {(row["pipeline"], row["checkpointed"]): row["step_bytes"] for row in parts["noise"]}
+    assert {checkpointed for _, checkpointed in peaks} == {True, False} and {name for name, _ in peaks} == {
+        "sdxl-turbo",
+        "sd-v",
+    }
+    assert peaks["sd-v", True] < 0.8 * peaks["sd-v", False]
     assert {row["over"] for row in parts["scaling"]} == {"batch", "references", "image size"}
 
 

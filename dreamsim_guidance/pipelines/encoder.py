@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 
 from dreamsim_guidance.pipelines.decoder import Decoder
+from dreamsim_guidance.pipelines.frozen import without_gradients
 
 __all__ = ["encode"]
 
 
 def encode(decoder: Decoder, images: Tensor, like: Tensor) -> Tensor:
-    """The clean estimate of these images, in the shape, dtype and device of `like`, without a gradient.
+    """The clean estimate of these images, in the shape, dtype and device of `like`, with the images' gradient.
 
     decoder: of a pipeline with an autoencoder. images: `(b, 3, h, w)` in [0, 1]. like: any state of the sampler.
     The mode of the autoencoder's posterior is taken, so nothing is random. Raises ValueError if the pipeline has no
@@ -33,24 +34,25 @@ def encode(decoder: Decoder, images: Tensor, like: Tensor) -> Tensor:
     with torch.no_grad():
         zero = torch.zeros_like(like)
         expected = decoder.vae_input(zero)
+        slope = decoder.vae_input(torch.ones_like(like)) - expected
+    with without_gradients([module]):
         parameter = next(module.parameters())
         pixels = (2 * images - 1).to(parameter.device, parameter.dtype)
         if expected.ndim == 5:  # autoencoders of videos
             pixels = pixels[:, :, None]
         # the class's function: an interception may have replaced the instance's methods
         result = type(module).encode(module, pixels)
-        encoded = result.latent_dist.mode() if hasattr(result, "latent_dist") else result.latents
+        encoded = result.latent_dist.mode() if hasattr(result, "latent_dist") else result[0]
         if encoded.shape != expected.shape:
             raise ValueError(
                 f"the autoencoder makes latents {tuple(encoded.shape)} of the images {tuple(images.shape)}, and "
                 f"{type(decoder.pipe).__name__} samples latents {tuple(expected.shape)}; the number of images must be that of "
                 "the prompts, and their size that of the pipeline's call."
             )
-        slope = decoder.vae_input(torch.ones_like(like)) - expected
+    offset = encoded.to(expected) - expected
     with torch.enable_grad():
         leaf = zero.requires_grad_()
         outputs = decoder.vae_input(leaf)
-        offset = encoded.to(expected) - expected
         (squares,) = torch.autograd.grad(outputs, leaf, slope, retain_graph=True)
-        (unscaled,) = torch.autograd.grad(outputs, leaf, offset)
+        (unscaled,) = torch.autograd.grad(outputs, leaf, offset, create_graph=offset.requires_grad)
     return unscaled / squares
