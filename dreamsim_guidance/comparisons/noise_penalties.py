@@ -43,7 +43,7 @@ class NoisePenalties:
     """Steps of the diffusion model's sampler, without classifier-free guidance."""
     norm: float = 0.01
     """Weight of the penalty on the length of the noise; that of ReNO by default."""
-    image: float = 1.0
+    image: float = 0.3
     """Weight of the denoising error of the image."""
     levels: tuple[float, ...] = (0.4,)
     """Noise levels of the denoising error."""

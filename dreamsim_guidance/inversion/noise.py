@@ -73,6 +73,8 @@ class Noise:
 
     value_range = (0.0, 1.0)
     centre, scale = 0.0, 1.0
+    lr = 0.1
+    """Step size of Adam, in standard deviations of the noise."""
 
     def __init__(
         self,
