@@ -7,6 +7,7 @@ from .inversion import Noise as Noise
 from .inversion import Pixels as Pixels
 from .inversion import StyleGAN as StyleGAN
 from .inversion import invert as invert
+from .inversion import invert_trajectory as invert_trajectory
 from .loss import Loss as Loss
 from .loss import PairLoss as PairLoss
 from .metric.backbones import Branch as Branch

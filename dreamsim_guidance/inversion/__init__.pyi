@@ -3,6 +3,7 @@ from .inverting import invert as invert
 from .latents import Latents as Latents
 from .noise import RENO as RENO
 from .noise import Noise as Noise
+from .null_text import NullText as NullText
 from .optimising import Optimised as Optimised
 from .optimising import optimise as optimise
 from .pixels import Pixels as Pixels

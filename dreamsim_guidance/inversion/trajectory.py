@@ -12,26 +12,27 @@ are inverted.
 
 Song et al., Denoising Diffusion Implicit Models, ICLR 2021 (plain inversion); Pan et al., Effective Real Image Editing with
 Accelerated Iterative Diffusion Inversion, ICCV 2023, and Garibi et al., ReNoise, ECCV 2024 (fixed points); Walker and Ni, SIAM
-Journal on Numerical Analysis 49(4), 2011 (Anderson acceleration).
+Journal on Numerical Analysis 49(4), 2011 (Anderson acceleration); Miyake et al., Negative-Prompt Inversion, 2023.
 """
 
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dreamsim_guidance.inversion.anderson import FixedPoint
-from dreamsim_guidance.pipelines.decoder import Decoder, Geometry
-from dreamsim_guidance.pipelines.encoder import encode
+from dreamsim_guidance.inversion.null_text import NullText, null_text
+from dreamsim_guidance.inversion.solving import StepSolver
 from dreamsim_guidance.pipelines.interception import Interception, refuse_inference_mode
-from dreamsim_guidance.pipelines.levels import wide
-from dreamsim_guidance.pipelines.reversed_loop import ReversedLoop
+from dreamsim_guidance.pipelines.start import starting_from
 from dreamsim_guidance.pipelines.step_call import StepCall
 from dreamsim_guidance.pipelines.visitor import Sampling, Visit, Visitor
+from dreamsim_guidance.preprocess import check_images, check_range
 
 __all__ = ["Reconstruction", "Trajectory", "invert_trajectory"]
 
@@ -44,6 +45,15 @@ REFUSED = {
 }
 """Arguments of pipelines that an inversion sets itself or that cannot be inverted."""
 
+NEGATIVE = {
+    name: f"negative_{name}"
+    for name in (
+        *("prompt", "prompt_2", "prompt_3", "prompt_embeds", "prompt_embeds_2", "pooled_prompt_embeds"),
+        *("prompt_attention_mask", "prompt_embeds_mask", "ip_adapter_image_embeds"),
+    )
+}
+"""Arguments that describe the image, and the pipeline's arguments for what guidance leads away from."""
+
 
 @dataclass(frozen=True)
 class Reconstruction:
@@ -52,7 +62,7 @@ class Reconstruction:
     images: `(b, 3, h, w)` in [0, 1], as the pipeline delivers them.
     x0: the sampler's final latents. latent_error: their relative distance to the latents that were inverted, `(b,)`.
     psnr, floor: peak signal-to-noise ratio to the given image in dB, `(b,)`, of `images` and of the autoencoder's own round
-        trip, which exact inversion reaches; None where latents were inverted instead of an image.
+        trip, which exact inversion reaches (infinite for models of pixels); None where latents were inverted and no image.
     """
 
     images: Tensor = field(repr=False)
@@ -66,24 +76,30 @@ class Reconstruction:
 class Trajectory:
     """The initial noise of an image, and how exactly each step was inverted.
 
-    noise: initial latents in the pipeline's own shape; `pipe(**call)` samples the image again.
+    noise: initial latents in the layout in which the pipeline takes them; `pipe(**call)` samples the image again, except for
+        models of pixels, which take no latents: use `reconstruct` and `edit`.
     residuals: relative residual of each step, `(b, steps)`, in the sampler's order, noisiest step first.
     tolerance: what the residuals were to reach.
     evaluations: how often the denoiser was evaluated, with classifier-free guidance counted once.
-    x0: the clean latents that were inverted.
+    states: the sampler's states from the noise to the clean latents, `(steps + 1, b, ...)`.
     image, round_trip: the given image and its decoded latents, `(b, 3, h, w)` in [0, 1]; None where latents were given.
-    call: the arguments of the pipeline's call, `latents=noise` included; with another prompt, `pipe(**call | {"prompt": ...})`.
+    call: the arguments of the pipeline's call, `latents=noise` included.
     """
 
     noise: Tensor = field(repr=False)
     residuals: Tensor
     tolerance: float
     evaluations: int
-    x0: Tensor = field(repr=False)
+    states: Tensor = field(repr=False)
     image: Tensor | None = field(repr=False)
     round_trip: Tensor | None = field(repr=False)
     call: dict[str, Any] = field(repr=False)
     pipe: Any = field(repr=False)
+
+    @property
+    def x0(self) -> Tensor:
+        """The clean latents that were inverted."""
+        return self.states[-1]
 
     @property
     def converged(self) -> Tensor:
@@ -96,7 +112,7 @@ class Trajectory:
         interception = Interception(self.pipe, last)
         interception.open()
         try:
-            images = self.pipe(**self.call | {"output_type": "pt"}).images
+            images = self.edit()
         finally:
             interception.close()
         x0 = last.state
@@ -104,6 +120,81 @@ class Trajectory:
         if self.image is None or self.round_trip is None:
             return Reconstruction(images, x0, error, None, None)
         return Reconstruction(images, x0, error, _psnr(images, self.image), _psnr(self.round_trip, self.image))
+
+    def edit(self, **changes: Any) -> Tensor:
+        """Sample from the noise with other arguments, such as another prompt; return images `(b, 3, h, w)` in [0, 1].
+
+        changes: arguments of the pipeline's call that replace those of the inversion; with none, the image is reconstructed.
+        Inside `with guide(pipe, loss)` the edit is guided, for example towards the image that was inverted.
+        """
+        with self._start():
+            return self.pipe(**{**self.call, **changes, "output_type": "pt"}).images
+
+    def _start(self) -> AbstractContextManager[None]:
+        if "latents" in self.call:
+            return nullcontext()
+        return starting_from(self.pipe, lambda _: self.noise)
+
+    def negative_prompt(self, guidance_scale: float) -> Trajectory:
+        """The same trajectory to be edited at this guidance scale, which then leads away from the image's own prompt.
+
+        guidance_scale: of classifier-free guidance, above 1. With the prompt of the inversion (at guidance 1), conditional and
+            unconditional prediction are equal, so the image is reconstructed at every scale; with another prompt, guidance
+            amplifies the difference between the two prompts. Costs nothing.
+
+        Raises ValueError if the pipeline has no negative prompt, or none was used in the inversion.
+
+        Miyake et al., Negative-Prompt Inversion: Fast Image Inversion for Editing with Text-guided Diffusion Models, 2023.
+        """
+        negative = {
+            NEGATIVE[name]: value for name, value in self.call.items() if name in NEGATIVE and value is not None
+        }
+        parameters = inspect.signature(type(self.pipe).__call__).parameters
+        scale = next((name for name in ("true_cfg_scale", "guidance_scale") if name in parameters), None)
+        if not negative or scale is None or not set(negative) <= set(parameters):
+            raise ValueError(
+                f"{type(self.pipe).__name__} was not inverted with a prompt for which it takes a negative one; negative-prompt "
+                "inversion needs classifier-free guidance and `prompt=` or `prompt_embeds=` in the call of the inversion."
+            )
+        without = {key: value for key, value in self.call.items() if key not in NEGATIVE.values()}
+        return replace(self, call={**without, **negative, scale: guidance_scale})
+
+    def null_text(
+        self,
+        guidance_scale: float = 7.5,
+        loss: Callable[[Tensor], Tensor] | None = None,
+        *,
+        inner_steps: int = 10,
+        lr: float = 1e-2,
+        stop_below: float | None = None,
+    ) -> NullText:
+        """Optimise an unconditional embedding for each step, so that guided sampling follows this trajectory.
+
+        For pipelines with classifier-free guidance on a doubled batch: Stable Diffusion 1 to 3, SDXL and others. The trajectory
+        should be one of guidance 1.
+
+        guidance_scale: of classifier-free guidance, above 1; 7.5 by default.
+        loss: a function from images `(b, 3, h, w)` in [0, 1] to one value per image, applied to the decoded clean estimate of
+            each step; by default the mean squared distance of the latents to the trajectory.
+        inner_steps: steps of Adam for each step of the sampler at most, at least 1; the best embedding is kept.
+        lr: step size of Adam at the first step, which falls to its half at the last one.
+        stop_below: value of the loss at which a step is done; by default 1e-5 + 1e-3 i / n at step i of n for latents (the
+            paper's at 50 steps) and 0 for a loss of images.
+
+        Raises ValueError for a pipeline without such guidance, and for a guidance scale of 1 or less.
+
+        Mokady et al., Null-text Inversion for Editing Real Images using Guided Diffusion Models, CVPR 2023.
+        """
+        refuse_inference_mode()
+        if not guidance_scale > 1:
+            raise ValueError(
+                f"guidance_scale must be above 1, where there is guidance to follow, got {guidance_scale}."
+            )
+        if inner_steps < 1:
+            raise ValueError(f"inner_steps must be at least 1, got {inner_steps}.")
+        if "guidance_scale" not in inspect.signature(type(self.pipe).__call__).parameters:
+            raise ValueError(f"{type(self.pipe).__name__} takes no guidance_scale; null-text inversion needs one.")
+        return null_text(self, {**self.call, "guidance_scale": guidance_scale}, loss, inner_steps, lr, stop_below)
 
 
 def invert_trajectory(
@@ -118,19 +209,22 @@ def invert_trajectory(
 ) -> Trajectory:
     """Find the initial noise from which a pipeline samples an image.
 
-    pipe: a diffusers text-to-image pipeline with `latents=`: Stable Diffusion 1 to 3, SDXL, FLUX.1 and others, with a
-        deterministic scheduler without memory, such as DDIM, Euler and flow-matching Euler.
+    pipe: a diffusers text-to-image pipeline with `latents=` (Stable Diffusion 1 to 3, SDXL, FLUX and others) or an
+        unconditional sampler of pixels (`DDIMPipeline`), with a deterministic scheduler without memory, such as DDIM, Euler
+        and flow-matching Euler.
     image: `(b, 3, h, w)` in [0, 1], one for each prompt; encoded by the pipeline's autoencoder.
     x0: in place of an image, final latents of the sampler (what it returns for `output_type="latent"`).
     method: "anderson"; "fixed-point", the plain iteration; "ddim", one plain step, with a second evaluation that only measures
         its residual.
     evaluations: of the denoiser for each step at most, at least 2, with classifier-free guidance counted once; 10 by default.
     tolerance: relative residual at which a step is done; by default 16 times the precision of the latents' dtype.
-    call: arguments of the pipeline's call, such as `prompt`, `num_inference_steps` and `guidance_scale`. Height and width are
-        the image's by default. The noise belongs to this call: the same prompt, guidance, number of steps and scheduler.
+    call: arguments of the pipeline's call, such as `prompt`, `num_inference_steps` and `guidance_scale`. Height and width, or
+        the batch size of a pipeline without prompts, are the image's by default. The noise belongs to this call: the same
+        prompt, guidance, number of steps and scheduler.
 
     With strong classifier-free guidance or few steps a step may have no or several solutions; then the iterate with the
-    smallest residual is returned, and the residuals say so. For reconstruction use a guidance of 1.
+    smallest residual is returned, and the residuals say so. For reconstruction use a guidance of 1, and for editing at a
+    larger one `Trajectory.negative_prompt` or `null_text`.
 
     Raises ValueError for pipelines and schedulers that cannot be inverted (ancestral, stochastic, multistep, clipping), an
     image that is outside [0, 1] or does not fit, and an unknown method; RuntimeError under `torch.inference_mode()`.
@@ -146,75 +240,35 @@ def invert_trajectory(
     if refused:
         raise ValueError(f"the pipeline is called without {', '.join(refused)} during an inversion; leave that out.")
     if image is not None:
-        _check(image)
-        sizes = set(inspect.signature(type(pipe).__call__).parameters) & {"height", "width"}
-        call = {"height": image.shape[-2], "width": image.shape[-1]} | call if len(sizes) == 2 else call
-    inversion = _Inversion(pipe, image, x0, method, 2 if method == "ddim" else evaluations, tolerance)
-    inversion.run(call)
-    noise = inversion.state / inversion.noise_scale
+        check_images(image, "image")
+        check_range(image, "image")
+    call = _sizes(pipe, image, x0) | call
+    solver = StepSolver(pipe, image, x0, method, 2 if method == "ddim" else evaluations, tolerance)
+    solver.run(call)
+    noise = solver.as_argument(solver.states[-1])
+    takes_latents = "latents" in inspect.signature(type(pipe).__call__).parameters
     return Trajectory(
         noise=noise,
-        residuals=torch.stack(inversion.residuals[::-1], dim=1),
-        tolerance=inversion.tolerance,
-        evaluations=inversion.evaluations,
-        x0=inversion.x0,
+        residuals=torch.stack(solver.residuals[::-1], dim=1),
+        tolerance=solver.tolerance,
+        evaluations=solver.evaluations,
+        states=torch.stack(solver.states[::-1]),
         image=image,
-        round_trip=inversion.round_trip,
-        call={**call, "latents": noise},
+        round_trip=solver.round_trip,
+        call={**call, "latents": noise} if takes_latents else call,
         pipe=pipe,
     )
 
 
-class _Inversion(ReversedLoop):
-    """Solves one step after another, from the clean latents on."""
-
-    def __init__(
-        self, pipe: Any, image: Tensor | None, x0: Tensor | None, method: str, evaluations: int, tolerance: float | None
-    ) -> None:
-        super().__init__(pipe, evaluations)
-        self.image, self.given, self.method, self._tolerance = image, x0, method, tolerance
-        self.round_trip: Tensor | None = None
-        self.residuals: list[Tensor] = []
-        self.evaluations = 0
-
-    def first(self, noise: Tensor, geometry: Geometry) -> Tensor:
-        if self.image is not None:
-            decoder = Decoder(self.pipe, geometry)
-            self.x0 = encode(decoder, self.image.to(noise.device), noise)
-            self.round_trip = decoder.shown(decoder(self.x0))
-        elif self.given is not None and self.given.shape == noise.shape:
-            self.x0 = self.given.detach().to(noise)
-        else:
-            shape = None if self.given is None else tuple(self.given.shape)
-            raise ValueError(f"x0 must have the shape of the pipeline's latents, {tuple(noise.shape)}, got {shape}.")
-        if not self.x0.isfinite().all():
-            raise ValueError("the clean latents to be inverted are not finite.")
-        self.tolerance = 16 * torch.finfo(noise.dtype).eps if self._tolerance is None else self._tolerance
-        self.state = self.x0
-        """The state after the step that is being solved; the initial noise at last."""
-        self._begin_step()
-        return self.x0
-
-    def _begin_step(self) -> None:
-        self._tried = 0
-        self._solver = FixedPoint(history=5 if self.method == "anderson" else 0)
-
-    def observe(self, index: int, x_t: Tensor, model_output: Tensor) -> tuple[Tensor, bool]:
-        self.evaluations += 1
-        self._tried += 1
-        if self.method == "ddim":  # the last iterate is taken, whether or not it is the best
-            self._solver = FixedPoint(history=0)
-        correction = self.steps[index].correction(model_output, x_t, self.state)
-        following = self._solver.observe(wide(x_t), wide(correction)).to(x_t.dtype)
-        if self._tried < self.repeats and not bool((self._solver.residual <= self.tolerance).all()):
-            return following, False
-        self.residuals.append(self._solver.residual)
-        self.state = self._solver.best.to(x_t.dtype)
-        self._begin_step()
-        if index == 0 or self.method == "ddim":
-            return self.state, True
-        # the model output changes little from one step to the next, so the solution for the old output is a good start
-        return self.state + self.steps[index - 1].correction(model_output, self.state, self.state), True
+def _sizes(pipe: Any, image: Tensor | None, x0: Tensor | None) -> dict[str, Any]:
+    """Arguments of the pipeline's call that follow from what is inverted."""
+    parameters = set(inspect.signature(type(pipe).__call__).parameters)
+    if "batch_size" in parameters and "prompt" not in parameters:
+        batch = image if image is not None else x0
+        return {} if batch is None else {"batch_size": len(batch)}
+    if image is None or not {"height", "width"} <= parameters:
+        return {}
+    return {"height": image.shape[-2], "width": image.shape[-1]}
 
 
 class _LastState(Visitor, Visit):
@@ -228,18 +282,6 @@ class _LastState(Visitor, Visit):
     def step(self, call: StepCall, index: int) -> Tensor:
         self.state = call.advance()[0]
         return self.state
-
-
-def _check(image: Tensor) -> None:
-    if image.ndim != 4 or image.shape[1] != 3 or not image.is_floating_point():
-        raise ValueError(
-            f"image must be (b, 3, h, w) of a floating-point dtype, got {tuple(image.shape)} {image.dtype}."
-        )
-    low, high = image.aminmax()
-    if not (low >= 0 and high <= 1):
-        raise ValueError(
-            f"images must lie in [0, 1], got [{float(low):.2f}, {float(high):.2f}]; use (x + 1) / 2 for images in [-1, 1]."
-        )
 
 
 def _psnr(images: Tensor, reference: Tensor) -> Tensor:

@@ -24,11 +24,19 @@ __all__ = ["encode"]
 def encode(decoder: Decoder, images: Tensor, like: Tensor) -> Tensor:
     """The clean estimate of these images, in the shape, dtype and device of `like`, with the images' gradient.
 
-    decoder: of a pipeline with an autoencoder. images: `(b, 3, h, w)` in [0, 1]. like: any state of the sampler.
+    decoder: of a pipeline with an autoencoder, or of one that samples pixels in [-1, 1].
+    images: `(b, 3, h, w)` in [0, 1]. like: any state of the sampler.
     The mode of the autoencoder's posterior is taken, so nothing is random. Raises ValueError if the pipeline has no
     autoencoder, or if the encoded images do not fit the sampler's states.
     """
     module: Any = decoder.network
+    if decoder.pixels:
+        if images.shape != like.shape:
+            raise ValueError(
+                f"{type(decoder.pipe).__name__} samples images {tuple(like.shape)}, got {tuple(images.shape)}; their number "
+                "must be that of the pipeline's call, and their size the model's."
+            )
+        return (2 * images - 1).to(like)
     if module is None or decoder.own is None:
         raise ValueError(f"{type(decoder.pipe).__name__} has no autoencoder (`vae`) to encode images with.")
     with torch.no_grad():
