@@ -6,6 +6,7 @@ from .inversion import Latents as Latents
 from .inversion import Noise as Noise
 from .inversion import Pixels as Pixels
 from .inversion import StyleGAN as StyleGAN
+from .inversion import Weights as Weights
 from .inversion import invert as invert
 from .inversion import invert_trajectory as invert_trajectory
 from .loss import Loss as Loss

@@ -6,6 +6,7 @@ from .noise import Noise as Noise
 from .null_text import NullText as NullText
 from .optimising import Optimised as Optimised
 from .optimising import optimise as optimise
+from .pivotal import Weights as Weights
 from .pixels import Pixels as Pixels
 from .preview import Preview as Preview
 from .result import Inversion as Inversion

@@ -87,8 +87,9 @@ def invert(
     through: the generator, `callable(**leaves) -> images`, or `callable(leaf)` where `init` is or draws a tensor. Its
         attributes `init`, `centre`, `scale`, `penalty`, `project_`, `value_range` and `lr` are the defaults of the arguments of
         the same name. If it has an attribute `batch`, its samples differ (in a label, for example): row k * batch + i of all
-        leaves belongs to sample i, and its `init(n, generator)` draws `n * batch` rows. A module without `init` is called
-        without arguments, and its trainable parameters are the leaves; it is not changed.
+        leaves belongs to sample i, and its `init(n, generator)` draws `n * batch` rows; if it has an attribute `shared` that
+        is true, all samples share all leaves. A module without `init` is called without arguments, and its trainable
+        parameters are the leaves; it is not changed.
     init: the start, a tensor `(b, ...)` or a mapping of them; or a sampler `(n, generator) -> them` of the prior. By
         default normal samples, if `centre` and `scale` are given.
     steps: number of steps, at least 0; a step evaluates loss and gradient once.
@@ -102,7 +103,8 @@ def invert(
     restarts: how many of the best descend, of each sample; after each 15 % of the steps the worse half of them is dropped.
     chunk: how many samples are rendered at once in the search.
     centre, scale: of the prior, a number, a tensor that broadcasts to the leaf, or a mapping of them by leaf.
-    penalty: added to the loss, called as `through` is, and returns one value per row of the leaves.
+    penalty: added to the loss, called as `through` is, and returns one value per row of the leaves; of one with a method
+        `at(step)`, that of the step is added.
     project_: called with a mapping of the leaves after each step, without gradients; it replaces or changes them in place.
     value_range: what black and white are in the generator's images, by default (0, 1). An overshoot u beyond them becomes
         u / (1 + 4 |u|), as in `guide`, so that the loss sees what could be a picture and every pixel keeps its gradient.
@@ -144,6 +146,7 @@ def invert(
     low, high = getattr(defaults, "value_range", (0.0, 1.0)) if value_range is None else value_range
     lr = getattr(defaults, "lr", 0.3) if lr is None else lr
 
+    penalty_of: Callable[[int], Any] = getattr(penalty, "at", lambda step: penalty)
     paired = isinstance(getattr(defaults, "batch", None), int)
     if paired and batch not in (1, through.batch):  # type: ignore[attr-defined]
         raise ValueError(f"the generator has {through.batch} samples, so batch cannot be {batch}.")  # type: ignore[attr-defined]
@@ -174,7 +177,7 @@ def invert(
         lambda leaves: bounded(unbounded(leaves)),
         batch,
         units_of(starts, centre, scale),
-        None if penalty is None else called(penalty),
+        None if penalty is None else lambda leaves, step: called(penalty_of(step))(leaves),
         getattr(defaults, "project_", None) if project_ is None else project_,
         paired,
     )
@@ -196,7 +199,8 @@ def invert(
         clip=clip,
         stop_below=stop_below,
         patience=patience,
-        shared=any(leaf.ndim == 0 or len(leaf) != batch * restarts for leaf in starts.values()),
+        shared=getattr(defaults, "shared", False)
+        or any(leaf.ndim == 0 or len(leaf) != batch * restarts for leaf in starts.values()),
         checkpoint=None if checkpoint is None else Path(checkpoint),
         fingerprint=fingerprint,
         checkpoint_every=checkpoint_every,

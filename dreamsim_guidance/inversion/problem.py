@@ -71,7 +71,8 @@ class Problem:
     render: Callable[[Leaves], Tensor]
     batch: int
     units: Units = field(default_factory=Units)
-    penalty: Callable[[Leaves], Tensor] | None = None
+    penalty: Callable[[Leaves, int], Tensor] | None = None
+    """Of the leaves, at a step."""
     project_: Callable[[Leaves], object] | None = None
     paired: bool = False
     """Whether candidate k * batch + i belongs to sample i; otherwise each candidate is one of every sample."""
@@ -89,7 +90,7 @@ class Problem:
         total, terms = self.values(images, step)
         if self.penalty is None:
             return images, total, terms
-        penalty = check_values(self.penalty(leaves), images, "penalty")
+        penalty = check_values(self.penalty(leaves, step), images, "penalty")
         return images, total + penalty, {**terms, "penalty": penalty.detach()}
 
     @torch.no_grad()
@@ -103,7 +104,7 @@ class Problem:
             repeated = images if self.paired else images.repeat_interleave(self.batch, 0)
             scores = self.values(repeated, 0)[0].view(-1, self.batch)
             if self.penalty is not None:
-                penalty = check_values(self.penalty(part), images, "penalty")
+                penalty = check_values(self.penalty(part, 0), images, "penalty")
                 scores = scores + (penalty.view(-1, self.batch) if self.paired else penalty[:, None])
             rows.append(scores)
         return torch.cat(rows)

@@ -91,7 +91,7 @@ class StyleGAN(nn.Module):
             self.batch = len(self.labels)
         self.noises = _noises(self.synthesis) if noise else {}
         self.num_ws: int | None = getattr(G, "num_ws", getattr(self.synthesis, "num_ws", None))
-        self.name = {"z": "z", "w": "w", "w+": "ws"}[space]
+        self.latent: str = {"z": "z", "w": "w", "w+": "ws"}[space]
         self.centre: dict[str, Tensor] = {}
         self.scale: dict[str, Tensor] = {}
         if space != "z":
@@ -112,13 +112,13 @@ class StyleGAN(nn.Module):
         else:
             ws = self._mapped(z)
             codes = (ws[:, 0] if self.space == "w" and ws.ndim == 3 else ws).clone()
-            codes[: len(self.centre[self.name])] = self.centre[self.name]
+            codes[: len(self.centre[self.latent])] = self.centre[self.latent]
         noises = {name: noise.expand(len(codes), -1, -1, -1) for name, noise in self.noises.items()}
-        return {self.name: codes, **noises}
+        return {self.latent: codes, **noises}
 
     def forward(self, **leaves: Tensor) -> Tensor:
         """The images of leaves, named as `init` names them."""
-        code = leaves[self.name].to(self.dtype)
+        code = leaves[self.latent].to(self.dtype)
         if not self.styled:
             arguments: tuple[Tensor, ...] = (code,) if self.labels is None else (code, self._labels_of(code))
         elif self.space == "z":
@@ -134,7 +134,7 @@ class StyleGAN(nn.Module):
 
     def penalty(self, **leaves: Tensor) -> Tensor:
         """The spread of the styles in W+ and the correlations of the noise, `(b,)`."""
-        code = leaves[self.name]
+        code = leaves[self.latent]
         total = code.new_zeros(len(code))
         if self.space == "w+":
             away = code[:, 1:] - code[:, :1]
@@ -184,7 +184,7 @@ class StyleGAN(nn.Module):
         # a dimension that never changes would have no unit
         deviation = deviation.clamp_min(1e-3 * float(deviation.mean()) or 1.0)
         spread = (slice(None), None) if self.space == "w+" else (slice(None),)
-        self.centre, self.scale = {self.name: mean[spread]}, {self.name: deviation[spread]}
+        self.centre, self.scale = {self.latent: mean[spread]}, {self.latent: deviation[spread]}
 
 
 def _correlations(noise: Tensor) -> Tensor:
