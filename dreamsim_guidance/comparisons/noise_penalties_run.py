@@ -124,9 +124,12 @@ def _cell(task: _Task, config: NoisePenalties, penalty: str, seed: int, folder: 
             guidance_scale=1.0,
         )
         loss = task.reward + task.penalty if penalty in ("image", "both") else task.reward
+        latents = noise.sample(config.pairs, torch.Generator().manual_seed(config.seed + seed))
         with torch.no_grad():
-            start = noise(noise.init).clamp(0, 1)
-        result = invert(loss, noise, steps=config.steps, lr=config.lr, progress=f"penalty {penalty}, seed {seed}")
+            start = noise(latents).clamp(0, 1)
+        result = invert(
+            loss, noise, latents, steps=config.steps, lr=config.lr, progress=f"penalty {penalty}, seed {seed}"
+        )
         leaf = result.leaves["leaf"].flatten(1)
         content = {
             "images": result.images.clamp(0, 1),

@@ -54,13 +54,11 @@ class Noise:
     norm: weight of the penalty on the length of the noise, 0.01 by default.
     whiteness: weight of the penalty on correlations of neighbouring elements, 0 by default; 1e5 in StyleGAN2.
     project: set the length of each noise to sqrt(d) after every step.
-    seed: decides the noise that a stochastic sampler adds, the same for each sample and each call; and with several prompts,
-        the start.
+    seed: decides the noise that a stochastic sampler adds, the same for each sample and each call.
     checkpointing: recompute each call of a network in the backward pass (default); False keeps all activations in memory.
     decode: a function from the sampler's clean latents to images (b, 3, h, w) in [0, 1], in place of the pipeline's decoder.
     call: the other arguments of the pipeline's call: `prompt`, `num_inference_steps`, `guidance_scale`, ... Prompts are encoded
-        once for each batch size. Several prompts make one image each; `invert` then starts from one noise for each prompt
-        instead of searching.
+        once for each batch size. Several prompts make one image each, from rows of noise that belong to the prompts in turn.
 
     The leaf is standard normal, `centre` 0 and `scale` 1, of the shape that the pipeline prepares. `arguments(latents)` are the
     arguments with which the pipeline itself makes the images again.
@@ -96,9 +94,9 @@ class Noise:
         self.decoder, self.prompts = self._call.decoder, self._call.prompts
         self.shape = tuple(self._call.like.shape[1:])
         self._checked = False
-        self.init: Any = self.sample
         if self.prompts > 1:
-            self.init = self.sample(self.prompts, torch.Generator().manual_seed(seed))
+            self.batch = self.prompts
+            """Number of samples of `invert`, whose rows are not interchangeable."""
         self.penalty = self._penalty if norm or whiteness else None
         self.project_ = _renormalise if project else None
 
@@ -108,19 +106,22 @@ class Noise:
         dtype = torch.promote_types(like.dtype, torch.float32)
         return torch.randn(n, *self.shape, generator=generator, dtype=dtype).to(like.device)
 
+    def init(self, n: int, generator: torch.Generator) -> Tensor:
+        """n normal noises; with several prompts each of them for every prompt, `(n * prompts, ...)`."""
+        return self.sample(n, generator).repeat_interleave(self.prompts, 0)
+
     def arguments(self, latents: Tensor) -> dict[str, Any]:
-        """The arguments with which `pipe(**arguments)` makes the images of these latents `(n, ...)`."""
+        """The arguments with which `pipe(**arguments)` makes the images of latents `(n, ...)`, one row per prompt."""
         return self._call.arguments(latents)
 
     def __call__(self, latents: Tensor) -> Tensor:
-        if tuple(latents.shape[1:]) != self.shape or (self.prompts > 1 and len(latents) != self.prompts):
-            n = "n" if self.prompts == 1 else str(self.prompts)
+        if tuple(latents.shape[1:]) != self.shape or len(latents) % self.prompts:
             raise ValueError(
-                f"the noise must have the shape ({n}, {', '.join(map(str, self.shape))}) for {self.prompts} "
-                f"prompt{'s' * (self.prompts > 1)}, got {tuple(latents.shape)}."
+                f"the noise must have the shape (n, {', '.join(map(str, self.shape))}) with n a multiple of the number of "
+                f"prompts, {self.prompts}, got {tuple(latents.shape)}."
             )
-        if len(latents) > self.prompts and not self._call.batches:
-            return torch.cat([self(row) for row in latents.split(1)])
+        if len(latents) > self.prompts and not (self.prompts == 1 and self._call.batches):
+            return torch.cat([self(rows) for rows in latents.split(self.prompts)])
         x0 = self._sampled(latents)
         if not self._checked and self.decoder.decode is None:
             self._check_decoding(latents.detach(), x0.detach())
