@@ -148,10 +148,10 @@ def test_checkpointing_changes_the_memory_and_not_the_gradient(family: str) -> N
 def test_the_noise_of_an_own_image_is_approached_and_the_result_is_what_the_pipeline_makes() -> None:
     through = noise(build("flux-schnell"), steps=1)
     target = through(drawn(through, seed=5)).clamp(0, 1)
-    options: dict[str, Any] = {"steps": 30, "optimiser": "lbfgs", "search": 8, "restarts": 1, "progress": False}
+    options: dict[str, Any] = {"steps": 20, "optimiser": "lbfgs", "search": 8, "restarts": 1, "progress": False}
     through.penalty = None
     result = invert(MSE(target), through, **options)
-    assert float(result.loss) < float(result.history["loss"][0]) / 30
+    assert float(result.loss) < float(result.history["loss"][0]) / 10
     leaf = result.leaves["leaf"]
     assert torch.allclose(pipeline_images(through, leaf), result.images.clamp(0, 1), atol=1e-5)
     again = invert(MSE(target), through, **options)
@@ -159,11 +159,11 @@ def test_the_noise_of_an_own_image_is_approached_and_the_result_is_what_the_pipe
 
 
 def test_a_batch_is_optimised_as_its_samples_are_alone() -> None:
-    through = noise(build("sdxl-turbo"), steps=1)
+    through = noise(build("flux-schnell"), steps=1)
     starts, targets = drawn(through, 2), through(drawn(through, 2, seed=7)).clamp(0, 1)
-    together = invert(MSE(targets), through, starts, 6, progress=False)
+    together = invert(MSE(targets), through, starts, 4, progress=False)
     for i in range(2):
-        alone = invert(MSE(targets[i : i + 1]), through, starts[i : i + 1], 6, progress=False)
+        alone = invert(MSE(targets[i : i + 1]), through, starts[i : i + 1], 4, progress=False)
         assert torch.allclose(alone.images[0], together.images[i], atol=1e-3)
         assert float(alone.loss) == pytest.approx(float(together.loss[i]), rel=1e-3)
 
