@@ -17,15 +17,18 @@ class Latents:
     """The decoder of an autoencoder, `latents (b, c, h, w) -> images`, for `invert`.
 
     The latents are those that `vae.decode` takes, not scaled as a sampler has them, so that `vae.decode(leaf)` gives the
-    result again. A vector-quantised autoencoder quantises them; its gradient passes straight through.
+    result again. A vector-quantised autoencoder quantises them; its gradient passes straight through. Autoencoders of videos
+    (Wan, Qwen-Image) see an image as a video of one frame, and their latents are `(b, c, 1, h, w)`.
 
-    vae: an autoencoder of images from diffusers: AutoencoderKL, AutoencoderTiny, VQModel or one with the same `encode` and
-        `decode`. Its weights get no gradient.
+    vae: an autoencoder from diffusers: AutoencoderKL, AutoencoderTiny, VQModel, AutoencoderDC, AutoencoderKLFlux2,
+        AutoencoderKLWan, AutoencoderKLQwenImage, or one with the same `encode` and `decode`; or a `TinyAutoencoder`. Its
+        weights get no gradient.
     image: where to start, `(b, 3, h, w)` in [0, 1], in sizes that the autoencoder takes, which it encodes. Without an image,
         `size` is needed.
     size: (height, width) of images whose latents are drawn from a normal distribution instead, so that `invert` searches.
 
-    `scale` is the standard deviation of the latents according to the autoencoder's `scaling_factor`.
+    `centre` and `scale` are mean and standard deviation of the latents, numbers or one for each channel, according to the
+    autoencoder's configuration: `latents_mean` and `latents_std`, `scaling_factor` and `shift_factor`, or FLUX.2's statistics.
     Raises ValueError unless one of `image` and `size` is given, and for an image out of range.
     """
 
@@ -37,27 +40,55 @@ class Latents:
         self.vae: Any = vae
         parameter = next(vae.parameters())
         self.dtype, self.device = parameter.dtype, parameter.device
-        self.scale = 1 / float(getattr(self.vae.config, "scaling_factor", None) or 1.0)
-        if image is None:
-            assert size is not None
-            self._shape = self.encode(torch.full((1, 3, *size), 0.5)).shape[1:]
-            self.init: Any = self.sample
-        else:
+        self.video = any(isinstance(module, nn.Conv3d) for module in vae.modules())
+        if image is not None:
             check_images(image, "image")
             check_range(image, "image")
-            self.init = self.encode(image)
+        encoded = self.encode(torch.full((1, 3, *size), 0.5) if image is None else image)  # type: ignore[misc]
+        self._shape = encoded.shape[1:]
+        self.init: Any = self.sample if image is None else encoded
+        self.centre, self.scale = _prior(self.vae, encoded)
 
     @torch.no_grad()
     def encode(self, image: Image) -> Tensor:
-        """The latents of images in [0, 1], `(b, c, h, w)` in float32; of a distribution, its mode."""
-        encoded = self.vae.encode(image.to(self.device, self.dtype) * 2 - 1)
-        latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
-        return latents.float()
+        """The latents of images in [0, 1], `(b, c, h, w)` or `(b, c, 1, h, w)` in float32; of a distribution, its mode."""
+        pixels = image.to(self.device, self.dtype) * 2 - 1
+        encoded = self.vae.encode(pixels[:, :, None] if self.video else pixels)
+        if hasattr(encoded, "latent_dist"):
+            return encoded.latent_dist.mode().float()
+        return (encoded.latents if hasattr(encoded, "latents") else encoded.latent).float()
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        """n latents from a normal distribution of deviation `scale`."""
-        return self.scale * torch.randn(n, *self._shape, generator=generator).to(self.device)
+        """n latents from a normal distribution of mean `centre` and deviation `scale`."""
+        return self.centre + self.scale * torch.randn(n, *self._shape, generator=generator).to(self.device)
+
+    def centre_like(self, latents: Tensor) -> Tensor:
+        """Latents at the centre of the prior, in the shape of others."""
+        return torch.zeros_like(latents) + self.centre
 
     def __call__(self, latents: Tensor) -> Tensor:
         decoded = self.vae.decode(latents.to(self.dtype), return_dict=False)[0]
-        return decoded.float()
+        return (decoded[:, :, 0] if self.video else decoded).float()
+
+
+def _prior(vae: Any, latents: Tensor) -> tuple[float | Tensor, float | Tensor]:
+    """Mean and standard deviation of the latents that `vae.decode` takes."""
+    config = vae.config
+    statistics = getattr(vae, "bn", None)
+    if isinstance(statistics, nn.BatchNorm2d):  # FLUX.2 normalises squares of 2 x 2 latents: channel, row, column
+        deviation = (statistics.running_var + config.batch_norm_eps).sqrt()
+        mean, deviation = (_tiled(values, latents) for values in (statistics.running_mean, deviation))
+        return mean, deviation
+    scaling = float(getattr(config, "scaling_factor", None) or 1.0)
+    mean, deviation = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
+    if mean is not None and deviation is not None:
+        shape = (-1, *[1] * (latents.ndim - 2))
+        means, deviations = (torch.as_tensor(values, dtype=latents.dtype).to(latents.device) for values in (mean, deviation))
+        return means.view(shape), deviations.view(shape) / scaling
+    return float(getattr(config, "shift_factor", None) or 0.0), 1 / scaling
+
+
+def _tiled(values: Tensor, latents: Tensor) -> Tensor:
+    """Values of 4c channels, `(4c,)`, at the places of the latents `(b, c, h, w)` from which they were taken."""
+    height, width = latents.shape[-2:]
+    return values.float().view(-1, 2, 2).repeat(1, height // 2, width // 2)
