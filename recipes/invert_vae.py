@@ -22,5 +22,10 @@ def invert_vae() -> InvertVAE:
 def invert_sd15_vae() -> InvertVAE:
     """Find latents of Stable Diffusion 1.5's autoencoder that reproduce photographs; needs downloads and a GPU; not run yet."""
     return replace(
-        invert_vae(), model="stable-diffusion-v1-5/stable-diffusion-v1-5", subfolder="vae", metric="ensemble", size=512, steps=200
+        invert_vae(),
+        model="stable-diffusion-v1-5/stable-diffusion-v1-5",
+        subfolder="vae",
+        metric="ensemble",
+        size=512,
+        steps=200,
     )

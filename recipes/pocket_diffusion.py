@@ -130,7 +130,7 @@ def ablate_autoencoder_loss() -> AblateAutoencoderLoss:
     """Train the pocket autoencoder with L2, + SSIM, + LPIPS and + DreamSim, and compare the curves on unseen scenes."""
     full = train_pocket_latents().autoencoder
     schedule = FitSettings(steps=300, learning_rate=2e-3, warmup=40, weight_decay=0.0, save_every=100)
-    return AblateAutoencoderLoss(replace(full, crops=0.5, schedule=schedule), balanced=(0.5,))
+    return AblateAutoencoderLoss(replace(full, crops=0.5, schedule=schedule), balanced=(0.1, 0.5))
 
 
 @recipe

@@ -1,3 +1,4 @@
+from .deep_prior import DeepImagePrior as DeepImagePrior
 from .inverting import Ramp as Ramp
 from .inverting import invert as invert
 from .latents import Latents as Latents
@@ -13,6 +14,8 @@ from .result import Inversion as Inversion
 from .stylegan import StyleGAN as StyleGAN
 from .stylegan_code import load_stylegan as load_stylegan
 from .stylegan_files import read_stylegan_pkl as read_stylegan_pkl
+from .tiny_autoencoder import TinyAutoencoder as TinyAutoencoder
+from .tiny_autoencoder import read_tiny_autoencoder as read_tiny_autoencoder
 from .trajectory import Reconstruction as Reconstruction
 from .trajectory import Trajectory as Trajectory
 from .trajectory import invert_trajectory as invert_trajectory

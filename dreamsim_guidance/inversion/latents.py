@@ -83,7 +83,9 @@ def _prior(vae: Any, latents: Tensor) -> tuple[float | Tensor, float | Tensor]:
     mean, deviation = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
     if mean is not None and deviation is not None:
         shape = (-1, *[1] * (latents.ndim - 2))
-        means, deviations = (torch.as_tensor(values, dtype=latents.dtype).to(latents.device) for values in (mean, deviation))
+        means, deviations = (
+            torch.as_tensor(values, dtype=latents.dtype).to(latents.device) for values in (mean, deviation)
+        )
         return means.view(shape), deviations.view(shape) / scaling
     return float(getattr(config, "shift_factor", None) or 0.0), 1 / scaling
 

@@ -59,7 +59,9 @@ def read_tiny_autoencoder(
     """
     if decoder is None:
         folder = Path(encoder)
-        files = [sorted(f for f in folder.glob(f"*_{part}.*") if f.suffix in _ENDINGS) for part in ("encoder", "decoder")]
+        files = [
+            sorted(f for f in folder.glob(f"*_{part}.*") if f.suffix in _ENDINGS) for part in ("encoder", "decoder")
+        ]
         if not all(len(found) == 1 for found in files):
             raise FileNotFoundError(
                 f"'{folder}' must hold one file *_encoder.pth and one *_decoder.pth (or .safetensors), got "

@@ -40,7 +40,7 @@ class AblateAutoencoderLoss:
     """Weights w of 1 - SSIM."""
     lpips: tuple[float, ...] = (0.01, 0.05)
     """Weights w of LPIPS; only with `lpips_weights`."""
-    dreamsim: tuple[float, ...] = (0.1, 0.3, 1.0)
+    dreamsim: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0)
     """Weights w of DreamSim."""
     balanced: tuple[float, ...] = ()
     """Shares of DreamSim's gradient at the last layer, as multiples of the squared error's (`losses.GradientBalance`)."""
