@@ -73,20 +73,17 @@ class Latents:
 
 def _prior(vae: Any, latents: Tensor) -> tuple[float | Tensor, float | Tensor]:
     """Mean and standard deviation of the latents that `vae.decode` takes."""
-    config = vae.config
-    statistics = getattr(vae, "bn", None)
+    config, statistics = vae.config, getattr(vae, "bn", None)
     if isinstance(statistics, nn.BatchNorm2d):  # FLUX.2 normalises squares of 2 x 2 latents: channel, row, column
-        deviation = (statistics.running_var + config.batch_norm_eps).sqrt()
-        mean, deviation = (_tiled(values, latents) for values in (statistics.running_mean, deviation))
-        return mean, deviation
+        variance: Any = statistics.running_var
+        mean: Any = statistics.running_mean
+        return _tiled(mean, latents), _tiled((variance + config.batch_norm_eps).sqrt(), latents)
     scaling = float(getattr(config, "scaling_factor", None) or 1.0)
-    mean, deviation = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
-    if mean is not None and deviation is not None:
+    means, deviations = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
+    if means is not None and deviations is not None:
         shape = (-1, *[1] * (latents.ndim - 2))
-        means, deviations = (
-            torch.as_tensor(values, dtype=latents.dtype).to(latents.device) for values in (mean, deviation)
-        )
-        return means.view(shape), deviations.view(shape) / scaling
+        centre, scale = (torch.as_tensor(x, dtype=latents.dtype).to(latents.device) for x in (means, deviations))
+        return centre.view(shape), scale.view(shape) / scaling
     return float(getattr(config, "shift_factor", None) or 0.0), 1 / scaling
 
 

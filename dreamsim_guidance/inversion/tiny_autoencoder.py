@@ -123,8 +123,8 @@ def _sequence(state: Mapping[str, Tensor], decoder: bool) -> nn.Sequential:
     """The layers of a state dict. Layers without weights are numbered too: the clamp, a ReLU, and upsampling."""
     shapes: dict[int, dict[str, Tensor]] = {}
     for name, value in state.items():
-        number, _, rest = name.partition(".")
-        shapes.setdefault(int(number), {})[rest] = value
+        place, _, rest = name.partition(".")
+        shapes.setdefault(int(place), {})[rest] = value
     layers: list[nn.Module] = []
     for number in range(max(shapes) + 1):
         weights = shapes.get(number)
