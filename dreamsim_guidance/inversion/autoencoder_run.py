@@ -102,7 +102,7 @@ def _write_table(rows: list[dict[str, Any]], file: Path) -> None:
     for row in rows:
         cells = []
         for name in names:
-            text = f"{sum(row[name]) / len(row[name]):.{2 if name == 'PSNR' else 4}f}"
+            text = f"{sum(row[name]) / len(row[name]):.{2 if name == 'PSNR' else 5}f}"
             cells.append(f"({text})" if row["optimised"] in optimised.get(name, ()) else text)
         lines.append([row["start"], row["optimised"] or "nothing: encoder and decoder", *cells])
     write_text(file, markdown_table(["start", "optimised", *names], lines) + "\n")

@@ -62,10 +62,10 @@ def read_tiny_autoencoder(
         files = [
             sorted(f for f in folder.glob(f"*_{part}.*") if f.suffix in _ENDINGS) for part in ("encoder", "decoder")
         ]
-        if not all(len(found) == 1 for found in files):
+        if not all(len(matches) == 1 for matches in files):
             raise FileNotFoundError(
                 f"'{folder}' must hold one file *_encoder.pth and one *_decoder.pth (or .safetensors), got "
-                f"{', '.join(file.name for found in files for file in found) or 'none'}."
+                f"{', '.join(file.name for matches in files for file in matches) or 'none'}."
             )
         (encoder,), (decoder,) = files
     try:

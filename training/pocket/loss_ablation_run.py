@@ -202,7 +202,8 @@ def _draw(rows: Sequence[dict[str, Any]], cells: Mapping[str, Sequence[Any]], fi
         axis.set_title(
             {"LPIPS": "LPIPS (shift-tolerant)"}.get(name, "DreamSim, the branch that took no part"), fontsize=10
         )
-        axis.grid(alpha=0.3)
+        axis.set_yscale("log")
+        axis.grid(alpha=0.3, which="both")
     axis.legend(fontsize=8)
     figure.supxlabel("numbers: weight of the perceptual term; small points: single seeds", fontsize=8)
     with writing(file) as temporary:
