@@ -13,7 +13,8 @@ def invert_vae() -> InvertVAE:
     """Find latents of an autoencoder on your disk that reproduce photographs, from the encoder's start and from zero.
 
     Name the folder: `dreamsim-guidance run invert-vae model=taef2`, with the files of TAEF2 or an autoencoder in diffusers'
-    format. Figures for TAEF2 are in docs/results.md.
+    format. With TAEF2, latents fitted from the encoder's start have a PSNR of 34.9 dB, where the round trip of encoder and
+    decoder has 27.9; all rows are in docs/results.md. It took 23 minutes on one core of an AMD EPYC that had other work.
     """
     return InvertVAE(model="taef2", metric="pocket", size=128, steps=80)
 

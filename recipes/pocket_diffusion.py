@@ -127,7 +127,11 @@ def train_pocket_judge_tiny() -> TrainPocketJudge:
 
 @recipe
 def ablate_autoencoder_loss() -> AblateAutoencoderLoss:
-    """Train the pocket autoencoder with L2, + SSIM, + LPIPS and + DreamSim, and compare the curves on unseen scenes."""
+    """Train the pocket autoencoder with L2, + SSIM, + LPIPS and + DreamSim, and compare the curves on unseen scenes.
+
+    With DreamSim of weight 0.03 beside L2, the distance of a held-out branch is 0.0027 instead of 0.0032 and PSNR 24.80
+    instead of 24.63 dB; all rows are in docs/results.md. It took 70 minutes on one core of an AMD EPYC that had other work.
+    """
     full = train_pocket_latents().autoencoder
     schedule = FitSettings(steps=300, learning_rate=2e-3, warmup=40, weight_decay=0.0, save_every=100)
     return AblateAutoencoderLoss(replace(full, crops=0.5, schedule=schedule), balanced=(0.1, 0.5))

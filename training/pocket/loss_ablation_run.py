@@ -190,9 +190,10 @@ def _draw(rows: Sequence[dict[str, Any]], cells: Mapping[str, Sequence[Any]], fi
         for number, loss in enumerate(losses):
             curve = [row for row in rows if row["loss"] == loss]
             start = rows[:1] if curve[0]["weight"] and "balanced" not in loss else []
-            colour = f"C{number}"
+            colour, marker = (f"C{number}", "o-") if number else ("black", "*")
             points = [(row["PSNR"], row[name]) for row in [*start, *curve]]
-            axis.plot(*zip(*points, strict=True), "o-", color=colour, markersize=5, linewidth=1.2, label=loss)
+            style: dict[str, Any] = {"markersize": 5 if number else 11, "zorder": 2 if number else 3, "linewidth": 1.2}
+            axis.plot(*zip(*points, strict=True), marker, color=colour, label=loss, **style)
             for row in curve:
                 axis.plot(row["PSNR by seed"], row[f"{name} by seed"], ".", color=colour, markersize=3, alpha=0.6)
                 if row["weight"]:
