@@ -21,12 +21,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
 from dreamsim_guidance.pipelines.caller import argument_of_call
 from dreamsim_guidance.pipelines.frozen import denoiser_of, frozen
-from dreamsim_guidance.pipelines.gradient_path import refusing_cut_gradients
+from dreamsim_guidance.pipelines.gradient_path import refusing_cut_gradients, requires_grad
 from dreamsim_guidance.pipelines.interception import refuse_inference_mode
 from dreamsim_guidance.pipelines.patches import Patches
 from dreamsim_guidance.pipelines.scheduler import scheduler_of
@@ -67,7 +66,7 @@ def differentiable(pipe: Any, checkpointing: bool = True) -> Iterator[None]:
 
     def first_checked(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         nonlocal checked
-        if checked or denoiser is None or not _requires_grad(args, kwargs):
+        if checked or denoiser is None or not requires_grad((args, kwargs)):
             return checkpointed_call(original, *args, **kwargs)
         checked = True
         with refusing_cut_gradients(denoiser):
@@ -91,7 +90,3 @@ def differentiable(pipe: Any, checkpointing: bool = True) -> Iterator[None]:
             yield
         finally:
             torch.set_grad_enabled(mode)
-
-
-def _requires_grad(*tree: Any) -> bool:
-    return any(isinstance(value, torch.Tensor) and value.requires_grad for value in tree_leaves(tree))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-__all__ = ["refusing_cut_gradients"]
+__all__ = ["refusing_cut_gradients", "requires_grad"]
 
 _LONGEST_WALK = 200
 """Nodes of a part's graph that are looked at; attention takes about twenty."""
@@ -61,6 +61,11 @@ class _Watch:
                 'Choose another attention kernel, e.g. network.set_attention_backend("native"), or load the network without '
                 "quantisation; guidance methods that do not differentiate the denoiser, such as MPGD, need no such gradient."
             )
+
+
+def requires_grad(tree: Any) -> bool:
+    """Whether any tensor in nested tuples, lists and dictionaries requires a gradient."""
+    return any(value.requires_grad for value in _tensors(tree))
 
 
 def _tensors(tree: Any) -> list[Tensor]:

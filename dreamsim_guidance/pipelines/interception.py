@@ -8,7 +8,8 @@ method and a few around it are replaced on the instances for as long as an inter
     pipe.get_timesteps          gets its own plan back before it looks anything up
     pipe.progress_bar           called inside the pipeline's `no_grad`, before the loop: autograd is switched on for that frame
     pipe.prepare_latents        makes the first latents a leaf of the graph and reads their size
-    denoiser.forward            the same leaf, for pipelines without `prepare_latents`
+    denoiser.forward            the same leaf, for pipelines without `prepare_latents`; its first call with a graph is watched
+                                for parts that have no backward
     vae.decode                  reads what the pipeline finally decodes, and the images; other decoding is not changed
 
 No class of diffusers is imported here: what counts is which methods a pipeline has.
@@ -27,6 +28,7 @@ from dreamsim_guidance.pipelines import caller
 from dreamsim_guidance.pipelines.decoder import Geometry
 from dreamsim_guidance.pipelines.denoiser_input import leaf_of_input, state_among
 from dreamsim_guidance.pipelines.frozen import denoiser_of
+from dreamsim_guidance.pipelines.gradient_path import refusing_cut_gradients, requires_grad
 from dreamsim_guidance.pipelines.host_numbers import number
 from dreamsim_guidance.pipelines.levels import wide
 from dreamsim_guidance.pipelines.lock import lock_of
@@ -58,6 +60,7 @@ class Interception:
         self._generator: Generators = None
         self._mode: bool | None = None
         self._own_timesteps: Tensor | None = None
+        self._watched = False
         self._new_run(StepPlan())
 
     def open(self) -> None:
@@ -77,6 +80,7 @@ class Interception:
             replace(getattr(self.pipe, "vae", None), "decode", self._decode)
             for block in _loops_of(self.pipe):
                 replace(block, "progress_bar", self._block_progress_bar)
+            replace(denoiser_of(self.pipe), "forward", self._watch)
             if not hasattr(self.pipe, "prepare_latents"):
                 replace(denoiser_of(self.pipe), "forward", self._denoise)
         except BaseException:
@@ -180,6 +184,14 @@ class Interception:
                 args, kwargs, leaf = leaf_of_input(args, kwargs)
                 self._inputs.append(leaf)
         return original(*args, **kwargs)
+
+    def _watch(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        denoiser = denoiser_of(self.pipe)
+        if self._watched or denoiser is None or not torch.is_grad_enabled() or not requires_grad((args, kwargs)):
+            return original(*args, **kwargs)
+        self._watched = True
+        with refusing_cut_gradients(denoiser):
+            return original(*args, **kwargs)
 
     def _step(
         self,

@@ -10,6 +10,7 @@ from tiny_pipelines import build
 from torch import Tensor, nn
 
 from dreamsim_guidance import differentiable
+from dreamsim_guidance.guidance import DPS, MPGD, guide
 from dreamsim_guidance.inversion import Noise
 from dreamsim_guidance.pipelines.gradient_path import refusing_cut_gradients
 
@@ -107,3 +108,9 @@ def test_attention_without_a_backward_is_refused_where_a_gradient_must_pass(
     message = rf"no gradient passes through '[\w.]+' \(\w*Attention{backend}\).*set_attention_backend"
     with pytest.raises(ValueError, match=message), differentiable(tiny.pipe):
         through(latents.requires_grad_())
+    loss = tiny.loss(steps=2)
+    with pytest.raises(ValueError, match=message), guide(tiny.pipe, loss, DPS()):
+        tiny.call(steps=2)
+    with guide(tiny.pipe, loss, MPGD()) as log:
+        tiny.call(steps=2)
+    assert any(entry.guided for entry in log.entries)
