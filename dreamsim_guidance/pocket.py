@@ -2,10 +2,11 @@
 
     pipeline = load_pocket("pixels")     # DDIMPipeline, unconditional, 32 x 32 pixels
     pipeline = load_pocket("latents")    # StableDiffusionPipeline, words of captions, 64 x 64 pixels
+    generator = load_pocket("gan")       # PocketGenerator, a small StyleGAN, 32 x 32 pixels
     judge = load_judge()                 # recognises the factors of a scene; takes no part in guidance
 
 They were trained on the easy scenes of `data.scenes.pocket_scenes` alone, by the recipes train-pocket-pixels,
-train-pocket-latents and train-pocket-judge.
+train-pocket-latents, train-pocket-gan and train-pocket-judge.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ from typing import TYPE_CHECKING, Literal, overload
 from torch import nn
 
 from dreamsim_guidance.evaluation.samples.scene_judge import load_judge
+from dreamsim_guidance.pocket_gan import PocketGenerator, read_generator
 
 if TYPE_CHECKING:
     from diffusers import DDIMPipeline, StableDiffusionPipeline
 
 __all__ = ["load_judge", "load_pocket"]
 
-_MODELS = ("pixels", "latents")
+_MODELS = ("pixels", "latents", "gan")
 
 
 @overload
@@ -33,16 +35,24 @@ def load_pocket(name: Literal["pixels"]) -> DDIMPipeline: ...
 def load_pocket(name: Literal["latents"]) -> StableDiffusionPipeline: ...
 
 
-def load_pocket(name: str) -> DDIMPipeline | StableDiffusionPipeline:
-    """A pocket diffusion pipeline, frozen, in float32 on the CPU.
+@overload
+def load_pocket(name: Literal["gan"]) -> PocketGenerator: ...
+
+
+def load_pocket(name: str) -> DDIMPipeline | StableDiffusionPipeline | PocketGenerator:
+    """A pocket diffusion pipeline or generator, frozen, in float32 on the CPU.
 
     name: "pixels" is an unconditional `DDIMPipeline` at 32 x 32 pixels; "latents" is a `StableDiffusionPipeline` at 64 x 64
-        pixels whose prompts use the words of `data.scenes.captions` ("two large red stars in a row, on a blue background").
+        pixels whose prompts use the words of `data.scenes.captions` ("two large red stars in a row, on a blue background"); "gan" is a generator with the interface of NVIDIA's
+        StyleGANs, for `StyleGAN(load_pocket("gan"))`.
 
     Raises ValueError for another name.
     """
     if name not in _MODELS:
         raise ValueError(f"unknown pocket model '{name}'; known: {', '.join(_MODELS)}.")
+    if name == "gan":
+        with as_file(files("dreamsim_guidance.weights") / "pocket_gan") as folder:
+            return read_generator(folder)
     import diffusers
 
     kind = diffusers.DDIMPipeline if name == "pixels" else diffusers.StableDiffusionPipeline
