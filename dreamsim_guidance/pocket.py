@@ -43,8 +43,8 @@ def load_pocket(name: str) -> DDIMPipeline | StableDiffusionPipeline | PocketGen
     """A pocket diffusion pipeline or generator, frozen, in float32 on the CPU.
 
     name: "pixels" is an unconditional `DDIMPipeline` at 32 x 32 pixels; "latents" is a `StableDiffusionPipeline` at 64 x 64
-        pixels whose prompts use the words of `data.scenes.captions` ("two large red stars in a row, on a blue background"); "gan" is a generator with the interface of NVIDIA's
-        StyleGANs, for `StyleGAN(load_pocket("gan"))`.
+        pixels whose prompts use the words of `data.scenes.captions` ("two large red stars in a row, on a blue background");
+        "gan" is a generator at 32 x 32 pixels with the interface of NVIDIA's StyleGANs, for `StyleGAN(load_pocket("gan"))`.
 
     Raises ValueError for another name.
     """

