@@ -24,7 +24,7 @@ __all__ = ["reconstruct"]
 def reconstruct(config: InvertStyleGAN, folder: Path) -> dict[str, Any]:
     """Carry out `InvertStyleGAN.run`."""
     if not config.photos:
-        raise ValueError("there is no photograph; give photos, e.g. photos='[\"face.png\"]'.")
+        raise ValueError("there is no photograph; give photos=face.png, several separated by commas.")
     folder.mkdir(parents=True, exist_ok=True)
     device = default_device()
     network: nn.Module = load_pocket("gan")
