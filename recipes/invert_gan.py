@@ -14,7 +14,7 @@ def invert_pocket_gan() -> InvertGAN:
     """Compare losses, `invert` and the StyleGAN2-ADA projector's schedule on the pocket GAN: own samples, unseen scenes.
 
     With the pixel loss and 32 own samples (own=32 others=0 losses=mse), `invert` succeeds on 26, 95 % interval 0.65 to 0.91,
-    and the projector's schedule on 8, 0.13 to 0.42, at equal evaluations of the generator. All of it took eight minutes with one
+    and the projector's schedule on 8, 0.13 to 0.42, at equal evaluations of the generator. It all took eight minutes with one
     thread of an AMD EPYC (AVX-512, 2 cores, torch 2.14.1) that had much other work.
     """
     return InvertGAN()
