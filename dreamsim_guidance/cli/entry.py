@@ -1,7 +1,7 @@
 """The console script `dreamsim-guidance`: finds the command, runs it, and reports errors.
 
 A command is a dataclass whose fields are its options, parsed by tyro; calling it does the work and returns the exit code.
-`demo`, `guide` and `run` also pass on words that are no options of their own: fields of a recipe, `steps=100` or
+`demo`, `guide`, `invert` and `run` also pass on words that are no options of their own: fields of a recipe, `steps=100` or
 `--steps 100`. A mistake of the user is one line on stderr and exit code 2, an interrupt is 130; `--debug`, anywhere, adds
 the traceback. Results go to stdout, everything else to stderr. Commands import torch when they need it, so that `--help`,
 `recipes`, `show` and `copy` answer quickly.
@@ -25,6 +25,7 @@ from dreamsim_guidance.cli.data import DataCommand
 from dreamsim_guidance.cli.demo import DemoCommand
 from dreamsim_guidance.cli.evaluate import EvaluateCommand
 from dreamsim_guidance.cli.guide import GuideCommand
+from dreamsim_guidance.cli.invert import InvertCommand
 from dreamsim_guidance.cli.parsing import parse
 from dreamsim_guidance.cli.recipes import RecipesCommand
 from dreamsim_guidance.cli.run import RunCommand
@@ -32,6 +33,7 @@ from dreamsim_guidance.cli.show import ShowCommand
 from dreamsim_guidance.cli.study import StudyCommand
 from dreamsim_guidance.cli.version import VersionCommand
 from dreamsim_guidance.comparisons.guided_sheet import GuidedSheet
+from dreamsim_guidance.comparisons.inversion_sheet import InversionSheet
 from dreamsim_guidance.experiment import fields, registry
 from dreamsim_guidance.experiment.registry import suggestion
 
@@ -40,6 +42,7 @@ __all__ = ["main"]
 COMMANDS: dict[str, type] = {
     "demo": DemoCommand,
     "guide": GuideCommand,
+    "invert": InvertCommand,
     "compare": CompareCommand,
     "evaluate": EvaluateCommand,
     "study": StudyCommand,
@@ -96,7 +99,7 @@ def _dispatch(words: list[str]) -> int:
         raise ValueError(f"unknown command '{words[0]}'{suggestion(words[0], COMMANDS)}; known: {', '.join(COMMANDS)}.")
     kind = Union[tuple(Annotated[kind, subcommand(name)] for name, kind in COMMANDS.items())]  # type: ignore[misc]  # noqa: UP007
     command, unknown = parse(kind, words, "dreamsim-guidance", "DreamSim as a metric and as a differentiable loss.")
-    if isinstance(command, DemoCommand | GuideCommand | RunCommand):
+    if isinstance(command, DemoCommand | GuideCommand | InvertCommand | RunCommand):
         return command(unknown)
     if unknown:
         raise ValueError(f"unknown options: {' '.join(unknown)}; see `dreamsim-guidance {words[0]} --help`.")
@@ -110,6 +113,8 @@ def _config_of(words: Sequence[str]) -> Any:
         return registry.load("guide-pocket" if "guided" in rest else "reconstruct-photo").config
     if command == "guide":
         return GuidedSheet()
+    if command == "invert":
+        return InversionSheet()
     if command == "run" and rest and not rest[0].startswith("-"):
         return registry.load(rest[0]).config
     return None

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from dreamsim_guidance.cli.execution import execute, print_table
+from dreamsim_guidance.cli.recipe_source import recipe_source
 from dreamsim_guidance.comparisons.guided_sheet import GuidedSheet
 from dreamsim_guidance.experiment.fields import override
 from dreamsim_guidance.experiment.registry import Recipe
@@ -57,34 +58,5 @@ def guide_recipe(sheet: GuidedSheet) -> Recipe:
             raise FileNotFoundError(f"image not found: '{path}'; give the path of a picture (png, jpg, webp, ...).")
     if Path(sheet.model).is_dir():
         sheet = replace(sheet, model=str(Path(sheet.model).absolute()))  # the run folder can be run again from anywhere
-    return Recipe("guide", sheet, _source(sheet), Path("guide.py"), "guide")
-
-
-def _source(sheet: GuidedSheet) -> str:
-    """A recipe file that makes this sheet, for the run folder and for `dreamsim-guidance copy`."""
-    values = {field.name: getattr(sheet, field.name) for field in fields(sheet)}
-    changed = {name: value for name, value in values.items() if value != getattr(GuidedSheet(), name)}
-    arguments = "".join(f"        {name}={_literal(value)},\n" for name, value in changed.items())
-    return f'''"""A guided sheet, as `dreamsim-guidance guide` made it."""
-
-from pathlib import Path
-
-from dreamsim_guidance.comparisons.guided_sheet import GuidedSheet
-from dreamsim_guidance.experiment.registry import recipe
-
-
-@recipe
-def guide() -> GuidedSheet:
-    """Guide a diffusion model to a reference picture, with the options that the command was given."""
-    return GuidedSheet(
-{arguments}    )
-'''
-
-
-def _literal(value: Any) -> str:
-    """Python text of a field's value."""
-    if isinstance(value, Path):
-        return f"Path({str(value.expanduser().absolute())!r})"
-    if isinstance(value, tuple):
-        return f"({', '.join(map(_literal, value))}{',' if len(value) == 1 else ''})"
-    return repr(value)
+    source = recipe_source(sheet, "guide", "Guide a diffusion model to a reference picture, with the command's options.")
+    return Recipe("guide", sheet, source, Path("guide.py"), "guide")

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from dreamsim_guidance.data.photographs import photograph
-from dreamsim_guidance.files.atomic import write_json, writing
+from dreamsim_guidance.files.atomic import write_json
 from dreamsim_guidance.inversion.inverting import invert
 from dreamsim_guidance.inversion.parts import Parts
 from dreamsim_guidance.inversion.photograph import Reconstruction
 from dreamsim_guidance.inversion.pixels import Pixels
 from dreamsim_guidance.inversion.result import Inversion
+from dreamsim_guidance.inversion.sheet import draw, with_shorter_side
 from dreamsim_guidance.losses import MSE, SSIM, Cosine, Loss, TotalVariation, grid
 from dreamsim_guidance.metric.dreamsim import DreamSim
 from dreamsim_guidance.metric.held_out import without_last_branch
@@ -31,7 +32,7 @@ def reconstruct(config: Reconstruction, folder: Path) -> dict[str, Any]:
     """Carry out `Reconstruction.run`; return the distances and the number of steps."""
     device = config.device or default_device()
     target = photograph("astronaut") if config.image is None else load_image(config.image)
-    target = _fit(target, config.size).to(device)
+    target = with_shorter_side(target, config.size).to(device)
     height, width = target.shape[-2:]
     metric = DreamSim(config.metric, device=device)
     optimised, judge = without_last_branch(metric) if config.held_out else (metric, None)
@@ -57,13 +58,6 @@ def reconstruct(config: Reconstruction, folder: Path) -> dict[str, Any]:
     write_json(folder / "reconstruction.json", {**results, **timing, "history": history})
     log.info("%d steps in %.1f s", config.steps, optimum.seconds)
     return results
-
-
-def _fit(image: Tensor, size: int) -> Tensor:
-    """The image resized to `size` on its shorter side, with its aspect ratio."""
-    height, width = image.shape[-2:]
-    scale = size / min(height, width)
-    return resize(image, (round(height * scale), round(width * scale)))
 
 
 def _names(metric: DreamSim) -> str:
@@ -99,28 +93,12 @@ def _draw(
     optimised: DreamSim,
 ) -> None:
     """Draw photograph, start, result and the loss over the steps, side by side."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(12, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(1, 4, width_ratios=[1, 1, 1, 1.25])
     judged = next((name for name, row in distances.items() if row["role"] == "held out"), "mse")
     pictures = {
         "photograph": target,
         f"start, held-out distance {distances[judged]['before']:.3f}": start,
         f"result, held-out distance {distances[judged]['after']:.3f}": optimum.images,
     }
-    for axis, (title, picture) in zip(axes, pictures.items(), strict=False):
-        axis.imshow(picture[0].detach().permute(1, 2, 0).float().cpu().clamp(0, 1).numpy(), interpolation="nearest")
-        axis.set_title(title, fontsize=10)
-        axis.set_axis_off()
-    for name, values in optimum.history.items():
-        axes[3].plot(values[:, 0].numpy(), label=name)
-    axes[3].set_yscale("log")
-    axes[3].set_xlabel("step")
-    axes[3].set_title(f"loss and its terms, best step {int(optimum.best_step)}", fontsize=10)
-    figure.supxlabel(f"optimised: {_names(optimised)}; held out: {judged}", fontsize=9)
-    axes[3].legend(fontsize=8)
-    with writing(file) as temporary:
-        figure.savefig(temporary, dpi=120)
+    curves = {name: values[:, 0] for name, values in optimum.history.items()}
+    title = f"loss and its terms, best step {int(optimum.best_step)}"
+    draw(file, pictures, curves, title, caption=f"optimised: {_names(optimised)}; held out: {judged}")

@@ -1,0 +1,18 @@
+"""Sheets of an inverted photograph; `dreamsim-guidance invert` is the same with options."""
+
+from __future__ import annotations
+
+from dreamsim_guidance.comparisons.inversion_sheet import InversionSheet
+from dreamsim_guidance.experiment.registry import recipe
+
+
+@recipe
+def invert_pixels() -> InversionSheet:
+    """Invert a photograph through the pixels of a pyramid, by the distances of its parts."""
+    return InversionSheet(through="pixels")
+
+
+@recipe
+def invert_pocket_vae() -> InversionSheet:
+    """Invert a drawn scene through the latents of the pocket autoencoder, from the encoder's start."""
+    return InversionSheet(through="vae")
