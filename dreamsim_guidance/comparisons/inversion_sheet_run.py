@@ -21,7 +21,6 @@ from dreamsim_guidance.inversion import (
     Noise,
     Pixels,
     Preview,
-    StyleGAN,
     invert,
     invert_trajectory,
     load_stylegan,
@@ -168,7 +167,7 @@ def _autoencoder(model: str, device: str) -> Any:
     return vae.requires_grad_(False).eval().to(device)
 
 
-def _gan(config: InversionSheet, device: str) -> StyleGAN:
+def _gan(config: InversionSheet, device: str) -> Any:
     if config.model == "pocket":
         from dreamsim_guidance.pocket import load_pocket
 
@@ -177,6 +176,8 @@ def _gan(config: InversionSheet, device: str) -> StyleGAN:
         raise ValueError("a StyleGAN .pkl needs NVIDIA's code beside it: --code FOLDER, your checkout of stylegan3.")
     else:
         network = load_stylegan(config.model, code=config.code)
+    from dreamsim_guidance.inversion import StyleGAN
+
     return StyleGAN(network.to(device), space=config.space)
 
 
