@@ -16,3 +16,9 @@ def invert_pixels() -> InversionSheet:
 def invert_pocket_vae() -> InversionSheet:
     """Invert a drawn scene through the latents of the pocket autoencoder, from the encoder's start."""
     return InversionSheet(through="vae")
+
+
+@recipe
+def invert_pocket() -> InversionSheet:
+    """Find the noise from which the pocket latent model draws a scene, by reversing its sampler exactly."""
+    return InversionSheet(through="trajectory", sampler_steps=20)

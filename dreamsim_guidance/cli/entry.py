@@ -22,7 +22,7 @@ from dreamsim_guidance.cli import reconstructions
 from dreamsim_guidance.cli.compare import CompareCommand
 from dreamsim_guidance.cli.copy import CopyCommand
 from dreamsim_guidance.cli.data import DataCommand
-from dreamsim_guidance.cli.demo import DemoCommand
+from dreamsim_guidance.cli.demo import PARTS, DemoCommand
 from dreamsim_guidance.cli.evaluate import EvaluateCommand
 from dreamsim_guidance.cli.guide import GuideCommand
 from dreamsim_guidance.cli.invert import InvertCommand
@@ -110,7 +110,8 @@ def _config_of(words: Sequence[str]) -> Any:
     """The dataclass whose fields the command takes beside its own options; None if there is none."""
     command, *rest = words
     if command == "demo":
-        return registry.load("guide-pocket" if "guided" in rest else "reconstruct-photo").config
+        part = next((part for part in PARTS if part in rest), "reconstruction")
+        return registry.load(PARTS[part][0]).config
     if command == "guide":
         return GuidedSheet()
     if command == "invert":

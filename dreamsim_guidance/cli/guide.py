@@ -58,5 +58,7 @@ def guide_recipe(sheet: GuidedSheet) -> Recipe:
             raise FileNotFoundError(f"image not found: '{path}'; give the path of a picture (png, jpg, webp, ...).")
     if Path(sheet.model).is_dir():
         sheet = replace(sheet, model=str(Path(sheet.model).absolute()))  # the run folder can be run again from anywhere
-    source = recipe_source(sheet, "guide", "Guide a diffusion model to a reference picture, with the command's options.")
+    source = recipe_source(
+        sheet, "guide", "Guide a diffusion model to a reference picture, with the command's options."
+    )
     return Recipe("guide", sheet, source, Path("guide.py"), "guide")

@@ -27,17 +27,27 @@ class InvertCommand:
     """Folder of the pictures, the numbers and the record of the run; an earlier result of this command in it is replaced."""
 
     def __call__(self, words: Sequence[str] = ()) -> int:
-        image: tuple[str, ...] = ()
-        if words and not words[0].startswith("-") and "=" not in words[0]:
-            image, words = ("--image", words[0]), words[1:]
-        sheet = override(InversionSheet(), [*image, *words])
+        sheet = override(InversionSheet(), _with_image_named(words))
         if sheet.image is not None and not sheet.image.is_file():
-            raise FileNotFoundError(f"image not found: '{sheet.image}'; give the path of a picture (png, jpg, webp, ...).")
+            raise FileNotFoundError(
+                f"image not found: '{sheet.image}'; give the path of a picture (png, jpg, webp, ...)."
+            )
         code, results = execute(_recipe(sheet), self.to, replace=True)
         if code == 0:
             print_table(results["distances"])
             print((self.to / "sheet.png").as_posix())
         return code
+
+
+def _with_image_named(words: Sequence[str]) -> list[str]:
+    """The words with `--image` before the one that neither is nor follows an option, the picture."""
+    named = list(words)
+    for i, word in enumerate(words):
+        bare = not word.startswith("-") and "=" not in word
+        if bare and (i == 0 or not words[i - 1].startswith("--")):
+            named.insert(i, "--image")
+            break
+    return named
 
 
 def _recipe(sheet: InversionSheet) -> Recipe:

@@ -32,7 +32,7 @@ from dreamsim_guidance.metric.dreamsim import DreamSim
 from dreamsim_guidance.metric.held_out import without_last_branch
 from dreamsim_guidance.preprocess import load_image, resize, save_image
 from dreamsim_guidance.processes import default_device
-from dreamsim_guidance.types import Image
+from dreamsim_guidance.types import AnyImage, Image
 
 if TYPE_CHECKING:
     from dreamsim_guidance.comparisons.inversion_sheet import InversionSheet
@@ -218,7 +218,7 @@ def _trajectory(config: InversionSheet, image: Image, device: str) -> _Pictures:
     return _Pictures(target, pictures, curves, "residual of each step", "step, noisiest first", numbers)
 
 
-def _cropped(image: Image, height: int, width: int) -> Image:
+def _cropped(image: AnyImage, height: int, width: int) -> AnyImage:
     """The middle of the image in this aspect ratio, resized."""
     scale = min(image.shape[-2] / height, image.shape[-1] / width)
     rows, columns = round(height * scale), round(width * scale)
@@ -226,7 +226,9 @@ def _cropped(image: Image, height: int, width: int) -> Image:
     return resize(image[..., top : top + rows, left : left + columns], (height, width)).clamp(0, 1)
 
 
-def _distances(found: _Pictures, metric: DreamSim, judge: DreamSim | None, all_held_out: bool) -> dict[str, dict[str, Any]]:
+def _distances(
+    found: _Pictures, metric: DreamSim, judge: DreamSim | None, all_held_out: bool
+) -> dict[str, dict[str, Any]]:
     """The distance of every picture from the target, by what was optimised and by held-out judges."""
     target = found.target
     optimised = "held out" if all_held_out else "optimised"

@@ -48,6 +48,8 @@ class Latents:
         self._shape = encoded.shape[1:]
         self.init: Any = self.sample if image is None else encoded
         self.centre, self.scale = _prior(self.vae, encoded)
+        if image is not None:
+            self.lr = 0.05  # the start is near
 
     @torch.no_grad()
     def encode(self, image: Image) -> Tensor:

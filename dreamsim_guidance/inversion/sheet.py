@@ -10,12 +10,12 @@ from torch import Tensor
 
 from dreamsim_guidance.files.atomic import writing
 from dreamsim_guidance.preprocess import resize
-from dreamsim_guidance.types import Image
+from dreamsim_guidance.types import AnyImage
 
 __all__ = ["draw", "with_shorter_side"]
 
 
-def with_shorter_side(image: Image, size: int, multiple: int = 1) -> Image:
+def with_shorter_side(image: AnyImage, size: int, multiple: int = 1) -> AnyImage:
     """The image resized to `size` on its shorter side, in its aspect ratio up to sides that are multiples of a number."""
     height, width = image.shape[-2:]
     scale = size / min(height, width) / multiple
@@ -24,7 +24,7 @@ def with_shorter_side(image: Image, size: int, multiple: int = 1) -> Image:
 
 def draw(
     file: Path,
-    pictures: Mapping[str, Image],
+    pictures: Mapping[str, AnyImage],
     curves: Mapping[str, Float[Tensor, " points"]],
     title: str,
     x_label: str = "step",

@@ -4,11 +4,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from dreamsim_guidance.cli import main
-from dreamsim_guidance.experiment import runner
+from dreamsim_guidance.cli import demo, main
+from dreamsim_guidance.experiment import registry, runner
 from dreamsim_guidance.metric.dreamsim import DreamSim
 from dreamsim_guidance.preprocess import load_image
 
@@ -204,6 +205,23 @@ def test_the_demo_writes_a_picture_and_the_numbers(
         assert row["before"] >= 0 and row["after"] >= 0
 
 
+def test_the_demo_runs_its_parts_in_order_and_each_alone(
+    capsys: pytest.CaptureFixture[str], workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[tuple[str, str, int]] = []
+
+    def execute(recipe: registry.Recipe, folder: Path, replace: bool) -> tuple[int, dict[str, Any]]:
+        ran.append((recipe.name, folder.as_posix(), getattr(recipe.config, "steps", 0) or 0))
+        return 0, {"distances": {"dreamsim": {"role": "held out"}}, "parted": []}
+
+    monkeypatch.setattr(demo, "execute", execute)
+    read(capsys, "demo", "--steps", "7")
+    assert ran[0] == ("reconstruct-photo", "demo", 7)
+    assert [row[:2] for row in ran[1:]] == [("guide-pocket", "demo/guided"), ("invert-pocket", "demo/inversion")]
+    read(capsys, "demo", "--only", "inversion", "--steps", "8")
+    assert ran[3:] == [("invert-pocket", "demo", 8)]
+
+
 def test_the_demo_lowers_what_it_optimises(capsys: pytest.CaptureFixture[str], workdir: Path, model: str) -> None:
     read(capsys, "demo", "--metric", model, "--steps", "15", *SMALL)
     distances = json.loads((workdir / "demo" / "results.json").read_text())["distances"]
@@ -255,7 +273,7 @@ def test_the_demo_takes_any_picture_and_any_aspect(
     ("words", "message"),
     [
         ("", "a command is needed; known: demo, "),
-        ("compar a.png b.png", "unknown command 'compar' (did you mean 'compare'?); known: demo, guide, compare, "),
+        ("compar a.png b.png", "unknown command 'compar' (did you mean 'compare'?); known: demo, guide, invert, compare, "),
         ("study", "a command is needed; known: make, read"),
         ("data chek mine", "unknown command 'data chek' (did you mean 'check'?); known: "),
         ("show", "Required options: Missing from dreamsim-guidance show: "),
