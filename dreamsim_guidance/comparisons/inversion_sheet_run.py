@@ -21,6 +21,7 @@ from dreamsim_guidance.inversion import (
     Noise,
     Pixels,
     Preview,
+    StyleGAN,
     invert,
     invert_trajectory,
     load_stylegan,
@@ -32,7 +33,7 @@ from dreamsim_guidance.metric.dreamsim import DreamSim
 from dreamsim_guidance.metric.held_out import without_last_branch
 from dreamsim_guidance.preprocess import load_image, resize, save_image
 from dreamsim_guidance.processes import default_device
-from dreamsim_guidance.types import AnyImage, Image
+from dreamsim_guidance.types import AnyImage
 
 if TYPE_CHECKING:
     from dreamsim_guidance.comparisons.inversion_sheet import InversionSheet
@@ -46,8 +47,8 @@ log = logging.getLogger(__name__)
 class _Pictures:
     """What an inversion gave: pictures by name, each (1, 3, h, w), the result last; and curves of the way there."""
 
-    target: Image
-    pictures: dict[str, Image]
+    target: AnyImage
+    pictures: dict[str, AnyImage]
     curves: dict[str, Tensor]
     title: str
     x_label: str = "step"
@@ -83,10 +84,10 @@ def make(config: InversionSheet, folder: Path) -> dict[str, Any]:
     return results
 
 
-def _descent(config: InversionSheet, image: Image, metric: DreamSim, device: str, folder: Path) -> _Pictures:
+def _descent(config: InversionSheet, image: AnyImage, metric: DreamSim, device: str, folder: Path) -> _Pictures:
     """Invert by gradients, through pixels, an autoencoder, a GAN or a pipeline's noise."""
     generator, target, floor = _generator(config, image, device)
-    first: list[Image] = []
+    first: list[AnyImage] = []
 
     def watch(step: int, images: Tensor, losses: Tensor) -> None:
         if step == 0:
@@ -131,7 +132,7 @@ def _descent(config: InversionSheet, image: Image, metric: DreamSim, device: str
     return _Pictures(target, pictures, curves, title, numbers=numbers)
 
 
-def _generator(config: InversionSheet, image: Image, device: str) -> tuple[Any, Image, Image | None]:
+def _generator(config: InversionSheet, image: AnyImage, device: str) -> tuple[Any, AnyImage, AnyImage | None]:
     """The generator, the target in the size of its images, and the floor, where there is one."""
     size = config.size or (64 if config.model == "pocket" else 512)
     if config.through == "pixels":
@@ -167,7 +168,7 @@ def _autoencoder(model: str, device: str) -> Any:
     return vae.requires_grad_(False).eval().to(device)
 
 
-def _gan(config: InversionSheet, device: str) -> Any:
+def _gan(config: InversionSheet, device: str) -> StyleGAN:
     if config.model == "pocket":
         from dreamsim_guidance.pocket import load_pocket
 
@@ -176,8 +177,6 @@ def _gan(config: InversionSheet, device: str) -> Any:
         raise ValueError("a StyleGAN .pkl needs NVIDIA's code beside it: --code FOLDER, your checkout of stylegan3.")
     else:
         network = load_stylegan(config.model, code=config.code)
-    from dreamsim_guidance.inversion import StyleGAN
-
     return StyleGAN(network.to(device), space=config.space)
 
 
@@ -196,13 +195,13 @@ def _pipeline(config: InversionSheet) -> guided_models.Model:
     return model
 
 
-def _trajectory(config: InversionSheet, image: Image, device: str) -> _Pictures:
+def _trajectory(config: InversionSheet, image: AnyImage, device: str) -> _Pictures:
     """Reverse the sampler, and sample again; plain DDIM inversion beside it."""
     model = _pipeline(config)
     pipe = guided_models.load(model, device)
     size = config.size or model.size or 64
     target = _cropped(image, size, size).to(device)
-    call = {"prompt": config.prompt, "num_inference_steps": config.sampler_steps or model.steps or 50}
+    call: dict[str, Any] = {"prompt": config.prompt, "num_inference_steps": config.sampler_steps or model.steps or 50}
     call["guidance_scale"] = config.cfg
     exact = invert_trajectory(pipe, target, **call)
     plain = invert_trajectory(pipe, target, method="ddim", **call)

@@ -273,7 +273,10 @@ def test_the_demo_takes_any_picture_and_any_aspect(
     ("words", "message"),
     [
         ("", "a command is needed; known: demo, "),
-        ("compar a.png b.png", "unknown command 'compar' (did you mean 'compare'?); known: demo, guide, invert, compare, "),
+        (
+            "compar a.png b.png",
+            "unknown command 'compar' (did you mean 'compare'?); known: demo, guide, invert, compare, ",
+        ),
         ("study", "a command is needed; known: make, read"),
         ("data chek mine", "unknown command 'data chek' (did you mean 'check'?); known: "),
         ("show", "Required options: Missing from dreamsim-guidance show: "),
