@@ -20,6 +20,8 @@ GUIDED = [
     ("guide_two_references", "two_references.png", r"unguided +\d\.\d{4} \d\.\d{4}"),
     ("guide_with_mask", "with_mask.png", r"guided on the left +\d\.\d{4} +\d\.\d{4}"),
     ("guide_img2img", "img2img.png", r"guided +\d\.\d{4} +\d\.\d{4}"),
+    ("invert_own_generator", "own_generator.png", r"mse and DreamSim +mse \d\.\d{4}, DreamSim \d\.\d{4}"),
+    ("compare_inversions", "compare_inversions.png", r"from_encoder +loss \d\.\d{4}"),
     ("transfer_style_and_layout", "transfer.png", r"style and layout +dreamsim \d\.\d{4}, layout \d\.\d{4}"),
 ]
 """An example, the picture that it writes, and a line of numbers that it prints."""
@@ -46,7 +48,7 @@ def test_the_autoencoder_is_trained_and_shown(
 
 @in_the_repository
 @pytest.mark.parametrize(("example", "picture", "numbers"), GUIDED)
-def test_guidance_is_shown(
+def test_the_picture_and_the_numbers_are_shown(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

@@ -107,11 +107,11 @@ def _descent(config: InversionSheet, image: AnyImage, metric: DreamSim, device: 
         loss = loss + mse * MSE(target)
     if tv:
         loss = loss + tv * TotalVariation()
-    options = {"lr": config.lr} if config.lr is not None else {}
     found = invert(
         loss,
         generator,
         steps=config.steps if config.steps is not None else 50 if config.through == "noise" else 300,
+        lr=config.lr,
         optimiser=config.optimiser,
         search=config.search or (16 if config.through == "noise" else 256),
         restarts=config.restarts,
@@ -121,7 +121,6 @@ def _descent(config: InversionSheet, image: AnyImage, metric: DreamSim, device: 
         checkpoint_every=50,
         callback=watch,
         progress="inverting",
-        **options,
     )
     found.save(folder / "result")
     start = {} if config.through == "vae" or not first else {"start": first[0]}  # an autoencoder's start is its floor
