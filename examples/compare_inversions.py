@@ -30,7 +30,9 @@ def main() -> None:
     loss = MSE(targets) + 0.1 * metric.target(targets)
     methods = {
         "from_encoder": invert(loss, through=Latents(vae, targets), steps=arguments.steps),
-        "from_noise": invert(loss, Latents(vae, size=(64, 64)), steps=arguments.steps, batch=arguments.n, search=64, restarts=2),
+        "from_noise": invert(
+            loss, Latents(vae, size=(64, 64)), steps=arguments.steps, batch=arguments.n, search=64, restarts=2
+        ),
     }
     folders = {"targets": targets, **{name: result.images for name, result in methods.items()}}
     for name, images in folders.items():

@@ -22,3 +22,18 @@ def invert_pocket_vae() -> InversionSheet:
 def invert_pocket() -> InversionSheet:
     """Find the noise from which the pocket latent model draws a scene, by reversing its sampler exactly."""
     return InversionSheet(through="trajectory", sampler_steps=20)
+
+
+@recipe
+def invert_sdxl_turbo_noise() -> InversionSheet:
+    """Invert a photograph through the noise of SDXL Turbo in one step, with ReNO's settings; needs downloads and a GPU; not run
+    yet."""
+    return InversionSheet(
+        through="noise",
+        model="sdxl-turbo",
+        metric="ensemble",
+        sampler_steps=1,
+        cfg=0.0,
+        prompt="a portrait of an astronaut",
+        reno=True,
+    )

@@ -53,7 +53,9 @@ class InversionSheet:
     """Samples of the prior that are ranked first; by default 256 of a GAN and 16 of a pipeline's noise."""
     restarts: int = 4
     """How many of them descend at first; half of them are dropped again and again."""
-    optimiser: Literal["adam", "lbfgs"] = "adam"
+    optimiser: Literal["adam", "lbfgs", "sgd"] = "adam"
+    reno: bool = False
+    """Use ReNO's settings for the noise of one-step models, in place of search, restarts, optimiser, lr and steps."""
     prompt: str = ""
     """What a pipeline is told that the picture shows."""
     sampler_steps: int | None = None

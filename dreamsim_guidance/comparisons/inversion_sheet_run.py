@@ -17,6 +17,7 @@ from dreamsim_guidance.comparisons.sheet_run import pocket_reference
 from dreamsim_guidance.data.photographs import photograph
 from dreamsim_guidance.files.atomic import write_json
 from dreamsim_guidance.inversion import (
+    RENO,
     Latents,
     Noise,
     Pixels,
@@ -107,14 +108,17 @@ def _descent(config: InversionSheet, image: AnyImage, metric: DreamSim, device: 
         loss = loss + mse * MSE(target)
     if tv:
         loss = loss + tv * TotalVariation()
+    options: dict[str, Any] = {
+        "steps": config.steps if config.steps is not None else 50 if config.through == "noise" else 300,
+        "lr": config.lr,
+        "optimiser": config.optimiser,
+        "search": config.search or (16 if config.through == "noise" else 256),
+        "restarts": config.restarts,
+    }
     found = invert(
         loss,
         generator,
-        steps=config.steps if config.steps is not None else 50 if config.through == "noise" else 300,
-        lr=config.lr,
-        optimiser=config.optimiser,
-        search=config.search or (16 if config.through == "noise" else 256),
-        restarts=config.restarts,
+        **(RENO if config.reno else options),
         seed=config.seed,
         chunk=8 if config.through == "noise" else 32,
         checkpoint=folder / "checkpoint.pt",
@@ -181,7 +185,8 @@ def _gan(config: InversionSheet, device: str) -> StyleGAN:
 
 def _noise(config: InversionSheet, device: str) -> Noise:
     model = _pipeline(config)
-    pipe = guided_models.load(model, device)
+    # half precision loses the small gradients of noise; the range of bfloat16 does not
+    pipe = guided_models.load(model, device, "float32" if device == "cpu" else "bfloat16")
     steps = config.sampler_steps or min(model.steps or 4, 4)
     return Noise(pipe, prompt=config.prompt, num_inference_steps=steps, guidance_scale=config.cfg)
 
