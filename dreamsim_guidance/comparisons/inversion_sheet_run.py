@@ -175,7 +175,7 @@ def _gan(config: InversionSheet, device: str) -> StyleGAN:
     if config.model == "pocket":
         from dreamsim_guidance.pocket import load_pocket
 
-        network = load_pocket("gan")
+        network: Any = load_pocket("gan")
     elif config.code is None:
         raise ValueError("a StyleGAN .pkl needs NVIDIA's code beside it: --code FOLDER, your checkout of stylegan3.")
     else:
