@@ -1,3 +1,4 @@
+from .class_conditional import ClassConditional as ClassConditional
 from .deep_prior import DeepImagePrior as DeepImagePrior
 from .inverting import Ramp as Ramp
 from .inverting import invert as invert
