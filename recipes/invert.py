@@ -26,8 +26,7 @@ def invert_pocket() -> InversionSheet:
 
 @recipe
 def invert_sdxl_turbo_noise() -> InversionSheet:
-    """Invert a photograph through the noise of SDXL Turbo in one step, with ReNO's settings; needs downloads and a GPU; not run
-    yet."""
+    """Invert a photograph through the noise of SDXL Turbo with ReNO's settings; needs downloads and a GPU; not run yet."""
     return InversionSheet(
         through="noise",
         model="sdxl-turbo",

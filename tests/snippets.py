@@ -49,7 +49,7 @@ class Parsed(BaseException):
 def parse(arguments: list[str]) -> None:
     """Give words to the parser of `dreamsim-guidance` and to the recipe's fields; fail on what they refuse."""
     import dreamsim_guidance.cli as cli
-    from dreamsim_guidance.cli import guide
+    from dreamsim_guidance.cli import guide, invert
     from dreamsim_guidance.experiment import runner
 
     def stop(*_: Any, **__: Any) -> None:
@@ -65,6 +65,7 @@ def parse(arguments: list[str]) -> None:
         # commands that pass fields on to a recipe stop when the recipe has taken them
         patch.setattr(runner, "run", stop)
         patch.setattr(guide, "guide_recipe", stop)
+        patch.setattr(invert, "invert_recipe", stop)
         try:
             code = cli.main(arguments)
         except Parsed:

@@ -12,7 +12,7 @@ from dreamsim_guidance.comparisons.inversion_sheet import InversionSheet
 from dreamsim_guidance.experiment.fields import override
 from dreamsim_guidance.experiment.registry import Recipe
 
-__all__ = ["InvertCommand"]
+__all__ = ["InvertCommand", "invert_recipe"]
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,7 @@ class InvertCommand:
 
     def __call__(self, words: Sequence[str] = ()) -> int:
         sheet = override(InversionSheet(), _with_image_named(words))
-        if sheet.image is not None and not sheet.image.is_file():
-            raise FileNotFoundError(
-                f"image not found: '{sheet.image}'; give the path of a picture (png, jpg, webp, ...)."
-            )
-        code, results = execute(_recipe(sheet), self.to, replace=True)
+        code, results = execute(invert_recipe(sheet), self.to, replace=True)
         if code == 0:
             print_table(results["distances"])
             print((self.to / "sheet.png").as_posix())
@@ -50,6 +46,9 @@ def _with_image_named(words: Sequence[str]) -> list[str]:
     return named
 
 
-def _recipe(sheet: InversionSheet) -> Recipe:
+def invert_recipe(sheet: InversionSheet) -> Recipe:
+    """A recipe of this sheet. Raises FileNotFoundError if the picture is missing."""
+    if sheet.image is not None and not sheet.image.is_file():
+        raise FileNotFoundError(f"image not found: '{sheet.image}'; give the path of a picture (png, jpg, webp, ...).")
     source = recipe_source(sheet, "invert", "Invert a picture, with the options that the command was given.")
     return Recipe("invert", sheet, source, Path("invert.py"), "invert")

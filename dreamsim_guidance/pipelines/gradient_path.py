@@ -59,7 +59,7 @@ class _Watch:
             raise ValueError(
                 f"no gradient passes through '{self.name}' ({kernel}) of {type(self.network).__name__}, which has no backward. "
                 'Choose another attention kernel, e.g. network.set_attention_backend("native"), or load the network without '
-                "quantisation; guidance methods that do not differentiate the denoiser, such as MPGD, need no such gradient."
+                "quantisation."
             )
 
 
