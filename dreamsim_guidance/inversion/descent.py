@@ -158,12 +158,11 @@ class Descent:
         with torch.set_grad_enabled(differentiable):
             leaves = self.problem.units.leaves(self.units)
             images, total, terms = self.problem.evaluate(leaves, self.step)
+            summed = total.sum()
         values, detached = total.detach(), {name: leaf.detach() for name, leaf in leaves.items()}
         if self.best is None or self.active is None:
-            self.best, self.active = (
-                Best.before(images.detach(), detached, values),
-                torch.ones_like(values, dtype=torch.bool),
-            )
+            self.best = Best.before(images.detach(), detached, values)
+            self.active = torch.ones_like(values, dtype=torch.bool)
         self.best.update(self.step, images.detach(), detached, values, self.active, self.plan.shared)
         gone = ~self.active
         self._pending.append(
@@ -176,7 +175,7 @@ class Descent:
         if differentiable:
             if total.requires_grad:
                 # `backward` would also fill the gradients of a loss whose own weights are trainable
-                gradients = torch.autograd.grad(total.sum(), list(self.units.values()), allow_unused=True)
+                gradients = torch.autograd.grad(summed, list(self.units.values()), allow_unused=True)
             check_gradients(gradients, images, lambda: self.problem.render(self.problem.units.leaves(self.units)))
         return dict(zip(self.units, gradients, strict=True)), values
 

@@ -29,6 +29,7 @@ from dreamsim_guidance.inversion.result import Inversion
 from dreamsim_guidance.inversion.starts import Init, best_starts, check_leaves, start_of, units_of
 from dreamsim_guidance.loss import Loss
 from dreamsim_guidance.pipelines.decoder import bounded
+from dreamsim_guidance.pipelines.interception import refuse_inference_mode
 from dreamsim_guidance.preprocess import check_images, check_range
 from dreamsim_guidance.schedule import Constant, Schedule
 
@@ -120,11 +121,14 @@ def invert(
     Returns images, leaves, loss, history and more, see `Inversion`. A loss that becomes NaN stops its sample and keeps the
     best step so far. Numbers are read back from an accelerator every 25 steps, not at each.
 
+    Half-precision leaves are optimised in float32, and rounded for each call of the generator.
+
     Raises ValueError or TypeError for images of a wrong shape or range, a loss or generator without a gradient (the message
     says where the graph ends), arguments out of range, and the checkpoint of another run; FloatingPointError if the loss of
-    a sample was never finite.
+    a sample was never finite; RuntimeError under `torch.inference_mode()`.
     """
     began = time.perf_counter()
+    refuse_inference_mode()
     counts = {
         "batch": batch,
         "search": search,
@@ -154,19 +158,26 @@ def invert(
     generate, init = start_of(through, init, centre, scale)
     sampled = not isinstance(init, Tensor | Mapping)
     each = batch if paired else 1
-    drawn = (
-        init if isinstance(init, Tensor | Mapping) else init(max(search, restarts), torch.Generator().manual_seed(seed))
-    )
-    check_leaves(named(drawn))
+    count = max(search, restarts)
+    drawn = init if isinstance(init, Tensor | Mapping) else init(count, torch.Generator().manual_seed(seed))
+    check_leaves(drawn, count * each if sampled else None)
     by_name = not isinstance(drawn, Tensor)
-    starts = {name: leaf.detach() for name, leaf in named(drawn).items()}
+    dtypes = {name: leaf.dtype for name, leaf in named(drawn).items()}
+    starts = {name: _in_float32(leaf.detach()) for name, leaf in named(drawn).items()}
 
     def called(function: Callable[..., Any]) -> Callable[[Leaves], Any]:
-        return lambda leaves: function(**leaves) if by_name else function(leaves["leaf"])
+        def call(leaves: Leaves) -> Any:
+            leaves = {name: leaf.to(dtypes[name]) for name, leaf in leaves.items()}
+            return function(**leaves) if by_name else function(leaves["leaf"])
+
+        return call
 
     def unbounded(leaves: Leaves) -> Any:
         images = called(generate)(leaves)
-        return (images - low) / (high - low) if isinstance(images, Tensor) and (low, high) != (0.0, 1.0) else images
+        if not isinstance(images, Tensor):
+            return images
+        images = _in_float32(images)
+        return images if (low, high) == (0.0, 1.0) else (images - low) / (high - low)
 
     with torch.no_grad():
         first = unbounded({name: leaf[:each] for name, leaf in starts.items()} if sampled else starts)
@@ -234,6 +245,11 @@ def _rate(lr: float | Schedule, steps: int, optimiser: str) -> Callable[[int], f
     if not 0 <= lr < math.inf:
         raise ValueError(f"lr must be a number of at least 0 or a schedule, got {lr}.")
     return Constant(lr) if optimiser == "lbfgs" else Ramp(lr, steps)
+
+
+def _in_float32(tensor: Tensor) -> Tensor:
+    """The tensor in float32 if it is in half precision, in which small steps and losses would be lost."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 def _fitted(loss: Callable[[Tensor], Tensor], images: Tensor, name: str = "loss") -> Loss:

@@ -29,8 +29,17 @@ def start_of(
     if init is None:
         init = getattr(through, "init", None)
     if init is not None:
+        if not isinstance(init, Tensor | Mapping) and not callable(init):
+            raise TypeError(
+                f"init must be a tensor (b, ...), a mapping of such tensors or a sampler (n, generator) -> them, got "
+                f"{type(init).__name__}."
+            )
         return through, init
     if centre is not None and scale is not None:
+        if not isinstance(centre, Tensor | Mapping):
+            raise ValueError(
+                f"without init, centre must be a tensor in the shape of one sample, or a mapping of them, got {centre}."
+            )
         return through, normal_sampler(centre, scale)
     if not isinstance(through, nn.Module):
         raise ValueError(
@@ -71,17 +80,35 @@ def units_of(leaves: Mapping[str, Tensor], centre: Any, scale: Any) -> Units:
     def by_name(value: Any) -> dict[str, Tensor]:
         names = leaves or named(centre)
         values = value if isinstance(value, Mapping) else dict.fromkeys(names, value)
+        if unknown := sorted(values.keys() - names.keys()):
+            raise ValueError(f"centre or scale has '{unknown[0]}', but the leaves are {', '.join(sorted(names))}.")
         return {
-            name: torch.as_tensor(one, dtype=names[name].dtype, device=names[name].device)
-            for name, one in values.items()
-            if one is not None
+            name: torch.as_tensor(entry, dtype=names[name].dtype, device=names[name].device)
+            for name, entry in values.items()
+            if entry is not None
         }
 
     scales = by_name(scale)
     for name, value in scales.items():
         if not bool((value > 0).all()):
             raise ValueError(f"the scale of '{name}' must be positive everywhere, got {float(value.min()):g}.")
-    return Units(by_name(centre), scales)
+    centres = by_name(centre)
+    for kind, priors in {"scale": scales, "centre": centres}.items():
+        for name, prior in priors.items():
+            if name in leaves and not _broadcasts(prior, leaves[name]):
+                raise ValueError(
+                    f"the {kind} of '{name}' must broadcast to one row of the leaf, {tuple(leaves[name].shape[1:])}, got "
+                    f"shape {tuple(prior.shape)}."
+                )
+    return Units(centres, scales)
+
+
+def _broadcasts(prior: Tensor, leaf: Tensor) -> bool:
+    """Whether the prior fits every row, apart from the number of its own rows if it has as many dimensions as the leaf."""
+    sizes, prior_sizes = leaf.shape[1:], prior.shape[1:] if prior.ndim == leaf.ndim > 0 else prior.shape
+    return len(prior_sizes) <= len(sizes) and all(
+        size in (1, leaf_size) for size, leaf_size in zip(reversed(prior_sizes), reversed(sizes), strict=False)
+    )
 
 
 def best_starts(candidates: Leaves, problem: Problem, restarts: int, chunk: int) -> Leaves:
@@ -94,11 +121,16 @@ def best_starts(candidates: Leaves, problem: Problem, restarts: int, chunk: int)
     return {name: leaf[chosen.to(leaf.device)] for name, leaf in candidates.items()}
 
 
-def check_leaves(leaves: Mapping[str, Any]) -> None:
-    """Raise ValueError or TypeError unless there are leaves, all of them floating-point tensors."""
+def check_leaves(drawn: object, rows: int | None) -> None:
+    """Raise ValueError or TypeError unless these are one or more floating-point tensors, of `rows` rows unless it is None."""
+    if not isinstance(drawn, Tensor | Mapping):
+        raise TypeError(f"the sampler must return a tensor or a mapping of tensors, got {type(drawn).__name__}.")
+    leaves: Mapping[str, Any] = named(drawn)
     if not leaves:
         raise ValueError("init holds no leaf, so there is nothing to optimise.")
     for name, leaf in leaves.items():
         if not isinstance(leaf, Tensor) or not leaf.is_floating_point():
             got = leaf.dtype if isinstance(leaf, Tensor) else type(leaf).__name__
             raise TypeError(f"the leaf '{name}' must be a floating-point tensor, got {got}.")
+        if rows is not None and (leaf.ndim == 0 or len(leaf) != rows):
+            raise ValueError(f"the sampler must return {rows} rows of '{name}', got shape {tuple(leaf.shape)}.")

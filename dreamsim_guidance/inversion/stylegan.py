@@ -73,6 +73,8 @@ class StyleGAN(nn.Module):
         super().__init__()
         if space not in ("z", "w", "w+"):
             raise ValueError(f"unknown space '{space}'; known: z, w, w+.")
+        if samples < 2:
+            raise ValueError(f"samples must be at least 2, got {samples}.")
         if not isinstance(G, nn.Module):
             raise TypeError(f"G must be a module, got {type(G).__name__}; invert takes other callables with init=...")
         self.styled = hasattr(G, "mapping") and hasattr(G, "synthesis")
@@ -117,7 +119,12 @@ class StyleGAN(nn.Module):
         return {self.latent: codes, **noises}
 
     def forward(self, **leaves: Tensor) -> Tensor:
-        """The images of leaves, named as `init` names them."""
+        """The images of leaves, named as `init` names them. Raises ValueError for other names."""
+        if leaves.keys() != {self.latent, *self.noises}:
+            raise ValueError(
+                f"in the space '{self.space}' the leaves are {', '.join([self.latent, *self.noises])}, got "
+                f"{', '.join(leaves) or 'none'}."
+            )
         code = leaves[self.latent].to(self.dtype)
         if not self.styled:
             arguments: tuple[Tensor, ...] = (code,) if self.labels is None else (code, self._labels_of(code))
@@ -189,6 +196,7 @@ class StyleGAN(nn.Module):
 
 def _correlations(noise: Tensor) -> Tensor:
     """The squared correlations of noise `(b, 1, h, w)` with its neighbours, summed over halved sizes down to 8 pixels."""
+    noise = noise.to(torch.promote_types(noise.dtype, torch.float32))  # means in half precision are too rough
     total = noise.new_zeros(len(noise))
     while True:
         for dimension in (2, 3):

@@ -87,6 +87,8 @@ def check_values(values: object, images: Tensor, name: str) -> Tensor:
             f"{name} must return one value per image, shape {expected}, got {tuple(values.shape)}; "
             "reduce over everything but the batch, e.g. x.flatten(1).mean(1)."
         )
+    if not values.is_floating_point():
+        raise TypeError(f"{name} must return floating-point values, got {values.dtype}.")
     return values
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dreamsim_guidance import Inversion, invert
 from dreamsim_guidance.losses import MSE, TotalVariation
+from dreamsim_guidance.schedule import Constant
 
 Z = torch.zeros(2, 12)
 
@@ -140,3 +141,60 @@ def test_arguments_out_of_range_are_refused(options: dict[str, Any], message: st
 def test_leaves_of_whole_numbers_are_refused() -> None:
     with pytest.raises(TypeError, match="the leaf 'leaf' must be a floating-point tensor"):
         quick(init=Z.long())
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("init", "options", "error", "message"),
+    [
+        ([0.0] * 12, {}, TypeError, "init must be a tensor .* got list"),
+        (
+            lambda n, random: [0.0] * n,
+            {},
+            TypeError,
+            "the sampler must return a tensor or a mapping of tensors, got list",
+        ),
+        (lambda n, random: torch.zeros(2, 12), {}, ValueError, r"must return 256 rows of 'leaf', got shape \(2, 12\)"),
+        (None, {"centre": 0.0, "scale": 1.0}, ValueError, "centre must be a tensor in the shape of one sample"),
+        (Z, {"scale": {"z": 1.0}}, ValueError, "has 'z', but the leaves are leaf"),
+        (Z, {"centre": {"z": 1.0}}, ValueError, "has 'z', but the leaves are leaf"),
+        (Z, {"scale": torch.ones(11)}, ValueError, r"the scale of 'leaf' must broadcast .* \(12,\), got shape \(11,\)"),
+        (Z, {"centre": torch.ones(1, 2, 12)}, ValueError, "the centre of 'leaf' must broadcast"),
+    ],
+)
+def test_a_start_or_prior_of_a_wrong_form_is_refused_by_name(
+    init: Any, options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        quick(init=init, **options)
+
+
+def test_gradients_are_computed_under_no_grad_and_refused_in_inference_mode() -> None:
+    with torch.no_grad():
+        result = quick()
+    assert torch.equal(result.images, quick().images)
+    with torch.inference_mode(), pytest.raises(RuntimeError, match="inference_mode"):
+        quick()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_leaves_and_images_lose_no_small_steps(dtype: torch.dtype) -> None:
+    seen: set[torch.dtype] = set()
+
+    def through(z: Tensor) -> Tensor:
+        seen.add(z.dtype)
+        return generator(z)
+
+    target = MSE(torch.full((2, 3, 2, 2), 0.9))
+    start = torch.ones(2, 12, dtype=dtype)
+    result = quick(through, start, target, steps=40, lr=Constant(1e-3))
+    assert seen == {dtype}
+    assert result.images.dtype == result.leaves["leaf"].dtype == torch.float32
+    # steps of 1e-3 from 1 would all be rounded away in bfloat16
+    assert float(result.leaves["leaf"].min()) > 1.02
+    assert torch.equal(result.images, generator(result.leaves["leaf"].to(dtype)).float())
+
+
+def test_a_loss_of_whole_numbers_is_refused() -> None:
+    with pytest.raises(TypeError, match="floating-point values, got"):
+        quick(loss=lambda images: torch.zeros(len(images), dtype=torch.int64))

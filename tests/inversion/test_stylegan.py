@@ -206,6 +206,10 @@ def test_networks_with_z_alone() -> None:
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match=r"unknown space 's'; known: z, w, w\+"):
         StyleGAN(Styled(), "s")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="samples must be at least 2, got 1"):
+        StyleGAN(Styled(), samples=1)
+    with pytest.raises(ValueError, match="in the space 'w' the leaves are w, got ws"):
+        StyleGAN(Styled(), samples=10)(ws=torch.zeros(1, 4, 9))
     with pytest.raises(TypeError, match="G must be a module, got function"):
         StyleGAN(lambda z: z, "z")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="has no mapping and synthesis networks, so there is no space 'w'"):
@@ -237,3 +241,11 @@ def test_what_does_not_fit_is_refused() -> None:
     assert StyleGAN(Single(), "w", samples=10)(w=torch.ones(2, 4)).shape == (2, 3, 8, 8)
     with pytest.raises(ValueError, match=r"Single has no num_ws, so there are no styles by layer; use space='w'"):
         StyleGAN(Single(), "w+", samples=10)
+
+
+def test_the_noise_penalty_of_half_precision_networks_is_computed_in_float32() -> None:
+    network = Styled().bfloat16()
+    through = StyleGAN(network, noise=True, samples=10)
+    leaves = through.init(2, torch.Generator().manual_seed(0))
+    in_float32 = through.penalty(**{name: leaf.float() for name, leaf in leaves.items()})
+    assert torch.equal(through.penalty(**leaves), in_float32)
