@@ -1,5 +1,7 @@
 from .class_conditional import ClassConditional as ClassConditional
 from .deep_prior import DeepImagePrior as DeepImagePrior
+from .flow_schedulers import FlowMatchFireFlowScheduler as FlowMatchFireFlowScheduler
+from .flow_schedulers import FlowMatchRFSolverScheduler as FlowMatchRFSolverScheduler
 from .inverting import Ramp as Ramp
 from .inverting import invert as invert
 from .latents import Latents as Latents

@@ -10,6 +10,7 @@ from torch import Tensor
 from dreamsim_guidance.inversion.anderson import FixedPoint
 from dreamsim_guidance.pipelines.decoder import Decoder
 from dreamsim_guidance.pipelines.encoder import encode
+from dreamsim_guidance.pipelines.first_state import FirstState
 from dreamsim_guidance.pipelines.levels import wide
 from dreamsim_guidance.pipelines.reversed_loop import ReversedLoop
 
@@ -69,7 +70,7 @@ class StepSolver(ReversedLoop):
 
 
 def clean_latents(
-    loop: ReversedLoop, image: Tensor | None, latents: Tensor | None, noise: Tensor
+    loop: FirstState, image: Tensor | None, latents: Tensor | None, noise: Tensor
 ) -> tuple[Tensor, Tensor | None]:
     """The latents from which an inversion starts, and the image that they decode to if an image was given.
 

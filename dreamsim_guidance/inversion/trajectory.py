@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dreamsim_guidance.inversion.flow_inversion import FLOW_METHODS, FlowInversion, sampling_with
 from dreamsim_guidance.inversion.null_text import NullText, null_text
 from dreamsim_guidance.inversion.solving import StepSolver
 from dreamsim_guidance.pipelines.interception import Interception, refuse_inference_mode
@@ -36,7 +37,7 @@ from dreamsim_guidance.preprocess import check_images, check_range
 
 __all__ = ["Reconstruction", "Trajectory", "invert_trajectory"]
 
-METHODS = ("anderson", "fixed-point", "ddim")
+METHODS = ("anderson", "fixed-point", "ddim", *FLOW_METHODS)
 
 REFUSED = {
     *("latents", "output_type", "return_dict", "callback", "callback_on_step_end"),
@@ -77,8 +78,10 @@ class Trajectory:
     """The initial noise of an image, and how exactly each step was inverted.
 
     noise: initial latents in the layout in which the pipeline takes them; `pipe(**call)` samples the image again, except for
-        models of pixels, which take no latents: use `reconstruct` and `edit`.
-    residuals: relative residual of each step, `(b, steps)`, in the sampler's order, noisiest step first.
+        models of pixels, which take no latents, and for the methods "rf-solver" and "fireflow", whose sampler is not the
+        pipeline's own: use `reconstruct` and `edit`, or set `pipe.scheduler = trajectory.scheduler` first.
+    residuals: relative residual of each step, `(b, steps)`, in the sampler's order, noisiest step first. NaN for "rf-solver"
+        and "fireflow", which solve no equation: their error is the `latent_error` of `reconstruct()`.
     tolerance: what the residuals were to reach.
     evaluations: how often the denoiser was evaluated, with classifier-free guidance counted once.
     states: the sampler's states from the noise to the clean latents, `(steps + 1, b, ...)`.
@@ -95,6 +98,8 @@ class Trajectory:
     round_trip: Tensor | None = field(repr=False)
     call: dict[str, Any] = field(repr=False)
     pipe: Any = field(repr=False)
+    scheduler: Any = field(default=None, repr=False)
+    """The sampler that belongs to the noise where it is not the pipeline's own, else None."""
 
     @property
     def x0(self) -> Tensor:
@@ -103,18 +108,19 @@ class Trajectory:
 
     @property
     def converged(self) -> Tensor:
-        """Whether all steps of a sample reached the tolerance, `(b,)`."""
+        """Whether all steps of a sample reached the tolerance, `(b,)`; False for "rf-solver" and "fireflow"."""
         return (self.residuals <= self.tolerance).all(dim=1)
 
     def reconstruct(self) -> Reconstruction:
         """Sample again from the noise, and compare with what was inverted."""
         last = _LastState()
-        interception = Interception(self.pipe, last)
-        interception.open()
-        try:
-            images = self.edit()
-        finally:
-            interception.close()
+        with sampling_with(self.pipe, self.scheduler):
+            interception = Interception(self.pipe, last)
+            interception.open()
+            try:
+                images = self.edit()
+            finally:
+                interception.close()
         x0 = last.state
         error = (x0 - self.x0).flatten(1).norm(dim=1) / self.x0.flatten(1).norm(dim=1)
         if self.image is None or self.round_trip is None:
@@ -125,9 +131,10 @@ class Trajectory:
         """Sample from the noise with other arguments, such as another prompt; return images `(b, 3, h, w)` in [0, 1].
 
         changes: arguments of the pipeline's call that replace those of the inversion; with none, the image is reconstructed.
-        Inside `with guide(pipe, loss)` the edit is guided, for example towards the image that was inverted.
+        Inside `with guide(pipe, loss)` the edit is guided, for example towards the image that was inverted. After "rf-solver"
+        and "fireflow", set `pipe.scheduler = trajectory.scheduler` before that block.
         """
-        with self._start():
+        with sampling_with(self.pipe, self.scheduler), self._start():
             return self.pipe(**{**self.call, **changes, "output_type": "pt"}).images
 
     def _start(self) -> AbstractContextManager[None]:
@@ -181,7 +188,8 @@ class Trajectory:
         stop_below: value of the loss at which a step is done; by default 1e-5 + 1e-3 i / n at step i of n for latents (the
             paper's at 50 steps) and 0 for a loss of images.
 
-        Raises ValueError for a pipeline without such guidance, and for a guidance scale of 1 or less.
+        Raises ValueError for a pipeline without such guidance, a guidance scale of 1 or less, and a trajectory of "rf-solver" or
+        "fireflow", whose sampler has a memory.
 
         Mokady et al., Null-text Inversion for Editing Real Images using Guided Diffusion Models, CVPR 2023.
         """
@@ -190,6 +198,8 @@ class Trajectory:
             raise ValueError(
                 f"guidance_scale must be above 1, where there is guidance to follow, got {guidance_scale}."
             )
+        if self.scheduler is not None:
+            raise ValueError("null_text follows the pipeline's own sampler; invert with method='anderson'.")
         if inner_steps < 1:
             raise ValueError(f"inner_steps must be at least 1, got {inner_steps}.")
         if "guidance_scale" not in inspect.signature(type(self.pipe).__call__).parameters:
@@ -215,7 +225,9 @@ def invert_trajectory(
     image: `(b, 3, h, w)` in [0, 1], one for each prompt; encoded by the pipeline's autoencoder.
     x0: in place of an image, final latents of the sampler (what it returns for `output_type="latent"`).
     method: "anderson"; "fixed-point", the plain iteration; "ddim", one plain step, with a second evaluation that only measures
-        its residual.
+        its residual; for flow-matching pipelines also "rf-solver" (Wang et al., 2024) and "fireflow" (Deng et al., 2024), which
+        sample with a second-order method in both directions, see `FlowMatchRFSolverScheduler`. They change the sampler: N
+        steps take 2 N and N + 1 evaluations, and `evaluations` and `tolerance` do not apply.
     evaluations: of the denoiser for each step at most, at least 2, with classifier-free guidance counted once; 10 by default.
     tolerance: relative residual at which a step is done; by default 16 times the precision of the latents' dtype.
     call: arguments of the pipeline's call, such as `prompt`, `num_inference_steps` and `guidance_scale`. Height and width, or
@@ -243,20 +255,41 @@ def invert_trajectory(
         check_images(image, "image")
         check_range(image, "image")
     call = _sizes(pipe, image, x0) | call
+    if method in FLOW_METHODS:
+        return _explicit(FlowInversion(pipe, image, x0, method), image, call)
     solver = StepSolver(pipe, image, x0, method, 2 if method == "ddim" else evaluations, tolerance)
     solver.run(call)
+    return _trajectory(solver, image, call, torch.stack(solver.residuals[::-1], dim=1), solver.tolerance)
+
+
+def _explicit(inversion: FlowInversion, image: Tensor | None, call: dict[str, Any]) -> Trajectory:
+    inversion.run(call)
+    unknown = torch.full((len(inversion.x0), len(inversion.states) - 1), torch.nan, device=inversion.x0.device)
+    return _trajectory(inversion, image, call, unknown, torch.nan, inversion.sampler)
+
+
+def _trajectory(
+    solver: StepSolver | FlowInversion,
+    image: Tensor | None,
+    call: dict[str, Any],
+    residuals: Tensor,
+    tolerance: float,
+    scheduler: Any = None,
+) -> Trajectory:
+    """What was found by a solver that has run."""
     noise = solver.as_argument(solver.states[-1])
-    takes_latents = "latents" in inspect.signature(type(pipe).__call__).parameters
+    takes_latents = "latents" in inspect.signature(type(solver.pipe).__call__).parameters
     return Trajectory(
         noise=noise,
-        residuals=torch.stack(solver.residuals[::-1], dim=1),
-        tolerance=solver.tolerance,
+        residuals=residuals,
+        tolerance=tolerance,
         evaluations=solver.evaluations,
         states=torch.stack(solver.states[::-1]),
         image=image,
         round_trip=solver.round_trip,
         call={**call, "latents": noise} if takes_latents else call,
-        pipe=pipe,
+        pipe=solver.pipe,
+        scheduler=scheduler,
     )
 
 

@@ -7,7 +7,6 @@ Once a step needs no more evaluations, the denoiser is not called for the repeti
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dreamsim_guidance.pipelines.decoder import Decoder, Geometry
+from dreamsim_guidance.pipelines.first_state import FirstState
 from dreamsim_guidance.pipelines.frozen import denoiser_of, frozen
 from dreamsim_guidance.pipelines.lock import lock_of
 from dreamsim_guidance.pipelines.patches import Patches
@@ -26,7 +25,7 @@ from dreamsim_guidance.pipelines.step_call import with_first
 __all__ = ["RepeatedLoop"]
 
 
-class RepeatedLoop:
+class RepeatedLoop(FirstState):
     """Runs a pipeline's loop step by step. Subclasses define `observe`, and where needed `first` and `denoise`.
 
     pipe: a diffusers pipeline with a deterministic scheduler.
@@ -36,12 +35,9 @@ class RepeatedLoop:
     """
 
     def __init__(self, pipe: Any, repeats: int, backwards: bool = False, gradients: bool = False) -> None:
-        self.pipe, self.repeats, self.backwards, self.gradients = pipe, repeats, backwards, gradients
+        super().__init__(pipe)
+        self.repeats, self.backwards, self.gradients = repeats, backwards, gradients
         self.scheduler = scheduler_of(pipe)
-        self.geometry = Geometry()
-        """Size and layout of the latents, from `first` on."""
-        self.noise_scale = 1.0
-        """By what the pipeline multiplies the `latents` that it is given."""
         self.finished = False
         """Whether the rest of the current step's repetitions is passed over."""
         self._timesteps: Tensor | None = None
@@ -49,10 +45,6 @@ class RepeatedLoop:
         self._output: Any = None
         self._next: Tensor
         self._scheduler_step: Callable[[int, Tensor, Tensor, bool], Any]
-
-    def first(self, noise: Tensor) -> Tensor:
-        """The state from which the loop starts, by default the pipeline's own initial latents `noise`."""
-        return noise
 
     def denoise(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """One call of the denoiser; by default the original one."""
@@ -82,12 +74,6 @@ class RepeatedLoop:
         if hasattr(self.scheduler, "_step_index"):
             self.scheduler._step_index = index
 
-    def as_argument(self, state: Tensor) -> Tensor:
-        """A state of the sampler's first step in the layout and scale in which the pipeline takes `latents`."""
-        if hasattr(self.pipe, "_unpack_latents_with_ids"):  # FLUX.2 takes them on their grid
-            state = Decoder(self.pipe, self.geometry).unpack(state)
-        return state / self.noise_scale
-
     def run(self, call: Mapping[str, Any]) -> None:
         """Call the pipeline with these arguments; all its methods are restored at the end."""
         lock = lock_of(self.scheduler)
@@ -111,18 +97,6 @@ class RepeatedLoop:
             lock.release()
 
     # The replacements; each receives the original method first.
-
-    def _prepare_latents(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        arguments = inspect.signature(original).bind(*args, **kwargs).arguments
-        result = original(*args, **kwargs)
-        noise, *extras = result if isinstance(result, tuple) else (result,)
-        # where tokens have positions, they are returned last
-        self.geometry = Geometry(arguments.get("height"), arguments.get("width"), tuple(extras[-1:]))
-        again = original(**{**arguments, "latents": self.as_argument(noise)})
-        scaled = again[0] if isinstance(again, tuple) else again
-        self.noise_scale = float((scaled.double() * noise.double()).sum() / noise.double().square().sum())
-        latents = self.first(noise)
-        return (latents, *extras) if isinstance(result, tuple) else latents
 
     def _set_timesteps(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         result = original(*args, **kwargs)
