@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from dreamsim_guidance.inversion.solving import clean_latents
@@ -23,7 +24,8 @@ class FlowInversion(FirstState):
     """Inverts a flow-matching pipeline; see `invert_trajectory` for the arguments.
 
     After `run`: `states`, from the clean latents to the initial noise; `evaluations` of the denoiser; `x0`, the clean latents,
-    and `round_trip`, their image, None where no image was given. `sampler` is the scheduler to sample again with.
+    and `round_trip`, their image, None where no image was given. `sampler` is the scheduler to sample again with. `residuals`
+    and `tolerance` are NaN, since no equation is solved.
 
     Raises ValueError for pipelines whose scheduler is not `FlowMatchEulerDiscreteScheduler`, or adds noise.
     """
@@ -35,6 +37,8 @@ class FlowInversion(FirstState):
         refuse_sampler(pipe)
         self._reversed.backwards = True
         self.states: list[Tensor] = []
+        self.residuals: list[Tensor] = []
+        self.tolerance = float("nan")
         self.evaluations = 0
 
     def first(self, noise: Tensor) -> Tensor:
@@ -55,6 +59,7 @@ class FlowInversion(FirstState):
         self.evaluations += 1
         if ends_step:
             self.states.append(self._reversed.start.to(self.x0))
+            self.residuals.append(torch.full_like(self.x0.flatten(1)[:, 0], torch.nan))
         return result
 
 
@@ -85,8 +90,8 @@ def _scheduler(pipe: Any, method: str) -> Any:
     if not isinstance(own, FlowMatchEulerDiscreteScheduler) or own.config.stochastic_sampling:
         name = type(own).__name__ + (" with stochastic_sampling" if hasattr(own.config, "stochastic_sampling") else "")
         raise ValueError(
-            f"'{method}' is for flow-matching pipelines with a FlowMatchEulerDiscreteScheduler without stochastic sampling, not "
-            f"for {name}; use method='anderson', which solves the steps of the pipeline's own sampler."
+            f"'{method}' is for flow-matching pipelines with a FlowMatchEulerDiscreteScheduler without stochastic sampling, "
+            f"not for {name}; use method='anderson', which solves the steps of the pipeline's own sampler."
         )
     scheduler = {
         "rf-solver": flow_schedulers.FlowMatchRFSolverScheduler,

@@ -43,6 +43,8 @@ class FlowMatchRFSolverScheduler(FlowMatchEulerDiscreteScheduler):  # type: igno
     order = 2
     reuses_midpoints = False
     backwards = False
+    sigmas: Tensor
+    timesteps: Tensor
     _start: Tensor | None = None
 
     @property

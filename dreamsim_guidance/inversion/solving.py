@@ -35,6 +35,8 @@ class StepSolver(ReversedLoop):
     ) -> None:
         super().__init__(pipe, evaluations)
         self._image, self._latents, self._method, self._tolerance = image, latents, method, tolerance
+        self.sampler: Any = None
+        """The pipeline's own."""
         self.residuals: list[Tensor] = []
         self.evaluations = 0
 

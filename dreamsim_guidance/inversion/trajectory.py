@@ -87,6 +87,7 @@ class Trajectory:
     states: the sampler's states from the noise to the clean latents, `(steps + 1, b, ...)`.
     image, round_trip: the given image and its decoded latents, `(b, 3, h, w)` in [0, 1]; None where latents were given.
     call: the arguments of the pipeline's call, `latents=noise` included.
+    scheduler: the sampler that belongs to the noise where it is not the pipeline's own, else None.
     """
 
     noise: Tensor = field(repr=False)
@@ -99,7 +100,6 @@ class Trajectory:
     call: dict[str, Any] = field(repr=False)
     pipe: Any = field(repr=False)
     scheduler: Any = field(default=None, repr=False)
-    """The sampler that belongs to the noise where it is not the pipeline's own, else None."""
 
     @property
     def x0(self) -> Tensor:
@@ -188,8 +188,7 @@ class Trajectory:
         stop_below: value of the loss at which a step is done; by default 1e-5 + 1e-3 i / n at step i of n for latents (the
             paper's at 50 steps) and 0 for a loss of images.
 
-        Raises ValueError for a pipeline without such guidance, a guidance scale of 1 or less, and a trajectory of "rf-solver" or
-        "fireflow", whose sampler has a memory.
+        Raises ValueError for a pipeline without such guidance, a guidance scale of 1 or less, and "rf-solver" or "fireflow".
 
         Mokady et al., Null-text Inversion for Editing Real Images using Guided Diffusion Models, CVPR 2023.
         """
@@ -255,41 +254,23 @@ def invert_trajectory(
         check_images(image, "image")
         check_range(image, "image")
     call = _sizes(pipe, image, x0) | call
-    if method in FLOW_METHODS:
-        return _explicit(FlowInversion(pipe, image, x0, method), image, call)
-    solver = StepSolver(pipe, image, x0, method, 2 if method == "ddim" else evaluations, tolerance)
+    limit = 2 if method == "ddim" else evaluations
+    flow = method in FLOW_METHODS
+    solver = FlowInversion(pipe, image, x0, method) if flow else StepSolver(pipe, image, x0, method, limit, tolerance)
     solver.run(call)
-    return _trajectory(solver, image, call, torch.stack(solver.residuals[::-1], dim=1), solver.tolerance)
-
-
-def _explicit(inversion: FlowInversion, image: Tensor | None, call: dict[str, Any]) -> Trajectory:
-    inversion.run(call)
-    unknown = torch.full((len(inversion.x0), len(inversion.states) - 1), torch.nan, device=inversion.x0.device)
-    return _trajectory(inversion, image, call, unknown, torch.nan, inversion.sampler)
-
-
-def _trajectory(
-    solver: StepSolver | FlowInversion,
-    image: Tensor | None,
-    call: dict[str, Any],
-    residuals: Tensor,
-    tolerance: float,
-    scheduler: Any = None,
-) -> Trajectory:
-    """What was found by a solver that has run."""
     noise = solver.as_argument(solver.states[-1])
-    takes_latents = "latents" in inspect.signature(type(solver.pipe).__call__).parameters
+    takes_latents = "latents" in inspect.signature(type(pipe).__call__).parameters
     return Trajectory(
         noise=noise,
-        residuals=residuals,
-        tolerance=tolerance,
+        residuals=torch.stack(solver.residuals[::-1], dim=1),
+        tolerance=solver.tolerance,
         evaluations=solver.evaluations,
         states=torch.stack(solver.states[::-1]),
         image=image,
         round_trip=solver.round_trip,
         call={**call, "latents": noise} if takes_latents else call,
-        pipe=solver.pipe,
-        scheduler=scheduler,
+        pipe=pipe,
+        scheduler=solver.sampler,
     )
 
 
