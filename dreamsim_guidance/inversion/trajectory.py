@@ -80,8 +80,8 @@ class Trajectory:
     noise: initial latents in the layout in which the pipeline takes them; `pipe(**call)` samples the image again, except for
         models of pixels, which take no latents, and for the methods "rf-solver" and "fireflow", whose sampler is not the
         pipeline's own: use `reconstruct` and `edit`, or set `pipe.scheduler = trajectory.scheduler` first.
-    residuals: relative residual of each step, `(b, steps)`, in the sampler's order, noisiest step first. tolerance: what they were to reach. NaN for
-        "rf-solver" and "fireflow", which solve no equation: their error is the `latent_error` of `reconstruct()`.
+    residuals: relative residual of each step, `(b, steps)`, noisiest step first. tolerance: what they were to reach. Both NaN
+        for "rf-solver" and "fireflow", which solve no equation: their error is the `latent_error` of `reconstruct()`.
     evaluations: how often the denoiser was evaluated, with classifier-free guidance counted once.
     states: the sampler's states from the noise to the clean latents, `(steps + 1, b, ...)`.
     image, round_trip: the given image and its decoded latents, `(b, 3, h, w)` in [0, 1]; None where latents were given.
