@@ -83,8 +83,9 @@ def invert(
     """Find the leaves for which `loss(through(leaves))` is lowest, and return the best step of every sample.
 
     loss: maps images `(b, 3, h, w)` in [0, 1] to one value per image, `(b,)`. The scheduled weights of a `Loss` follow the
-        step, and a reference of another size than the images is resized. Sample i has reference i, where there are several.
-        With `batch` 1, the loss must take several images at once.
+        step; steps are compared by their totals, so that a weight that rises favours early ones. A reference of another size
+        than the images is resized. Sample i has reference i, where there are several. With `batch` 1, the loss must take
+        several images at once.
     through: the generator, `callable(**leaves) -> images`, or `callable(leaf)` where `init` is or draws a tensor. Its
         attributes `init`, `centre`, `scale`, `penalty`, `project_`, `value_range` and `lr` are the defaults of the arguments of
         the same name. If it has an attribute `batch`, its samples differ (in a label, for example): row k * batch + i of all

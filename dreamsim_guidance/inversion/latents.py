@@ -29,7 +29,8 @@ class Latents:
 
     `centre` and `scale` are mean and standard deviation of the latents, numbers or one for each channel, according to the
     autoencoder's configuration: `latents_mean` and `latents_std`, `scaling_factor` and `shift_factor`, or FLUX.2's statistics.
-    Raises ValueError unless one of `image` and `size` is given, and for an image out of range.
+    Raises ValueError unless one of `image` and `size` is given, and for an image out of range; TypeError for a model that does
+    not encode and decode.
     """
 
     value_range = (-1.0, 1.0)
@@ -37,6 +38,10 @@ class Latents:
     def __init__(self, vae: nn.Module, image: Image | None = None, size: tuple[int, int] | None = None) -> None:
         if (image is None) == (size is None):
             raise ValueError("give either an image to start from or the size (height, width) of the images.")
+        if not (isinstance(vae, nn.Module) and hasattr(vae, "encode") and hasattr(vae, "decode")):
+            raise TypeError(f"vae must be an autoencoder, such as pipe.vae of a pipeline, got {type(vae).__name__}.")
+        if size is not None and (not isinstance(size, tuple | list) or len(size) != 2 or min(size) < 1):
+            raise ValueError(f"size must be (height, width), both at least 1, got {size}.")
         self.vae: Any = vae
         parameter = next(vae.parameters())
         self.dtype, self.device = parameter.dtype, parameter.device

@@ -147,3 +147,16 @@ def test_image_and_size_exclude_each_other_and_the_image_is_checked() -> None:
             Latents(vae, **options)
     with pytest.raises(ValueError, match=r"image must lie in \[0, 1\]"):
         Latents(vae, 2 * torch.rand(1, 3, 16, 16) - 1)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("size", [(0, 8), (8,), (8, 8, 8)])
+def test_a_size_that_is_not_height_and_width_is_refused(size: Any) -> None:
+    with pytest.raises(ValueError, match=r"size must be \(height, width\)"):
+        Latents(AutoencoderTiny(), size=size)
+
+
+@pytest.mark.parametrize("model", [nn.Linear(2, 2), nn.Identity()])
+def test_a_model_that_does_not_encode_and_decode_is_refused(model: nn.Module) -> None:
+    with pytest.raises(TypeError, match=r"vae must be an autoencoder, such as pipe\.vae of a pipeline, got"):
+        Latents(model, torch.rand(1, 3, 8, 8))
