@@ -88,11 +88,11 @@ def make(config: InversionSheet, folder: Path) -> dict[str, Any]:
 def _descent(config: InversionSheet, image: AnyImage, metric: DreamSim, device: str, folder: Path) -> _Pictures:
     """Invert by gradients, through pixels, an autoencoder, a GAN or a pipeline's noise."""
     generator, target, floor = _generator(config, image, device)
-    first: list[AnyImage] = []
+    start = folder / "start.png"  # a file, for a run that goes on from its checkpoint
 
     def watch(step: int, images: Tensor, losses: Tensor) -> None:
-        if step == 0:
-            first.append(images.clone())
+        if step == 0 and floor is None:  # the start of an autoencoder is its floor
+            save_image(images, start)
         if preview is not None:
             preview(step, images, losses)
 
@@ -127,8 +127,8 @@ def _descent(config: InversionSheet, image: AnyImage, metric: DreamSim, device: 
         progress="inverting",
     )
     found.save(folder / "result")
-    start = {} if config.through == "vae" or not first else {"start": first[0]}  # an autoencoder's start is its floor
-    pictures = {**start, **({} if floor is None else {"floor": floor}), "result": found.images}
+    before = {"start": load_image(start).to(device)} if floor is None else {"floor": floor}
+    pictures = {**before, "result": found.images}
     curves = {name: values[:, 0] for name, values in found.history.items()}
     numbers = {"best_step": int(found.best_step), "loss": float(found.loss), "seconds": round(found.seconds, 2)}
     title = f"loss and its terms, best step {int(found.best_step)}"

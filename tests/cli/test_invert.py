@@ -12,6 +12,7 @@ import torch
 from dreamsim_guidance import load_image, save_image
 from dreamsim_guidance.cli import main
 from dreamsim_guidance.inversion import Inversion
+from dreamsim_guidance.inversion.descent import Descent
 
 
 def inverted(folder: Path, *words: str) -> dict[str, Any]:
@@ -65,6 +66,26 @@ def test_the_folder_runs_again(tmp_path: Path, photo: str) -> None:
     assert main(["run", str(tmp_path / "a"), "--folder", str(tmp_path / "b")]) == 0
     again = json.loads((tmp_path / "b/inversion.json").read_text())
     assert again["distances"] == first["distances"]
+
+
+def test_an_interrupted_run_goes_on_and_still_shows_its_start(
+    tmp_path: Path, photo: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("invert", photo, "--size", "32", "--steps", "5", "--device", "cpu", "--to")
+    advance = Descent._advance
+
+    def interrupt(self: Descent, *arguments: Any) -> None:
+        if self.step == 3:
+            raise KeyboardInterrupt
+        advance(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Descent, "_advance", interrupt)
+        assert main([*words, str(tmp_path / "a")]) == 130
+    assert main(["run", str(tmp_path / "a"), "--resume"]) == 0
+    assert main([*words, str(tmp_path / "b")]) == 0
+    resumed, whole = (json.loads((tmp_path / name / "inversion.json").read_text()) for name in "ab")
+    assert resumed["distances"] == whole["distances"] and "start" in whole["distances"]["dreamsim"]
 
 
 @pytest.mark.parametrize(
