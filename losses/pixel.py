@@ -23,7 +23,7 @@ from dreamsim_guidance.losses.pair import bind, common_pair
 from dreamsim_guidance.preprocess import check_candidate, check_images
 from dreamsim_guidance.types import Distance, Image
 
-__all__ = ["L1", "L2", "MSE", "Charbonnier", "TotalVariation"]
+__all__ = ["L1", "L2", "MSE", "Charbonnier", "TotalVariation", "psnr"]
 
 
 @overload
@@ -108,3 +108,8 @@ class _Charbonnier(PairLoss):
         d2 = (x - y).square()
         # sqrt(d2 + eps^2) - eps without cancellation
         return (d2 / ((d2 + self.eps**2).sqrt() + self.eps)).flatten(1).mean(1)
+
+
+def psnr(images: Image, reference: Image) -> Distance:
+    """Peak signal-to-noise ratio of images in [0, 1] to their references, in dB, `(b,)`; larger is more alike."""
+    return -10 * (images.to(reference) - reference).square().flatten(1).mean(1).log10()

@@ -19,6 +19,7 @@ from dreamsim_guidance.data.pictures import check_pictures
 from dreamsim_guidance.data.scenes.drawing import picture_grid
 from dreamsim_guidance.files.atomic import new_folder, write_json
 from dreamsim_guidance.losses import SSIM, DreamSimLoss, GradientBalance
+from dreamsim_guidance.losses.pixel import psnr
 from dreamsim_guidance.metric.dreamsim import DreamSim
 from dreamsim_guidance.pipelines.decoder import bounded
 from dreamsim_guidance.preprocess import save_image
@@ -209,7 +210,7 @@ class _Run:
             for images in self.held_out.split(self.config.batch):
                 y = self.model(images)[0].float().clamp(0, 1)
                 decoded.append(y)
-                sums["PSNR"].append(-10 * (y - images).square().flatten(1).mean(1).log10())
+                sums["PSNR"].append(psnr(y, images))
                 for name, judge in self.judges.items():
                     sums[name].append(judge(y, images))
         row = {name: float(torch.cat(parts).mean()) for name, parts in sums.items()}

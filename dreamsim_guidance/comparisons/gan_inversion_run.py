@@ -19,6 +19,7 @@ from dreamsim_guidance.data.scenes.pocket_scenes import draw_pocket_scenes
 from dreamsim_guidance.files.atomic import write_json, write_text
 from dreamsim_guidance.files.tables import markdown_table
 from dreamsim_guidance.inversion import StyleGAN, invert
+from dreamsim_guidance.inversion.descent import rows_by_step
 from dreamsim_guidance.inversion.problem import Leaves
 from dreamsim_guidance.losses import MSE, SSIM
 from dreamsim_guidance.metric.dreamsim import DreamSim
@@ -75,12 +76,7 @@ def _methods(config: InvertGAN, generator: StyleGAN, loss: Callable[[Tensor], Te
     floor = invert(loss, generator, steps=0, restarts=1, progress=False, **options)
     result = invert(loss, generator, steps=config.steps, restarts=config.restarts, progress="invert", **options)
     codes = generator.latent
-    # the rows of the descent, whose worse half is dropped at each rung
-    rung, count, evaluations = max(1, round(0.15 * config.steps)), config.restarts, config.search
-    for step in range(config.steps):
-        if step > 0 and step % rung == 0:
-            count = math.ceil(count / 2)
-        evaluations += count
+    evaluations = config.search + sum(rows_by_step(config.steps, config.restarts))
     projected = projector(loss, generator, evaluations, batch, config.seed)
     of = floor.loss
     return {

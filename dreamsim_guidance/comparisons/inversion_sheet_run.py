@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from dreamsim_guidance.comparisons import guided_models
@@ -30,6 +29,7 @@ from dreamsim_guidance.inversion import (
 from dreamsim_guidance.inversion.parts import Parts
 from dreamsim_guidance.inversion.sheet import draw, with_shorter_side
 from dreamsim_guidance.losses import MSE, SSIM, Loss, TotalVariation, grid
+from dreamsim_guidance.losses.pixel import psnr
 from dreamsim_guidance.metric.dreamsim import DreamSim
 from dreamsim_guidance.metric.held_out import without_last_branch
 from dreamsim_guidance.preprocess import load_image, resize, save_image
@@ -240,7 +240,7 @@ def _distances(
         rows[f"dreamsim, {judge.ensemble.configs[0].name} only"] = ("held out", judge.target(target))
     if min(target.shape[-2:]) >= 11:
         rows["1 - SSIM"] = ("held out", SSIM(target))
-    rows["psnr (dB)"] = ("pixels", lambda x: -10 * F.mse_loss(x, target).log10())
+    rows["psnr (dB)"] = ("pixels", lambda x: psnr(x, target))
     with torch.no_grad():
         return {
             name: {"role": role, **{key: float(loss(x.clamp(0, 1))) for key, x in found.pictures.items()}}

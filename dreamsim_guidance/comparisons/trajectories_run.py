@@ -26,6 +26,7 @@ from dreamsim_guidance.files.atomic import write_json, writing
 from dreamsim_guidance.files.tables import markdown_table
 from dreamsim_guidance.guidance import guide
 from dreamsim_guidance.inversion import Trajectory, invert_trajectory
+from dreamsim_guidance.losses.pixel import psnr
 from dreamsim_guidance.metric.dreamsim import DreamSim
 from dreamsim_guidance.preprocess import load_image, resize, save_image
 from dreamsim_guidance.processes import default_device
@@ -64,8 +65,13 @@ def compare(config: Trajectories, folder: Path) -> dict[str, Any]:
             save_image(image[None], folder / name / f"{number:04}.png")
         with torch.no_grad():
             distances = target(images.to(task.images)).tolist()
-        psnr = (-10 * (images.to(task.images) - task.images).square().flatten(1).mean(1).log10()).tolist()
-        rows[name] = {"psnr": psnr, "dreamsim": distances, "seconds": seconds, **task.judge(images), **figures}
+        rows[name] = {
+            "psnr": psnr(images, task.images).tolist(),
+            "dreamsim": distances,
+            "seconds": seconds,
+            **task.judge(images),
+            **figures,
+        }
         log.info("%s: %s", name, {key: _mean(rows[name][key]) for key in ("psnr", "dreamsim")})
 
     add("target", lambda: task.images)

@@ -28,7 +28,7 @@ from dreamsim_guidance.inversion.graph import check_gradients
 from dreamsim_guidance.inversion.optimisers import LBFGS, Elementwise, adam, clipped, sgd
 from dreamsim_guidance.inversion.problem import Leaves, Problem
 
-__all__ = ["BLOCK", "RUNG", "Best", "Descent", "Plan"]
+__all__ = ["BLOCK", "Best", "Descent", "Plan", "rows_by_step"]
 
 BLOCK = 25
 """Steps between two readings of the device: for the bar, the history, and whether every sample has stopped."""
@@ -126,7 +126,7 @@ class Descent:
                 gradients, total = self._evaluate()
                 if (self.step % BLOCK == 0 or self.step == plan.steps) and not self._look(bar):
                     break
-                if self.restarts > 1 and self.step > 0 and self.step % self._rung == 0:
+                if self.restarts > 1 and self.step > 0 and self.step % _rung(self.plan.steps) == 0:
                     rows = self._halve()
                     total = total[rows]
                     gradients = {name: None if g is None else g[rows] for name, g in gradients.items()}
@@ -147,10 +147,6 @@ class Descent:
     def history(self) -> dict[str, Tensor]:
         """Every term at every step that was evaluated, `(steps, rows)`, on the CPU."""
         return {name: torch.cat([block[name] for block in self.blocks]) for name in self.blocks[0]}
-
-    @property
-    def _rung(self) -> int:
-        return max(1, round(RUNG * self.plan.steps))
 
     def _evaluate(self) -> tuple[dict[str, Tensor | None], Tensor]:
         """Evaluate the rows, record them, and return the gradient of each leaf and the detached totals."""
@@ -297,3 +293,14 @@ class Descent:
 def _where(rows: Tensor, new: Tensor, old: Tensor) -> Tensor:
     """`new` in these rows, `old` in the others."""
     return torch.where(rows.view(-1, *(1,) * (new.ndim - 1)), new, old)
+
+
+def _rung(steps: int) -> int:
+    """After how many steps the worse half of the starts is dropped."""
+    return max(1, round(RUNG * steps))
+
+
+def rows_by_step(steps: int, restarts: int) -> list[int]:
+    """How many starts of a sample descend at each of the steps, which is what a run costs beside its search."""
+    rungs = [step // _rung(steps) for step in range(steps)]
+    return [math.ceil(restarts / 2**rung) for rung in rungs]

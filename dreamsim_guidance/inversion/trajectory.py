@@ -29,6 +29,7 @@ from torch import Tensor
 from dreamsim_guidance.inversion.flow_inversion import FLOW_METHODS, FlowInversion, sampling_with
 from dreamsim_guidance.inversion.null_text import NullText, null_text
 from dreamsim_guidance.inversion.solving import StepSolver
+from dreamsim_guidance.losses.pixel import psnr
 from dreamsim_guidance.pipelines.interception import Interception, refuse_inference_mode
 from dreamsim_guidance.pipelines.start import starting_from
 from dreamsim_guidance.pipelines.step_call import StepCall
@@ -124,7 +125,7 @@ class Trajectory:
         error = (x0 - self.x0).flatten(1).norm(dim=1) / self.x0.flatten(1).norm(dim=1)
         if self.image is None or self.round_trip is None:
             return Reconstruction(images, x0, error, None, None)
-        return Reconstruction(images, x0, error, _psnr(images, self.image), _psnr(self.round_trip, self.image))
+        return Reconstruction(images, x0, error, psnr(images, self.image), psnr(self.round_trip, self.image))
 
     def edit(self, **changes: Any) -> Tensor:
         """Sample from the noise with other arguments, such as another prompt; return images `(b, 3, h, w)` in [0, 1].
@@ -294,7 +295,3 @@ class _LastState(Visitor, Visit):
     def step(self, call: StepCall, index: int) -> Tensor:
         self.state = call.advance()[0]
         return self.state
-
-
-def _psnr(images: Tensor, reference: Tensor) -> Tensor:
-    return -10 * (images.to(reference) - reference).square().flatten(1).mean(1).log10()

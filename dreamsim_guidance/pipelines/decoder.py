@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,12 @@ class Geometry:
     height: int | None = None
     width: int | None = None
     extras: tuple[Any, ...] = ()
+
+    @classmethod
+    def prepared(cls, arguments: Mapping[str, Any], extras: Sequence[Any]) -> Geometry:
+        """From the arguments of `prepare_latents` by name, and what it returned beside the latents."""
+        # where tokens have positions, they are returned last
+        return cls(arguments.get("height"), arguments.get("width"), tuple(extras[-1:]))
 
 
 class Decoder:

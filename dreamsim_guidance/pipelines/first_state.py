@@ -40,8 +40,7 @@ class FirstState:
         arguments = inspect.signature(original).bind(*args, **kwargs).arguments
         result = original(*args, **kwargs)
         noise, *extras = result if isinstance(result, tuple) else (result,)
-        # where tokens have positions, they are returned last
-        self.geometry = Geometry(arguments.get("height"), arguments.get("width"), tuple(extras[-1:]))
+        self.geometry = Geometry.prepared(arguments, extras)
         again = original(**{**arguments, "latents": self.as_argument(noise)})
         scaled = again[0] if isinstance(again, tuple) else again
         self.noise_scale = float((scaled.double() * noise.double()).sum() / noise.double().square().sum())

@@ -145,8 +145,7 @@ class Interception:
         arguments = inspect.signature(original).bind(*args, **kwargs).arguments
         self._generator = arguments.get("generator")
         latents, *extras = result if isinstance(result, tuple) else (result,)
-        # where tokens have positions, they are returned last
-        self._geometry = Geometry(arguments.get("height"), arguments.get("width"), tuple(extras[-1:]))
+        self._geometry = Geometry.prepared(arguments, extras)
         if isinstance(latents, Tensor) and latents.is_floating_point() and self._wants_graph_at_first():
             latents = latents.detach().requires_grad_()  # a leaf of our own: the caller's tensor stays as it is
         return (latents, *extras) if isinstance(result, tuple) else latents

@@ -124,8 +124,7 @@ class RepeatedCall:
             arguments = inspect.signature(original).bind(*args, **kwargs).arguments
             result = original(*args, **kwargs)
             latents, *extras = result if isinstance(result, tuple) else (result,)
-            # where tokens have positions, they are returned last
-            geometry = Geometry(arguments.get("height"), arguments.get("width"), tuple(extras[-1:]))
+            geometry = Geometry.prepared(arguments, extras)
             again = None
             if not hasattr(self.pipe, "_unpack_latents_with_ids"):  # FLUX.2, which packs the latents that it is given
                 again = original(**{**arguments, "latents": latents})

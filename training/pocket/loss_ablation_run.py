@@ -24,6 +24,7 @@ from dreamsim_guidance.files.atomic import write_tensors, write_text, writing
 from dreamsim_guidance.files.tables import markdown_table
 from dreamsim_guidance.loss import PairLoss
 from dreamsim_guidance.losses import LPIPS, SSIM, DreamSimLoss, GradientBalance
+from dreamsim_guidance.losses.pixel import psnr
 from dreamsim_guidance.metric.dreamsim import DreamSim
 from dreamsim_guidance.metric.held_out import without_last_branch
 from dreamsim_guidance.pipelines.decoder import bounded
@@ -135,7 +136,7 @@ def _judged(network: Any, pictures: UInt8[Tensor, "n 3 h w"], judges: Mapping[st
     for part in pictures.split(50):
         images = part.float() / 255
         decoded = reconstruct(network, images)
-        values["PSNR"].append(-10 * (decoded - images).square().flatten(1).mean(1).log10())
+        values["PSNR"].append(psnr(decoded, images))
         for name, measure in judges.items():
             values[name].append(measure(decoded, images))
         for collected, batch in zip(features, (decoded, images), strict=True):
