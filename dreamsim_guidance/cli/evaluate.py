@@ -6,15 +6,16 @@ import json as jsonlib
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, UseAppendAction
 
 from dreamsim_guidance.cli.outputs import check_file, write_files
 from dreamsim_guidance.files.tables import text_table
 
 if TYPE_CHECKING:
     from dreamsim_guidance.evaluation.report import Part, Report
+    from dreamsim_guidance.evaluation.robustness.robustness import Robustness
     from dreamsim_guidance.evaluation.statistics.intervals import Interval
 
 __all__ = ["EvaluateCommand", "report_lines"]
@@ -43,6 +44,13 @@ class EvaluateCommand:
     """Kind of the set: nights, nights-jnd, bapps, pieapp, tid2013, ...; by default recognised by its files."""
     rule: tuple[str, ...] = ()
     """fraction, majority, unanimous (by default all three), odd-one-out (for THINGS, where it is used by default)."""
+    attack: Annotated[tuple[tuple[str, ...], ...], UseAppendAction] = ()
+    """Also report agreement while an adversary changes the candidate that a metric prefers, by at most 4/255 in any value
+    (linf:4/255) or 1.5 in Euclidean length (l2:1.5), with the gradient of that metric; several may be given."""
+    steps: int = 10
+    """Gradient steps of each attack."""
+    sample: int | None = None
+    """Judge so many triplets only, drawn with the seed; an attack costs as much as steps x 3 evaluations."""
     least_votes: int | None = None
     """Leave out triplets with fewer votes; by default 6 if votes are winners, as in NIGHTS, else 1."""
     json: bool = False
@@ -65,7 +73,7 @@ class EvaluateCommand:
     resamples: int = 2000
     """Of the bootstrap."""
     seed: int = 0
-    """Of the bootstrap."""
+    """Of the bootstrap, of the sample, and of the attacks' random starts."""
 
     def __call__(self) -> int:
         from dreamsim_guidance.evaluation.metrics.named_metrics import true_name
@@ -89,7 +97,7 @@ class EvaluateCommand:
             raise ValueError("--cache and --no-cache exclude each other; give one of them.")
         if self.resamples < 100:
             raise ValueError(f"an interval needs at least 100 resamples, got {self.resamples}.")
-        for name in ("workers", "batch"):
+        for name in ("workers", "batch", "steps", "sample"):
             least, value = (0 if name == "workers" else 1), getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"--{name} must be at least {least}, got {value}.")
@@ -99,19 +107,27 @@ class EvaluateCommand:
     def _evaluate(self):  # type: ignore[no-untyped-def]
         from dataclasses import replace
 
+        from dreamsim_guidance.data.judgments import Judgments
         from dreamsim_guidance.data.pictures import check_pictures
         from dreamsim_guidance.data.readers.sets import read_judgments, recognise
         from dreamsim_guidance.evaluation.judging import evaluate
         from dreamsim_guidance.evaluation.metrics.embedding_cache import EmbeddingCache
         from dreamsim_guidance.evaluation.metrics.named_metrics import BASELINES, load_metrics
+        from dreamsim_guidance.evaluation.robustness.attack import Attack
         from dreamsim_guidance.evaluation.score import ODD_ONE_OUT, RULES
         from dreamsim_guidance.files.names import printable
         from dreamsim_guidance.processes import is_main, process_device
 
+        attacks = [Attack.parse(text, self.steps) for texts in self.attack for text in texts]
         kind = self.kind or recognise(self.data)
         data = read_judgments(self.data, kind, self.split, self.least_votes)
         if ODD_ONE_OUT in self.rule and kind != "things":
             raise ValueError(f"the rule {ODD_ONE_OUT} is for sets of kind things, and this is {kind}; leave it out.")
+        for option, value in (("attack", attacks), ("sample", self.sample)):
+            if value and not isinstance(data, Judgments):
+                raise ValueError(f"--{option} is for triplets, and this set of kind {kind} has none; leave it out.")
+        if self.sample is not None and isinstance(data, Judgments):
+            data = data.sample(self.sample, self.seed)
         rules = self.rule or ((ODD_ONE_OUT, *RULES[:1]) if kind == "things" else ())
         cache = False if self.no_cache else self.cache or True
         on = process_device(self.device)
@@ -132,6 +148,7 @@ class EvaluateCommand:
             self.seed,
             progress=main,
             tell=lambda line: print(line, file=sys.stderr) if main else None,
+            attacks=attacks,
         )
         source = printable(self.data) + (f", split {self.split}" if self.split else "")
         return replace(evaluation, report=replace(evaluation.report, source=source))
@@ -152,11 +169,22 @@ def report_lines(report: Report) -> list[str]:
         first = next(iter(report.agreement))
         leads = [[name, *_cells(intervals, report, "+.4f")] for name, intervals in report.lead.items()]
         lines += ["", text_table([f"lead over {first}", *report.measures], leads)]
+    if report.robustness is not None and report.robustness.agreement:
+        lines += ["", _robustness(report.robustness)]
     for title, parts in (("split", report.splits), ("group", report.groups)):
         if parts:
             lines += ["", _parts(title, parts, report)]
     lines += ["", *_people(report)]
     return lines
+
+
+def _robustness(results: Robustness) -> str:
+    rows = [
+        [metric, attack, *(_value(intervals.get(measure), bounds=True) for measure in results.measures)]
+        for metric, attacks in results.agreement.items()
+        for attack, intervals in attacks.items()
+    ]
+    return text_table(["under attack", "attack", *results.measures], rows)
 
 
 def _people(report: Report) -> list[str]:
@@ -176,6 +204,8 @@ def _people(report: Report) -> list[str]:
             "lapse in the JSON are one choice of many that explain them equally well"
         )
     lines += [f"{name}: {text}" for name, text in report.measures.items()]
+    if report.robustness is not None:
+        lines += report.robustness.notes
     lines.append(
         f"[{100 * report.level:g} % intervals: bootstrap over references, {report.resamples} resamples, seed {report.seed}]"
     )

@@ -53,6 +53,15 @@ class Judgments:
             split=tuple(self.split[i] for i in chosen),
         )
 
+    def sample(self, count: int, seed: int = 0) -> Judgments:
+        """Return `count` triplets, drawn without replacement from `seed`, in their order; all of them if there are no more.
+
+        Raises ValueError for a count below 1.
+        """
+        if count < 1:
+            raise ValueError(f"a sample needs at least 1 triplet, got {count}.")
+        return self.select(np.sort(np.random.default_rng(seed).permutation(len(self))[:count]))
+
 
 @dataclass(frozen=True)
 class Triplet:

@@ -3,6 +3,9 @@ from .judging import Evaluation as Evaluation
 from .judging import evaluate as evaluate
 from .metrics.named_metrics import load_metrics as load_metrics
 from .report import Report as Report
+from .robustness.attack import Attack as Attack
+from .robustness.attacked_triplets import attack_triplets as attack_triplets
+from .robustness.pgd import pgd as pgd
 from .samples.factor_agreement import factor_agreement as factor_agreement
 from .samples.frechet import frechet_distance as frechet_distance
 from .samples.scene_judge import load_judge as load_judge

@@ -39,6 +39,7 @@ def html_report(evaluation: Evaluation, disagreements: int = 6) -> str:
     sections = [
         *_head(report),
         *_agreement(report),
+        *_robustness(report),
         *_curves(evaluation),
         *_parts("Splits", report.splits, report),
         *_parts("Groups", report.groups, report),
@@ -97,6 +98,20 @@ def _agreement(report: Report) -> Iterator[str]:
     if report.failed:
         yield "<h3>Did not run</h3>"
         yield _table(["metric", "reason"], [[escape(name), escape(why)] for name, why in report.failed.items()])
+
+
+def _robustness(report: Report) -> Iterator[str]:
+    results = report.robustness
+    if results is None or not results.agreement:
+        return
+    yield "<h2>Under attack</h2>"
+    yield from (f"<p class=note>{escape(note)}.</p>" for note in results.notes)
+    rows = [
+        [escape(metric), escape(attack), *(_cell(intervals.get(measure)) for measure in results.measures)]
+        for metric, attacks in results.agreement.items()
+        for attack, intervals in attacks.items()
+    ]
+    yield _table(["metric", "attack", *results.measures], rows)
 
 
 def _curves(evaluation: Evaluation) -> Iterator[str]:

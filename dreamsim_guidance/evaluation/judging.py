@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,9 @@ from dreamsim_guidance.evaluation.metrics.named_metrics import FileMetric
 from dreamsim_guidance.evaluation.metrics.work import Work
 from dreamsim_guidance.evaluation.quality import judge_ratings
 from dreamsim_guidance.evaluation.report import Report
+from dreamsim_guidance.evaluation.robustness.attack import Attack
+from dreamsim_guidance.evaluation.robustness.attacked_triplets import AttackedDistances, attack_triplets
+from dreamsim_guidance.evaluation.robustness.robustness import robustness
 from dreamsim_guidance.evaluation.score import check_rules, judge
 from dreamsim_guidance.evaluation.statistics.agreement import RULES
 
@@ -31,11 +34,15 @@ Data = Judgments | SamePairs | Ratings
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The report, the judgments it is about, and each metric's distances in the order of `pairs_of(data)`."""
+    """The report, the judgments it is about, and each metric's distances in the order of `pairs_of(data)`.
+
+    attacked: each metric's distances under the attacks; empty without attacks.
+    """
 
     report: Report
     data: Data
     distances: dict[str, NDArray[np.float64]]
+    attacked: dict[str, AttackedDistances] = field(default_factory=dict)
 
 
 def evaluate(
@@ -47,6 +54,7 @@ def evaluate(
     level: float = 0.95,
     progress: bool = True,
     tell: Callable[[str], None] = log.info,
+    attacks: Sequence[Attack | str] = (),
 ) -> Evaluation:
     """Evaluate metrics on a set of judgments, one after the other.
 
@@ -58,14 +66,19 @@ def evaluate(
     resamples, seed, level: of the bootstrap intervals; by default 2000 resamples at 95 %.
     progress: whether to show a bar on stderr.
     tell: called with one line about each metric's work or failure.
+    attacks: of an adversary that changes the candidate that a metric prefers, on triplets; `Attack`, or a text such as
+        "linf:4/255". By default none. Each metric must be differentiable; `report.robustness` has the results.
 
-    Raises ValueError for an empty set, unknown rules, rules for a set of another kind, and if no metric could run.
+    Raises ValueError for an empty set, unknown rules, a text that is no attack, rules or attacks for a set of another kind, and
+    if no metric could run.
     """
-    if rules and not isinstance(data, Judgments):
-        raise ValueError(f"rules are for triplets, and this set has {_KINDS[type(data)]}; leave them out.")
+    for name, value in (("rules", rules), ("attacks", attacks)):
+        if value and not isinstance(data, Judgments):
+            raise ValueError(f"{name} are for triplets, and this set has {_KINDS[type(data)]}; leave them out.")
     check_rules(rules)
     if len(data) == 0:
         raise ValueError("the set is empty: nothing to judge.")
+    wanted = [Attack.parse(attack) if isinstance(attack, str) else attack for attack in attacks]
     pairs = pairs_of(data)
     distances: dict[str, NDArray[np.float64]] = {}
     failed: dict[str, str] = {}
@@ -88,7 +101,16 @@ def evaluate(
         reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items()) or "none was given"
         raise ValueError(f"no metric could run ({reasons})")
     report = _judge(data, distances, rules, resamples, seed, level)
-    return Evaluation(replace(report, failed=failed, work=work), data, distances)
+    attacked: dict[str, AttackedDistances] = {}
+    if wanted and isinstance(data, Judgments):
+        for name in distances:
+            try:
+                attacked[name] = attack_triplets(metrics[name], data, wanted, seed, progress)
+            except Exception as error:  # as above; what a user's metric raises depends on why it has no gradient
+                failed[name] = f"under attack: {' '.join(str(error).split()) or type(error).__name__}"
+                tell(f"{name} was not attacked: {failed[name].partition(': ')[2]}")
+        report = replace(report, robustness=robustness(attacked, data, wanted, rules or RULES, resamples, seed, level))
+    return Evaluation(replace(report, failed=failed, work=work), data, distances, attacked)
 
 
 def pairs_of(data: Data) -> list[tuple[Path, Path]]:

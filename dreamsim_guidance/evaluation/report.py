@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from dreamsim_guidance.evaluation.metrics.work import Work
+from dreamsim_guidance.evaluation.robustness.robustness import Robustness
 from dreamsim_guidance.evaluation.statistics.intervals import Interval
 from dreamsim_guidance.evaluation.statistics.psychometric import Curve
 
@@ -65,6 +66,7 @@ class Report(Part):
     failed: metrics that could not run, with the reason.
     work: how many pictures each metric computed, and how long that took.
     measures: what each measure means.
+    robustness: agreement under attack; None without attacks.
     level, resamples, seed: of the bootstrap intervals.
     source: the set's folder or file, and the split.
     """
@@ -79,6 +81,7 @@ class Report(Part):
     failed: dict[str, str] = field(default_factory=dict)
     work: dict[str, Work] = field(default_factory=dict)
     measures: dict[str, str] = field(default_factory=dict)
+    robustness: Robustness | None = None
     level: float = 0.95
     resamples: int = 2000
     seed: int = 0

@@ -17,12 +17,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dreamsim_guidance.data.pictures import check_pictures
+from dreamsim_guidance.evaluation.metrics.differentiable import ImageMetric
 from dreamsim_guidance.evaluation.metrics.embedding_cache import EmbeddingCache
 from dreamsim_guidance.evaluation.metrics.picture_files import read_batches
 from dreamsim_guidance.evaluation.metrics.work import Work
 from dreamsim_guidance.files.pictures import Reading
+from dreamsim_guidance.metric.distance import half_chord
 from dreamsim_guidance.metric.dreamsim import DreamSim
 from dreamsim_guidance.processes import divided, everywhere, is_main
+from dreamsim_guidance.types import Distance, Image
 
 __all__ = ["EmbeddingMetric"]
 
@@ -108,6 +111,16 @@ class EmbeddingMetric:
             row_of.update((names[i], row) for i, row in zip(missing, rows, strict=True))
         self.work = Work(len(first), len(missing), time.perf_counter() - start)
         return np.stack([row_of[name] for name in names])
+
+    def on_images(self) -> ImageMetric:
+        """Return the metric on images at the largest branch's square."""
+        size = max(config.image_size for config in self.metric.ensemble.configs)
+        return ImageMetric(self._towards, size, str(self.metric.device), self.batch, self.workers, self.reading)
+
+    def _towards(self, references: Image) -> Callable[[Image], Distance]:
+        with torch.no_grad():  # references are fixed: no graph through their embeddings
+            directions = self.metric.directions(references)
+        return lambda images: half_chord(self.metric.directions(images), directions)
 
     @property
     def key(self) -> str:

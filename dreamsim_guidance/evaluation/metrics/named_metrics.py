@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dreamsim_guidance.evaluation.metrics.baselines import BASELINES, COMPARES, TOWERS, build_compare, build_tower
+from dreamsim_guidance.evaluation.metrics.differentiable import DifferentiableMetric, ImageMetric
 from dreamsim_guidance.evaluation.metrics.embedding_cache import EmbeddingCache
 from dreamsim_guidance.evaluation.metrics.embedding_metric import EmbeddingMetric
 from dreamsim_guidance.evaluation.metrics.pair_metric import Compare, PairMetric
@@ -161,9 +162,17 @@ class _Deferred:
         return getattr(self._built, "work", None)
 
     def distances(self, pairs: Sequence[tuple[Path, Path]], progress: bool = True) -> NDArray[np.float64]:
+        return self._metric().distances(pairs, progress)
+
+    def on_images(self) -> ImageMetric:
+        metric = self._metric()
+        assert isinstance(metric, DifferentiableMetric)  # it is an EmbeddingMetric or a PairMetric
+        return metric.on_images()
+
+    def _metric(self) -> FileMetric:
         if self._built is None:
             self._built = agreed(self._build)
-        return self._built.distances(pairs, progress)
+        return self._built
 
 
 def _published(name: str, device: str) -> DreamSim:

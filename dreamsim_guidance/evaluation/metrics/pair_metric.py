@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from dreamsim_guidance.data.pictures import decode
+from dreamsim_guidance.evaluation.metrics.differentiable import ImageMetric
 from dreamsim_guidance.evaluation.metrics.picture_files import UNREADABLE, in_order
 from dreamsim_guidance.evaluation.metrics.work import Work
 from dreamsim_guidance.files.pictures import Reading
@@ -76,6 +77,17 @@ class PairMetric:
         self.work = Work(len(distinct), len(distinct), time.perf_counter() - start, "pairs")
         place = {pair: i for i, pair in enumerate(distinct)}
         return values[[place[pair] for pair in ordered]]
+
+    def on_images(self) -> ImageMetric:
+        """Return the metric on images at the size to which it resizes pictures."""
+        return ImageMetric(
+            lambda references: partial(self.compare, references),
+            self.size,
+            self.device,
+            self.batch,
+            self.workers,
+            self.reading,
+        )
 
     def _share(self, distinct: Sequence[tuple[Path, Path]], progress: bool, share: range) -> NDArray[np.float64]:
         own_pairs = [distinct[i] for i in share]

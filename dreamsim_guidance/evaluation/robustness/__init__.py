@@ -1,0 +1,1 @@
+"""Agreement of a metric with people while an adversary changes the pictures."""
