@@ -17,6 +17,9 @@ AnyImage = Float[Tensor, "_ 3 _ _"]
 Mask = Float[Tensor, "_ 1 _ _"]
 """Region of interest in [0, 1]; 1 counts, 0 is left out."""
 
+Map = Float[Tensor, "_ _ _ _"]
+"""One vector for each position, `(b, channels, rows, columns)`."""
+
 Embedding = Float[Tensor, "b d"]
 """One vector per image."""
 

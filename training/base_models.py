@@ -11,6 +11,7 @@ from torch import nn
 from dreamsim_guidance.metric.backbones import Branch, BranchConfig
 from dreamsim_guidance.metric.dreamsim import DreamSim
 from dreamsim_guidance.metric.ensemble import Ensemble
+from dreamsim_guidance.metric.photographs import PHOTOGRAPHS
 from dreamsim_guidance.training.scratch import Scratch
 
 __all__ = ["MODERN", "Scratch", "base_metric", "initialise"]
@@ -18,7 +19,7 @@ __all__ = ["MODERN", "Scratch", "base_metric", "initialise"]
 _HALF = (0.5, 0.5, 0.5)
 
 MODERN = (
-    BranchConfig("dinov3_vitb16", "vit_base_patch16_dinov3", image_size=256, tag="lvd1689m"),
+    BranchConfig("dinov3_vitb16", "vit_base_patch16_dinov3", image_size=256, tag="lvd1689m", weight=1.0),
     BranchConfig(
         "siglip2_vitb16",
         "vit_base_patch16_siglip_256",
@@ -27,6 +28,7 @@ MODERN = (
         mean=_HALF,
         std=_HALF,
         tag="v2_webli",
+        weight=1.0,
     ),
     BranchConfig(
         "pe_core_vitb16",
@@ -36,9 +38,12 @@ MODERN = (
         mean=_HALF,
         std=_HALF,
         tag="fb",
+        weight=1.0,
     ),
 )
-"""DINOv3 (Siméoni et al., 2025), SigLIP 2 (Tschannen et al., 2025), Perception Encoder (Bolya et al., 2025), all from timm."""
+"""DINOv3 (Siméoni et al., 2025), SigLIP 2 (Tschannen et al., 2025), Perception Encoder (Bolya et al., 2025), all from timm.
+
+Their features differ in length; with equal weights every tower counts alike."""
 
 
 def base_metric(
@@ -50,7 +55,8 @@ def base_metric(
     """Build the metric before tuning.
 
     Args:
-        model: the name of a published variant, "pocket", "modern", the path of a model file, or the sizes of a small tower.
+        model: the name of a published variant, "pocket", "photographs", "modern", the path of a model file, or the sizes of a
+            small tower.
         weights: folder or zip of a published variant's base weights; by default they are downloaded.
         pretrained: False gives random weights, for dry runs where nothing can be downloaded.
         normalize_embeds: whether the metric centres its embeddings over their dimensions.
@@ -63,7 +69,7 @@ def base_metric(
         return DreamSim(Ensemble([branch]), normalize_embeds=normalize_embeds)
     if model == "scratch":
         raise ValueError("a model from nothing needs its sizes; set scratch=Scratch(...).")
-    has_weights = model in ("pocket", "modern") or Path(model).suffix == ".safetensors"
+    has_weights = model in ("pocket", "modern", *PHOTOGRAPHS) or Path(model).suffix == ".safetensors"
     if has_weights and weights is not None:
         raise ValueError(f"weights are those of a published variant; '{model}' has its own, leave them out.")
     if has_weights and model != "modern" and not pretrained:
@@ -71,6 +77,8 @@ def base_metric(
     if model == "modern":
         return DreamSim([Branch(config, pretrained) for config in MODERN], normalize_embeds=normalize_embeds)
     if Path(model).suffix == ".safetensors":
+        return DreamSim(model, normalize_embeds=normalize_embeds)
+    if model in PHOTOGRAPHS:
         return DreamSim(model, normalize_embeds=normalize_embeds)
     if model == "pocket":
         return DreamSim(model, baseline=True, normalize_embeds=normalize_embeds)

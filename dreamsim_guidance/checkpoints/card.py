@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from dreamsim_guidance.files.untrusted_json import parse_json
-from dreamsim_guidance.metric.backbones import BranchConfig
+from dreamsim_guidance.metric.branch_config import BranchConfig
+from dreamsim_guidance.metric.tower_weights import TowerWeights
 
 __all__ = ["branch_configs", "check_card", "parse_card"]
 
@@ -33,6 +34,9 @@ _FETCHING = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoi
 _MOST_BRANCHES, _DEEPEST = 64, 16
 _ALWAYS_POSSIBLE = 8192
 """Sizes, such as an image's, that need no tensor of that size."""
+
+_FREE = {"weight", "layer_weights"}
+"""Numbers of which only ratios matter."""
 
 _REPEATS = ("depth", "layer", "block", "stage")
 """Arguments whose names contain one of these count parts of a tower, each of which has tensors."""
@@ -82,7 +86,7 @@ def branch_configs(
         raise ValueError(f"'{path}': its card describes branches that cannot be built ({error}).") from error
     for key, value in numbers:
         most = len(shapes) if any(part in key for part in _REPEATS) else max(largest, _ALWAYS_POSSIBLE)
-        if not abs(value) <= most:  # NaN too
+        if key not in _FREE and not abs(value) <= most:  # NaN too
             raise ValueError(
                 f"'{path}': its card describes a model of wrong shape: {key} = {value!r:.60}, but the file has "
                 f"{len(shapes)} tensors of at most {largest} rows or columns."
@@ -119,10 +123,12 @@ def _config(branch: Any, path: Path) -> BranchConfig:
         cause = ", ".join(fetching) or f"architecture '{branch['architecture']}'"
         raise ValueError(f"'{path}' is refused: its card would make other files be read ({cause}).")
     options = {**branch, "overrides": overrides}
-    for key in ("mean", "std"):
+    for key in ("mean", "std", "layers", "layer_weights"):
         if isinstance(options.get(key), list):
             options[key] = tuple(options[key])
     try:
+        if isinstance(options.get("weights"), dict):  # a record: where they came from, which is never opened here
+            options["weights"] = TowerWeights(**options["weights"])
         return BranchConfig(**options)
     except (TypeError, ValueError) as error:
         raise ValueError(f"'{path}': its card has a branch that cannot be built ({error}).") from error

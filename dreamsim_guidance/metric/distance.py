@@ -15,7 +15,7 @@ from torch import Tensor
 from dreamsim_guidance.preprocess import check_range
 from dreamsim_guidance.tracing import recording, values_unknown
 
-__all__ = ["check_batches", "half_chord", "mask_out", "unit"]
+__all__ = ["centre", "check_batches", "half_chord", "mask_out", "unit"]
 
 _FILL = (0.485, 0.456, 0.406)
 """The colour of masked pixels: ImageNet's mean, which the usual normalisation maps to zero."""
@@ -26,10 +26,15 @@ def half_chord(a: Tensor, b: Tensor) -> Tensor:
     return 0.5 * (a - b).square().sum(-1)
 
 
-def unit(x: Tensor) -> Tensor:
-    """The vectors of the last dimension, scaled to length one; a zero vector stays zero and has a finite gradient."""
+def unit(x: Tensor, dim: int = -1) -> Tensor:
+    """The vectors along `dim`, scaled to length one; a zero vector stays zero and has a finite gradient."""
     # the epsilon is under the root: the gradient stays finite for a constant embedding, whose centred length is zero
-    return x / (x.square().sum(-1, keepdim=True) + 1e-24).sqrt()
+    return x / (x.square().sum(dim, keepdim=True) + 1e-24).sqrt()
+
+
+def centre(x: Tensor) -> Tensor:
+    """The vectors of the last dimension, less the mean of their entries."""
+    return x - x.mean(-1, keepdim=True)
 
 
 def check_batches(x: Tensor, y: Tensor) -> None:

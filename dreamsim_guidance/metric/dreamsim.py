@@ -21,15 +21,19 @@ from torch import Tensor
 
 from dreamsim_guidance.capture import Recorder
 from dreamsim_guidance.metric.backbones import Branch, BranchConfig
-from dreamsim_guidance.metric.distance import check_batches, half_chord, mask_out, unit
+from dreamsim_guidance.metric.distance import centre, check_batches, half_chord, mask_out, unit
 from dreamsim_guidance.metric.ensemble import Ensemble, building_for
 from dreamsim_guidance.metric.loading import Loaded, load_ensemble
+from dreamsim_guidance.metric.maps import compare_maps
 from dreamsim_guidance.metric.target import Reduction, Target
 from dreamsim_guidance.metric.tuned_ensemble import Adapters, TunedEnsemble
 from dreamsim_guidance.preprocess import check_candidate, check_images, check_range
 from dreamsim_guidance.types import AnyImage, Distance, Embedding, Image, Mask
 
 __all__ = ["DreamSim"]
+
+_GRIDS = "the maps of x and y must have one grid"
+_RESIZE = "use resize=True"
 
 Model = str | os.PathLike[str] | Ensemble | Sequence[Branch | BranchConfig]
 
@@ -134,7 +138,10 @@ class DreamSim(TunedEnsemble):
 
     def compare(self, x: AnyImage, y: AnyImage, mask: Mask | None = None, adapters: Adapters | None = None) -> Distance:
         """The distance as in `forward`, for images that have been checked already."""
-        return half_chord(self.directions(x, mask, adapters), self.directions(y, mask, adapters))
+        a, b = self.directions(x, mask, adapters), self.directions(y, mask, adapters)
+        if a.shape[-1] != b.shape[-1]:
+            raise ValueError(f"{_GRIDS}, got images of {tuple(x.shape[-2:])} and {tuple(y.shape[-2:])}; {_RESIZE}.")
+        return half_chord(a, b)
 
     @classmethod
     def from_pretrained(
@@ -175,23 +182,33 @@ class DreamSim(TunedEnsemble):
     def distance_map(
         self, x: AnyImage, y: AnyImage, mask: Mask | None = None, adapters: Adapters | None = None
     ) -> Float[Tensor, "b rows columns"]:
-        """Distance of the two images' patch tokens at each place of the grid, in [0, 2]; patch variants only.
+        """Distance of the two images at each position, in [0, 2]; for branches with maps, and for patch variants.
 
-        x, y, mask, adapters: as in `forward`, with one patch grid for both images. Tokens attend to the whole image, so a
-        change in one place alters the map a little everywhere. Raises as `forward`, and ValueError for a metric without patch
-        tokens.
+        Of maps (`spatial=True`, any tower): the weighted mean over the layers, on the finest grid. Of patch variants: the
+        distance of the patch tokens, which attend to the whole image, so that a change in one place alters the map a little
+        everywhere.
+
+        x, y, mask, adapters: as in `forward`, with one grid for both images. Raises as `forward`, and ValueError for a metric
+        that keeps neither maps nor patch tokens.
         """
-        if not self.ensemble.has_patches:
+        if not (self.ensemble.has_patches or self.ensemble.spatial):
             raise ValueError(
-                f"a distance map needs patch tokens, which {self.variant or 'this ensemble'} does not keep; use "
-                "DreamSim('dino_vitb16_patch'), DreamSim('dinov2_vitb14_patch'), or branches with feature='cls_patch'."
+                f"a distance map needs maps or patch tokens, which {self.variant or 'this ensemble'} does not keep; use "
+                "DreamSim('photographs_spatial'), DreamSim('dino_vitb16_patch'), DreamSim('dinov2_vitb14_patch'), or branches "
+                "with spatial=True or feature='cls_patch'."
             )
         for images, name in ((x, "x"), (y, "y")):
             self.check(images, name)
         check_batches(x, y)
+        if self.ensemble.spatial:
+            masked = (mask_out(images, mask) for images in (x, y))
+            first, second = (self.ensemble.maps(images, self.resize, adapters) for images in masked)
+            if [a.shape[-2:] for a in first] != [b.shape[-2:] for b in second]:
+                raise ValueError(f"{_GRIDS}, got images of {tuple(x.shape[-2:])} and {tuple(y.shape[-2:])}; {_RESIZE}.")
+            return compare_maps(first, second)
         grid = self._grid(x)
         if grid != self._grid(y):
-            raise ValueError(f"x and y must have one patch grid, got {grid} and {self._grid(y)}; use resize=True.")
+            raise ValueError(f"x and y must have one patch grid, got {grid} and {self._grid(y)}; {_RESIZE}.")
         a, b = (unit(self._embed(mask_out(images, mask), adapters)[:, 1:]) for images in (x, y))
         return half_chord(a, b).unflatten(-1, grid)
 
@@ -258,15 +275,18 @@ class DreamSim(TunedEnsemble):
             )
         check_candidate(images, name, overshoot)
 
-    def _embed(self, images: Tensor, adapters: Adapters | None = None) -> Tensor:
-        return self.normalize(self.ensemble(images, self.resize, adapters))
+    def _embed(self, images: Tensor, adapters: Adapters | None = None, mask: Mask | None = None) -> Tensor:
+        return self.normalize(self.ensemble(images, self.resize, adapters, mask))
 
     def normalize(self, features: Tensor) -> Tensor:
-        """The ensemble's features as an embedding: centred and of length one, unless `normalize_embeds` is False."""
+        """The ensemble's features as an embedding: centred and of length one, unless `normalize_embeds` is False.
+
+        Maps are of length one already, and stay as they are.
+        """
         features = features.to(torch.promote_types(features.dtype, torch.float32))
-        if not self.normalize_embeds:
+        if not self.normalize_embeds or self.ensemble.spatial:
             return features
-        return unit(features - features.mean(-1, keepdim=True))
+        return unit(centre(features))
 
     def directions(self, images: AnyImage, mask: Mask | None = None, adapters: Adapters | None = None) -> Embedding:
         """Unit vectors `(b, d)` of images `(b, 3, h, w)`: half the squared chord between two of them is the images' distance.
@@ -274,6 +294,8 @@ class DreamSim(TunedEnsemble):
         Use them to compare every image with many others, as training does. Patch tokens are averaged as in the original,
         weighted by the mask. The images are not checked. adapters: as in `forward`.
         """
+        if self.ensemble.spatial:
+            return self._embed(mask_out(images, mask), adapters, mask)
         embedding = self._embed(mask_out(images, mask), adapters)
         if self.ensemble.has_patches:
             patches = embedding[:, 1:]

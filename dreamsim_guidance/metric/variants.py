@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from dreamsim_guidance.metric.backbones import CLIP_MEAN, CLIP_STD, BranchConfig
+from dreamsim_guidance.metric.branch_config import CLIP_MEAN, CLIP_STD, BranchConfig
+from dreamsim_guidance.metric.photographs import PHOTOGRAPHS
 
 __all__ = ["BRANCHES", "RELEASES", "VARIANTS", "Variant", "variant"]
 
@@ -38,7 +39,7 @@ class Variant:
 
 
 def _dino(name: str, architecture: str, tag: str = "dino") -> BranchConfig:
-    return BranchConfig(name, architecture, tag=tag)
+    return BranchConfig(name, architecture, feature="cls", tag=tag)
 
 
 def _clip(name: str, architecture: str, projection: int = 512) -> BranchConfig:
@@ -56,8 +57,10 @@ BRANCHES: Mapping[str, BranchConfig] = {
         _dino("dino_vitb8", "vit_base_patch8_224"),
         _dino("dino_vitb16", "vit_base_patch16_224"),
         # the checkpoint's position grid is 37 x 37; it is resampled to the 16 x 16 of 224 pixels at every size
-        BranchConfig("dinov2_vitb14", "vit_base_patch14_dinov2", overrides={"img_size": 518}, tag="lvd142m"),
-        BranchConfig("synclr_vitb16", "vit_base_patch16_224"),
+        BranchConfig(
+            "dinov2_vitb14", "vit_base_patch14_dinov2", feature="cls", overrides={"img_size": 518}, tag="lvd142m"
+        ),
+        BranchConfig("synclr_vitb16", "vit_base_patch16_224", feature="cls"),
         _clip("clip_vitb16", "vit_base_patch16_clip_quickgelu_224"),
         _clip("clip_vitb32", "vit_base_patch32_clip_quickgelu_224"),
         _clip("clip_vitl14", "vit_large_patch14_clip_quickgelu_224", projection=768),
@@ -109,5 +112,7 @@ VARIANTS: Mapping[str, Variant] = {
 def variant(name: str) -> Variant:
     """The published variant of that name. Raises ValueError, which lists the known ones, for another name."""
     if name not in VARIANTS:
-        raise ValueError(f"unknown variant '{name}'; known: {', '.join(sorted(VARIANTS))}, pocket.")
+        raise ValueError(
+            f"unknown variant '{name}'; known: {', '.join(sorted(VARIANTS))}, {', '.join(PHOTOGRAPHS)}, pocket."
+        )
     return VARIANTS[name]

@@ -15,7 +15,7 @@ Dosovitskiy et al., An Image is Worth 16x16 Words, ICLR 2021. Position grids are
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -35,7 +35,7 @@ from dreamsim_guidance.metric.low_rank import Names, linear
 from dreamsim_guidance.tracing import transforms_active, without_autocast
 from dreamsim_guidance.types import Image
 
-__all__ = ["attention", "embed_patches", "is_plain", "norm", "plain_attention", "stream", "tokens"]
+__all__ = ["attention", "embed_patches", "is_plain", "layer_tokens", "norm", "plain_attention", "stream", "tokens"]
 
 _QUICK = 1.702
 
@@ -83,14 +83,41 @@ def tokens(
 
     Raises ValueError for images smaller than one patch.
     """
+    *_, x = _outputs(model, images, mean, std, len(model.blocks), class_only, adapters)
+    return x
+
+
+def layer_tokens(
+    model: VisionTransformer,
+    images: Image,
+    mean: Float[Tensor, " channels"],
+    std: Float[Tensor, " channels"],
+    layers: Sequence[int],
+    adapters: Names | None = None,
+) -> list[Float[Tensor, "b n d"]]:
+    """Output of the blocks `layers`, counted from 0, each as from `tokens`; blocks behind the last of them do not run."""
+    outputs = dict(enumerate(_outputs(model, images, mean, std, max(layers) + 1, False, adapters)))
+    return [outputs[layer] for layer in layers]
+
+
+def _outputs(
+    model: VisionTransformer,
+    images: Image,
+    mean: Tensor,
+    std: Tensor,
+    count: int,
+    class_only: bool,
+    adapters: Names | None,
+) -> Iterator[Tensor]:
+    """The output of the first `count` blocks, one after the other; `class_only` is for the tower's last block."""
     (x,) = embed_patches([model], images, [(mean, std)], isinstance(model.blocks[0].ls1, LayerScale))
     last = len(model.blocks) - 1
     recompute = model.grad_checkpointing and torch.is_grad_enabled() and not transforms_active()
-    for i, block in enumerate(model.blocks):
+    for i, block in enumerate(model.blocks[:count]):
         arguments = block, x, class_only and i == last, adapters
         run = _block if type(block) is Block else _wrapped_block
         x = checkpoint(run, *arguments, use_reentrant=False) if recompute else run(*arguments)
-    return x
+        yield x
 
 
 def embed_patches(

@@ -90,7 +90,7 @@ def test_absurd_numbers_are_refused(place: str, value: str, file: Path, monkeypa
     refused(file, monkeypatch)
 
 
-@pytest.mark.parametrize("key", ["name", "architecture", "feature", "source", "image_size", "mean", "std"])
+@pytest.mark.parametrize("key", ["name", "architecture", "source", "image_size", "mean", "std"])
 def test_null_in_a_branch_is_refused(key: str, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     card = read_card(file)
     card["branches"][0][key] = None

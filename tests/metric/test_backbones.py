@@ -70,7 +70,7 @@ def test_colour_statistics_stay_exact_through_precisions() -> None:
     ("changes", "message"),
     [
         ({"architecture": "vit_nonsense"}, "timm has no model 'vit_nonsense'"),
-        ({"architecture": "convnext_atto", "overrides": {}}, "has no class token"),
+        ({"architecture": "convnext_atto", "overrides": {}, "feature": "cls"}, "has no class token"),
         ({"feature": "middle"}, "unknown feature 'middle'; known: cls, embedding"),
         ({"feature": "embedding"}, "feature='embedding' and projection go together"),
         ({"source": "hub"}, "unknown source 'hub'; known: open_clip, timm"),
@@ -140,7 +140,7 @@ def test_towers_of_other_kinds_are_branches_at_their_own_size(
 
 def test_towers_that_hide_their_tokens_are_refused() -> None:
     with pytest.raises(ValueError, match=r"'xcit_nano_12_p16_224'.* cannot be read; use feature="):
-        Branch(BranchConfig("x", "xcit_nano_12_p16_224"))
+        Branch(BranchConfig("x", "xcit_nano_12_p16_224", feature="cls"))
 
 
 def test_an_ensemble_takes_any_iterable_of_branches() -> None:

@@ -81,7 +81,7 @@ def test_the_distance_map_follows_the_grid_of_the_image(patch_metric: DreamSim) 
 
 
 def test_class_token_metrics_have_no_map(metric: DreamSim) -> None:
-    with pytest.raises(ValueError, match="a distance map needs patch tokens"):
+    with pytest.raises(ValueError, match="a distance map needs maps or patch tokens"):
         metric.distance_map(*pair())
 
 

@@ -1,6 +1,7 @@
 """Metrics of picture files by name, for `evaluate` and `evaluate reconstructions`.
 
 ensemble, dino_vitb16, ...                  published variants of DreamSim; "pocket", which ships with the package
+photographs, photographs_spatial            real towers from the extra [photographs]
 model.safetensors, a run's folder           trained models
 mse, psnr, ssim, ms-ssim                    pixels
 lpips, dists, dino, clip, open_clip, mae, resnet50
@@ -29,6 +30,7 @@ from dreamsim_guidance.evaluation.metrics.weights_access import MetricUnavailabl
 from dreamsim_guidance.evaluation.metrics.work import Work
 from dreamsim_guidance.files.pictures import Reading
 from dreamsim_guidance.metric.dreamsim import DreamSim
+from dreamsim_guidance.metric.photographs import PHOTOGRAPHS
 from dreamsim_guidance.metric.variants import VARIANTS
 from dreamsim_guidance.processes import agreed, process_device
 
@@ -125,7 +127,7 @@ def file_metric(
         return pairwise(lambda on: build_compare(text, on), called, True)
     if text in TOWERS:
         return embedding(lambda on: build_tower(text, on), called)
-    if text == "pocket" or text in VARIANTS:
+    if text == "pocket" or text in VARIANTS or text in PHOTOGRAPHS:
         return embedding(lambda on: _published(text, on), called)
     path = Path(text)
     if path.is_dir():
@@ -142,7 +144,7 @@ def file_metric(
     if ":" in text:
         function = _callable(text)
         return pairwise(lambda on: (function, None), called, False)
-    names = ", ".join([*sorted(VARIANTS), "pocket", *COMPARES, *TOWERS])
+    names = ", ".join([*sorted(VARIANTS), *PHOTOGRAPHS, "pocket", *COMPARES, *TOWERS])
     raise ValueError(
         f"unknown metric '{text}'; known: {names}, a model file (.safetensors), a run's folder, or file.py:function."
     )
@@ -178,6 +180,8 @@ class _Deferred:
 def _published(name: str, device: str) -> DreamSim:
     try:
         return DreamSim(name, device=device)
+    except ModuleNotFoundError as error:
+        raise MetricUnavailableError(str(error)) from error
     except OSError as error:
         raise MetricUnavailableError(
             f"{name}: {error} Or use pocket, the small models that ship with the package."

