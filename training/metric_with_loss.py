@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dreamsim_guidance.metric.distance import half_chord, unit
 from dreamsim_guidance.metric.dreamsim import DreamSim
+from dreamsim_guidance.training.adversarial_loss import AdversarialLoss
 from dreamsim_guidance.training.triplet_batches import Piece
 from dreamsim_guidance.training.vote_losses import VoteLoss
 from dreamsim_guidance.types import Embedding, Image
@@ -28,36 +29,55 @@ class MetricWithLoss(nn.Module):
         metric: what is trained.
         loss: from two distances and the votes to a loss for each triplet.
         augmentation: applied to images `(m, 3, s, s)` in [0, 1] when triplets are given; None for no change.
+        adversary: adds its loss in training mode; None for no adversary.
     """
 
-    def __init__(self, metric: DreamSim, loss: VoteLoss, augmentation: Callable[[Image], Image] | None = None) -> None:
+    def __init__(
+        self,
+        metric: DreamSim,
+        loss: VoteLoss,
+        augmentation: Callable[[Image], Image] | None = None,
+        adversary: AdversarialLoss | None = None,
+    ) -> None:
         super().__init__()
-        self.metric, self.vote_loss, self.augmentation = metric, loss, augmentation
+        self.metric, self.vote_loss, self.augmentation, self.adversary = metric, loss, augmentation, adversary
 
     def forward(self, pictures: Tensor, piece: Piece | None = None, embedded: bool = False) -> Any:
         """Return `(m, d)` unit embeddings or, with `piece`, the weighted sum of losses and the `(n,)` distances to a and b.
 
         With `embedded`, `pictures` already are unit embeddings.
         """
-        u = pictures if embedded else self.directions(pictures, augmented=piece is not None)
+        images = (
+            None if embedded or pictures.dtype != torch.uint8 else self._images(pictures, augmented=piece is not None)
+        )
+        u = pictures if embedded else self._directions(pictures if images is None else images)
         if piece is None:
             return u
         d_a, d_b = half_chord(u[piece.reference], u[piece.a]), half_chord(u[piece.reference], u[piece.b])
-        losses = self.vote_loss(d_a, d_b, piece.votes_a, piece.votes_b)
-        return (losses * piece.weight).sum(), d_a.detach(), d_b.detach()
+        loss = (self.vote_loss(d_a, d_b, piece.votes_a, piece.votes_b) * piece.weight).sum()
+        if self.adversary is not None and self.training:
+            assert images is not None  # features of frozen towers are not kept for adversarial tuning
+            attacked = self.adversary(self.metric, images, u, piece, self._vote_losses)
+            loss = self.adversary.config.clean_weight * loss + self.adversary.config.weight * attacked
+        return loss, d_a.detach(), d_b.detach()
 
-    def directions(
-        self, pictures: UInt8[Tensor, "m 3 s s"] | Float[Tensor, "m d"], augmented: bool = False
-    ) -> Embedding:
-        """Unit embeddings of 8-bit pictures, or of the features below the head."""
-        if pictures.dtype != torch.uint8:
-            head = self.metric.ensemble.head
-            assert head is not None  # features are computed for a head only
-            return unit(self.metric.normalize(head(pictures)))
+    def _images(self, pictures: UInt8[Tensor, "m 3 s s"], augmented: bool) -> Image:
         images = pictures.to(self.metric.dtype) / 255
-        if augmented and self.augmentation is not None:
-            images = self.augmentation(images)
-        return self.metric.directions(images)
+        return self.augmentation(images) if augmented and self.augmentation is not None else images
+
+    def _directions(self, inputs: Image | Float[Tensor, "m d"]) -> Embedding:
+        """Unit embeddings of images, or of the features below the head."""
+        if inputs.ndim == 4:
+            return self.metric.directions(inputs)
+        head = self.metric.ensemble.head
+        assert head is not None  # features are computed for a head only
+        return unit(self.metric.normalize(head(inputs)))
+
+    def _vote_losses(self, references: Embedding, candidates: Embedding, piece: Piece) -> Float[Tensor, " n"]:
+        """The loss of each triplet, from embeddings of the same pictures as references and as candidates."""
+        reference = references[piece.reference]
+        d_a, d_b = half_chord(reference, candidates[piece.a]), half_chord(reference, candidates[piece.b])
+        return self.vote_loss(d_a, d_b, piece.votes_a, piece.votes_b)
 
     def train(self, mode: bool = True) -> MetricWithLoss:
         """Set the mode of what is trained; frozen towers stay in eval mode, which is faster and gives the same."""

@@ -53,6 +53,8 @@ def train(
 ) -> dict[str, Any]:
     """Train `model` in place, from the newest checkpoint in `folder` on; the best weights are in checkpoints/best.pt.
 
+    The best weights are those with the lowest validation loss; with an adversary, which that loss does not see, the last ones.
+
     A caller's `accelerate.Accelerator` keeps its settings. The training uses its device and, where `loop.precision` is
     None, its mixed precision.
 
@@ -95,6 +97,7 @@ class _Run:
         if self.accelerator.mixed_precision == "fp16" and self.accelerator.device.type == "cpu":
             raise ValueError("precision='fp16' needs an accelerator; a CPU trains in 'no' (float32) or 'bf16'.")
         self.loop, self.folder, self.seed = loop, folder, seed
+        self.keep_last = model.adversary is not None
         self.checkpoints = CheckpointFolder(folder / "checkpoints", f"{made_for} seed={seed} {loop.decisive}".strip())
         self.steps, self.validate_every = loop.length(len(training[0]))
         self.validation = validation
@@ -205,7 +208,7 @@ class _Run:
             if agreement is not None:
                 row["validation agreement"] = agreement
             self._record(row)
-            if not loss < self.best["validation loss"]:
+            if not (self.keep_last or loss < self.best["validation loss"]):
                 self.since_best += 1
                 return
             self.best, self.since_best = row, 0

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from dreamsim_guidance.training.adversarial import Adversarial
 from dreamsim_guidance.training.augmentation import Augmentation
 from dreamsim_guidance.training.loop import Loop
 from dreamsim_guidance.training.scratch import Scratch
@@ -79,6 +80,8 @@ class Tuning:
     model and the reported figures follow this setting; the adapter alone, loaded into another metric, follows that one's."""
     augmentation: Augmentation | None = None
     """Random changes of the training pictures; None for no change, as in the original."""
+    adversarial: Adversarial | None = None
+    """Tune on pictures that an adversary changes, for a metric that is hard to fool; None for no adversary."""
     kind: str | None = None
     """Format of `data`, one of `data.readers.sets.KINDS`; by default it is recognised."""
     train_split: str = "train"

@@ -20,6 +20,7 @@ from dreamsim_guidance.metric import adapters
 from dreamsim_guidance.metric.dreamsim import DreamSim
 from dreamsim_guidance.processes import agreed, is_main, process_state
 from dreamsim_guidance.training.accelerate_state import own_accelerate_state
+from dreamsim_guidance.training.adversarial_loss import AdversarialLoss
 from dreamsim_guidance.training.base_models import base_metric
 from dreamsim_guidance.training.checkpoints import read_checkpoint
 from dreamsim_guidance.training.metric_with_loss import MetricWithLoss
@@ -41,7 +42,8 @@ def run_tuning(config: Tuning, folder: Path) -> dict[str, Any]:
     agreed(lambda: check_pictures(pictures, reading=config.reading) if is_main() else 0)
     trained = sum(p.numel() for p in metric.parameters() if p.requires_grad)
     log.info("%d of %d numbers are trained", trained, sum(p.numel() for p in metric.parameters()))
-    model = MetricWithLoss(metric, VoteLoss(config.loss), config.augmentation)
+    adversary = None if config.adversarial is None else AdversarialLoss(config.adversarial, metric)
+    model = MetricWithLoss(metric, VoteLoss(config.loss), config.augmentation, adversary)
     results = train(
         model,
         config.loop,
@@ -86,9 +88,8 @@ def _pictures(config: Tuning, judgments: Judgments, metric: DreamSim) -> Dataset
     """
     size = max(branch.image_size for branch in metric.ensemble.configs)
     files = Pictures(judgments.images, size, config.reading)
-    head_alone = (
-        config.head is not None and config.lora is None and not config.all_weights and config.augmentation is None
-    )
+    changed = config.augmentation is not None or config.adversarial is not None
+    head_alone = config.head is not None and config.lora is None and not config.all_weights and not changed
     if head_alone and not metric.ensemble.has_patches:
         return InMemory(features(metric, files, config.loop.workers))
     if len(files) * 3 * size * size > config.memory * 1e9:
@@ -110,8 +111,10 @@ def _made_for(config: Tuning, *sets: Judgments) -> str:
         config.all_weights,
     )
     reading = "" if config.reading == "upright" else f" {config.reading}"  # older checkpoints do not name the reading
+    adversary = "" if config.adversarial is None else f" {config.adversarial}"  # nor do they name an adversary
     return (
         f"{model} {config.loss} {config.normalize_embeds} {config.augmentation} {[_digest(s) for s in sets]}{reading}"
+        f"{adversary}"
     )
 
 

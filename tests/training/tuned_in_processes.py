@@ -6,6 +6,7 @@ Each entry is a run: `tuning` with the other keys as its changes, except
     loss       the kind of the loss
     adapter    train an adapter without dropout, instead of all weights
     random     switch on what draws random numbers: stochastic depth and augmentation; and the average of the weights
+    adversary  tune with an adversary of that kind
     sharded    shard the model (FSDP2), in this run and all after it: accelerate does so on accelerators only, here its
                code is switched on for processes on a CPU
     dies_at    the process kills itself in that step
@@ -24,6 +25,7 @@ from accelerate import Accelerator
 
 from dreamsim_guidance.training import trainer
 from dreamsim_guidance.training.accelerate_state import own_accelerate_state
+from dreamsim_guidance.training.adversarial import Adversarial
 from dreamsim_guidance.training.augmentation import Augmentation
 from dreamsim_guidance.training.base_models import Scratch
 from dreamsim_guidance.training.tuning import LoRA, Tuning
@@ -81,6 +83,8 @@ def main() -> None:
             sharded = True
         if "loss" in job:
             job["loss"] = VoteLossConfig(job["loss"])
+        if "adversary" in job:
+            job["adversarial"] = Adversarial(job.pop("adversary"), steps=1)
         if job.pop("random", False):
             job |= randomness()
         if "dies_at" in job:
