@@ -33,14 +33,15 @@ __all__ = ["LoRA", "Tuning"]
 
 @dataclass(frozen=True)
 class LoRA:
-    """A low-rank adapter on linear layers of every block; the defaults are the original's for the ensemble."""
+    """A low-rank adapter on linear layers or convolutions; the defaults are the original's for the ensemble."""
 
     rank: int = 16
     alpha: float = 8.0
     """The adapter is scaled by alpha / rank."""
     dropout: float = 0.3
-    targets: tuple[str, ...] = ("qkv",)
-    """The layers that get one, by the last part of their names: qkv, attn.proj, fc1, fc2, ..."""
+    targets: tuple[str, ...] | None = None
+    """The layers that get one, by the last part of their names: qkv, attn.proj, fc1, conv_pw, ...; by default those that
+    `metric.adapters.default_targets` names for the towers, which is qkv for the published variants."""
 
     def __post_init__(self) -> None:
         if self.rank < 1 or not 0 <= self.dropout < 1 or not math.isfinite(self.alpha):
@@ -48,7 +49,7 @@ class LoRA:
                 "an adapter needs a rank of at least 1, a finite alpha, and a dropout from 0 to below 1, got "
                 f"{self.rank}, {self.alpha}, {self.dropout}."
             )
-        if isinstance(self.targets, str) or not self.targets:
+        if isinstance(self.targets, str) or (self.targets is not None and not self.targets):
             raise ValueError(f"targets are several names, e.g. ('qkv',), got {self.targets!r}.")
 
 

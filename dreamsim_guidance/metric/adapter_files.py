@@ -15,14 +15,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from dreamsim_guidance.files.atomic import write_tensors, writing
 from dreamsim_guidance.files.untrusted_json import parse_json
+from dreamsim_guidance.metric.adapter_targets import layers_of
 from dreamsim_guidance.metric.assembly import difference
 from dreamsim_guidance.metric.ensemble import Ensemble
 
-__all__ = ["is_target", "peft", "read_adapter", "write_adapter"]
+__all__ = ["peft", "read_adapter", "write_adapter"]
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -72,7 +73,7 @@ def read_adapter(
     try:
         options = _options((folder / _CONFIG).read_bytes(), folder)
         tensors = _tensors(folder / _WEIGHTS)
-        _check_names(ensemble, tensors, folder, owner)
+        _check_names(ensemble, tensors, options, folder, owner)
         _check_shapes(ensemble, tensors, options, folder)
     except ValueError as error:
         raise ValueError(f"{str(error).rstrip('.')}; {cure}.") from error
@@ -86,7 +87,7 @@ def write_adapter(folder: Path, config: Mapping[str, Any], tensors: Mapping[str,
     """
     settings = {
         **config,
-        "target_modules": sorted(config["target_modules"]),
+        "target_modules": sorted(map(_their_name, config["target_modules"])),
         "inference_mode": True,
         "auto_mapping": {"base_model_class": "PerceptualModel", "parent_library": "dreamsim.model"},
     }
@@ -94,11 +95,6 @@ def write_adapter(folder: Path, config: Mapping[str, Any], tensors: Mapping[str,
     with writing(folder / _WEIGHTS) as weights, writing(folder / _CONFIG) as described:
         write_tensors(stored, weights, {"format": "pt"})
         described.write_text(json.dumps(settings, indent=2, default=str), encoding="utf-8")
-
-
-def is_target(name: str, targets: Sequence[str]) -> bool:
-    """Whether peft applies an adapter for the layers `targets` to the module `name`: by its whole name, or its last parts."""
-    return any(name == target or name.endswith(f".{target}") for target in targets)
 
 
 def _options(text: bytes, folder: Path) -> dict[str, Any]:
@@ -117,7 +113,7 @@ def _options(text: bytes, folder: Path) -> dict[str, Any]:
         "r": stored["r"],
         "lora_alpha": stored["lora_alpha"],
         "lora_dropout": stored.get("lora_dropout", 0.0),
-        "target_modules": stored["target_modules"],
+        "target_modules": _our_names(stored["target_modules"]),
         "use_rslora": bool(stored.get("use_rslora")),
     }
     rank, alpha, dropout, targets, _ = options.values()
@@ -150,9 +146,14 @@ def _tensors(file: Path) -> dict[str, Tensor]:
         raise ValueError(f"{file} is damaged or no safetensors file, and cannot be read ({error})") from error
 
 
-def _check_names(ensemble: Ensemble, tensors: Mapping[str, Tensor], folder: Path, owner: str) -> None:
-    branches = {int(match[1]) for key in tensors if (match := re.match(r"branches\.(\d+)\.", key))}
-    if branches and branches != set(range(len(ensemble.configs))):
+def _check_names(
+    ensemble: Ensemble, tensors: Mapping[str, Tensor], options: Mapping[str, Any], folder: Path, owner: str
+) -> None:
+    branches, fitting = (
+        {int(match[1]) for key in keys if (match := re.match(r"branches\.(\d+)\.", key))}
+        for keys in (tensors, (name for name, _ in layers_of(ensemble, options["target_modules"])))
+    )
+    if branches and fitting and branches != fitting:
         names = ", ".join(config.name for config in ensemble.configs)
         raise ValueError(
             f"wrong adapter: '{folder}' does not fit this ensemble of {len(ensemble.configs)} ({names}): it tunes "
@@ -168,11 +169,10 @@ def _check_names(ensemble: Ensemble, tensors: Mapping[str, Tensor], folder: Path
 
 def _check_shapes(ensemble: Ensemble, tensors: Mapping[str, Tensor], options: Mapping[str, Any], folder: Path) -> None:
     expected: dict[str, Sequence[int]] = {}
-    for name, module in ensemble.named_modules():
-        layer = module.get_base_layer() if hasattr(module, "get_base_layer") else module
-        if isinstance(layer, nn.Linear) and is_target(name, options["target_modules"]):
-            expected[f"{name}.lora_A.weight"] = (options["r"], layer.in_features)
-            expected[f"{name}.lora_B.weight"] = (layer.out_features, options["r"])
+    for name, layer in layers_of(ensemble, options["target_modules"]):
+        out, *rest = layer.weight.shape
+        expected[f"{name}.lora_A.weight"] = (options["r"], *rest)
+        expected[f"{name}.lora_B.weight"] = (out, options["r"], *(1 for _ in rest[1:]))
     if problem := difference(expected, {key: tensor.shape for key, tensor in tensors.items()}):
         raise ValueError(f"the adapter in '{folder}' does not fit this ensemble: {problem}")
     if broken := [key for key, tensor in tensors.items() if not tensor.isfinite().all()]:
@@ -180,9 +180,24 @@ def _check_shapes(ensemble: Ensemble, tensors: Mapping[str, Tensor], options: Ma
 
 
 def _their_key(key: str) -> str:
-    return "base_model.model." + re.sub(r"^branches\.(\d+)\.backbone\.", r"extractor_list.\1.model.", key)
+    return "base_model.model." + _their_name(key)
+
+
+def _their_name(name: str) -> str:
+    """The original's name of a module; it differs for names that begin at the ensemble, not for last parts of names."""
+    return re.sub(r"^branches\.(\d+)\.backbone\.", r"extractor_list.\1.model.", name)
 
 
 def _our_key(key: str) -> str:
-    key = key.removeprefix("base_model.model.")
-    return re.sub(r"^extractor_list\.(\d+)\.model\.", r"branches.\1.backbone.", key)
+    return _our_name(key.removeprefix("base_model.model."))
+
+
+def _our_name(name: str) -> str:
+    return re.sub(r"^extractor_list\.(\d+)\.model\.", r"branches.\1.backbone.", name)
+
+
+def _our_names(targets: Any) -> Any:
+    """Names of layers as here; what is no list of text is left for the check of the settings."""
+    if not isinstance(targets, list):
+        return targets
+    return [_our_name(target) if isinstance(target, str) else target for target in targets]

@@ -1,6 +1,8 @@
-"""Low-rank adapters on the packed qkv of every block, through peft.
+"""Low-rank adapters on linear layers and convolutions, through peft.
 
     W <- W + (alpha / r) B A
+
+In a convolution A has the layer's own kernel, stride, padding and dilation, and B is pointwise.
 
 Adapters are attached to an `Ensemble` under names, trained, swapped, saved, and folded into the weights. `adapter_files.py`
 describes them on disk.
@@ -21,12 +23,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dreamsim_guidance.metric.adapter_files import is_target, peft, read_adapter, write_adapter
+from dreamsim_guidance.metric.adapter_files import peft, read_adapter, write_adapter
+from dreamsim_guidance.metric.adapter_targets import check_targets, default_targets, is_adapted
 from dreamsim_guidance.metric.ensemble import Ensemble, building_for
 
 __all__ = [
     "adapter_names",
     "attach_adapter",
+    "default_targets",
     "fold_adapters",
     "load_adapter",
     "save_adapter",
@@ -39,21 +43,24 @@ def attach_adapter(
     rank: int = 16,
     alpha: float = 8.0,
     dropout: float = 0.3,
-    targets: Sequence[str] = ("qkv",),
+    targets: Sequence[str] | None = None,
     name: str = "default",
 ) -> None:
     """Attach a fresh, trainable adapter (B = 0: the embedding does not change yet) and make it the active one.
 
     rank: r, at least 1. alpha: numerator of the scale alpha / r. dropout: probability, in training mode only. The defaults
         are the original's training configuration of the ensemble.
-    targets: last parts of the names of the linear layers that are tuned.
+    targets: last parts of the names of the layers that are tuned, such as ("qkv", "attn.proj"); by default
+        `default_targets(ensemble)`, which are ("qkv",) for the published variants.
     name: letters, digits and underscores.
 
-    All other parameters stay frozen. Raises ValueError for a rank below 1, a name that is taken or has other characters, and
-    targets that name no layer or one that is not linear.
+    All other parameters stay frozen. An adapter on the patch embedding of a plain Vision Transformer acts without dropout.
+    Raises ValueError for a rank below 1, a name that is taken or has other characters, and targets that match no layer or any
+    module that cannot take an adapter: see `adapter_targets.check_targets`.
     """
     if rank < 1:
         raise ValueError(f"rank must be at least 1, got {rank}.")
+    targets = default_targets(ensemble) if targets is None else targets
     config = peft().LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(targets))
     with ensemble.one_by_one():
         _inject(ensemble, config, name)
@@ -120,7 +127,7 @@ def fold_adapters(ensemble: Ensemble) -> bool:
     """
     folded = False
     with ensemble.one_by_one():
-        for layer_name, layer in [(n, m) for n, m in ensemble.named_modules() if _is_layer(m)]:
+        for layer_name, layer in [(n, m) for n, m in ensemble.named_modules() if is_adapted(m)]:
             if not layer.disable_adapters:
                 layer.merge(adapter_names=list(layer.active_adapters))
                 folded = True
@@ -139,15 +146,9 @@ def _inject(ensemble: Ensemble, config: Any, name: str) -> None:
         raise ValueError(
             f"an adapter's name has letters, digits and underscores only, and is no method of a module, got '{name}'."
         )
-    targets = sorted(config.target_modules)
-    for module_name, module in ensemble.named_modules():
-        layer = module.get_base_layer() if _is_layer(module) else module
-        if is_target(module_name, targets) and not isinstance(layer, nn.Linear):
-            raise ValueError(
-                f"an adapter goes on linear layers, and {targets} match '{module_name}', a {type(layer).__name__}; give "
-                "more of the name, such as 'attn.proj' instead of 'proj'."
-            )
+    check_targets(ensemble, sorted(config.target_modules))
     before = {key: parameter.requires_grad for key, parameter in ensemble.named_parameters()}
+    head, ensemble.head = ensemble.head, None  # so that "fc1" is a layer of towers only
     try:
         with warnings.catch_warnings(), building_for(ensemble.device):
             # peft warns that the model has a peft_config already: several adapters side by side are intended
@@ -156,8 +157,12 @@ def _inject(ensemble: Ensemble, config: Any, name: str) -> None:
     except ValueError as error:
         raise ValueError(
             f"no layer of this ensemble is named {sorted(config.target_modules)} ({error}); choose the names of linear layers "
-            "in its backbones, e.g. 'qkv', 'attn.proj', 'fc1'."
+            "or convolutions in its backbones, e.g. 'qkv', 'attn.proj', 'fc1', 'conv_pw'."
         ) from error
+    finally:
+        ensemble.head = head
+    for layer in _layers(ensemble):
+        _share_geometry(layer, name)
     ensemble.train(ensemble.training)  # new modules start in training mode, where their dropout acts
     for key, parameter in ensemble.named_parameters():
         parameter.requires_grad_(before.get(key, False) and ".lora_" in key)
@@ -165,14 +170,18 @@ def _inject(ensemble: Ensemble, config: Any, name: str) -> None:
             parameter.data = parameter.data.to(ensemble.dtype)
 
 
-def _is_layer(module: nn.Module) -> bool:
-    return hasattr(module, "lora_A") and hasattr(module, "get_base_layer")
+def _share_geometry(layer: Any, name: str) -> None:
+    """Give an adapter's first convolution the dilation and kind of padding of its layer, which peft leaves out."""
+    base = layer.get_base_layer()
+    if isinstance(base, nn.Conv2d) and name in layer.lora_A:
+        for attribute in ("dilation", "padding_mode", "_reversed_padding_repeated_twice"):
+            setattr(layer.lora_A[name], attribute, getattr(base, attribute))
 
 
 def _layers(ensemble: Ensemble) -> list[Any]:
     """peft's layers, also those that wait for their weights in the skeletons of stacked towers."""
     skeletons = (skeleton.modules() for stack in ensemble.stacks for skeleton in stack.skeletons)  # type: ignore[union-attr]
-    return [module for module in chain(ensemble.modules(), *skeletons) if _is_layer(module)]
+    return [module for module in chain(ensemble.modules(), *skeletons) if is_adapted(module)]
 
 
 def _active(ensemble: Ensemble) -> str:

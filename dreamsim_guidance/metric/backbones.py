@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from dreamsim_guidance.metric import vit
+from dreamsim_guidance.metric.adapter_choice import run_by_adapter
+from dreamsim_guidance.metric.adapter_targets import is_adapted
 from dreamsim_guidance.metric.branch_config import (
     CLIP_MEAN,
     CLIP_STD,
@@ -87,20 +89,39 @@ class Branch(nn.Module):
         self.set_colours()
         return self
 
+    def train(self, mode: bool = True) -> Branch:
+        """Set the mode. Batch norms of a tower whose weights are frozen keep their statistics: they stay in eval mode."""
+        super().train(mode)
+        if mode and not any(p.requires_grad for name, p in self.named_parameters() if ".lora_" not in name):
+            for module in self.modules():
+                if getattr(module, "running_mean", None) is not None:
+                    module.eval()
+        return self
+
+    @property
+    def runs_blocks(self) -> bool:
+        """Whether the tower's blocks are run one by one here, and not by the tower's own forward."""
+        return self.plain and (self.config.layers is not None or self.config.feature != "pooled")
+
+    @property
+    def _takes_names(self) -> bool:
+        """Whether the adapters of a call are passed on to the layers."""
+        return self.runs_blocks and not is_adapted(self.backbone.patch_embed.proj)
+
     def forward(self, images: Image, adapters: Names | None = None) -> Tensor:
         """The feature of images `(b, 3, h, w)`.
 
-        adapters: the attached adapter of all images, or one for each; None is the active one.
-
-        Raises ValueError for adapters in towers whose layers are not called one by one here.
+        adapters: the attached adapter of all images, or one for each; None is the active one. In other towers than plain
+            Vision Transformers such a call is not thread-safe, see `adapter_choice.run_by_adapter`.
         """
+        if adapters is not None and not self._takes_names:
+            return run_by_adapter(self.forward, self, images, adapters)
         if self.config.layers is not None:
             return self._vectors(images, adapters)
         feature = self.config.feature
-        if self.plain and feature != "pooled":
+        if self.runs_blocks:
             class_only = not self.config.has_patches
             return self.read(vit.tokens(self.backbone, images, self.mean, self.std, class_only, adapters))
-        self._refuse(adapters)
         images = self._normalised(images)
         if feature == "pooled":
             x = self.backbone(images)
@@ -122,6 +143,8 @@ class Branch(nn.Module):
 
         They are scaled by the square roots of the layers' weights, which sum to one. Arguments and errors as for `forward`.
         """
+        if adapters is not None and not self._takes_names:
+            return run_by_adapter(self.maps, self, images, adapters)
         shares = self._shares()
         return [
             s**0.5 * unit(vit.stream(x), 1) for s, (_, x) in zip(shares, self._layers(images, adapters), strict=True)
@@ -144,10 +167,9 @@ class Branch(nn.Module):
         with_token = self.config.feature == "cls"
         if self.plain:
             tokens = vit.layer_tokens(self.backbone, images, self.mean, self.std, layers, adapters)
-            side = self.backbone.patch_embed.proj.kernel_size[0]
+            side = self.backbone.patch_embed.patch_size[0]
             rows = images.shape[-2] // side
             return [(x[:, 0] if with_token else None, x[:, 1:].mT.unflatten(2, (rows, -1))) for x in tokens]
-        self._refuse(adapters)
         order = sorted(set(layers))  # timm returns every layer once, in the tower's order
         options = {"stop_early": True} | ({"return_prefix_tokens": True} if with_token else {})
         accepted = inspect.signature(self.backbone.forward_intermediates).parameters
@@ -167,13 +189,6 @@ class Branch(nn.Module):
         if self.convolutional and not transforms_active():  # vmap knows no memory formats
             return images.contiguous(memory_format=torch.channels_last)  # 1.7 times as fast on a CPU
         return images
-
-    def _refuse(self, adapters: Names | None) -> None:
-        if adapters is not None and any(hasattr(module, "lora_A") for module in self.modules()):
-            raise ValueError(
-                f"adapters can be chosen for a call in plain Vision Transformers only, and '{self.config.name}' is "
-                f"'{self.config.architecture}'; use set_adapter."
-            )
 
     def read(self, tokens: Tensor) -> Tensor:
         """The feature in the tokens `(b, n, d)` that leave the last block of a plain Vision Transformer."""

@@ -257,8 +257,8 @@ class Ensemble(nn.Module):
             adapter is used.
         mask: `(1 or b, 1, h, w)` of any size, for maps only: how much each position counts.
 
-        Raises ValueError for adapters that are not attached, for another number of them, and for adapters in other towers than
-        plain Vision Transformers.
+        Raises ValueError for adapters that are not attached, and for another number of them. Towers other than plain Vision
+        Transformers are switched to the adapters for the time of the call, which is therefore not thread-safe.
         """
         images, names, scale = self._prepared(images, adapters)
         if self.spatial:

@@ -64,7 +64,11 @@ def _geometry(branch: Branch) -> Hashable | None:
     ):
         return None
     model: Any = branch.backbone
-    if not all(map(_is_usual, model.blocks)) or len({type(block.mlp.act) for block in model.blocks}) > 1:
+    if (
+        hasattr(model.patch_embed.proj, "lora_A")
+        or not all(map(_is_usual, model.blocks))
+        or len({type(block.mlp.act) for block in model.blocks}) > 1
+    ):
         return None
     adapted = [layer for block in model.blocks for layer in _layers(block) if hasattr(layer, "lora_A")]
     return (

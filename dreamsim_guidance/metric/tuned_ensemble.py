@@ -89,14 +89,23 @@ class TunedEnsemble(nn.Module):
             )
         return self
 
-    def attach_adapter(self, rank: int = 16, alpha: float = 8.0, dropout: float = 0.3, name: str = "default") -> None:
+    def attach_adapter(
+        self,
+        rank: int = 16,
+        alpha: float = 8.0,
+        dropout: float = 0.3,
+        name: str = "default",
+        targets: Sequence[str] | None = None,
+    ) -> None:
         """Attach a fresh, trainable adapter and make it the active one.
 
-        rank, alpha, dropout: see `adapters.attach_adapter`; the defaults are the original's for the ensemble.
-        Raises ValueError if an adapter is part of the weights already, and for a name that is taken.
+        rank, alpha, dropout, targets: see `adapters.attach_adapter`; the defaults are the original's for the ensemble, and for
+            other towers the layers that `adapters.default_targets` names.
+        Raises ValueError if an adapter is part of the weights already, for a name that is taken, and for targets that match no
+        layer or a module that takes no adapter.
         """
         self._refuse_if_folded("attach")
-        adapters.attach_adapter(self.ensemble, rank, alpha, dropout, name=name)
+        adapters.attach_adapter(self.ensemble, rank, alpha, dropout, targets, name)
         self._changed(name)
 
     def load_adapter(self, folder: str | os.PathLike[str], name: str = "default") -> None:

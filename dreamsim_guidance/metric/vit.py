@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
+from dreamsim_guidance.metric.adapter_choice import tuned_weight
 from dreamsim_guidance.metric.low_rank import Names, linear
 from dreamsim_guidance.tracing import transforms_active, without_autocast
 from dreamsim_guidance.types import Image
@@ -131,7 +132,7 @@ def embed_patches(
     normalisation folded into its weights. Raises ValueError for images smaller than one patch.
     """
     convs: list[Any] = [model.patch_embed.proj for model in models]
-    patch, dtype = convs[0].kernel_size[0], convs[0].weight.dtype
+    patch, dtype = models[0].patch_embed.patch_size[0], convs[0].weight.dtype
     height, width = images.shape[-2] // patch, images.shape[-1] // patch
     if height == 0 or width == 0:
         raise ValueError(
@@ -140,7 +141,7 @@ def embed_patches(
         )
     weights, biases = [], []
     for conv, (mean, std) in zip(convs, colours, strict=True):
-        weight = stream(conv.weight) / std.view(1, 3, 1, 1)
+        weight = stream(tuned_weight(conv)) / std.view(1, 3, 1, 1)
         weights.append(weight.flatten(1))
         biases.append(stream(conv.bias) - (weight * mean.view(1, 3, 1, 1)).sum((1, 2, 3)))
     pixels = images[..., : height * patch, : width * patch].unflatten(-1, (width, patch)).unflatten(-3, (height, patch))

@@ -158,14 +158,6 @@ def test_adapters_that_cannot_be_chosen_are_refused(rated: DreamSim, images: Ten
         layers[0].merge()  # type: ignore[operator]
         with pytest.raises(ValueError, match="while one is merged"):
             rated.embed(images, adapters="two")
-    convolution = BranchConfig("convolution", "test_resnet", feature="pooled", image_size=64)
-    mixed = DreamSim(Ensemble([tiny_branches()[0], convolution]), fold=False)
-    add(mixed, "one", 2)
-    mixed.embed(images.float(), adapters="one")  # the adapter is not on the convolutions
-    pooled = DreamSim(Ensemble([replace(tiny_branches()[0], feature="pooled")]), fold=False)
-    add(pooled, "one", 2)
-    with pytest.raises(ValueError, match="in plain Vision Transformers only"):
-        pooled.embed(images.float(), adapters="one")
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is")
