@@ -25,7 +25,7 @@ def train_ensemble_lora() -> Tuning:
     return Tuning(
         data=Path("nights"),
         model="ensemble",
-        lora=LoRA(rank=16, alpha=8.0, dropout=0.3),
+        lora=LoRA(rank=16, alpha=8.0, dropout=0.3, targets=("qkv",)),
         loop=Loop(optimiser=Optimiser(learning_rate=3e-4), batch=16, epochs=6),
     )
 
@@ -39,7 +39,7 @@ def train_single_lora() -> Tuning:
     return Tuning(
         data=Path("nights"),
         model="dino_vitb16",
-        lora=LoRA(rank=16, alpha=32.0, dropout=0.2),
+        lora=LoRA(rank=16, alpha=32.0, dropout=0.2, targets=("qkv",)),
         loop=Loop(optimiser=Optimiser(learning_rate=3e-4), batch=32, epochs=8),
     )
 
