@@ -23,7 +23,8 @@ Output = TypeVar("Output", Tensor, list[Tensor])
 def run_by_adapter(run: Callable[[Tensor], Output], tower: nn.Module, images: Tensor, names: Names) -> Output:
     """`run(images)` with the adapter of each image active in `tower`, without dropout, in the order of the images.
 
-    run: from images `(b, ...)` to a tensor `(b, ...)`, or a list of them. names: one for all images, or b of them; None is the tower without adapter.
+    run: from images `(b, ...)` to a tensor `(b, ...)`, or a list of them.
+    names: one for all images, or b of them; None is the tower without adapter.
 
     The layers' own state is switched for the time of the call and restored afterwards, also after an exception. Such a call is
     therefore not thread-safe: nothing else may use or change the tower meanwhile. A backward pass that runs layers again, as

@@ -348,6 +348,30 @@ def test_each_image_has_its_adapter_in_every_tower(rated: DreamSim) -> None:
         torch.testing.assert_close(gradient[i : i + 1], alone, atol=1e-11, rtol=1e-8)
 
 
+@pytest.mark.parametrize("spatial", [False, True], ids=["vectors", "maps"])
+def test_layers_and_maps_have_adapters_chosen_for_a_call(spatial: bool) -> None:
+    plain = replace(tiny_branches()[0], layers=(0, 1), spatial=spatial)
+    convolutional = replace(SMALL["resnet"], layers=(1, 3), spatial=spatial)
+    metric = DreamSim(Ensemble([plain, convolutional]), fold=False).double()
+    add(metric.ensemble, "one", 2)
+    add(metric.ensemble, "two", 3)
+    x = images()
+    expected = one_by_one(metric, x, NAMES)
+    assert (expected[1] - expected[0]).abs().max() > 1e-6
+    metric.set_adapter(None)
+    torch.testing.assert_close(metric.embed(x, adapters=NAMES), expected, atol=1e-12, rtol=0)
+    torch.testing.assert_close(metric.embed(x, adapters="two")[2], expected[2], atol=1e-12, rtol=0)
+
+
+def test_layers_that_are_not_read_are_not_tuned() -> None:
+    for config in (replace(tiny_branches()[0], layers=(0,)), replace(SMALL["resnet"], layers=(1, 2))):
+        metric = DreamSim(Ensemble([config]), fold=False)
+        metric.attach_adapter(rank=2)
+        metric.embed(images(1).float()).cumsum(-1).sum().backward()
+        trained = {key: p for key, p in metric.named_parameters() if p.requires_grad}
+        assert trained and all(p.grad is not None for p in trained.values())
+
+
 def state(metric: DreamSim) -> list[object]:
     layers = [module for module in metric.modules() if hasattr(module, "lora_A")]
     switches = [(layer.active_adapters, layer.disable_adapters) for layer in layers]
