@@ -64,13 +64,17 @@ class AdversarialLoss:
 
             def loss(changed: Image) -> Tensor:
                 return 2 * half_chord(metric.directions(changed), before).mean() * piece.weight.sum()
-        else:
-            fixed = directions.detach()
 
-            def loss(changed: Image) -> Tensor:
-                return (vote_losses(fixed, metric.directions(changed), piece) * piece.weight).sum()
+            return loss(self._attacked(images, loss))
 
-        return loss(self._attacked(images, loss))
+        fixed = directions.detach()
+        candidates = torch.cat([piece.a, piece.b]).unique()
+
+        def vote_loss(changed: Image) -> Tensor:
+            moved = fixed.to(changed.dtype).index_copy(0, candidates, metric.directions(changed).to(changed.dtype))
+            return (vote_losses(fixed, moved, piece) * piece.weight).sum()
+
+        return vote_loss(self._attacked(images[candidates], vote_loss))
 
     def _attacked(self, images: Image, loss: Callable[[Image], Tensor]) -> Image:
         attack = self.config.attack

@@ -12,6 +12,7 @@ from dreamsim_guidance.metric.backbones import Branch, BranchConfig
 from dreamsim_guidance.metric.dreamsim import DreamSim
 from dreamsim_guidance.metric.ensemble import Ensemble
 from dreamsim_guidance.metric.photographs import PHOTOGRAPHS
+from dreamsim_guidance.metric.robust import ROBUST
 from dreamsim_guidance.training.scratch import Scratch
 
 __all__ = ["MODERN", "Scratch", "base_metric", "initialise"]
@@ -55,8 +56,8 @@ def base_metric(
     """Build the metric before tuning.
 
     Args:
-        model: the name of a published variant, "pocket", "photographs", "modern", the path of a model file, or the sizes of a
-            small tower.
+        model: the name of a published variant, "pocket", "photographs", "robust", "modern", the path of a model file, or the
+            sizes of a small tower.
         weights: folder or zip of a published variant's base weights; by default they are downloaded.
         pretrained: False gives random weights, for dry runs where nothing can be downloaded.
         normalize_embeds: whether the metric centres its embeddings over their dimensions.
@@ -69,17 +70,17 @@ def base_metric(
         return DreamSim(Ensemble([branch]), normalize_embeds=normalize_embeds)
     if model == "scratch":
         raise ValueError("a model from nothing needs its sizes; set scratch=Scratch(...).")
-    has_weights = model in ("pocket", "modern", *PHOTOGRAPHS) or Path(model).suffix == ".safetensors"
+    has_weights = model in ("pocket", "modern", *PHOTOGRAPHS, *ROBUST) or Path(model).suffix == ".safetensors"
     if has_weights and weights is not None:
         raise ValueError(f"weights are those of a published variant; '{model}' has its own, leave them out.")
-    if has_weights and model != "modern" and not pretrained:
+    if has_weights and model != "modern" and model not in ROBUST and not pretrained:
         raise ValueError(f"'{model}' comes with its weights; pretrained=False is for what would be downloaded.")
     if model == "modern":
         return DreamSim([Branch(config, pretrained) for config in MODERN], normalize_embeds=normalize_embeds)
     if Path(model).suffix == ".safetensors":
         return DreamSim(model, normalize_embeds=normalize_embeds)
-    if model in PHOTOGRAPHS:
-        return DreamSim(model, normalize_embeds=normalize_embeds)
+    if model in PHOTOGRAPHS or model in ROBUST:
+        return DreamSim(model, pretrained=pretrained, normalize_embeds=normalize_embeds)
     if model == "pocket":
         return DreamSim(model, baseline=True, normalize_embeds=normalize_embeds)
     return DreamSim(

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from dreamsim_guidance.metric.backbones import Branch
 from dreamsim_guidance.metric.ensemble import Ensemble
 from dreamsim_guidance.metric.photographs import PHOTOGRAPHS
+from dreamsim_guidance.metric.robust import ROBUST
 from dreamsim_guidance.metric.variants import variant
 
 __all__ = ["Loaded", "card_of", "load_ensemble"]
@@ -68,6 +69,19 @@ def load_ensemble(
                 "variants; leave them out."
             )
         return _photographs(str(model), pretrained)
+    if str(model) in ROBUST:
+        if weights is not None or baseline:
+            raise ValueError(
+                f"'{model}' has its weights from the Hub and no adapter: weights and baseline are for published variants; "
+                "leave them out."
+            )
+        branches = [Branch(config, pretrained) for config in ROBUST[str(model)]]
+        card = (
+            {"source": "random weights"}
+            if not pretrained
+            else {"source": "https://huggingface.co/chs20", "licence": "MIT"}
+        )
+        return Loaded(Ensemble(branches), None, str(model), card)
     if Path(model).is_dir():
         raise ValueError(
             f"'{model}' is a folder; use DreamSim.from_pretrained for one that save_pretrained wrote, or "

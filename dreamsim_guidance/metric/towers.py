@@ -15,6 +15,7 @@ from dreamsim_guidance.metric import vit
 from dreamsim_guidance.metric.base_weights import FILE_NAMES, default_tag, tagged_weights
 from dreamsim_guidance.metric.branch_config import BranchConfig
 from dreamsim_guidance.metric.tower_weights import TowerWeights, in_order, read_tensors
+from dreamsim_guidance.metric.transformers_vit import with_timm_names
 
 __all__ = ["build_tower", "with_weights"]
 
@@ -78,7 +79,7 @@ def _build_timm(config: BranchConfig, pretrained: bool, file: Path | None) -> tu
 
 def _overlay(config: BranchConfig, file: Path) -> dict[str, Any]:
     """Let timm convert and load the tensors in a file, all of them but a classifier that the tower does not have."""
-    tensors = read_tensors(file)
+    tensors = with_timm_names(read_tensors(file))
     published = timm.get_pretrained_cfg(config.architecture, allow_unregistered=True)
     classifier = None if published is None or config.projection is not None else published.classifier
     for name in (classifier,) if isinstance(classifier, str) else classifier or ():

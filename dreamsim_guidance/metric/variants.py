@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from dreamsim_guidance.metric.branch_config import CLIP_MEAN, CLIP_STD, BranchConfig
 from dreamsim_guidance.metric.photographs import PHOTOGRAPHS
+from dreamsim_guidance.metric.robust import ROBUST
 
 __all__ = ["BRANCHES", "RELEASES", "VARIANTS", "Variant", "variant"]
 
@@ -113,6 +114,6 @@ def variant(name: str) -> Variant:
     """The published variant of that name. Raises ValueError, which lists the known ones, for another name."""
     if name not in VARIANTS:
         raise ValueError(
-            f"unknown variant '{name}'; known: {', '.join(sorted(VARIANTS))}, {', '.join(PHOTOGRAPHS)}, pocket."
+            f"unknown variant '{name}'; known: {', '.join(sorted(VARIANTS))}, {', '.join([*PHOTOGRAPHS, *ROBUST])}, pocket."
         )
     return VARIANTS[name]

@@ -2,6 +2,7 @@
 
 ensemble, dino_vitb16, ...                  published variants of DreamSim; "pocket", which ships with the package
 photographs, photographs_spatial            real towers from the extra [photographs]
+robust, robust_fare, robust_tecoa           robustly trained towers of the Hub
 model.safetensors, a run's folder           trained models
 mse, psnr, ssim, ms-ssim                    pixels
 lpips, dists, dino, clip, open_clip, mae, resnet50
@@ -31,6 +32,7 @@ from dreamsim_guidance.evaluation.metrics.work import Work
 from dreamsim_guidance.files.pictures import Reading
 from dreamsim_guidance.metric.dreamsim import DreamSim
 from dreamsim_guidance.metric.photographs import PHOTOGRAPHS
+from dreamsim_guidance.metric.robust import ROBUST
 from dreamsim_guidance.metric.variants import VARIANTS
 from dreamsim_guidance.processes import agreed, process_device
 
@@ -127,7 +129,7 @@ def file_metric(
         return pairwise(lambda on: build_compare(text, on), called, True)
     if text in TOWERS:
         return embedding(lambda on: build_tower(text, on), called)
-    if text == "pocket" or text in VARIANTS or text in PHOTOGRAPHS:
+    if text == "pocket" or text in VARIANTS or text in PHOTOGRAPHS or text in ROBUST:
         return embedding(lambda on: _published(text, on), called)
     path = Path(text)
     if path.is_dir():
@@ -144,7 +146,7 @@ def file_metric(
     if ":" in text:
         function = _callable(text)
         return pairwise(lambda on: (function, None), called, False)
-    names = ", ".join([*sorted(VARIANTS), *PHOTOGRAPHS, "pocket", *COMPARES, *TOWERS])
+    names = ", ".join([*sorted(VARIANTS), *PHOTOGRAPHS, *ROBUST, "pocket", *COMPARES, *TOWERS])
     raise ValueError(
         f"unknown metric '{text}'; known: {names}, a model file (.safetensors), a run's folder, or file.py:function."
     )
