@@ -2,6 +2,7 @@
 
     cut(images, box)                      a fixed part, its box given in fractions of height and width
     RandomChanges(...).chain(size)        crop, flip, rotation, colour, blur and noise, from kornia
+    RandomShift(pixels)                   the images moved by a few pixels
     random_view(transform, images, g)     one view by a chain or any other transform, its random numbers from g
     random_crop, random_squares, recolour the views of the pocket models' training, without kornia
 
@@ -26,6 +27,7 @@ __all__ = [
     "FULL",
     "Box",
     "RandomChanges",
+    "RandomShift",
     "chosen_views",
     "cut",
     "grid",
@@ -115,6 +117,23 @@ def random_view(transform: Callable[[Tensor], Any], images: Tensor, generator: t
             return transform(images)
         finally:
             generator.set_state(torch.default_generator.get_state())
+
+
+class RandomShift(nn.Module):
+    """Move images by a random number of whole pixels in each direction, all of a batch alike; mirrored pixels fill the edge.
+
+    pixels: the largest shift, smaller than the images. The numbers come from torch's global CPU generator.
+    """
+
+    def __init__(self, pixels: int = 4) -> None:
+        super().__init__()
+        self.pixels = pixels
+
+    def forward(self, images: Image) -> Image:
+        height, width = images.shape[-2:]
+        top, left = torch.randint(0, 2 * self.pixels + 1, (2,)).tolist()
+        padded = F.pad(images, (self.pixels,) * 4, mode="reflect")
+        return padded[..., top : top + height, left : left + width]
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,12 @@ from dreamsim_guidance.loss import Loss, PairLoss
 from dreamsim_guidance.losses.extra import building, extra
 from dreamsim_guidance.losses.feature_loss import FeatureLoss
 from dreamsim_guidance.losses.pair import bind
-from dreamsim_guidance.losses.shift_tolerant import read_shift_tolerant
+from dreamsim_guidance.losses.shift_tolerant import installed_shift_tolerant, read_shift_tolerant
 from dreamsim_guidance.types import Distance, Image
 
 __all__ = ["LPIPS"]
 
-Trunk = Literal["alex", "vgg", "squeeze"] | os.PathLike[str]
+Trunk = Literal["alex", "vgg", "squeeze", "shift-tolerant"] | os.PathLike[str]
 _WEIGHTS = {"alex": "AlexNet_Weights", "vgg": "VGG16_Weights", "squeeze": "SqueezeNet1_1_Weights"}
 _EPS = 1e-10
 
@@ -39,14 +39,16 @@ def LPIPS(reference: Image | None = None, *, network: Trunk | nn.Module = "alex"
     lie in [0, 1] (they are brought to the network's range inside) and have at least 32 x 32 pixels. No gradient flows to
     the target or the network.
 
-    network: "alex" (the paper's choice for a metric), "vgg" (usual as a training loss), "squeeze", or a module of the
-        package lpips or torchmetrics with your own weights. The named ones need the extra `losses` and download
-        torchvision's classification weights on first use. A `Path` to the weights or the wheel of stlpips-pytorch 0.0.2
-        gives shift-tolerant LPIPS (Ghildyal and Liu, ECCV 2022), which needs nothing else.
+    network: "alex" (the paper's choice for a metric), "vgg" (usual as a training loss), "squeeze", "shift-tolerant" (Ghildyal
+        and Liu, ECCV 2022), or a module of the package lpips or torchmetrics with your own weights. The named ones need the
+        extra `losses`; the first three download torchvision's classification weights on first use, while "shift-tolerant"
+        works offline. A `Path` to its weights, or to the wheel of stlpips-pytorch 0.0.2, needs nothing installed.
 
     Raises ImportError without that extra, OSError where the weights cannot be downloaded or read, ValueError for a file
     with other weights.
     """
+    if network == "shift-tolerant":
+        network = installed_shift_tolerant()
     if isinstance(network, os.PathLike):
         return bind(_LPIPS(read_shift_tolerant(network)), reference)
     return bind(_LPIPS(_build(network) if isinstance(network, str) else network), reference)
@@ -84,7 +86,7 @@ def _unit(x: Tensor) -> Tensor:
 
 def _build(network: str) -> nn.Module:
     if network not in _WEIGHTS:
-        raise ValueError(f"unknown LPIPS network '{network}'; known: alex, squeeze, vgg.")
+        raise ValueError(f"unknown LPIPS network '{network}'; known: alex, shift-tolerant, squeeze, vgg.")
     metrics = extra("torchmetrics.image.lpip", "LPIPS")
     import torchvision
 

@@ -1,9 +1,8 @@
-"""The AlexNet of shift-tolerant LPIPS, read from its published weights; `LPIPS(network=FILE)` uses it.
+"""The AlexNet of shift-tolerant LPIPS, read from its published weights; `LPIPS(network="shift-tolerant")` uses it.
 
 Every stride is preceded by a blur, so that an image moved by a pixel keeps its features. The weights are those of the Python
-package stlpips-pytorch 0.0.2 (BSD 2-clause), whose own code is neither needed nor imported:
-
-    pip download --no-deps stlpips-pytorch==0.0.2
+package stlpips-pytorch 0.0.2 (BSD 2-clause), part of the extra `losses`; its own code is neither needed nor imported. They were
+trained on the human judgments of BAPPS.
 
 Ghildyal and Liu, Shift-tolerant perceptual similarity metric, ECCV 2022.
 """
@@ -18,9 +17,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["ShiftTolerantAlexNet", "read_shift_tolerant"]
+from dreamsim_guidance.metric.tower_weights import TowerWeights
+
+__all__ = ["ShiftTolerantAlexNet", "installed_shift_tolerant", "read_shift_tolerant"]
 
 _MEMBER = "stlpips_pytorch/weights/vST0.0/alex_shift_tolerant.pth"
+
+
+def installed_shift_tolerant() -> Path:
+    """The file with the weights in the installed package. Raises ImportError, with the pip command, if it is not installed."""
+    try:
+        path, _ = TowerWeights(f"package:stlpips-pytorch/{_MEMBER}").find()
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f'shift-tolerant LPIPS needs the extra "losses", pip install "dreamsim-guidance[losses]": {error}'
+        ) from error
+    return path
 
 
 def read_shift_tolerant(file: str | os.PathLike[str]) -> ShiftTolerantAlexNet:

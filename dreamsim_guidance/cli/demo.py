@@ -1,4 +1,4 @@
-"""The command `demo`: what the library does, in three pictures and a few minutes."""
+"""The command `demo`: what the library does, in four pictures and two minutes."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ __all__ = ["PARTS", "DemoCommand"]
 
 PARTS = {
     "reconstruction": ("reconstruct-photo", "reconstruction.png"),
+    "search": ("search-photographs", "sheet.png"),
     "guided": ("guide-pocket", "sheet.png"),
     "inversion": ("invert-pocket", "sheet.png"),
 }
@@ -23,16 +24,17 @@ PARTS = {
 
 @dataclass(frozen=True)
 class DemoCommand:
-    """Reconstruct a photograph from noise by the gradient of the metric; guide a small diffusion model to a scene; find the
-    noise from which such a model draws a scene.
+    """Reconstruct a photograph from noise by the gradient of the metric; find photographs again from other parts of them; guide
+    a small diffusion model to a scene; find the noise from which such a model draws a scene.
 
-    This runs the recipe reconstruct-photo, whose fields are options (--image, --metric, --steps, --size, ...), then
+    Photographs are seen by real towers where the extra `photographs` is installed, else by the pocket models. This runs the
+    recipe reconstruct-photo, whose fields are options (--image, --metric, --steps, --size, ...), then search-photographs,
     guide-pocket and invert-pocket in their defaults; with --only the options are the fields of that part's recipe.
     """
 
     to: Path = Path("demo")
     """Folder of the pictures, the numbers and the record of the run; an earlier demo in it is replaced."""
-    only: Literal["reconstruction", "guided", "inversion"] | None = None
+    only: Literal["reconstruction", "search", "guided", "inversion"] | None = None
     """Run one of the parts."""
 
     def __call__(self, words: Sequence[str] = ()) -> int:

@@ -20,19 +20,24 @@ class InvertCommand:
     """Find what makes a generator produce a picture: `invert photo.png --through vae --model FOLDER`.
 
     Writes a sheet of target, start, result and floor, every picture, the leaves, and the distances of held-out judges.
-    Without a picture, one that ships with the package is inverted.
+    Without a picture, one that ships with the package is inverted. `--loss` is another name of `--metric`.
     """
 
     to: Path = Path("inversion")
     """Folder of the pictures, the numbers and the record of the run; an earlier result of this command in it is replaced."""
 
     def __call__(self, words: Sequence[str] = ()) -> int:
-        sheet = override(InversionSheet(), _with_image_named(words))
+        named = ["--metric" + word.removeprefix("--loss") if _is_loss(word) else word for word in words]
+        sheet = override(InversionSheet(), _with_image_named(named))
         code, results = execute(invert_recipe(sheet), self.to, replace=True)
         if code == 0:
             print_table(results["distances"])
             print((self.to / "sheet.png").as_posix())
         return code
+
+
+def _is_loss(word: str) -> bool:
+    return word == "--loss" or word.startswith("--loss=")
 
 
 def _with_image_named(words: Sequence[str]) -> list[str]:

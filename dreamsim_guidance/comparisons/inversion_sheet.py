@@ -35,18 +35,21 @@ class InversionSheet:
     """Folder of NVIDIA's code, for a StyleGAN .pkl."""
     space: Literal["w", "w+", "z"] = "w+"
     """Codes of the GAN."""
-    metric: str = "pocket"
-    """pocket (shipped), ensemble, dino_vitb16, ... (published weights), or a model file (.safetensors)."""
+    metric: str | None = None
+    """The loss: photographs (real towers, from the extra; their maps are compared), pocket (shipped), ensemble, dino_vitb16,
+    ... (published weights), or a model file (.safetensors). By default pocket for the pocket models, else photographs where the
+    extra is installed."""
     held_out: bool = True
     """Leave the metric's last branch out of the loss and judge the result by it. A single branch is never left out."""
     mse: float | None = None
-    """Weight of the mean squared error beside DreamSim; by default 1, and 0 for pixels."""
+    """Weight of the mean squared error beside the metric; by default 1, and 0 for pixels."""
     tv: float | None = None
-    """Weight of the total variation; by default 0, and 0.1 for pixels."""
+    """Weight of the total variation; by default 0, and for pixels 0.1, or 0.05 with maps."""
     size: int | None = None
-    """Shorter side in pixels, of pixels and autoencoders; by default 64 for pixels and the pocket models, else 512."""
+    """Shorter side in pixels, of pixels and autoencoders; by default 64 for the pocket models and for pixels
+    without maps, 224 for pixels with maps, else 512."""
     steps: int | None = None
-    """Steps of the descent; by default 300, and 50 for noise."""
+    """Steps of the descent; by default 300, 150 for pixels with maps, and 50 for noise."""
     lr: float | None = None
     """Step size; by default what suits the generator."""
     search: int | None = None

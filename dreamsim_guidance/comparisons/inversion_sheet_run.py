@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,9 +26,9 @@ from dreamsim_guidance.inversion import (
     invert_trajectory,
     load_stylegan,
 )
-from dreamsim_guidance.inversion.parts import Parts
+from dreamsim_guidance.inversion.picture_loss import picture_loss, picture_metric
 from dreamsim_guidance.inversion.sheet import draw, with_shorter_side
-from dreamsim_guidance.losses import MSE, SSIM, Loss, TotalVariation, grid
+from dreamsim_guidance.losses import MSE, SSIM, TotalVariation
 from dreamsim_guidance.losses.pixel import psnr
 from dreamsim_guidance.metric.dreamsim import DreamSim
 from dreamsim_guidance.metric.held_out import without_last_branch
@@ -65,12 +65,13 @@ def make(config: InversionSheet, folder: Path) -> dict[str, Any]:
         image = pocket_reference()
     else:
         image = photograph("astronaut")
-    metric = DreamSim(config.metric, device=device)
+    drawn = config.model == "pocket" and config.through != "pixels"
+    metric = picture_metric(config.metric or ("pocket" if drawn else None), device)
     optimised, judge = without_last_branch(metric) if config.held_out else (metric, None)
     if config.through == "trajectory":
         found = _trajectory(config, image, device)
     else:
-        found = _descent(config, image, optimised, device, folder)
+        found = _descent(_with_defaults(config, optimised), image, optimised, device, folder)
     distances = _distances(found, optimised, judge, config.through == "trajectory")
     for name, picture in {"target": found.target, **found.pictures}.items():
         save_image(picture, folder / f"{name.replace(' ', '_')}.png")
@@ -97,19 +98,13 @@ def _descent(config: InversionSheet, image: AnyImage, metric: DreamSim, device: 
             preview(step, images, losses)
 
     preview = Preview(folder / "animation.gif", every=5) if config.animation else None
-    pixels = config.through == "pixels"
-    mse = config.mse if config.mse is not None else 0.0 if pixels else 1.0
-    tv = config.tv if config.tv is not None else 0.1 if pixels else 0.0
-    loss: Loss = metric.target(target)
-    if pixels:  # one embedding does not determine the pixels; those of the parts do
-        boxes = [box for n in (1, 2, 4, 8, 16) for box in grid(n)]
-        loss = Parts(metric, target, boxes, draw=32, seed=config.seed)
-    if mse:
-        loss = loss + mse * MSE(target)
-    if tv:
-        loss = loss + tv * TotalVariation()
+    loss = picture_loss(metric, target, config.seed) if config.through == "pixels" else metric.target(target)
+    if config.mse:
+        loss = loss + config.mse * MSE(target)
+    if config.tv:
+        loss = loss + config.tv * TotalVariation()
     options: dict[str, Any] = {
-        "steps": config.steps if config.steps is not None else 50 if config.through == "noise" else 300,
+        "steps": config.steps,
         "lr": config.lr,
         "optimiser": config.optimiser,
         "search": config.search or (16 if config.through == "noise" else 256),
@@ -135,15 +130,25 @@ def _descent(config: InversionSheet, image: AnyImage, metric: DreamSim, device: 
     return _Pictures(target, pictures, curves, title, numbers=numbers)
 
 
+def _with_defaults(config: InversionSheet, metric: DreamSim) -> InversionSheet:
+    """The settings with the defaults of a descent filled in."""
+    pixels, maps = config.through == "pixels", metric.ensemble.spatial
+    side = (224 if maps else 64) if pixels else 64 if config.model == "pocket" else 512
+    steps = 50 if config.through == "noise" else 150 if pixels and maps else 300
+    tv = (0.05 if maps else 0.1) if pixels else 0.0
+    defaults: dict[str, Any] = {"size": side, "steps": steps, "mse": 0.0 if pixels else 1.0, "tv": tv}
+    return replace(config, **{name: value for name, value in defaults.items() if getattr(config, name) is None})
+
+
 def _generator(config: InversionSheet, image: AnyImage, device: str) -> tuple[Any, AnyImage, AnyImage | None]:
     """The generator, the target in the size of its images, and the floor, where there is one."""
-    size = config.size or (64 if config.model == "pocket" else 512)
+    assert config.size is not None  # see _with_defaults
     if config.through == "pixels":
-        target = with_shorter_side(image, config.size or 64).to(device)
+        target = with_shorter_side(image, config.size).to(device)
         random = torch.Generator().manual_seed(config.seed)
         return Pixels(target.shape[-2], target.shape[-1], generator=random).to(device), target, None
     if config.through == "vae":
-        target = with_shorter_side(image, size, multiple=16).to(device)
+        target = with_shorter_side(image, config.size, multiple=16).to(device)
         latents = Latents(_autoencoder(config.model, device), target)
         with torch.no_grad():
             floor = (latents(latents.init) + 1) / 2

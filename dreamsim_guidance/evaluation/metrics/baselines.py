@@ -3,6 +3,7 @@
     psnr, ssim, ms-ssim             pixels at their own size (see `pixel_differences`)
     lpips                           AlexNet, at the pictures' own size
     dists                           VGG16, at 256 x 256
+    st-lpips                        shift-tolerant LPIPS, AlexNet, at the pictures' own size; works offline, not in the table
     dino, mae                       ViT-B/16, class token before the last norm, 224 x 224
     clip, open_clip                 ViT-B/16, image embedding (OpenAI's; LAION-400M), 224 x 224
     resnet50                        ImageNet classifier's pooled features, 224 x 224
@@ -28,6 +29,7 @@ from dreamsim_guidance.evaluation.metrics.weights_access import (
     torchmetrics,
     torchvision_weights,
 )
+from dreamsim_guidance.losses import LPIPS
 from dreamsim_guidance.metric.backbones import CLIP_MEAN, CLIP_STD, Branch, BranchConfig
 from dreamsim_guidance.metric.dreamsim import DreamSim
 from dreamsim_guidance.metric.variants import BRANCHES
@@ -96,6 +98,14 @@ def _dists(device: str) -> Compare:
     return lambda x, y: network(x, y).reshape(len(x))
 
 
+def _shift_tolerant(device: str) -> Compare:
+    try:
+        loss = LPIPS(network="shift-tolerant").to(device)
+    except ImportError as error:
+        raise MetricUnavailableError(str(error)) from error
+    return loss
+
+
 def _check_size(name: str, x: Tensor) -> None:
     if min(x.shape[-2:]) < 32:
         raise ValueError(f"{name} needs pictures of at least 32 x 32 pixels, got {x.shape[-2]} x {x.shape[-1]}.")
@@ -108,6 +118,7 @@ COMPARES: dict[str, tuple[Callable[[str], Compare], int | None]] = {
     "ms-ssim": (lambda device: ms_ssim, None),
     "lpips": (_lpips, None),
     "dists": (_dists, 256),
+    "st-lpips": (_shift_tolerant, None),
 }
 """How to build each on a device, and the side of the square it sees; None for the picture's own size."""
 

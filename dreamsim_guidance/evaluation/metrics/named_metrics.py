@@ -5,7 +5,7 @@ photographs, photographs_spatial            real towers from the extra [photogra
 robust, robust_fare, robust_tecoa           robustly trained towers of the Hub
 model.safetensors, a run's folder           trained models
 mse, psnr, ssim, ms-ssim                    pixels
-lpips, dists, dino, clip, open_clip, mae, resnet50
+lpips, dists, st-lpips, dino, clip, open_clip, mae, resnet50
 my_metric.py:distance, package.module:name  any callable (images, images) -> (b,), lower is more similar
 """
 
