@@ -1,36 +1,29 @@
-"""Draw distance_map.png: two scenes that differ in one thing, and where the pocket ensemble's DINO-like tower sees it.
+"""Draw distance_map.png: a photograph, the same with a part of another one, and where the maps of real towers see it.
 
-    python docs/pictures/draw_distance_map.py             # a second
-
-The published patch variants have 16 x 16 places; this tower of 64 pixels has 8 x 8.
+python docs/pictures/draw_distance_map.py             # some seconds; needs the extra photographs
 """
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from dreamsim_guidance import Branch, DreamSim
-from dreamsim_guidance.data import draw, pocket_scene
+from dreamsim_guidance import DreamSim
+from dreamsim_guidance.data.photographs import photograph
+from dreamsim_guidance.preprocess import resize
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scene", type=int, default=0)
     parser.add_argument("--to", type=Path, default=Path(__file__).parent / "distance_map.png")
     arguments = parser.parse_args()
-    tower = DreamSim("pocket", baseline=True).ensemble.branches[0]
-    with_tokens = Branch(replace(tower.config, feature="cls_patch"))  # the same weights, read at every place
-    with_tokens.load_state_dict(tower.state_dict())
-    metric = DreamSim([with_tokens])
-
-    first = draw(pocket_scene(arguments.scene, "test"), 64)
+    metric = DreamSim("photographs_spatial")
+    first, other = (resize(photograph(name), (224, 224)).clamp(0, 1) for name in ("chelsea", "coffee"))
     second = first.clone()
-    second[..., 36:60, 36:60] = draw(pocket_scene(arguments.scene + 1, "test"), 64)[..., 36:60, 36:60]
+    second[..., 120:184, 140:204] = other[..., 60:124, 80:144]
     places = metric.distance_map(first, second)[0]
 
     figure = Figure(figsize=(6.6, 2.3), dpi=80, layout="constrained")

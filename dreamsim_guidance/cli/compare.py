@@ -38,7 +38,8 @@ class CompareCommand:
     images: Positional[tuple[str, ...]] = ()
     """Files, folders, patterns."""
     metric: str = "ensemble"
-    """ensemble, dino_vitb16, clip_vitb32, ... (published weights), pocket (shipped), or a model file (.safetensors)."""
+    """ensemble, dino_vitb16, clip_vitb32, ... (published weights), photographs (real towers, from the extra), pocket (shipped),
+    or a model file (.safetensors)."""
     pairs: Path | None = None
     """A CSV file with two columns of paths, relative to its folder; a header line is skipped."""
     json: bool = False

@@ -102,10 +102,14 @@ def file_metric(
     store = None if cache is False else EmbeddingCache(None if cache is True else cache)
     options: dict[str, Any] = {"reading": reading} | ({} if batch is None else {"batch": batch})
 
+    def of(loaded: DreamSim, called: str) -> FileMetric:
+        if loaded.ensemble.spatial:  # maps have hundreds of thousands of numbers: too many to keep for every picture
+            size = max(config.image_size for config in loaded.ensemble.configs)
+            return PairMetric(called, loaded.compare, size, str(loaded.device), workers, symmetric=True, **options)
+        return EmbeddingMetric(called, loaded, store, workers, **options)
+
     def embedding(build: Callable[[str], DreamSim], called: str) -> FileMetric:
-        return _Deferred(
-            called, lambda: EmbeddingMetric(called, build(process_device(device)), store, workers, **options)
-        )
+        return _Deferred(called, lambda: of(build(process_device(device)), called))
 
     def pairwise(build: Callable[[str], tuple[Compare, int | None]], called: str, symmetric: bool) -> FileMetric:
         def make() -> FileMetric:
@@ -116,8 +120,7 @@ def file_metric(
         return _Deferred(called, make)
 
     if isinstance(metric, DreamSim):
-        loaded = metric
-        return EmbeddingMetric(name or loaded.variant or "dreamsim", loaded, store, workers, **options)
+        return of(metric, name or metric.variant or "dreamsim")
     if callable(metric):
         compare: Compare = metric
         return pairwise(
