@@ -16,7 +16,7 @@ def invert_vae() -> InvertVAE:
     format. With TAEF2, latents fitted from the encoder's start have a PSNR of 34.9 dB, where the round trip of encoder and
     decoder has 27.9; all rows are in docs/results.md. It took 23 minutes on one core of an AMD EPYC that had other work.
     """
-    return InvertVAE(model="taef2", metric="pocket", size=128, steps=80)
+    return InvertVAE(model="taef2", metric="photographs", size=128, steps=80)
 
 
 @recipe

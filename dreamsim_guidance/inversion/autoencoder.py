@@ -32,12 +32,14 @@ class InvertVAE:
     images: tuple[Path, ...] = ()
     """Photographs; by default two of those that scikit-image ships, the astronaut and the cat."""
     metric: str = "ensemble"
-    """The DreamSim that is optimised, without its last branch: ensemble (published weights), pocket, or a model file."""
+    """The DreamSim that is optimised, without its last branch: ensemble (published weights), photographs (the maps of real
+    towers, from the extra), pocket, or a model file."""
     lpips_weights: Path | None = None
-    """Weights of shift-tolerant LPIPS, alex_shift_tolerant.pth or the wheel of stlpips-pytorch 0.0.2; without them LPIPS is
-    neither optimised nor a judge."""
+    """Weights of shift-tolerant LPIPS, alex_shift_tolerant.pth or the wheel of stlpips-pytorch 0.0.2; by default those that the
+    extra `losses` installs. Without them LPIPS is neither optimised nor a judge."""
     losses: tuple[str, ...] = LOSSES
-    """What is optimised, of mse, dreamsim, mse + dreamsim, lpips; DreamSim compares the whole picture and its quarters."""
+    """What is optimised, of mse, dreamsim, mse + dreamsim, lpips; DreamSim compares maps, or the whole picture and its
+    quarters."""
     starts: tuple[str, ...] = STARTS
     """encoder: the picture's own latents; zero: the centre of the prior."""
     dreamsim: float = 0.03

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ from dreamsim_guidance.files.tables import markdown_table
 from dreamsim_guidance.inversion.autoencoder import InvertVAE
 from dreamsim_guidance.inversion.inverting import invert
 from dreamsim_guidance.inversion.latents import Latents
+from dreamsim_guidance.inversion.picture_loss import picture_metric
 from dreamsim_guidance.inversion.result import Inversion
 from dreamsim_guidance.inversion.tiny_autoencoder import read_tiny_autoencoder
 from dreamsim_guidance.loss import Loss
 from dreamsim_guidance.losses import LPIPS, MSE, SSIM, MultiCrop
-from dreamsim_guidance.metric.dreamsim import DreamSim
+from dreamsim_guidance.losses.shift_tolerant import installed_shift_tolerant
 from dreamsim_guidance.metric.held_out import without_last_branch
 from dreamsim_guidance.preprocess import load_image, resize, save_image
 from dreamsim_guidance.processes import default_device
@@ -37,16 +39,19 @@ def invert_vae(config: InvertVAE, folder: Path) -> dict[str, Any]:
     images = [load_image(path) for path in config.images] or [photograph(name) for name in HELD_OUT]
     targets = torch.cat([_square(image, config.size) for image in images]).to(device)
     latents = Latents(_autoencoder(config, device), targets)
-    optimised, branch = without_last_branch(DreamSim(config.metric, device=device))
-    parts = MultiCrop(optimised, targets)
+    optimised, branch = without_last_branch(picture_metric(config.metric, device))
+    parts: Loss = optimised.target(targets) if optimised.ensemble.spatial else MultiCrop(optimised, targets)
     losses: dict[str, Loss] = {"mse": MSE(targets), "dreamsim": parts}
     losses["mse + dreamsim"] = MSE(targets) + config.dreamsim * parts.named("dreamsim")
     judges: dict[str, Loss] = {"mse": MSE(targets), "1 - SSIM": SSIM(targets)}
     judges["dreamsim" if branch is None else "held-out branch"] = (branch or optimised).target(targets)
-    if config.lpips_weights is not None:
-        losses["lpips"] = judges["LPIPS"] = LPIPS(targets, network=config.lpips_weights).to(device)
+    if config.lpips_weights is not None or find_spec("stlpips_pytorch"):
+        network = config.lpips_weights or installed_shift_tolerant()
+        losses["lpips"] = judges["LPIPS"] = LPIPS(targets, network=network).to(device)
     elif "lpips" in config.losses:
-        log.warning("lpips_weights is not given: LPIPS is neither optimised nor a judge.")
+        log.warning(
+            'LPIPS is neither optimised nor a judge: pip install "dreamsim-guidance[losses]", or give lpips_weights.'
+        )
     with torch.no_grad():
         floor = latents(latents.init).clamp(-1, 1) / 2 + 0.5
     rows = [{"start": "encoder", "optimised": None, **_judged(floor, judges)}]

@@ -17,6 +17,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dreamsim_guidance.files.checksums import sha256
@@ -24,6 +26,8 @@ from dreamsim_guidance.files.checksums import sha256
 __all__ = ["TowerWeights", "in_order", "read_tensors"]
 
 _PACKAGE, _HUB = "package:", "hf-hub:"
+_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "teacher")
+"""Entries of a training's checkpoint that hold the weights; the averaged ones first."""
 
 
 @dataclass(frozen=True)
@@ -96,18 +100,21 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
     Raises ValueError for a file that holds no state dictionary.
     """
-    from timm.models import load_state_dict
+    from timm.models import clean_state_dict
 
     try:
-        tensors: Mapping[str, Any] = load_state_dict(str(path), weights_only=True)
+        safe = path.suffix == ".safetensors"
+        content: Any = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch and safetensors raise all kinds for damaged files
         raise ValueError(
             f"'{path}' is damaged or holds more than tensors, and cannot be read ({str(error)[:200]}); give a .safetensors "
             "file, or a state dictionary that torch.save wrote."
         ) from error
-    if not isinstance(tensors, Mapping) or not tensors or not all(isinstance(t, Tensor) for t in tensors.values()):
+    if isinstance(content, Mapping):
+        content = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), content)
+    if not isinstance(content, Mapping) or not content or not all(isinstance(t, Tensor) for t in content.values()):
         raise ValueError(f"'{path}' holds no state dictionary of tensors; save module.state_dict().")
-    return {str(name): tensor for name, tensor in tensors.items()}
+    return clean_state_dict({str(name): tensor for name, tensor in content.items()})
 
 
 def in_order(tensors: Mapping[str, Tensor], model: nn.Module, path: Path) -> dict[str, Tensor]:

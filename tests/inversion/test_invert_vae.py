@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from diffusers import AutoencoderKL
 
-from dreamsim_guidance.inversion import autoencoder_run
+from dreamsim_guidance import DreamSim
+from dreamsim_guidance.inversion import Inversion, autoencoder_run
 from dreamsim_guidance.inversion.autoencoder import InvertVAE
 from dreamsim_guidance.losses.shift_tolerant import ShiftTolerantAlexNet
+from dreamsim_guidance.metric import BranchConfig, Ensemble
 from dreamsim_guidance.recipes.invert_vae import invert_sd15_vae, invert_vae
 
 
@@ -67,12 +70,24 @@ def test_losses_and_starts_are_compared_and_a_run_goes_on(
 
 
 def test_without_weights_of_lpips_the_rest_runs(
-    pipeline: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    pipeline: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = replace(invert_vae(), model=str(pipeline), subfolder="vae", size=32, steps=1, starts=("zero",))
+    monkeypatch.setattr(autoencoder_run, "find_spec", lambda name: None)
+    options: dict[str, Any] = {"subfolder": "vae", "metric": "pocket", "size": 32, "steps": 1, "starts": ("zero",)}
+    config = replace(invert_vae(), model=str(pipeline), **options)
     rows = config.run(tmp_path)["rows"]
     assert [row["optimised"] for row in rows] == [None, "mse", "dreamsim", "mse + dreamsim"] and "LPIPS" not in rows[0]
-    assert "lpips_weights is not given" in caplog.text
+    assert 'pip install "dreamsim-guidance[losses]", or give lpips_weights' in caplog.text
+
+
+def test_maps_of_a_metric_are_followed(pipeline: Path, tmp_path: Path) -> None:
+    branch = BranchConfig("cnn", "test_resnet", image_size=32, layers=(0, 1), spatial=True)
+    DreamSim(Ensemble([branch, replace(branch, name="judge")])).save(tmp_path / "maps.safetensors")
+    options: dict[str, Any] = {"subfolder": "vae", "metric": str(tmp_path / "maps.safetensors"), "size": 32, "steps": 8}
+    config = replace(invert_vae(), model=str(pipeline), starts=("encoder",), losses=("dreamsim",), **options)
+    before, after = config.run(tmp_path / "run")["rows"]
+    history = Inversion.load(tmp_path / "run" / "dreamsim, from encoder").history["loss"]
+    assert (history.amin(0) < 0.95 * history[0]).all() and before["held-out branch"] != after["held-out branch"]
 
 
 def test_settings_that_make_no_sense_are_refused() -> None:
