@@ -18,6 +18,7 @@ __all__ = [
     "Distillation",
     "PretrainPocket",
     "TextEncoder",
+    "TrainFactorAdapters",
     "TrainPocketGAN",
     "TrainPocketJudge",
     "TrainPocketLatents",
@@ -258,3 +259,39 @@ class TrainPocketJudge:
         from dreamsim_guidance.training.pocket.judge import train_judge
 
         return train_judge(self, folder)
+
+
+@dataclass(frozen=True)
+class TrainFactorAdapters:
+    """Training of one small adapter of the pocket ensemble for each factor of the drawn scenes."""
+
+    factors: tuple[str, ...]
+    """Names of `data.scenes.scene.FACTORS`, each of which gets its own adapter."""
+    scenes: int
+    """Number of scenes of the split "train", half of them easy ones, as the pocket diffusion models draw them."""
+    rank: int
+    alpha: float
+    """The adapters are scaled by alpha / rank."""
+    targets: tuple[str, ...]
+    """The layers that are tuned, by the last part of their names."""
+    temperature: float
+    """Difference of two distances at which the nearer one is chosen with odds of e to one."""
+    margin: float
+    """Difference of the factor that a triplet needs to count."""
+    batch: int
+    """Scenes in a batch, whose triplets are all compared."""
+    schedule: FitSettings
+    held_out: int
+    """Number of scenes of the split "test", again half of them easy, for the final figures."""
+    seed: int
+
+    def run(self, folder: Path) -> dict[str, Any]:
+        """Train the adapters one after the other, from the checkpoints in `folder` on.
+
+        Writes adapters/FACTOR, a peft folder each, and table.md. Returns, for each adapter, for the ensemble without adapter
+        ("untuned") and for the adapter that ships with it ("people"), and for each factor, the share of triplets of held-out
+        scenes that it orders as the factor alone does, with 95 % intervals by reference.
+        """
+        from dreamsim_guidance.training.pocket.factor_adapters import train_factor_adapters
+
+        return train_factor_adapters(self, folder)

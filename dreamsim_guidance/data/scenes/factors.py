@@ -40,6 +40,11 @@ class FactorTable:
 
     def distances(self, index: Int[Tensor, " b"]) -> Float[Tensor, "b b"]:
         """Return the `factor_distance` between all pairs of the scenes in `index`."""
+        weighted = [known.WEIGHTS[name] * part for name, part in self.by_factor(index).items()]
+        return torch.stack(weighted).sum(0) / sum(known.WEIGHTS.values())
+
+    def by_factor(self, index: Int[Tensor, " b"]) -> dict[str, Float[Tensor, "b b"]]:
+        """Return the distances in [0, 1] of each factor between all pairs of the scenes in `index`."""
         differ = {name: _differences(kinds[index]) != 0 for name, kinds in self.kinds.items()}
         turns = _differences(self.rotation[index]) * self.symmetry[index] % 1.0
         parts = {name: value.float() for name, value in differ.items()}
@@ -50,8 +55,7 @@ class FactorTable:
         parts["count"] = _differences(self.count[index]).abs()
         parts["scale"] = _differences(self.scale[index]).abs()
         parts["perspective"] = _lengths(self.perspective[index], 1.0)
-        weighted = [known.WEIGHTS[name] * part for name, part in parts.items()]
-        return torch.stack(weighted).sum(0) / sum(known.WEIGHTS.values())
+        return parts
 
 
 def _differences(values: Tensor) -> Tensor:

@@ -1,0 +1,36 @@
+"""One small adapter for each perceptual factor, over one frozen base."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from dreamsim_guidance.experiment.registry import recipe
+from dreamsim_guidance.training.fit_settings import FitSettings
+from dreamsim_guidance.training.pocket.settings import TrainFactorAdapters
+
+
+@recipe
+def train_factor_adapters() -> TrainFactorAdapters:
+    """Train adapters of the pocket ensemble for the colour, shape, layout and texture of drawn scenes."""
+    return TrainFactorAdapters(
+        factors=("colour", "shape", "layout", "texture"),
+        scenes=6000,
+        rank=2,
+        alpha=8.0,
+        targets=("qkv", "attn.proj", "fc1", "fc2"),
+        temperature=0.05,
+        margin=0.1,
+        batch=64,
+        schedule=FitSettings(steps=150, learning_rate=5e-3, warmup=10, weight_decay=0.01, save_every=25, log_every=10),
+        held_out=400,
+        seed=0,
+    )
+
+
+@recipe
+def train_factor_adapters_tiny() -> TrainFactorAdapters:
+    """Train adapters for two factors for a few steps in seconds, for tests and to see what a run folder holds."""
+    schedule = FitSettings(4, learning_rate=5e-3, warmup=1, weight_decay=0.01, save_every=2, log_every=1)
+    return replace(
+        train_factor_adapters(), factors=("colour", "shape"), scenes=32, batch=8, schedule=schedule, held_out=16
+    )

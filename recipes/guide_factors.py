@@ -1,0 +1,18 @@
+"""Guidance by one perceptual factor at a time."""
+
+from __future__ import annotations
+
+from dreamsim_guidance.comparisons.factor_guidance import FactorGuidance
+from dreamsim_guidance.experiment.registry import recipe
+
+
+@recipe
+def guide_factors() -> FactorGuidance:
+    """Guide the pocket pixel model by the adapters for single factors, and by the whole metric, to 12 held-out scenes."""
+    return FactorGuidance()
+
+
+@recipe
+def guide_factors_tiny() -> FactorGuidance:
+    """Compare two factors on a few images in seconds, for tests and to see what a run folder holds."""
+    return FactorGuidance(factors=("colour", "shape"), references=2, n=2, steps=4)
