@@ -74,17 +74,26 @@ def read_study(
 
 
 def count_votes(
-    folder: Path | str, votes: Sequence[Path | str], *, least_catch: float = 0.8, least_consistency: float = 0.0
+    folder: Path | str,
+    votes: Sequence[Path | str],
+    *,
+    least_catch: float = 0.8,
+    least_consistency: float = 0.0,
+    person: str | None = None,
 ) -> Outcome:
     """Read the votes on the study in `folder` and leave out people who did not pay attention; nothing is written.
 
-    The arguments are those of `read_study`. Raises the errors of `read_record`, `read_votes` and `screen`, and ValueError if no
-    votes are left.
+    person: count the votes of one person only, named by a session's identifier or a participant's number; by default all count.
+
+    The other arguments are those of `read_study`. Raises the errors of `read_record`, `read_votes` and `screen`, and ValueError
+    for a person who did not vote or cannot be told from another, and if no votes are left.
     """
     folder = Path(folder)
     study = read_record(folder)
     stated = rules(study, least_catch, least_consistency)
     sessions, empty = read_votes(study, votes)
+    if person is not None:
+        sessions = _sessions_of(person, sessions)
     people = screen(study, sessions, least_catch, least_consistency)
     accepted = [session for session, person in zip(sessions, people, strict=True) if person.kept]
     counted = _count(study, accepted)
@@ -102,6 +111,17 @@ def count_votes(
         counted=counted,
         rules=stated,
     )
+
+
+def _sessions_of(person: str, sessions: Sequence[Session]) -> list[Session]:
+    """The session of a person, as a list."""
+    chosen = [session for session in sessions if session.id == person]
+    chosen = chosen or [session for session in sessions if str(session.participant) == person]
+    if len(chosen) != 1:
+        known = ", ".join(f"{session.id} (participant {session.participant})" for session in sessions) or "none"
+        reason = "several people used that participant's number" if chosen else "nobody of that name voted"
+        raise ValueError(f"no single person '{person}': {reason}; the sessions are: {known}.")
+    return chosen
 
 
 def write_outcome(outcome: Outcome, folder: Path | str, to: Path | str) -> None:

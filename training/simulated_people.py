@@ -1,0 +1,133 @@
+"""A study of drawn scenes, answered by simulated people who each look at one factor, and a metric tuned to each of them.
+
+It shows what tuning to a person can do where the truth is known: person f finds a nearer to the reference than b with
+probability 1 / (1 + exp((f_a - f_b) / temperature)), where f is the distance in the person's factor, whatever the other factors
+do.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dreamsim_guidance.data.scenes.drawing import draw
+from dreamsim_guidance.data.scenes.pocket_scenes import pocket_scene
+from dreamsim_guidance.data.scenes.scene import FACTORS, Scene, factor_distances, scene_generator
+from dreamsim_guidance.data.scenes.variations import vary
+from dreamsim_guidance.files.atomic import new_folder, write_json, writing
+from dreamsim_guidance.files.tables import markdown_table
+from dreamsim_guidance.metric.dreamsim import DreamSim
+from dreamsim_guidance.preprocess import save_image
+from dreamsim_guidance.study.exporter import make_study
+from dreamsim_guidance.study.record import Study, read_record
+from dreamsim_guidance.training.personal import SimulatedPeople
+from dreamsim_guidance.training.personal_run import held_out_agreement, percent, untuned
+
+__all__ = ["tune_simulated_people"]
+
+_VARIATIONS = ("a", "b", "c", "d")
+"""The methods of the study, whose names say nothing."""
+_FIRST = 2_000_000
+"""Scenes from this number on took no part in any training of the pocket models."""
+_SIZE = 64
+
+
+def tune_simulated_people(settings: SimulatedPeople, folder: Path) -> dict[str, Any]:
+    """Carry out `SimulatedPeople.run`."""
+    if unknown := [name for name in settings.people if name not in FACTORS]:
+        raise ValueError(f"unknown factor '{unknown[0]}'; known: {', '.join(FACTORS)}.")
+    scenes = _scenes(settings)
+    if not (folder / "study").is_dir():
+        _write_pictures(scenes, folder / "pictures")
+        make_study(
+            folder / "pictures" / "targets",
+            [folder / "pictures" / name for name in _VARIATIONS],
+            folder / "study",
+            participants=len(settings.people),
+            trials=settings.trials,
+            seed=settings.seed,
+        )
+    study = read_record(folder / "study")
+    results: dict[str, Any] = {"training": {}}
+    for number, person in enumerate(settings.people, 1):
+        votes = folder / "votes" / f"{person}.json"
+        if not votes.is_file():
+            votes.parent.mkdir(parents=True, exist_ok=True)
+            _vote(study, number, person, scenes, settings, votes)
+        personal = replace(settings.personal, study=folder / "study", votes=(folder / "votes",), person=person)
+        results["training"][person] = personal.run(folder / person)
+    metrics = {"untuned": untuned(settings.personal)}
+    metrics |= {person: DreamSim(folder / person / "model.safetensors") for person in settings.people}
+    votes_of = {p: held_out_agreement(folder / p / "judgments", metrics)[0] for p in settings.people}
+    table = {name: {person: votes_of[person][name] for person in settings.people} for name in metrics}
+    header = ["tuned to", *(f"votes by {person}" for person in settings.people)]
+    rows = [[name, *(percent(interval) for interval in row.values())] for name, row in table.items()]
+    with writing(folder / "table.md") as temporary:
+        temporary.write_text(f"{markdown_table(header, rows)}\n", encoding="utf-8")
+    results["held out"] = {name: {p: asdict(x) for p, x in row.items()} for name, row in table.items()}
+    return results
+
+
+def _scenes(settings: SimulatedPeople) -> list[tuple[Scene, dict[str, Scene]]]:
+    """References and their variations; a random half of the people's factors, and of two others, is changed in each."""
+    factors = [*settings.people, *(name for name in ("background", "count") if name not in settings.people)]
+    scenes = []
+    for number in range(settings.references):
+        generator = scene_generator(_FIRST + 1000 * settings.seed + number, "test")
+        reference = pocket_scene(_FIRST + 1000 * settings.seed + number, "test")
+        variations = {}
+        for name in _VARIATIONS:
+            changed = [f for f in factors if torch.rand((), generator=generator) < 0.5]
+            amount = 0.3 + 0.7 * float(torch.rand((), generator=generator))
+            variations[name] = vary(reference, changed, amount, generator)
+        scenes.append((reference, variations))
+    return scenes
+
+
+def _write_pictures(scenes: Sequence[tuple[Scene, dict[str, Scene]]], folder: Path) -> None:
+    with new_folder(folder) as part:
+        for number, (reference, variations) in enumerate(scenes):
+            for name, scene in {"targets": reference, **variations}.items():
+                save_image(draw(scene, _SIZE), part / name / f"{number:04}.png")
+
+
+def _vote(
+    study: Study,
+    participant: int,
+    person: str,
+    scenes: Sequence[tuple[Scene, dict[str, Scene]]],
+    settings: SimulatedPeople,
+    file: Path,
+) -> None:
+    """Write the votes of a person, as the page of a study does."""
+    generator = torch.Generator().manual_seed(settings.seed * 1000 + participant)
+    choices = {}
+    for trial in study.blocks[participant - 1]:
+        u = float(torch.rand((), generator=generator, dtype=torch.float64))
+        if trial.answer is not None:
+            choices[trial.id] = trial.answer
+            continue
+        reference, variations = scenes[int(trial.reference)]
+        left, right = (factor_distances(reference, variations[side])[person] for side in (trial.left, trial.right))
+        finds_left = 0.5 + 0.5 * math.tanh(0.5 * (right - left) / settings.temperature)
+        choices[trial.id] = "left" if u < finds_left else "right"
+    votes = [
+        {
+            "position": trial.position,
+            "trial": trial.id,
+            "choice": choices[trial.id],
+            "milliseconds": 1000,
+            "time": f"2025-01-01T10:{trial.position // 60 % 60:02d}:{trial.position % 60:02d}.000Z",
+            "input": "key",
+            "undone": 0,
+            "width": _SIZE,
+        }
+        for trial in study.blocks[participant - 1]
+    ]
+    head = {"study": study.id, "session": person, "participant": participant, "chosen_by": "simulation"}
+    write_json(file, {"format": "dreamsim_guidance votes 1", **head, "finished": True, "votes": votes})
