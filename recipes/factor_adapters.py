@@ -18,10 +18,10 @@ def train_factor_adapters() -> TrainFactorAdapters:
         rank=2,
         alpha=8.0,
         targets=("qkv", "attn.proj", "fc1", "fc2"),
-        temperature=0.05,
+        temperature=0.3,
         margin=0.1,
         batch=64,
-        schedule=FitSettings(steps=150, learning_rate=5e-3, warmup=10, weight_decay=0.01, save_every=25, log_every=10),
+        schedule=FitSettings(steps=150, learning_rate=2e-3, warmup=10, weight_decay=0.01, save_every=25, log_every=10),
         held_out=400,
         seed=0,
     )

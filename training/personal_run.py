@@ -75,7 +75,8 @@ def percent(interval: Interval, signed: bool = False) -> str:
 
 def divide(table: Path, validation: float, held_out: float, seed: int) -> None:
     """Rewrite the column "split" of judgments: "train", "val" or "test", all triplets of a reference in one of them."""
-    lines = list(csv.DictReader(table.open(newline="", encoding="utf-8")))
+    with table.open(newline="", encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
     references = sorted({row["ref_path"] for row in lines})
     if len(references) < _LEAST:
         raise ValueError(

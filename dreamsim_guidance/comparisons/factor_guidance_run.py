@@ -38,6 +38,8 @@ def compare_factors(config: FactorGuidance, folder: Path) -> dict[str, Any]:
     device = config.device or default_device()
     method = method_of(config.method, config.strength)
     metric, judge = load_factor_metric(config.adapters).to(device), load_judge()
+    for factor in config.factors:
+        metric.ensemble.need_adapter(factor)
     if unknown := [name for name in config.columns if name not in judge.readable]:
         raise ValueError(f"the judge cannot read '{unknown[0]}'; it reads: {', '.join(judge.readable)}.")
     pipe = guided_models.load(guided_models.find("pocket-pixels"), device)

@@ -3,8 +3,9 @@
 In a batch of scenes with independent factors, scene j is to be nearer to scene i than scene k is wherever it is nearer in the
 chosen factor f alone:
 
-    minimise  mean over i, j, k with f_ij < f_ik - margin of  log(1 + exp((d_ij - d_ik) / temperature))
+    minimise  mean over i, j, k with f_ij < f_ik - margin of  log(1 + exp((d_ij - d_ik) / (temperature d)))
 
+where d is the mean distance of the batch: without it, an adapter whose factor is hard to see makes all pictures alike.
 Pairs that share the factor differ in everything else, so that the other factors are noise, which the adapter learns to ignore.
 The base stays frozen, and one base serves all adapters, chosen for each call.
 """
@@ -110,9 +111,10 @@ def triplet_loss(
     distances: Float[Tensor, "b b"], factor: Float[Tensor, "b b"], margin: float, temperature: float
 ) -> Float[Tensor, ""]:
     """The loss above over all triplets of a batch, from the metric's distances and those of the factor."""
-    wrong = (distances[:, :, None] - distances[:, None, :]) / temperature
+    others = ~torch.eye(len(factor), dtype=torch.bool)
+    wrong = (distances[:, :, None] - distances[:, None, :]) / (temperature * distances[others].mean())
     ordered = factor[:, :, None] < factor[:, None, :] - margin
-    return F.softplus(wrong)[ordered & ~torch.eye(len(factor), dtype=torch.bool)[:, :, None]].mean()
+    return F.softplus(wrong)[ordered & others[:, :, None]].mean()
 
 
 def factor_agreements(

@@ -275,7 +275,7 @@ class TrainFactorAdapters:
     targets: tuple[str, ...]
     """The layers that are tuned, by the last part of their names."""
     temperature: float
-    """Difference of two distances at which the nearer one is chosen with odds of e to one."""
+    """Difference of two distances, in units of the batch's mean, at which the nearer one is chosen with odds of e to one."""
     margin: float
     """Difference of the factor that a triplet needs to count."""
     batch: int
