@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from dreamsim_guidance.experiment.registry import recipe
 from dreamsim_guidance.training.fit_settings import FitSettings
+from dreamsim_guidance.training.loop import Loop
+from dreamsim_guidance.training.optimiser import Optimiser
 from dreamsim_guidance.training.pocket.settings import TrainFactorAdapters
+from dreamsim_guidance.training.set_adapters import SetAdapters
+from dreamsim_guidance.training.tuning import LoRA, Tuning
+from dreamsim_guidance.training.vote_loss_config import VoteLossConfig
 
 
 @recipe
@@ -33,4 +39,30 @@ def train_factor_adapters_tiny() -> TrainFactorAdapters:
     schedule = FitSettings(4, learning_rate=5e-3, warmup=1, weight_decay=0.01, save_every=2, log_every=1)
     return replace(
         train_factor_adapters(), factors=("colour", "shape"), scenes=32, batch=8, schedule=schedule, held_out=16
+    )
+
+
+@recipe
+def train_set_adapters() -> SetAdapters:
+    """Train an adapter for materials and one for shoes over the photographs' ensemble: sets="materials shoes"."""
+    return SetAdapters(
+        sets=(Path("materials"), Path("shoes")),
+        tuning=Tuning(
+            data=Path("judgments"),
+            model="photographs",
+            lora=LoRA(rank=8, alpha=16.0, dropout=0.0),
+            loss=VoteLossConfig("logistic", temperature=0.05),
+            loop=Loop(
+                optimiser=Optimiser(
+                    kind="adamw", learning_rate=1e-3, weight_decay=0.05, schedule="cosine", warmup=3, clip=1.0
+                ),
+                batch=32,
+                steps=16,
+                validate_every=16,
+                save_every=4,
+                workers=0,
+            ),
+            normalize_embeds=True,
+            seed=0,
+        ),
     )
