@@ -21,6 +21,7 @@ def train_factor_adapters() -> TrainFactorAdapters:
     return TrainFactorAdapters(
         factors=("colour", "shape", "layout", "texture"),
         scenes=6000,
+        easy=("shape",),
         rank=2,
         alpha=8.0,
         targets=("qkv", "attn.proj", "fc1", "fc2"),
@@ -44,7 +45,7 @@ def train_factor_adapters_tiny() -> TrainFactorAdapters:
 
 @recipe
 def train_set_adapters() -> SetAdapters:
-    """Train an adapter for materials and one for shoes over the photographs' ensemble: sets="materials shoes"."""
+    """Train an adapter for materials and one for shoes over the photographs' ensemble: sets=materials,shoes."""
     return SetAdapters(
         sets=(Path("materials"), Path("shoes")),
         tuning=Tuning(

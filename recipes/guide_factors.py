@@ -9,7 +9,7 @@ from dreamsim_guidance.experiment.registry import recipe
 @recipe
 def guide_factors() -> FactorGuidance:
     """Guide the pocket pixel model by the adapters for single factors, and by the whole metric, to 12 held-out scenes."""
-    return FactorGuidance()
+    return FactorGuidance(references=12, n=2, steps=25)
 
 
 @recipe

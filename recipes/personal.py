@@ -41,13 +41,14 @@ def tune_personal() -> PersonalTuning:
 
 @recipe
 def tune_simulated_people() -> SimulatedPeople:
-    """Tune the pocket ensemble to three simulated people who look at colour, shape and layout alone, and cross their votes."""
+    """Tune the pocket ensemble to three simulated people who look at colour, layout and background, and cross their votes."""
     return SimulatedPeople(
         personal=tune_personal(),
-        people=("colour", "shape", "layout"),
-        references=160,
-        trials=400,
-        temperature=0.1,
+        people=("colour", "layout", "background"),
+        others=0.5,
+        references=240,
+        trials=600,
+        temperature=0.05,
         seed=0,
     )
 
@@ -60,7 +61,7 @@ def tune_simulated_people_tiny() -> SimulatedPeople:
     return replace(
         tune_simulated_people(),
         personal=replace(personal, tuning=replace(personal.tuning, loop=loop)),
-        people=("colour", "shape"),
+        people=("colour", "layout"),
         references=12,
         trials=40,
     )

@@ -64,18 +64,20 @@ class PersonalTuning:
 
 @dataclass(frozen=True)
 class SimulatedPeople:
-    """A study of drawn scenes, answered by simulated people who each look at one factor, and an adapter for each of them."""
+    """A study of drawn scenes, answered by simulated people who weigh factors differently, and an adapter for each of them."""
 
     personal: PersonalTuning
     """How each person's metric is tuned; study, votes and person are replaced."""
     people: tuple[str, ...]
-    """The factor that decides each person's votes."""
+    """The factor that each person looks at above all."""
+    others: float
+    """Weight of the mean distance in all factors beside that in the person's own factor."""
     references: int
     """Scenes, each with four variations to be compared in pairs."""
     trials: int
     """Votes of each person, and a few more whose answers are known."""
     temperature: float
-    """Noise of the votes: of two differences in the factor that differ by this much, 73 of 100 votes find the smaller one."""
+    """Noise of the votes: of two distances that differ by this much, 73 of 100 votes find the smaller one."""
     seed: int
 
     def run(self, folder: Path) -> dict[str, Any]:

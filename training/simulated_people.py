@@ -1,8 +1,8 @@
-"""A study of drawn scenes, answered by simulated people who each look at one factor, and a metric tuned to each of them.
+"""A study of drawn scenes, answered by simulated people who each look at one factor above all, and a metric for each of them.
 
 It shows what tuning to a person can do where the truth is known: person f finds a nearer to the reference than b with
-probability 1 / (1 + exp((f_a - f_b) / temperature)), where f is the distance in the person's factor, whatever the other factors
-do.
+probability 1 / (1 + exp((d_a - d_b) / temperature)), where d is the distance in the person's factor plus a small weight times
+the mean distance in all factors, which decides where the person's factor does not.
 """
 
 from __future__ import annotations
@@ -113,7 +113,10 @@ def _vote(
             choices[trial.id] = trial.answer
             continue
         reference, variations = scenes[int(trial.reference)]
-        left, right = (factor_distances(reference, variations[side])[person] for side in (trial.left, trial.right))
+        left, right = (
+            seen[person] + settings.others * sum(seen.values()) / len(seen)
+            for seen in (factor_distances(reference, variations[side]) for side in (trial.left, trial.right))
+        )
         finds_left = 0.5 + 0.5 * math.tanh(0.5 * (right - left) / settings.temperature)
         choices[trial.id] = "left" if u < finds_left else "right"
     votes = [

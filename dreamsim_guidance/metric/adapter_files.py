@@ -3,8 +3,8 @@
     adapter_config.json           rank, alpha, dropout, the names of the tuned layers
     adapter_model.safetensors     base_model.model.extractor_list.0.model.blocks.0.attn.qkv.lora_A.weight, ...
 
-Either package reads what the other wrote. Whoever reads such a folder, it is checked here, in one place, against the
-ensemble that it is for. Rank and alpha always come from the folder's own JSON.
+Either package reads what the other wrote, and so does peft. Every adapter that is loaded is checked here against the ensemble
+that it is for. Rank and alpha always come from the folder's own JSON.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ def read_adapter(
     owner: str = "this ensemble",
     cure: str = "load it into the variant it was made for, or get it again",
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Arguments of peft's `LoraConfig` and tensors of the adapter in a folder, once it is certain that they fit.
+    """Read the adapter in a folder and check that it fits; return arguments of peft's `LoraConfig`, and the tensors by name.
 
-    The ensemble is only looked at, and may be on the device "meta". `owner` and `cure` are for the messages: for whom the
-    adapter is, and where to get a good one.
+    ensemble: is not changed, and may be on the device "meta".
+    owner, cure: for the messages: what the adapter is for, and what to do about a wrong one.
 
     Raises FileNotFoundError for a folder without the two files, ValueError for files that are damaged or of another kind,
     that do not fit the ensemble, or whose settings would change the numbers without being supported.
@@ -68,7 +68,7 @@ def read_adapter(
     for file in (_CONFIG, _WEIGHTS):
         if not (folder / file).is_file():
             raise FileNotFoundError(
-                f"'{folder}' is no adapter folder: it has no {file}; give a folder that peft wrote."
+                f"'{folder}' is not the folder of an adapter: it has no {file}; give a folder that peft wrote."
             )
     try:
         options = _options((folder / _CONFIG).read_bytes(), folder)

@@ -4,8 +4,8 @@
 
 In a convolution A has the layer's own kernel, stride, padding and dilation, and B is pointwise.
 
-Adapters are attached to an `Ensemble` under names, trained, swapped, saved, and folded into the weights. `adapter_files.py`
-describes them on disk.
+Adapters are attached to an `Ensemble` under names, trained, swapped, saved, and folded into the weights. `adapter_targets.py`
+says which layers take one, `adapter_files.py` how they are stored.
 
 Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022.
 """

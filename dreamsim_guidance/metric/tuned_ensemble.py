@@ -25,7 +25,7 @@ Self = TypeVar("Self", bound="TunedEnsemble")  # typing has Self from Python 3.1
 
 
 class TunedEnsemble(nn.Module):
-    """A frozen ensemble in eval mode, with what tunes it and what is known about it; the base of `DreamSim`.
+    """A frozen ensemble in eval mode, with its adapters, head and card; the base of `DreamSim`.
 
     An adapter that comes with the ensemble is folded into its weights at once, if `fold`: in float32, or in float64 if that is
     `dtype`; the weights are rounded to `dtype` afterwards.
@@ -142,7 +142,7 @@ class TunedEnsemble(nn.Module):
         self._changed(self.adapter_state[1])
 
     def _changed(self, active: str | None) -> None:
-        """Adapters are the user's from now on, and figures that were published or saved hold no more."""
+        """Note that the adapters are no longer the published or saved ones, so that their figures do not apply any more."""
         self.origin = None
         self.source = {**self.source, "reference": {}} if self.source else {}
         self.adapter_state = (self.adapter_state[0] + 1, active)
@@ -150,7 +150,7 @@ class TunedEnsemble(nn.Module):
     def _refuse_if_folded(self, verb: str) -> None:
         if self.folded_in is not None:
             raise ValueError(
-                f"cannot {verb} an adapter: one is part of the weights already, and both would add up. Build the metric "
+                f"cannot {verb} an adapter: one is part of the weights already, and the two would add up. Build the metric "
                 "with fold=False to keep several and swap them, or with baseline=True to begin without one."
             )
 

@@ -38,7 +38,7 @@ def test_the_comparison_of_factors_writes_a_matrix_and_continues(tmp_path: Path)
         ("factors=weather", "no adapter 'weather' is attached"),
         ("columns=perspective", "the judge cannot read 'perspective'; it reads: shape"),
         ("n=0", "n must be at least 1"),
-        ("factors=colour colour", "each once"),
+        ("factors=colour,colour", "each once"),
     ],
 )
 def test_impossible_comparisons_are_refused(option: str, message: str, tmp_path: Path) -> None:

@@ -111,9 +111,9 @@ def test_studies_of_another_kind_or_of_few_references_are_refused(study: Study) 
 def test_simulated_people_each_get_a_metric_and_judge_all(tmp_path: Path) -> None:
     config = load("tune-simulated-people-tiny").config
     results = config.run(tmp_path)
-    assert list(results["held out"]) == ["untuned", "colour", "shape"]
-    assert all(list(row) == ["colour", "shape"] for row in results["held out"].values())
-    assert "votes by shape" in (tmp_path / "table.md").read_text()
+    assert list(results["held out"]) == ["untuned", "colour", "layout"]
+    assert all(list(row) == ["colour", "layout"] for row in results["held out"].values())
+    assert "votes by layout" in (tmp_path / "table.md").read_text()
 
 
 @pytest.mark.slow  # two minutes: 2 x 40 steps
@@ -121,7 +121,7 @@ def test_each_persons_adapter_agrees_best_with_that_person(tmp_path: Path) -> No
     config = load("tune-simulated-people").config
     loop = replace(config.personal.tuning.loop, steps=40)
     personal = replace(config.personal, tuning=replace(config.personal.tuning, loop=loop))
-    held_out = replace(config, personal=personal, people=("colour", "shape")).run(tmp_path)["held out"]
-    for person in ("colour", "shape"):
+    held_out = replace(config, personal=personal, people=("colour", "layout")).run(tmp_path)["held out"]
+    for person in ("colour", "layout"):
         values = {name: row[person]["value"] for name, row in held_out.items()}
         assert max(values, key=values.__getitem__) == person

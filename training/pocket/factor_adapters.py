@@ -45,7 +45,8 @@ def train_factor_adapters(settings: TrainFactorAdapters, folder: Path) -> dict[s
     scenes, pictures = mixed_scenes(settings.scenes, "train")
     for factor in settings.factors:
         if not (folder / "adapters" / factor / "adapter_config.json").is_file():
-            _train(settings, factor, scenes, pictures, folder)
+            count = settings.scenes // 2 if factor in settings.easy else settings.scenes
+            _train(settings, factor, scenes[:count], pictures[:count], folder)
     metric = DreamSim("pocket", baseline=True, fold=False)
     for factor in settings.factors:
         metric.load_adapter(folder / "adapters" / factor, factor)
@@ -72,7 +73,7 @@ def _train(settings: TrainFactorAdapters, factor: str, scenes: Sequence[Scene], 
     metric = DreamSim("pocket", baseline=True, fold=False)
     metric.attach_adapter(settings.rank, settings.alpha, 0.0, factor, settings.targets)
     learner = FactorLearner(metric, factor, scenes, pictures, settings)
-    sizes = (settings.scenes, settings.rank, settings.alpha, settings.targets, settings.batch)
+    sizes = (len(scenes), settings.rank, settings.alpha, settings.targets, settings.batch)
     fit(
         learner,
         settings.schedule,

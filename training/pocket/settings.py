@@ -269,6 +269,8 @@ class TrainFactorAdapters:
     """Names of `data.scenes.scene.FACTORS`, each of which gets its own adapter."""
     scenes: int
     """Number of scenes of the split "train", half of them easy ones, as the pocket diffusion models draw them."""
+    easy: tuple[str, ...]
+    """Factors whose adapters are trained on the easy scenes alone."""
     rank: int
     alpha: float
     """The adapters are scaled by alpha / rank."""
