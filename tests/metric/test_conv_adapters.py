@@ -220,7 +220,7 @@ def test_folding_an_adapter_of_any_convolution_changes_nothing(kernel: int, geom
     assert type(tower.layer4.unusual) is nn.Conv2d
 
 
-@pytest.mark.parametrize("kind", ["lite", "resnet", "efficientnet", "convnext", "swin", "siglip"])
+@pytest.mark.parametrize("kind", ["resnet", "efficientnet", "convnext", "swin", "siglip"])
 def test_adapters_are_folded_swapped_saved_and_loaded(kind: str, tmp_path: Path) -> None:
     metric = DreamSim(ensemble_of(kind), fold=False)
     size = SMALL[kind].image_size
@@ -309,7 +309,7 @@ def test_a_head_is_no_layer_of_a_tower(tmp_path: Path) -> None:
 # adapters that are chosen for a call
 
 
-@pytest.fixture(params=["lite", "resnet", "convnext", "swin", "siglip", "plain pooled"])
+@pytest.fixture(params=["efficientnet", "resnet", "convnext", "swin", "siglip", "plain pooled"])
 def rated(request: pytest.FixtureRequest) -> DreamSim:
     """A metric of one tower of each kind, beside a plain Vision Transformer, with two adapters and one of the latter only."""
     ensemble = Ensemble([SMALL[request.param], tiny_branches()[0]]).double().eval()
@@ -462,7 +462,7 @@ def test_a_merged_adapter_is_not_silently_unmerged() -> None:
 
 
 def test_a_target_and_its_guidance_follow_the_chosen_adapter() -> None:
-    metric = DreamSim(ensemble_of("lite"), fold=False)
+    metric = DreamSim(ensemble_of("efficientnet"), fold=False)
     add(metric.ensemble, "one")
     add(metric.ensemble, "two")
     x, y = images(2), images(2)
@@ -476,7 +476,7 @@ def test_a_target_and_its_guidance_follow_the_chosen_adapter() -> None:
 # training mode
 
 
-@pytest.mark.parametrize("kind", ["lite", "resnet"])
+@pytest.mark.parametrize("kind", ["efficientnet", "resnet"])
 def test_batch_norms_of_frozen_towers_keep_their_statistics(kind: str) -> None:
     metric = DreamSim(ensemble_of(kind), fold=False)
     metric.attach_adapter(rank=2, dropout=0.5)

@@ -71,7 +71,7 @@ def test_the_recipe_trains_resumes_and_writes_a_table(tmp_path: Path) -> None:
 
 def test_each_adapter_that_ships_sees_its_factor_best() -> None:
     metric = load_factor_metric()
-    scenes, pictures = mixed_scenes(96, "test")
+    scenes, pictures = mixed_scenes(64, "test")
     table = FactorTable(scenes).by_factor(torch.arange(len(scenes)))
     names = ("colour", "shape", "layout", "texture")
     agreement = {}
