@@ -56,17 +56,20 @@ def train_set_adapters() -> SetAdapters:
         tuning=Tuning(
             data=Path("judgments"),
             model="photographs",
-            lora=LoRA(rank=8, alpha=16.0, dropout=0.0),
+            # the last stage alone: without gradients in those before it, a step costs little more than embedding its pictures
+            lora=LoRA(
+                rank=8, alpha=16.0, dropout=0.0, targets=("conv_head", "blocks.6.0.conv_pw", "blocks.6.0.conv_pwl")
+            ),
             loss=VoteLossConfig("logistic", temperature=0.05),
             loop=Loop(
                 optimiser=Optimiser(
                     kind="adamw", learning_rate=2e-3, weight_decay=0.05, schedule="cosine", warmup=2, clip=1.0
                 ),
-                batch=16,
-                piece=4,
-                steps=12,
-                validate_every=12,
-                save_every=4,
+                batch=24,
+                piece=8,
+                steps=10,
+                validate_every=10,
+                save_every=5,
                 workers=0,
             ),
             normalize_embeds=True,

@@ -47,8 +47,8 @@ def tune_simulated_people() -> SimulatedPeople:
     """Tune the pocket ensemble to three simulated people who look at colour, layout and background, and cross their votes.
 
     Agreement with the held-out votes of the same person is 75.3, 74.5 and 78.1 %, with the un-tuned ensemble 74.7, 64.6 and
-    75.5 %, and with another person's adapter at most 70.8, 65.8 and 71.5 %. It took 11 minutes on one of 2 cores of an AMD EPYC that
-    had much other work, torch 2.14.1.
+    75.5 %, and with another person's adapter at most 70.8, 65.8 and 71.5 %. It took 11 minutes on one of 2 cores of an AMD
+    EPYC that had much other work, torch 2.14.1.
     """
     return SimulatedPeople(
         personal=tune_personal(),
