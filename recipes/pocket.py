@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dreamsim_guidance.experiment.registry import recipe
+from dreamsim_guidance.training.adversarial import Adversarial
 from dreamsim_guidance.training.fit_settings import FitSettings
 from dreamsim_guidance.training.loop import Loop
 from dreamsim_guidance.training.optimiser import Optimiser
@@ -100,4 +101,23 @@ def train_pocket() -> TunePocket:
         ),
         triplets=20_000,
         seed=0,
+    )
+
+
+@recipe
+def train_pocket_robust() -> TunePocket:
+    """Tune the pocket metric with LoRA on drawn triplets whose candidates an adversary changes by up to 4 grey levels.
+
+    On 400 new scenes it agrees with the simulated people in 78.0 % (95 % interval 73.8 to 82.0), 1.0 (-2.0 to 4.0) more than
+    "pocket"; under attack with linf 4/255 in 46 % (36 to 55) of 100, "pocket" in 33 % (24 to 42). The 110 steps took 13
+    minutes with a third of a core of an AMD EPYC (AVX-512), torch 2.14.1. "pocket_robust" is from this run.
+    """
+    recipe = train_pocket()
+    loop = replace(recipe.tuning.loop, batch=24, steps=110, average=0.95, validate_every=55, save_every=55)
+    adversary = Adversarial("distance", radius=4 / 255, steps=1)
+    return replace(
+        recipe,
+        tuning=replace(recipe.tuning, model="pocket_tuned", loop=loop, adversarial=adversary),
+        triplets=4000,
+        attacks=("linf:2/255", "linf:4/255", "linf:8/255", "linf:16/255"),
     )

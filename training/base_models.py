@@ -56,8 +56,8 @@ def base_metric(
     """Build the metric before tuning.
 
     Args:
-        model: the name of a published variant, "pocket", "photographs", "robust", "modern", the path of a model file, or the
-            sizes of a small tower.
+        model: the name of a published variant, "pocket", "pocket_tuned" (with its adapter folded into the weights),
+            "photographs", "robust", "modern", the path of a model file, or the sizes of a small tower.
         weights: folder or zip of a published variant's base weights; by default they are downloaded.
         pretrained: False gives random weights, for dry runs where nothing can be downloaded.
         normalize_embeds: whether the metric centres its embeddings over their dimensions.
@@ -70,7 +70,9 @@ def base_metric(
         return DreamSim(Ensemble([branch]), normalize_embeds=normalize_embeds)
     if model == "scratch":
         raise ValueError("a model from nothing needs its sizes; set scratch=Scratch(...).")
-    has_weights = model in ("pocket", "modern", *PHOTOGRAPHS, *ROBUST) or Path(model).suffix == ".safetensors"
+    has_weights = (
+        model in ("pocket", "pocket_tuned", "modern", *PHOTOGRAPHS, *ROBUST) or Path(model).suffix == ".safetensors"
+    )
     if has_weights and weights is not None:
         raise ValueError(f"weights are those of a published variant; '{model}' has its own, leave them out.")
     if has_weights and model != "modern" and model not in ROBUST and not pretrained:
@@ -81,8 +83,8 @@ def base_metric(
         return DreamSim(model, normalize_embeds=normalize_embeds)
     if model in PHOTOGRAPHS or model in ROBUST:
         return DreamSim(model, pretrained=pretrained, normalize_embeds=normalize_embeds)
-    if model == "pocket":
-        return DreamSim(model, baseline=True, normalize_embeds=normalize_embeds)
+    if model in ("pocket", "pocket_tuned"):
+        return DreamSim("pocket", baseline=model == "pocket", normalize_embeds=normalize_embeds)
     return DreamSim(
         model,
         weights=weights,

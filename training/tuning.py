@@ -60,8 +60,8 @@ class Tuning:
     data: Path
     """Judgments: a folder in NIGHTS' layout, or another that `data.readers.sets.read_judgments` reads."""
     model: str
-    """What is tuned: ensemble, dino_vitb16, ... (published base weights), pocket, modern (three recent towers), a model
-    file (.safetensors), or the folder of an earlier run."""
+    """What is tuned: ensemble, dino_vitb16, ... (published base weights), pocket, pocket_tuned (with the adapter that
+    ships), photographs, robust, modern (three recent towers), a model file (.safetensors), or the folder of an earlier run."""
     scratch: Scratch | None = None
     """A small model with random weights, instead of `model`."""
     weights: Path | None = None

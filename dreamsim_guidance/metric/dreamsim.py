@@ -42,7 +42,8 @@ class DreamSim(TunedEnsemble):
     """Perceptual distance of two RGB images in [0, 1] of any size and aspect: 0 for equal images, at most 2.
 
     model: a published variant ("ensemble", "dino_vitb16", ...; see `variants.VARIANTS`), "pocket" (small models that ship
-        with the package, for trying and testing), a model file that `save` wrote, an `Ensemble`, or a list of branches.
+        with the package, for trying and testing), "pocket_robust" (the same, tuned against an adversary), a model file that
+        `save` wrote, an `Ensemble`, or a list of branches.
     device: where the weights are; by default PyTorch's default device, which is the CPU unless it was set.
     dtype: precision of the weights; by default float32, or that of a model file in float64, whatever
         `torch.set_default_dtype` says. With float16 or bfloat16 matrix products run in it; tokens, norms and distances stay in

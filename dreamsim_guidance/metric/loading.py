@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from dreamsim_guidance.metric import adapters
 from dreamsim_guidance.metric.backbones import Branch
 from dreamsim_guidance.metric.ensemble import Ensemble
 from dreamsim_guidance.metric.photographs import PHOTOGRAPHS
@@ -22,7 +23,8 @@ __all__ = ["Loaded", "card_of", "load_ensemble"]
 Origin = Literal["published", "base", "random"]
 
 _WEIGHTS = Path(__file__).parents[1] / "weights"
-_POCKET, _POCKET_ADAPTER = _WEIGHTS / "pocket.safetensors", _WEIGHTS / "pocket_adapter"
+_POCKET = _WEIGHTS / "pocket.safetensors"
+_POCKET_ADAPTERS = {"pocket": _WEIGHTS / "pocket_adapter", "pocket_robust": _WEIGHTS / "pocket_robust_adapter"}
 
 
 @dataclass
@@ -49,19 +51,23 @@ def load_ensemble(
     baseline: bool,
 ) -> Loaded:
     """The ensemble that `model` names, on the CPU or "meta"; arguments and errors as in `DreamSim`."""
-    if model == "pocket" or Path(model).suffix == ".safetensors":
-        if weights is not None or not pretrained or (baseline and model != "pocket"):
+    pocket_adapter = _POCKET_ADAPTERS.get(str(model))
+    if pocket_adapter is not None or Path(model).suffix == ".safetensors":
+        if weights is not None or not pretrained or (baseline and pocket_adapter is None):
             raise ValueError(
                 f"'{model}' is one file with its weights: weights, baseline and pretrained=False are for published "
                 "variants; leave them out."
             )
         from dreamsim_guidance.checkpoints.model_file import read_model
 
-        ensemble, card = read_model(_POCKET if model == "pocket" else model)
-        if model != "pocket" or baseline:
+        ensemble, card = read_model(model if pocket_adapter is None else _POCKET)
+        if pocket_adapter is None or baseline:
             return Loaded(ensemble, None, card["name"], card)
-        card |= json.loads((_POCKET_ADAPTER / "card.json").read_text(encoding="utf-8"))
-        return Loaded(ensemble, _POCKET_ADAPTER, card["name"], card)
+        if str(model) == "pocket_robust":  # its adapter was trained on the tuned ensemble
+            adapters.load_adapter(ensemble, _POCKET_ADAPTERS["pocket"])
+            adapters.fold_adapters(ensemble)
+        card |= json.loads((pocket_adapter / "card.json").read_text(encoding="utf-8"))
+        return Loaded(ensemble, pocket_adapter, str(model), card)
     if str(model) in PHOTOGRAPHS:
         if weights is not None or baseline:
             raise ValueError(

@@ -114,6 +114,7 @@ def variant(name: str) -> Variant:
     """The published variant of that name. Raises ValueError, which lists the known ones, for another name."""
     if name not in VARIANTS:
         raise ValueError(
-            f"unknown variant '{name}'; known: {', '.join(sorted(VARIANTS))}, {', '.join([*PHOTOGRAPHS, *ROBUST])}, pocket."
+            f"unknown variant '{name}'; known: {', '.join([*sorted(VARIANTS), *PHOTOGRAPHS, *ROBUST])}, pocket, "
+            "pocket_robust."
         )
     return VARIANTS[name]

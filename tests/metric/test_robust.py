@@ -100,3 +100,29 @@ def test_without_a_network_the_error_names_the_repository(monkeypatch: pytest.Mo
     monkeypatch.setattr("dreamsim_guidance.metric.base_weights.hub_available", lambda: False)
     with pytest.raises(FileNotFoundError, match="chs20/FARE4-ViT-B-16-laion2B-s34B-b88K"):
         DreamSim("robust_fare")
+
+
+def test_an_attack_moves_the_robust_pocket_metric_less() -> None:
+    from dreamsim_guidance.data.scenes.drawing import draw
+    from dreamsim_guidance.data.scenes.pocket_scenes import pocket_scene
+    from dreamsim_guidance.evaluation import Attack, pgd
+
+    images = torch.cat([draw(pocket_scene(number, "test"), 64) for number in range(8)])
+    moved = {
+        name: pgd(DreamSim(name).target(images), images, Attack("linf", 4 / 255, steps=5)).distance
+        for name in ("pocket", "pocket_robust")
+    }
+    assert float(moved["pocket_robust"].mean()) < 0.6 * float(moved["pocket"].mean())
+
+
+def test_the_robust_pocket_metric_is_an_adapter_on_the_tuned_one() -> None:
+    images = torch.rand(2, 3, 64, 64)
+    folded, live = DreamSim("pocket_robust"), DreamSim("pocket_robust", fold=False)
+    torch.testing.assert_close(folded.embed(images), live.embed(images), atol=1e-5, rtol=0)
+    assert folded.card["name"] == "pocket_robust" and folded.card["reference"]
+    live.set_adapter(None)
+    torch.testing.assert_close(live.embed(images), DreamSim("pocket").embed(images), atol=1e-5, rtol=0)
+    base = DreamSim("pocket_robust", baseline=True)
+    torch.testing.assert_close(base.embed(images), DreamSim("pocket", baseline=True).embed(images))
+    start = base_metric("pocket_tuned", normalize_embeds=True)
+    torch.testing.assert_close(start.embed(images), DreamSim("pocket").embed(images))

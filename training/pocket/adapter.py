@@ -36,4 +36,14 @@ def tune_pocket(settings: TunePocket, folder: Path) -> dict[str, Any]:
             report = evaluate(read_nights(settings.tuning.data, split), metrics, ["majority"]).report
         agreement = {name: asdict(rules["majority"]) for name, rules in report.agreement.items()}
         results[split] = {**agreement, "gain": asdict(report.lead["after"]["majority"])}
+    if settings.attacks:
+        judgments = read_nights(settings.tuning.data, "test").sample(settings.attacked, settings.seed)
+        compared = {"pocket": EmbeddingMetric("pocket", DreamSim("pocket")), "after": metrics["after"]}
+        with alone():
+            robustness = evaluate(judgments, compared, ["majority"], attacks=settings.attacks).report.robustness
+        assert robustness is not None
+        results["under attack"] = {
+            name: {attack: asdict(row["majority"]) for attack, row in rows.items()}
+            for name, rows in robustness.agreement.items()
+        }
     return results

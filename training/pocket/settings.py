@@ -107,6 +107,10 @@ class TunePocket:
     """Seed of the triplets."""
     workers: int = 2
     """Processes that draw the triplets."""
+    attacks: tuple[str, ...] = ()
+    """Attacks such as "linf:4/255" under which the results and the shipped "pocket" are judged too."""
+    attacked: int = 200
+    """Number of triplets of the split "test" that are attacked."""
 
     def run(self, folder: Path) -> dict[str, Any]:
         """Write the files of `Tuning.run`; return its figures, and the agreement before and after on two test splits.

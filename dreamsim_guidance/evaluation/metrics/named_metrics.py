@@ -132,7 +132,7 @@ def file_metric(
         return pairwise(lambda on: build_compare(text, on), called, True)
     if text in TOWERS:
         return embedding(lambda on: build_tower(text, on), called)
-    if text == "pocket" or text in VARIANTS or text in PHOTOGRAPHS or text in ROBUST:
+    if text in ("pocket", "pocket_robust") or text in VARIANTS or text in PHOTOGRAPHS or text in ROBUST:
         return embedding(lambda on: _published(text, on), called)
     path = Path(text)
     if path.is_dir():
@@ -149,7 +149,7 @@ def file_metric(
     if ":" in text:
         function = _callable(text)
         return pairwise(lambda on: (function, None), called, False)
-    names = ", ".join([*sorted(VARIANTS), *PHOTOGRAPHS, *ROBUST, "pocket", *COMPARES, *TOWERS])
+    names = ", ".join([*sorted(VARIANTS), *PHOTOGRAPHS, *ROBUST, "pocket", "pocket_robust", *COMPARES, *TOWERS])
     raise ValueError(
         f"unknown metric '{text}'; known: {names}, a model file (.safetensors), a run's folder, or file.py:function."
     )
