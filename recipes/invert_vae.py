@@ -14,7 +14,7 @@ def invert_vae() -> InvertVAE:
 
     Name the folder: `dreamsim-guidance run invert-vae model=taef2`, with the files of TAEF2 or an autoencoder in diffusers'
     format. With TAEF2, latents fitted from the encoder's start have a PSNR of 34.9 dB, where the round trip of encoder and
-    decoder has 27.9; all rows are in docs/results.md. It took 23 minutes on one core of an AMD EPYC that had other work.
+    decoder has 27.9; all rows are in docs/results.md. It took half an hour on an AMD EPYC that had much other work.
     """
     return InvertVAE(model="taef2", metric="photographs", size=128, steps=80)
 
