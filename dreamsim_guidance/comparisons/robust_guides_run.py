@@ -77,8 +77,7 @@ def compare_guides(config: RobustGuides, folder: Path) -> dict[str, Any]:
     rows, differences = _rows(config, curves, frechet, seconds)
     write_table(folder / "table.md", [{k: _cell(v) for k, v in row.items()} for row in rows])
     summary = {
-        name: {measure: _curves(values)[:, i].tolist() for i, measure in enumerate((*_MEASURES[:3], "factors"))}
-        | {"frechet": frechet[name]}
+        name: dict(zip(_MEASURES, _curves(values).T.tolist(), strict=True)) | {"frechet": frechet[name]}
         for name, values in curves.items()
     }
     return {"rows": rows, "differences": differences, "levels": [0.0, *config.levels], "curves": summary}

@@ -120,7 +120,7 @@ def pocket_branches(
     """
     clip: dict[str, Any] = {"feature": "embedding", "mean": CLIP_MEAN, "std": CLIP_STD, "projection": projection}
     towers: tuple[tuple[str, str, int, dict[str, Any]], ...] = (
-        ("dino_pocket", "vit_base_patch16_224", 8, {}),
+        ("dino_pocket", "vit_base_patch16_224", 8, {"feature": "cls"}),
         ("clip_pocket", "vit_base_patch16_clip_quickgelu_224", 16, clip),
         ("open_clip_pocket", "vit_base_patch16_clip_224", 16, clip),
     )
