@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -38,7 +39,7 @@ class BranchConfig:
     overrides: further keyword arguments of the tower's constructor.
     tag: published weights by their name in timm or open_clip ("dino", "openai", ...), instead of `weights`.
     weights: where the tower's weights are: a local file, a file inside an installed package, or a repository of the Hugging
-        Face Hub; a string is short for `TowerWeights(place)`. Read by `Branch(config, pretrained=True)` and
+        Face Hub; a string or a path is short for `TowerWeights(place)`. Read by `Branch(config, pretrained=True)` and
         `DreamSim([config])`, never when a model file is opened, where it is a record.
     layers: blocks of a transformer or stages of a convolutional network that are read instead of the tower's output, as
         timm's `forward_intermediates` counts them from 0; -1 is the last. Each layer's feature is centred, scaled to length
@@ -65,7 +66,7 @@ class BranchConfig:
     projection: int | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
     tag: str | None = None
-    weights: TowerWeights | str | None = None
+    weights: TowerWeights | str | os.PathLike[str] | None = None
     layers: tuple[int, ...] | None = None
     layer_weights: tuple[float, ...] | None = None
     spatial: bool = False
@@ -97,8 +98,8 @@ class BranchConfig:
         self._check_feature()
 
     def _check_weights(self) -> None:
-        if isinstance(self.weights, str):
-            object.__setattr__(self, "weights", TowerWeights(self.weights))
+        if isinstance(self.weights, str | os.PathLike):
+            object.__setattr__(self, "weights", TowerWeights(os.fspath(self.weights)))
         if not isinstance(self.weights, TowerWeights | None):
             raise TypeError(f"branch '{self.name}': weights are a place or a TowerWeights, got {self.weights!r:.60}.")
         if self.weights is not None and self.tag is not None:

@@ -26,15 +26,18 @@ from dreamsim_guidance.files.checksums import sha256
 __all__ = ["TowerWeights", "in_order", "read_tensors"]
 
 _PACKAGE, _HUB = "package:", "hf-hub:"
-_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "teacher")
+_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "teacher")
 """Entries of a training's checkpoint that hold the weights; the averaged ones first."""
+
+_PREFIXES = ("model.", "backbone.")
+"""What a training's module puts before the names of its tower; tensors beside the tower, such as a head's, are left out."""
 
 
 @dataclass(frozen=True)
 class TowerWeights:
     """The place of a tower's weights.
 
-    place: a local file (.safetensors, or a state dictionary that torch.save wrote), "package:DISTRIBUTION/FILE" for a file in
+    place: a local file (safetensors, or a state dictionary that torch.save wrote), "package:DISTRIBUTION/FILE" for a file in
         an installed package, its path as the package lists it, or "hf-hub:OWNER/REPOSITORY", with "/FILE" if its file has
         another name than usual.
     by: "name" for tensors with the names of timm or open_clip, or a format that timm converts; "order" for tensors of other
@@ -56,7 +59,9 @@ class TowerWeights:
             object.__setattr__(self, "place", os.fspath(self.place))
         if not isinstance(self.place, str) or not self.place:
             raise ValueError(f"the place of weights is a file, 'package:...' or 'hf-hub:...', got {self.place!r:.60}.")
-        if self.place.startswith((_PACKAGE, _HUB)) and "/" not in self.place:
+        _, _, path = self.place.partition(":")
+        parts = path.split("/")
+        if self.place.startswith((_PACKAGE, _HUB)) and (len(parts) < 2 or not {"", ".", ".."}.isdisjoint(parts)):
             raise ValueError(
                 f"'{self.place}' names no file; write 'package:DISTRIBUTION/FILE' or 'hf-hub:OWNER/REPOSITORY'."
             )
@@ -81,7 +86,9 @@ class TowerWeights:
         else:
             path = Path(self.place).expanduser()
             if not path.is_file():
-                raise FileNotFoundError(f"there are no weights '{path}'; give a file, 'package:...' or 'hf-hub:...'.")
+                raise FileNotFoundError(
+                    f"there are no weights '{self.place}'; give a file, 'package:...' or 'hf-hub:...'."
+                )
         licence, source = self.licence or stated.get("licence"), self.source or stated.get("source")
         return replace(self, licence=licence, source=source).found(path)
 
@@ -96,25 +103,50 @@ class TowerWeights:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors in a file of weights, unwrapped from a training's checkpoint, without prefixes of DDP or torch.compile.
+    """The tensors in a file of weights, unwrapped from a training's checkpoint, without the prefixes of DDP, torch.compile or a
+    module that holds the tower as `model` or `backbone`.
 
-    Raises ValueError for a file that holds no state dictionary.
+    The format is recognised by the file's content, whatever its name. Raises ValueError for a file that holds no state
+    dictionary, or several.
     """
     from timm.models import clean_state_dict
 
     try:
-        safe = path.suffix == ".safetensors"
+        safe = _is_safetensors(path)
         content: Any = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch and safetensors raise all kinds for damaged files
+        reason = " ".join(str(error).split(". ")[0].split())[:200]
         raise ValueError(
-            f"'{path}' is damaged or holds more than tensors, and cannot be read ({str(error)[:200]}); give a .safetensors "
-            "file, or a state dictionary that torch.save wrote."
+            f"'{path}' is damaged or holds more than tensors, and cannot be read ({type(error).__name__}: {reason}); give a "
+            "safetensors file, or a state dictionary that torch.save wrote: torch.save(module.state_dict(), file)."
         ) from error
-    if isinstance(content, Mapping):
-        content = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), content)
-    if not isinstance(content, Mapping) or not content or not all(isinstance(t, Tensor) for t in content.values()):
-        raise ValueError(f"'{path}' holds no state dictionary of tensors; save module.state_dict().")
-    return clean_state_dict({str(name): tensor for name, tensor in content.items()})
+    content = _unwrapped(content)
+    if content is None:
+        raise ValueError(f"'{path}' holds no state dictionary of tensors, or several; save module.state_dict() alone.")
+    tensors = clean_state_dict({str(name): tensor for name, tensor in content.items()})
+    for prefix in _PREFIXES:
+        tower = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        tensors = tower or tensors
+    return tensors
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Whether a file begins as safetensors do: eight bytes with the header's length, then JSON."""
+    with open(path, "rb") as file:
+        return path.suffix == ".safetensors" or file.read(9)[8:] == b"{"
+
+
+def _unwrapped(content: Any) -> Mapping[str, Tensor] | None:
+    """The state dictionary that a file holds: its whole content, an entry of a usual name, or the only entry that is one."""
+    if _is_state(content) or not isinstance(content, Mapping):
+        return content if _is_state(content) else None
+    states = {key: value for key, value in content.items() if _is_state(value)}
+    usual = [states[key] for key in _WRAPPERS if key in states]
+    return next(iter(usual or (states.values() if len(states) == 1 else ())), None)
+
+
+def _is_state(content: Any) -> bool:
+    return isinstance(content, Mapping) and bool(content) and all(isinstance(t, Tensor) for t in content.values())
 
 
 def in_order(tensors: Mapping[str, Tensor], model: nn.Module, path: Path) -> dict[str, Tensor]:

@@ -64,7 +64,8 @@ def _build_timm(config: BranchConfig, pretrained: bool, file: Path | None) -> tu
         if file is None:
             raise
         raise ValueError(
-            f"branch '{config.name}': '{file}' does not hold the weights of '{config.architecture}' ({error})."
+            f"branch '{config.name}': '{file}' does not hold the weights of '{config.architecture}' "
+            f"({' '.join(str(error).split())[:400]})."
         ) from error
     if file is not None and by_order:
         model.load_state_dict(in_order(read_tensors(file), model, file))
@@ -105,7 +106,7 @@ def _create_timm(name: str, pretrained: bool, options: dict[str, Any]) -> nn.Mod
 
 
 def _check_feature(config: BranchConfig, model: Any) -> None:
-    if config.feature in ("cls", "cls_patch", "last_layer", "embedding") and not getattr(model, "num_prefix_tokens", 0):
+    if config.feature in ("cls", "cls_patch", "last_layer", "embedding") and not _has_class_token(model):
         raise ValueError(
             f"branch '{config.name}': '{config.architecture}' has no class token, so feature='{config.feature}' cannot be "
             "read; use feature='pooled'."
@@ -125,7 +126,13 @@ def _check_feature(config: BranchConfig, model: Any) -> None:
 def _returns_tokens(model: Any) -> bool:
     method = getattr(model, "forward_intermediates", None)
     tokens = method is not None and "return_prefix_tokens" in inspect.signature(method).parameters
-    return vit.is_plain(model) or (bool(getattr(model, "num_prefix_tokens", 0)) and tokens)
+    return vit.is_plain(model) or (_has_class_token(model) and tokens)
+
+
+def _has_class_token(model: Any) -> bool:
+    """Whether the first token is a class token. Registers are prefix tokens too, and some towers have no others."""
+    embedding = getattr(model, "embeds", model)  # NaFlex towers keep their tokens there
+    return bool(getattr(model, "num_prefix_tokens", 0)) and getattr(embedding, "cls_token", None) is not None
 
 
 def _resolved(config: BranchConfig, model: Any) -> BranchConfig:

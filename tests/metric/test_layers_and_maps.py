@@ -150,6 +150,17 @@ def test_the_default_feature_follows_the_architecture() -> None:
     assert Branch(clip).config.feature == "embedding"
 
 
+@pytest.mark.parametrize("architecture", ["vit_little_patch16_reg1_gap_256", "naflexvit_base_patch16_gap"])
+def test_a_register_is_not_taken_for_a_class_token(architecture: str) -> None:
+    config = BranchConfig("x", architecture, image_size=32, overrides={"embed_dim": 48, "depth": 2, "num_heads": 3})
+    tower = Branch(config)
+    assert tower.backbone.num_prefix_tokens and tower.config.feature == "pooled"
+    with pytest.raises(ValueError, match="has no class token"):
+        Branch(replace(config, feature="cls"))
+    registers = replace(config, architecture="vit_small_patch14_reg4_dinov2", image_size=28)
+    assert Branch(registers).config.feature == "cls"  # a class token, then registers
+
+
 @pytest.mark.parametrize(
     "architecture",
     ["resnet18", "convnext_atto", "mobilenetv3_small_050", "regnetx_002", "efficientvit_b0", "tf_efficientnet_lite0",

@@ -33,6 +33,43 @@ def is_filled(branch: Branch, tower: Any) -> bool:
     return all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
 
 
+@pytest.mark.parametrize("name", ["tower.safetensors", "TOWER.SAFETENSORS", "my tower", "tower.pth"])
+def test_a_file_is_read_by_its_content_from_a_path_of_any_kind(trained: Any, tmp_path: Path, name: str) -> None:
+    file = tmp_path / "a folder" / name
+    file.parent.mkdir()
+    save_file(trained.state_dict(), file)
+    branch = Branch(BranchConfig(**CNN, weights=file), pretrained=True)
+    assert is_filled(branch, trained)
+    assert isinstance(branch.config.weights, TowerWeights) and branch.config.weights.place == str(file)
+    torch.save({name: tensor.double() for name, tensor in trained.state_dict().items()}, file.with_suffix(".bin"))
+    branch = Branch(BranchConfig(**CNN, weights=file.with_suffix(".bin")), pretrained=True)
+    assert is_filled(branch, trained) and branch.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("key", "prefix"),
+    [(None, "model."), ("model_state_dict", ""), ("net", ""), ("state_dict", "backbone."), ("teacher", "module.backbone."),
+     ("state_dict", "model.backbone."), ("weights", "_orig_mod.")],
+)  # fmt: skip
+def test_weights_are_found_in_checkpoints_of_many_trainings(
+    trained: Any, tmp_path: Path, key: str | None, prefix: str
+) -> None:
+    file = tmp_path / "checkpoint.pth"
+    state = {prefix + name: tensor for name, tensor in trained.state_dict().items()}
+    if "backbone" in prefix:
+        state["module.head.weight"] = torch.zeros(3)
+    optimiser = torch.optim.AdamW(trained.parameters())
+    torch.save(state if key is None else {key: state, "optimizer": optimiser.state_dict(), "epoch": 3}, file)
+    assert is_filled(Branch(BranchConfig(**CNN, weights=file), pretrained=True), trained)
+
+
+def test_a_checkpoint_of_several_networks_is_refused(trained: Any, tmp_path: Path) -> None:
+    file = tmp_path / "checkpoint.pth"
+    torch.save({"student_a": trained.state_dict(), "student_b": trained.state_dict()}, file)
+    with pytest.raises(ValueError, match="no state dictionary of tensors, or several"):
+        Branch(BranchConfig(**CNN, weights=file), pretrained=True)
+
+
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_a_local_file_fills_the_tower(trained: Any, tmp_path: Path, suffix: str, wrapped: bool) -> None:
@@ -180,6 +217,11 @@ def test_the_record_in_a_card_is_never_opened(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"weights": "package:name-only"}, "names no file"),
+        ({"weights": "package:/tower.pth"}, "names no file"),
+        ({"weights": "package:timm/../tower.pth"}, "names no file"),
+        ({"weights": "package:timm//tmp/tower.pth"}, "names no file"),
+        ({"weights": "hf-hub:owner/"}, "names no file"),
+        ({"weights": "."}, "there are no weights '.'"),
         ({"weights": ""}, "the place of weights"),
         ({"weights": "a.pth", "tag": "dino"}, "give one of them"),
         ({"weights": "nowhere.pth"}, "there are no weights 'nowhere.pth'"),
