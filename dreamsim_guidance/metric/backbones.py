@@ -26,6 +26,7 @@ from dreamsim_guidance.metric.branch_config import (
 )
 from dreamsim_guidance.metric.distance import centre, unit
 from dreamsim_guidance.metric.low_rank import Names
+from dreamsim_guidance.metric.maps import shares
 from dreamsim_guidance.metric.towers import build_tower, with_weights
 from dreamsim_guidance.tracing import transforms_active
 from dreamsim_guidance.types import Image, Map
@@ -145,10 +146,8 @@ class Branch(nn.Module):
         """
         if adapters is not None and not self._takes_names:
             return run_by_adapter(self.maps, self, images, adapters)
-        shares = self._shares()
-        return [
-            s**0.5 * unit(vit.stream(x), 1) for s, (_, x) in zip(shares, self._layers(images, adapters), strict=True)
-        ]
+        layers = self._layers(images, adapters)
+        return [s**0.5 * unit(vit.stream(x), 1) for s, (_, x) in zip(self._shares(), layers, strict=True)]
 
     def _vectors(self, images: Image, adapters: Names | None) -> Tensor:
         """The vectors of all layers, each centred and of length one, scaled by the square roots of their weights."""
@@ -158,8 +157,7 @@ class Branch(nn.Module):
 
     def _shares(self) -> list[float]:
         layers = cast("tuple[int, ...]", self.config.layers)
-        weights = self.config.layer_weights or (1.0,) * len(layers)
-        return [weight / sum(weights) for weight in weights]
+        return shares(self.config.layer_weights or (1.0,) * len(layers))
 
     def _layers(self, images: Image, adapters: Names | None) -> list[tuple[Tensor | None, Map]]:
         """The class token `(b, d)`, if it is the feature, and the map of every layer that is read."""

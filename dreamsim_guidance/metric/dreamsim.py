@@ -140,9 +140,20 @@ class DreamSim(TunedEnsemble):
     def compare(self, x: AnyImage, y: AnyImage, mask: Mask | None = None, adapters: Adapters | None = None) -> Distance:
         """The distance as in `forward`, for images that have been checked already."""
         a, b = self.directions(x, mask, adapters), self.directions(y, mask, adapters)
-        if a.shape[-1] != b.shape[-1]:
-            raise ValueError(f"{_GRIDS}, got images of {tuple(x.shape[-2:])} and {tuple(y.shape[-2:])}; {_RESIZE}.")
+        self.check_grids(a, b, x.shape[-2:], y.shape[-2:])
         return half_chord(a, b)
+
+    def check_grids(self, a: Tensor, b: Tensor, first: Sequence[int], second: Sequence[int]) -> None:
+        """Raise ValueError unless the maps of two images have the same grids; other embeddings go together at any size.
+
+        a, b: their directions. first, second: their height and width in pixels.
+        """
+        if not self.ensemble.spatial or self.resize:
+            return
+        # of images of 64 x 96 and 96 x 64 the directions are equally long, and their positions are not the same
+        turned = (first[0] - second[0]) * (first[1] - second[1]) < 0
+        if a.shape[-1] != b.shape[-1] or turned:
+            raise ValueError(f"{_GRIDS}, got images of {tuple(first)} and {tuple(second)}; {_RESIZE}.")
 
     @classmethod
     def from_pretrained(
@@ -257,7 +268,10 @@ class DreamSim(TunedEnsemble):
         if adapters is not None and not isinstance(adapters, str) and len(references) > 1:
             raise ValueError("an adapter for each image goes with references of one size, in one batch.")
         with torch.no_grad():  # the reference is fixed: no graph through its branch
-            directions = torch.cat([self.directions(reference, mask, adapters) for reference in references])
+            vectors = [self.directions(reference, mask, adapters) for reference in references]
+        for reference, vector in zip(references, vectors, strict=True):
+            self.check_grids(vectors[0], vector, references[0].shape[-2:], reference.shape[-2:])
+        directions = torch.cat(vectors)
         return directions, references[0].detach().clone() if len(references) == 1 else None
 
     def check(self, images: object, name: str = "images", overshoot: bool | None = None) -> None:

@@ -24,7 +24,7 @@ from dreamsim_guidance.metric.backbones import Branch, BranchConfig
 from dreamsim_guidance.metric.distance import centre, unit
 from dreamsim_guidance.metric.loss_scale import LossScale, computes_in_float16
 from dreamsim_guidance.metric.low_rank import Names
-from dreamsim_guidance.metric.maps import join_maps
+from dreamsim_guidance.metric.maps import join_maps, shares
 from dreamsim_guidance.metric.stackable import groups, obstacle
 from dreamsim_guidance.metric.stacked import Stack, without_blocks
 from dreamsim_guidance.metric.vit import stream
@@ -236,7 +236,7 @@ class Ensemble(nn.Module):
         """The explicit weight of each branch, as its share of the distance; None if features are joined as they are."""
         weights = [config.explicit_weight for config in self.configs]
         numbers = [weight for weight in weights if weight is not None]
-        return [number / sum(numbers) for number in numbers] or None
+        return shares(numbers) if numbers else None
 
     @property
     def dtype(self) -> torch.dtype:

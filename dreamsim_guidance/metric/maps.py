@@ -21,7 +21,14 @@ from torch import Tensor
 from dreamsim_guidance.metric.distance import half_chord
 from dreamsim_guidance.types import Map, Mask
 
-__all__ = ["compare_maps", "join_maps"]
+__all__ = ["compare_maps", "join_maps", "shares"]
+
+
+def shares(weights: Sequence[float]) -> list[float]:
+    """Positive weights of any size, scaled to sum to one."""
+    largest = max(weights)
+    relative = [weight / largest for weight in weights]  # the sum of the weights themselves may overflow
+    return [weight / sum(relative) for weight in relative]
 
 
 def join_maps(maps: Sequence[Map], mask: Mask | None = None) -> Float[Tensor, "b d"]:

@@ -185,6 +185,8 @@ class Target(Loss):
 
     def _distances(self, images: Image) -> Distance:
         x = self.metric.directions(images, self.mask, self.chosen)
+        pictures = images if self.references is None else self.references
+        self.metric.check_grids(x, self.directions, images.shape[-2:], pictures.shape[-2:])
         if self.reduction is None:
             return half_chord(x, self.directions)
         distances = half_chord(x[:, None], self.directions[None])

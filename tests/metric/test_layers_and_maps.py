@@ -240,3 +240,38 @@ def test_default_layers_of_timm_are_counted_as_here() -> None:
             tower: Any = timm.create_model(name, num_classes=0)
             outputs = tower.forward_intermediates(torch.rand(1, 3, 224, 224), intermediates_only=True)
         assert len(outputs) == len(tower.feature_info)
+
+
+@pytest.mark.parametrize("config", [CNN, VIT])
+def test_maps_of_other_grids_are_refused_although_they_are_equally_long(config: BranchConfig) -> None:
+    ensemble = Ensemble([replace(config, spatial=True)])
+    as_they_are, squashed = DreamSim(ensemble, resize=False), DreamSim(ensemble)
+    wide, tall, small = torch.rand(1, 3, 64, 96), torch.rand(1, 3, 96, 64), torch.rand(1, 3, 32, 32)
+    calls: list[Callable[[DreamSim, Tensor], Any]] = [
+        lambda metric, x: metric(wide, x),
+        lambda metric, x: metric.target(wide)(x),
+        lambda metric, x: metric.target([wide, x], reduction="min"),
+    ]
+    for call in calls:
+        for other in (tall, small):
+            with pytest.raises(ValueError, match="the maps of x and y must have one grid"):
+                call(as_they_are, other)
+            call(squashed, other)
+        call(as_they_are, wide.flip(-1))
+
+
+@pytest.mark.parametrize("options", [{}, {"spatial": True}, {"layers": (0, 1)}])
+def test_only_ratios_of_weights_matter_however_large_they_are(options: dict[str, Any], unchecked: None) -> None:
+    x, y = images(), images()
+    pairs = []
+    for scale in (1.0, 1e308, 1e-300):
+        torch.manual_seed(3)
+        weights = (scale, scale / 2) if "layers" in options else None
+        configs = [replace(c, weight=scale, layer_weights=weights, **options) for c in (CNN, VIT)]
+        pairs.append(DreamSim(Ensemble(configs))(x, y))
+    assert float(pairs[0].min()) > 0
+    for distances in pairs[1:]:
+        torch.testing.assert_close(distances, pairs[0])
+    for weight in (10**400, float("inf"), float("nan"), 0, -1, True, "1"):
+        with pytest.raises(ValueError, match="weight must be a positive number"):
+            replace(CNN, weight=weight)
