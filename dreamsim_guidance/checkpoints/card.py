@@ -91,7 +91,14 @@ def branch_configs(
                 f"'{path}': its card describes a model of wrong shape: {key} = {value!r:.60}, but the file has "
                 f"{len(shapes)} tensors of at most {largest} rows or columns."
             )
-    return [_config(branch, path) for branch in branches], None if card["head"] is None else card["head"]["hidden"]
+    configs = [_config(branch, path) for branch in branches]
+    for config in configs:
+        if len(config.layers or ()) > len(shapes):
+            raise ValueError(
+                f"'{path}': its card describes a model of wrong shape: branch '{config.name}' reads {len(config.layers or ())} "
+                f"layers, but the file has {len(shapes)} tensors."
+            )
+    return configs, None if card["head"] is None else card["head"]["hidden"]
 
 
 def _numbers(value: Any, key: str = "", depth: int = 0) -> Iterator[tuple[str, int | float]]:

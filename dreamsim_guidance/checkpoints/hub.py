@@ -137,6 +137,12 @@ def model_card(card: dict[str, Any], repo_id: str) -> str:
         f"{branch['image_size']} |"
         for branch in card["branches"]
     ]
+    records = [
+        f"- {branch['name']}: `{weights['place']}`, licence {weights.get('licence') or 'unknown'}, "
+        f"source {weights.get('source') or 'unknown'}, sha256 `{weights.get('sha256') or 'unknown'}`"
+        for branch in card["branches"]
+        if isinstance(weights := branch.get("weights"), dict) and "place" in weights
+    ]
     numbers = [f"| {name} | {value} |" for name, value in card["reference"].items()]
     lines = [
         "---",
@@ -162,6 +168,8 @@ def model_card(card: dict[str, Any], repo_id: str) -> str:
         "",
         f"Licence: {card['licence']}",
     ]
+    if records:
+        lines += ["", "The towers began with these weights, whose licences apply too:", "", *records]
     if numbers:
         lines += ["", "| reference number | value |", "|---|---|", *numbers]
     return "\n".join(lines) + "\n"

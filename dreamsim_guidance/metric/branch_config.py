@@ -77,6 +77,8 @@ class BranchConfig:
         for name in ("name", "architecture"):
             if not isinstance(getattr(self, name), str):
                 raise TypeError(f"a branch's {name} must be text, got {getattr(self, name)!r:.60}.")
+        if not isinstance(self.tag, str | None):
+            raise TypeError(f"branch '{self.name}': tag must be text or None, got {self.tag!r:.60}.")
         for name in ("image_size", "projection"):
             value = getattr(self, name)
             if not (type(value) is int and value >= 1) and (name, value) != ("projection", None):

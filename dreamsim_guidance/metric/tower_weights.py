@@ -45,7 +45,7 @@ class TowerWeights:
     sha256: the file's checksum in hexadecimal; another file is refused. By default that of the file is filled in.
     licence, source: by default those that the package or the repository states.
 
-    Raises ValueError for a place or a checksum that cannot be one.
+    Raises ValueError for a place or a checksum that cannot be one, TypeError for a licence or a source that is not text.
     """
 
     place: str
@@ -59,6 +59,9 @@ class TowerWeights:
             object.__setattr__(self, "place", os.fspath(self.place))
         if not isinstance(self.place, str) or not self.place:
             raise ValueError(f"the place of weights is a file, 'package:...' or 'hf-hub:...', got {self.place!r:.60}.")
+        for name in ("licence", "source"):
+            if not isinstance(getattr(self, name), str | None):
+                raise TypeError(f"the {name} of weights must be text or None, got {getattr(self, name)!r:.60}.")
         _, _, path = self.place.partition(":")
         parts = path.split("/")
         if self.place.startswith((_PACKAGE, _HUB)) and (len(parts) < 2 or not {"", ".", ".."}.isdisjoint(parts)):

@@ -16,8 +16,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from dreamsim_guidance import BranchConfig, DreamSim
+from dreamsim_guidance.checkpoints.hub import model_card
 from dreamsim_guidance.checkpoints.model_file import read_card, read_model
 from dreamsim_guidance.files.untrusted_json import MAX_BYTES
+from dreamsim_guidance.metric import TowerWeights
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
@@ -180,3 +182,45 @@ def test_an_adapter_config_that_is_no_json_object_is_refused(text: str, adapter:
     (adapter / "adapter_config.json").write_text(text)
     with pytest.raises(ValueError, match=r"is not JSON|at most|type 'NoneType' cannot be loaded"):
         DreamSim(tiny_branches(), pretrained=False).load_adapter(adapter)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("layers", [0] * 100_000),
+        ("layers", [10**400]),
+        ("layer_weights", [10**400]),
+        ("weight", 10**400),
+        ("weight", "1"),
+        ("spatial", 1),
+        ("tag", 5),
+        ("weights", [1]),
+        ("weights", {}),
+        ("weights", {"place": "a", "licence": {}}),
+        ("weights", {"place": "a", "source": 5}),
+        ("weights", {"place": "a", "sha256": 5}),
+        ("weights", {"place": "package:a/../b"}),
+    ],
+)
+def test_absurd_layers_weights_and_records_are_refused(
+    key: str, value: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "m.safetensors"
+    DreamSim([BranchConfig("c", "test_resnet", image_size=32, layers=(0,))], pretrained=False).save(file)
+    card = read_card(file)
+    card["branches"][0][key] = value
+    write_text(file, json.dumps(card))
+    refused(file, monkeypatch)
+
+
+def test_the_readme_names_the_weights_that_a_tower_began_with() -> None:
+    metric = DreamSim(
+        [
+            BranchConfig(
+                "c", "test_resnet", image_size=32, weights=TowerWeights("tower.pth", licence="BSD-3", source="s 1")
+            )
+        ],
+        pretrained=False,
+    )
+    readme = model_card(metric.card, "owner/name")
+    assert "- c: `tower.pth`, licence BSD-3, source s 1, sha256 `unknown`" in readme

@@ -15,7 +15,7 @@ __all__ = ["Attack", "Norm"]
 Norm = Literal["linf", "l2"]
 """linf bounds the change of every value of every pixel; l2 bounds the Euclidean length of the whole change."""
 
-_FORM = re.compile(r"(?P<norm>[a-z0-9]+):(?P<number>\d*\.?\d+(?:e-?\d+)?)(?:/(?P<divisor>\d+))?")
+_FORM = re.compile(r"(?P<norm>[a-z0-9]+):(?P<number>(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)(?:/(?P<divisor>\d+))?")
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class Attack:
                 f"the radius of an attack is a positive number, at most 1 for linf, got {self.radius}; pictures have values in "
                 "[0, 1], so that four grey levels are 4/255."
             )
-        if self.steps < 1:
-            raise ValueError(f"an attack needs at least 1 step, got {self.steps}.")
+        if type(self.steps) is not int or self.steps < 1:
+            raise ValueError(f"an attack needs a whole number of steps, at least 1 step, got {self.steps}.")
         if self.step_size is not None and not (self.step_size > 0 and math.isfinite(self.step_size)):
             raise ValueError(f"the step size of an attack is a positive number, got {self.step_size}.")
 

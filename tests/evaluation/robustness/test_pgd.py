@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -186,3 +187,18 @@ def test_another_form_is_refused_with_the_form(text: str) -> None:
 def test_impossible_attacks_are_refused(make: Callable[[], Attack], message: str, unchecked: None) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("radius", [4 / 255, 0.5, 1.5, 2.0, 1e-7, 1e9])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_the_name_of_an_attack_is_read_back(norm: Any, radius: float) -> None:
+    attack = Attack(norm, min(radius, 1.0) if norm == "linf" else radius)
+    again = Attack.parse(attack.name)
+    assert again.norm == norm and again.radius == pytest.approx(attack.radius, rel=1e-5)
+    assert Attack.parse("l2:1.") == Attack("l2", 1.0)
+
+
+@pytest.mark.parametrize("steps", [0, 1.5, True])
+def test_steps_of_an_attack_are_a_whole_number(steps: Any, unchecked: None) -> None:
+    with pytest.raises(ValueError, match="at least 1 step"):
+        Attack(steps=steps)
