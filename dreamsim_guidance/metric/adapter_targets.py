@@ -29,15 +29,17 @@ _MLP = {"ffn", "ff", "feed_forward"}
 
 
 def default_targets(ensemble: Ensemble) -> tuple[str, ...]:
-    """The layers that `attach_adapter` tunes by default, as last parts of their names, chosen for each tower:
+    """The layers that `attach_adapter` tunes by default, as last parts of their names.
 
-    1. the packed projections to queries, keys and values ("qkv"), as in the original, where the tower has them;
-    2. otherwise its separate projections to queries, keys and values;
-    3. otherwise (convolutional networks, and transformers whose attention reads its weights directly, such as open_clip's) the
-       linear layers of its MLP blocks and its convolutions, pointwise or with larger kernels, except convolutions in groups
-       (depthwise ones), the patch embedding, and the stem: what reads the image or has "stem" in its name.
+    For each tower, the first of these that it has:
 
-    Layers that the tower does not call, or that `obstacle` rules out, are left out. The names are as short as possible without
+    - its packed projections to queries, keys and values ("qkv"), as in the original;
+    - its separate projections to queries, keys and values;
+    - the linear layers of its MLP blocks, and its convolutions, pointwise or with larger kernels, except convolutions in groups
+      (depthwise ones), the patch embedding, and the stem: what reads the image or has "stem" in its name. These are the layers
+      of convolutional networks, and of transformers whose attention reads its weights directly, such as open_clip's.
+
+    Layers that the tower does not call, or that take no adapter, are left out. The names are as short as possible without
     matching any other module of any tower. Towers other than plain Vision Transformers are run once, on one image.
 
     Raises ValueError for a tower without such layers.
