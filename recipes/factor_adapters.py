@@ -73,6 +73,7 @@ def train_set_adapters() -> SetAdapters:
                 workers=0,
             ),
             normalize_embeds=True,
+            least_votes=1,
             seed=0,
         ),
     )
