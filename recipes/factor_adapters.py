@@ -53,8 +53,8 @@ def train_set_adapters() -> SetAdapters:
     """Train an adapter for materials and one for shoes over the photographs' ensemble: sets=materials,shoes.
 
     On the validation split of materials, the un-tuned ensemble agrees with the majority in 78.8 %, the adapter for materials in
-    80.9 %, and that for shoes in 79.3 %; on that of shoes in 82.2, 81.9 and 83.7 %. It took about 17 minutes on one of 2 cores of
-    an AMD EPYC that had much other work, torch 2.14.1.
+    80.9 %, and that for shoes in 79.3 %; on that of shoes in 82.2, 81.9 and 83.7 %. It took about 17 minutes on one of 2 cores
+    of an AMD EPYC that had much other work, torch 2.14.1.
     """
     return SetAdapters(
         sets=(Path("materials"), Path("shoes")),
