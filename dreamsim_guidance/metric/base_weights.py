@@ -17,7 +17,7 @@ from dreamsim_guidance.metric.tower_weights import TowerWeights
 if TYPE_CHECKING:
     from dreamsim_guidance.metric.branch_config import BranchConfig
 
-__all__ = ["FILE_NAMES", "default_tag", "hub_file", "tagged_weights"]
+__all__ = ["FILE_NAMES", "cached_weights", "default_tag", "hub_file", "tagged_weights"]
 
 FILE_NAMES = {
     "timm": ("model.safetensors", "pytorch_model.bin"),
@@ -48,16 +48,27 @@ def default_tag(config: BranchConfig) -> str:
 
 
 def tagged_weights(config: BranchConfig) -> tuple[Path, TowerWeights] | None:
-    """The file with the weights of `config.tag`, and its record; None if timm or open_clip must fetch them themselves.
+    """The file with the weights of `config.tag` in the Hub's cache, and its record; None where timm or open_clip can fetch it.
 
     Raises FileNotFoundError, within seconds, if the Hub cannot be used and its cache does not hold the file.
     """
-    repository, files, licence = _on_the_hub(config)
-    if repository is None:
+    repository, files, _ = _on_the_hub(config)
+    if repository is None or hub_available():
         return None
-    path = hub_file(repository, files, f"branch '{config.name}' needs the weights {config.architecture}.{config.tag}")
-    page = f"https://huggingface.co/{repository}"
-    return TowerWeights(f"hf-hub:{repository}/{path.name}", licence=licence, source=page).found(path)
+    hub_file(repository, files, f"branch '{config.name}' needs the weights {config.architecture}.{config.tag}")
+    return cached_weights(config)
+
+
+def cached_weights(config: BranchConfig) -> tuple[Path, TowerWeights] | None:
+    """The file with the weights of `config.tag` in the Hub's cache, and its record; None for weights from elsewhere."""
+    from huggingface_hub import try_to_load_from_cache
+
+    repository, files, licence = _on_the_hub(config)
+    for file in files if repository is not None else ():
+        if isinstance(path := try_to_load_from_cache(str(repository), file), str):
+            page = f"https://huggingface.co/{repository}"
+            return TowerWeights(f"hf-hub:{repository}/{file}", licence=licence, source=page).found(Path(path))
+    return None
 
 
 def hub_file(repository: str, files: tuple[str, ...], needed: str) -> Path:
@@ -94,13 +105,13 @@ def hub_file(repository: str, files: tuple[str, ...], needed: str) -> Path:
 def _on_the_hub(config: BranchConfig) -> tuple[str | None, tuple[str, ...], str | None]:
     """The repository of a tag on the Hub, the names that its file may have there, and its licence where that is known.
 
-    No repository for weights from elsewhere, and for those in a format of their own.
+    No repository for weights from elsewhere.
     """
     if config.source == "timm":
         import timm
 
         published: Any = timm.get_pretrained_cfg(f"{config.architecture}.{config.tag}", allow_unregistered=True)
-        if published is None or not published.hf_hub_id or (published.custom_load and hub_available()):
+        if published is None or not published.hf_hub_id:
             return None, (), None
         names = (published.hf_hub_filename,) if published.hf_hub_filename else FILE_NAMES["timm"]
         return published.hf_hub_id, names, published.license

@@ -12,7 +12,7 @@ import timm
 from torch import nn
 
 from dreamsim_guidance.metric import vit
-from dreamsim_guidance.metric.base_weights import FILE_NAMES, default_tag, tagged_weights
+from dreamsim_guidance.metric.base_weights import FILE_NAMES, cached_weights, default_tag, tagged_weights
 from dreamsim_guidance.metric.branch_config import BranchConfig
 from dreamsim_guidance.metric.tower_weights import TowerWeights, in_order, read_tensors
 from dreamsim_guidance.metric.transformers_vit import with_timm_names
@@ -40,10 +40,16 @@ def build_tower(
     Raises ValueError for an unknown architecture, for a feature or a layer that it does not have, and for weights of another
     tower.
     """
+    projection = None
     if config.source == "open_clip":
-        return replace(config, feature="pooled"), _build_open_clip(config, pretrained, file), None
-    model, projection = _build_timm(config, pretrained, file)
-    return _resolved(config, model), model, projection
+        model = _build_open_clip(config, pretrained, file)
+        config = replace(config, feature="pooled")
+    else:
+        model, projection = _build_timm(config, pretrained, file)
+        config = _resolved(config, model)
+    if pretrained and file is None and (fetched := cached_weights(config)) is not None:
+        config = replace(config, tag=None, weights=fetched[1])
+    return config, model, projection
 
 
 def _build_timm(config: BranchConfig, pretrained: bool, file: Path | None) -> tuple[nn.Module, nn.Parameter | None]:

@@ -234,3 +234,30 @@ def test_mistakes_are_named(options: dict[str, Any], message: str, unchecked: No
         TowerWeights("a.pth", sha256="abc")
     with pytest.raises(ValueError, match="by 'name' or by 'order'"):
         TowerWeights("a.pth", by="shape")  # type: ignore[arg-type]
+
+
+def test_what_timm_fetched_is_recorded_from_the_cache(
+    trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    from dreamsim_guidance.metric import base_weights
+
+    snapshot = tmp_path / "models--timm--resnet18.a1_in1k" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("abc")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(base_weights, "hub_available", lambda: True)
+    create = timm.create_model
+
+    def fetch(name: str, pretrained: bool, **options: Any) -> Any:
+        assert pretrained and name == "resnet18.a1_in1k"
+        (snapshot / "model.safetensors").write_bytes(b"what timm downloads")
+        return create("resnet18", pretrained=False, **options)
+
+    monkeypatch.setattr(timm, "create_model", fetch)
+    config = Branch(BranchConfig("x", "resnet18", image_size=32, tag="a1_in1k"), pretrained=True).config
+    record: Any = config.weights
+    assert config.tag is None and record.place == "hf-hub:timm/resnet18.a1_in1k/model.safetensors"
+    assert record.sha256 == hashlib.sha256(b"what timm downloads").hexdigest() and record.licence == "apache-2.0"

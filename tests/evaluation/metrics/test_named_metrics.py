@@ -114,7 +114,11 @@ def test_a_callable_is_a_metric(pairs: list[tuple[Path, Path]], tmp_path: Path) 
 @pytest.mark.parametrize(
     ("name", "error", "message"),
     [
-        ("ensemble_v2", ValueError, "unknown metric 'ensemble_v2'; known: clip_vitb32, .*pocket, mse, psnr"),
+        (
+            "ensemble_v2",
+            ValueError,
+            "unknown metric 'ensemble_v2'; known: clip_vitb32, .*pocket, pocket_robust, mse, psnr",
+        ),
         ("none.safetensors", FileNotFoundError, "there is no model file 'none.safetensors'"),
         (".", FileNotFoundError, "the folder '.' holds no model.safetensors"),
         ("none.py:f", FileNotFoundError, "names the file 'none.py', which is not there"),
