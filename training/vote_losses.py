@@ -8,6 +8,8 @@ share of people who found b nearer:
     bradley_terry  the same times n_a + n_b: the negative log-likelihood of the votes under worths exp(-d / temperature);
                    the temperature is learned with the metric
 
+A learned temperature is one number for each set of judgments, since people answer some questions less consistently than others.
+
 Fu et al., DreamSim, NeurIPS 2023, section 4.2 (hinge); Bradley and Terry, Rank analysis of incomplete block designs,
 Biometrika 1952. A pixel-space ranking loss on fractions: Zhang et al., LPIPS, CVPR 2018.
 """
@@ -18,7 +20,7 @@ import math
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from dreamsim_guidance.training.vote_loss_config import Kind, VoteLossConfig
@@ -27,23 +29,27 @@ __all__ = ["Kind", "VoteLoss", "VoteLossConfig"]
 
 
 class VoteLoss(nn.Module):
-    """Maps distances and votes of n triplets, each `(n,)`, to n losses. The temperature of "bradley_terry" is a parameter."""
+    """Maps distances and votes of n triplets, each `(n,)`, to n losses. A learned temperature is a parameter.
+
+    sets: number of sets of judgments, each of which gets a learned temperature of its own.
+    """
 
     log_temperature: nn.Parameter | None
 
-    def __init__(self, config: VoteLossConfig) -> None:
+    def __init__(self, config: VoteLossConfig, sets: int = 1) -> None:
         super().__init__()
         self.config = config
-        learned = config.kind == "bradley_terry"
-        start = torch.tensor([math.log(config.temperature)], dtype=torch.float32)  # FSDP cannot shard a scalar
+        learned = config.learned or config.kind == "bradley_terry"
+        start = torch.full((sets,), math.log(config.temperature), dtype=torch.float32)  # FSDP cannot shard a scalar
         self.log_temperature = nn.Parameter(start) if learned else None
 
     @property
-    def temperature(self) -> float | None:
-        """The current temperature; None for the hinge."""
-        if self.log_temperature is not None:
-            return float(self.log_temperature.detach().exp())
-        return None if self.config.kind == "hinge" else self.config.temperature
+    def temperature(self) -> float | tuple[float, ...] | None:
+        """The current temperature, of several sets one for each where it is learned; None for the hinge."""
+        if self.log_temperature is None:
+            return None if self.config.kind == "hinge" else self.config.temperature
+        learned = tuple(self.log_temperature.detach().exp().tolist())
+        return learned if len(learned) > 1 else learned[0]
 
     def forward(
         self,
@@ -51,7 +57,9 @@ class VoteLoss(nn.Module):
         distance_b: Float[Tensor, " n"],
         votes_a: Float[Tensor, " n"],
         votes_b: Float[Tensor, " n"],
+        origin: Int[Tensor, " n"] | None = None,
     ) -> Float[Tensor, " n"]:
+        """The losses. origin: number of each triplet's set, from 0; None for one set alone."""
         z, people = distance_a - distance_b, votes_a + votes_b
         share = (votes_b / people).to(z.dtype)
         if self.config.kind == "hinge":
@@ -59,5 +67,7 @@ class VoteLoss(nn.Module):
             return b_won * F.relu(self.config.margin - z) + (1 - b_won) * F.relu(self.config.margin + z)
         if self.log_temperature is None:
             return F.binary_cross_entropy_with_logits(z / self.config.temperature, share, reduction="none")
-        likelihood = F.binary_cross_entropy_with_logits(z / self.log_temperature.exp(), share, reduction="none")
-        return likelihood * people.to(z.dtype)
+        temperatures = self.log_temperature.exp()
+        temperature = temperatures if origin is None or len(temperatures) == 1 else temperatures[origin]
+        likelihood = F.binary_cross_entropy_with_logits(z / temperature, share, reduction="none")
+        return likelihood * people.to(z.dtype) if self.config.kind == "bradley_terry" else likelihood

@@ -14,6 +14,7 @@ import dataclasses
 import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import tyro
@@ -64,7 +65,7 @@ class Field:
             (word,) = words
             boolean = self.hint is bool or bool in typing.get_args(self.hint)
             words = [word.capitalize()] if boolean and word.lower() in ("true", "false") else [word]
-        elif len(words) == 1:
+        elif len(words) == 1 and not ("," not in words[0] and Path in typing.get_args(self.hint)):
             words = [word for word in re.split(r"\s*,\s*", words[0].strip("()[] ")) if word]
         if spec.choices is not None and not set(words) <= set(spec.choices):
             raise ValueError(f"it must be one of {', '.join(spec.choices)}")

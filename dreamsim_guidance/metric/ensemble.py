@@ -46,15 +46,26 @@ def building_for(device: torch.device | str) -> torch.device:
 
 
 class MLPHead(nn.Module):
-    """`W2 relu(W1 x) + x` on features `(b, d)`, with `hidden` units between (512 in the paper's configurations)."""
+    """`W2 relu(W1 x) + x` on features `(b, d)`, with `hidden` units between (512 in the paper's configurations).
 
-    def __init__(self, features: int, hidden: int = 512) -> None:
+    scale: factor of the features before all else, by default 1. The distance does not depend on it, but training does: features
+        that were scaled to length one have entries far below one.
+
+    Attribute `dropout`, by default 0: the share of the dimensions of x that are left out in training mode, the same ones for
+    all features of a call, so that the distances are those in the remaining dimensions.
+    """
+
+    def __init__(self, features: int, hidden: int = 512, scale: float = 1.0) -> None:
         super().__init__()
+        self.scale, self.dropout = scale, 0.0
         self.fc1 = nn.Linear(features, hidden)
         self.fc2 = nn.Linear(hidden, features)
 
     def forward(self, x: Embedding) -> Embedding:
-        return self.fc2(F.relu(self.fc1(x.to(self.fc1.weight.dtype)))) + x
+        x = x.to(self.fc1.weight.dtype) * self.scale
+        if self.training and self.dropout:
+            x = x * F.dropout(torch.ones_like(x[:1]), self.dropout)
+        return self.fc2(F.relu(self.fc1(x))) + x
 
 
 class Ensemble(nn.Module):
@@ -109,8 +120,10 @@ class Ensemble(nn.Module):
         if hidden is not None:
             self.attach_head(hidden)
 
-    def attach_head(self, hidden: int = 512) -> MLPHead:
+    def attach_head(self, hidden: int = 512, identity: bool = False) -> MLPHead:
         """Put a fresh, trainable head of `hidden` units behind the features, in place of an earlier one.
+
+        identity: its output layer is zero, so that it changes nothing yet.
 
         Raises ValueError for an ensemble of maps.
         """
@@ -120,7 +133,13 @@ class Ensemble(nn.Module):
             )
         self.head = None
         with self.one_by_one(), building_for(self.device):
-            head = MLPHead(self._width(), hidden).to(device=self.device, dtype=self.dtype)
+            width = self._width()
+            # branches with explicit weights make vectors of length one; the head sees entries with a mean square of one
+            head = MLPHead(width, hidden, 1.0 if self.shares is None else width**0.5)
+            head.to(device=self.device, dtype=self.dtype)
+        if identity:
+            nn.init.zeros_(head.fc2.weight)
+            nn.init.zeros_(head.fc2.bias)
         self.head = head
         return head
 

@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dreamsim_guidance.files.checksums import sha256
+from dreamsim_guidance.metric.onnx_vit import read_onnx_vit
 
 __all__ = ["TowerWeights", "in_order", "read_tensors"]
 
@@ -37,7 +38,8 @@ _PREFIXES = ("model.", "backbone.")
 class TowerWeights:
     """The place of a tower's weights.
 
-    place: a local file (safetensors, or a state dictionary that torch.save wrote), "package:DISTRIBUTION/FILE" for a file in
+    place: a local file (safetensors, a state dictionary that torch.save wrote, or a Vision Transformer in a file .onnx, see
+        `onnx_vit.py`), "package:DISTRIBUTION/FILE" for a file in
         an installed package, its path as the package lists it, or "hf-hub:OWNER/REPOSITORY", with "/FILE" if its file has
         another name than usual.
     by: "name" for tensors with the names of timm or open_clip, or a format that timm converts; "order" for tensors of other
@@ -109,9 +111,11 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors in a file of weights, unwrapped from a training's checkpoint, without the prefixes of DDP, torch.compile or a
     module that holds the tower as `model` or `backbone`.
 
-    The format is recognised by the file's content, whatever its name. Raises ValueError for a file that holds no state
-    dictionary, or several.
+    The format is recognised by the file's content, whatever its name, except for ONNX, whose files end in .onnx. Raises
+    ValueError for a file that holds no state dictionary, or several; for ONNX as `read_onnx_vit`.
     """
+    if path.suffix == ".onnx":
+        return read_onnx_vit(path)
     from timm.models import clean_state_dict
 
     try:

@@ -92,6 +92,9 @@ def _overlay(config: BranchConfig, file: Path) -> dict[str, Any]:
     for name in (classifier,) if isinstance(classifier, str) else classifier or ():
         for part in ("weight", "bias"):
             tensors.pop(f"{name}.{part}", None)
+    if "depth" in config.overrides:  # a Vision Transformer that is cut short has the first blocks of the whole one
+        kept = {f"blocks.{number}" for number in range(config.overrides["depth"])}
+        tensors = {k: t for k, t in tensors.items() if k[:7] != "blocks." or k[: k.index(".", 7)] in kept}
     return {
         "state_dict": tensors,
         "custom_load": False,

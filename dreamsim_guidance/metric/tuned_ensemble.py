@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dreamsim_guidance.metric import adapters
+from dreamsim_guidance.metric.ensemble import MLPHead
 from dreamsim_guidance.metric.loading import Loaded, card_of
 
 __all__ = ["Adapters", "TunedEnsemble"]
@@ -133,13 +134,15 @@ class TunedEnsemble(nn.Module):
         """
         adapters.save_adapter(self.ensemble, folder, name)
 
-    def attach_head(self, hidden: int = 512) -> None:
+    def attach_head(self, hidden: int = 512, identity: bool = False) -> MLPHead:
         """Put a fresh, trainable residual MLP behind the frozen features: the paper's other way of tuning.
 
-        hidden: its width. Begin with `baseline=True`, as the original does. `save` writes the head with the rest.
+        hidden: its width. identity: start with an output layer of zeros, so that the embedding does not change yet, instead of
+        the original's random weights. Begin with `baseline=True`, as the original does. `save` writes the head with the rest.
         """
-        self.ensemble.attach_head(hidden)
+        head = self.ensemble.attach_head(hidden, identity)
         self._changed(self.adapter_state[1])
+        return head
 
     def _changed(self, active: str | None) -> None:
         """Note that the adapters are no longer the published or saved ones, so that their figures do not apply any more."""

@@ -123,7 +123,7 @@ def test_twenty_steps_give_the_losses_of_a_loop_around_the_original(
     from dreamsim_guidance.checkpoints.official import load_official
     from dreamsim_guidance.data.pictures import Pictures
     from dreamsim_guidance.training import tuning_run as home
-    from dreamsim_guidance.training.triplet_batches import TripletBatches
+    from dreamsim_guidance.training.triplet_batches import TripletBatches, TripletSet
 
     data = write_judged_pictures(tmp_path / "data", triplets=20, size=224)
     official = tmp_path / "official"
@@ -144,7 +144,7 @@ def test_twenty_steps_give_the_losses_of_a_loop_around_the_original(
     optimiser = torch.optim.Adam(trained, lr=3e-4, betas=(0.5, 0.999), weight_decay=0)
     judgments = read_nights(data, "train")
     pictures = Pictures(judgments.images, 224)
-    batches = TripletBatches(judgments, pictures, 2, 20, config.seed)
+    batches = TripletBatches([TripletSet(judgments, pictures)], 2, 20, config.seed)
     expected = []
     for step in range(20):
         chosen = batches.triplets(step)

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dreamsim_guidance.data.judgments import Judgments
-from dreamsim_guidance.training.triplet_batches import Piece, TripletBatches, load_batches
+from dreamsim_guidance.training.triplet_batches import Piece, TripletBatches, TripletSet, load_batches
 
 
 class Numbers(Dataset[Tensor]):
@@ -50,12 +50,12 @@ def rows(pieces: list[Piece]) -> list[tuple[float, ...]]:
 
 def test_every_distinct_picture_of_a_batch_is_read_once(judgments: Judgments) -> None:
     pictures = Numbers()
-    (piece,) = TripletBatches(judgments, pictures, batch=23, steps=1, seed=0)[0]
+    (piece,) = TripletBatches([TripletSet(judgments, pictures)], batch=23, steps=1, seed=0)[0]
     assert sorted(pictures.read) == list(range(9)) and len(piece.reference) == 23
 
 
 def test_an_epoch_has_every_triplet_once_and_the_next_one_another_order(judgments: Judgments) -> None:
-    batches = TripletBatches(judgments, Numbers(), batch=5, steps=10, seed=0)
+    batches = TripletBatches([TripletSet(judgments, Numbers())], batch=5, steps=10, seed=0)
     epochs = [np.concatenate([batches.triplets(step) for step in range(5 * e, 5 * e + 5)]) for e in range(2)]
     assert all(sorted(epoch) == list(range(23)) for epoch in epochs)
     assert not np.array_equal(*epochs)
@@ -63,8 +63,9 @@ def test_an_epoch_has_every_triplet_once_and_the_next_one_another_order(judgment
 
 @pytest.mark.parametrize(("processes", "piece"), [(1, 2), (2, None), (3, 1), (4, 2)])
 def test_processes_and_pieces_share_the_same_batch(judgments: Judgments, processes: int, piece: int | None) -> None:
-    whole = TripletBatches(judgments, Numbers(), batch=5, steps=5, seed=0)
-    shares = [TripletBatches(judgments, Numbers(), 5, 5, 0, piece, process, processes) for process in range(processes)]
+    whole = TripletBatches([TripletSet(judgments, Numbers())], batch=5, steps=5, seed=0)
+    sets = [TripletSet(judgments, Numbers())]
+    shares = [TripletBatches(sets, 5, 5, 0, piece, process, processes) for process in range(processes)]
     for step in range(5):  # the last batch of the epoch has three triplets only
         parts = [share[step] for share in shares]
         assert len({len(part) for part in parts}) == 1  # all make equally many passes
@@ -73,11 +74,11 @@ def test_processes_and_pieces_share_the_same_batch(judgments: Judgments, process
 
 
 def test_workers_give_the_same_batches_from_any_step_on(judgments: Judgments) -> None:
-    batches = TripletBatches(judgments, Numbers(), batch=5, steps=7, seed=3)
+    batches = TripletBatches([TripletSet(judgments, Numbers())], batch=5, steps=7, seed=3)
     expected = [rows(batches[step]) for step in range(4, 7)]
     assert [rows(pieces) for pieces in load_batches(batches, first=4, workers=1)] == expected
 
 
 def test_batches_smaller_than_one_are_refused(judgments: Judgments) -> None:
     with pytest.raises(ValueError, match="batch and piece must be at least 1"):
-        TripletBatches(judgments, Numbers(), batch=0, steps=1, seed=0)
+        TripletBatches([TripletSet(judgments, Numbers())], batch=0, steps=1, seed=0)

@@ -20,8 +20,9 @@ __all__ = ["tune_pocket"]
 
 def tune_pocket(settings: TunePocket, folder: Path) -> dict[str, Any]:
     """Carry out `TunePocket.run`."""
+    (scenes,) = settings.tuning.sets
     if is_main():
-        write_scene_set(settings.tuning.data, settings.triplets, settings.seed, workers=settings.workers)
+        write_scene_set(scenes, settings.triplets, settings.seed, workers=settings.workers)
     results: dict[str, Any] = {"training": settings.tuning.run(folder)}
     if not is_main():
         return results
@@ -33,11 +34,11 @@ def tune_pocket(settings: TunePocket, folder: Path) -> dict[str, Any]:
     }
     for split in ("test", "test_held_out"):
         with alone():
-            report = evaluate(read_nights(settings.tuning.data, split), metrics, ["majority"]).report
+            report = evaluate(read_nights(scenes, split), metrics, ["majority"]).report
         agreement = {name: asdict(rules["majority"]) for name, rules in report.agreement.items()}
         results[split] = {**agreement, "gain": asdict(report.lead["after"]["majority"])}
     if settings.attacks:
-        judgments = read_nights(settings.tuning.data, "test").sample(settings.attacked, settings.seed)
+        judgments = read_nights(scenes, "test").sample(settings.attacked, settings.seed)
         compared = {"pocket": EmbeddingMetric("pocket", DreamSim("pocket")), "after": metrics["after"]}
         with alone():
             robustness = evaluate(judgments, compared, ["majority"], attacks=settings.attacks).report.robustness
