@@ -19,16 +19,24 @@ from torch import Tensor, nn
 
 from dreamsim_guidance.metric.tower_weights import TowerWeights
 
-__all__ = ["ShiftTolerantAlexNet", "installed_shift_tolerant", "read_shift_tolerant"]
+__all__ = ["ShiftTolerantAlexNet", "has_shift_tolerant", "installed_shift_tolerant", "read_shift_tolerant"]
 
 _MEMBER = "stlpips_pytorch/weights/vST0.0/alex_shift_tolerant.pth"
+
+
+def has_shift_tolerant() -> bool:
+    """Whether the package with the weights is installed."""
+    try:
+        return installed_shift_tolerant().is_file()
+    except ImportError:
+        return False
 
 
 def installed_shift_tolerant() -> Path:
     """The file with the weights in the installed package. Raises ImportError, with the pip command, if it is not installed."""
     try:
         path, _ = TowerWeights(f"package:stlpips-pytorch/{_MEMBER}").find()
-    except ModuleNotFoundError as error:
+    except (ModuleNotFoundError, FileNotFoundError) as error:  # not installed, or another version
         raise ImportError(
             f'shift-tolerant LPIPS needs the extra "losses", pip install "dreamsim-guidance[losses]": {error}'
         ) from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from dreamsim_guidance.inversion.result import Inversion
 from dreamsim_guidance.inversion.tiny_autoencoder import read_tiny_autoencoder
 from dreamsim_guidance.loss import Loss
 from dreamsim_guidance.losses import LPIPS, MSE, SSIM, MultiCrop
-from dreamsim_guidance.losses.shift_tolerant import installed_shift_tolerant
+from dreamsim_guidance.losses.shift_tolerant import has_shift_tolerant, installed_shift_tolerant
 from dreamsim_guidance.metric.held_out import without_last_branch
 from dreamsim_guidance.preprocess import load_image, resize, save_image
 from dreamsim_guidance.processes import default_device
@@ -45,7 +44,7 @@ def invert_vae(config: InvertVAE, folder: Path) -> dict[str, Any]:
     losses["mse + dreamsim"] = MSE(targets) + config.dreamsim * parts.named("dreamsim")
     judges: dict[str, Loss] = {"mse": MSE(targets), "1 - SSIM": SSIM(targets)}
     judges["dreamsim" if branch is None else "held-out branch"] = (branch or optimised).target(targets)
-    if config.lpips_weights is not None or find_spec("stlpips_pytorch"):
+    if config.lpips_weights is not None or has_shift_tolerant():
         network = config.lpips_weights or installed_shift_tolerant()
         losses["lpips"] = judges["LPIPS"] = LPIPS(targets, network=network).to(device)
     elif "lpips" in config.losses:

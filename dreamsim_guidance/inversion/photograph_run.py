@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from dreamsim_guidance.inversion.pixels import Pixels
 from dreamsim_guidance.inversion.result import Inversion
 from dreamsim_guidance.inversion.sheet import draw, with_shorter_side
 from dreamsim_guidance.losses import LPIPS, MSE, SSIM, Cosine, Loss, TotalVariation
+from dreamsim_guidance.losses.shift_tolerant import has_shift_tolerant
 from dreamsim_guidance.metric.dreamsim import DreamSim
 from dreamsim_guidance.metric.held_out import without_last_branch
 from dreamsim_guidance.preprocess import load_image, resize, save_image
@@ -78,7 +78,7 @@ def _distances(
     else:
         rows["dreamsim, all branches"] = ("optimised in part", metric.target(target))
         rows[f"dreamsim, {_names(judge)} only"] = ("held out", judge.target(target))
-    if find_spec("stlpips_pytorch") and min(target.shape[-2:]) >= 32:
+    if has_shift_tolerant() and min(target.shape[-2:]) >= 32:
         rows["ST-LPIPS"] = ("held out", LPIPS(target, network="shift-tolerant"))
     if min(target.shape[-2:]) >= 11:
         rows["1 - SSIM"] = ("held out", SSIM(target))

@@ -7,13 +7,15 @@ import pickle
 import zipfile
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from dreamsim_guidance.data.photographs import photograph
 from dreamsim_guidance.losses import LPIPS
-from dreamsim_guidance.losses.shift_tolerant import ShiftTolerantAlexNet, read_shift_tolerant
+from dreamsim_guidance.losses.shift_tolerant import ShiftTolerantAlexNet, has_shift_tolerant, read_shift_tolerant
+from dreamsim_guidance.metric import TowerWeights
 
 
 @pytest.fixture
@@ -95,3 +97,14 @@ def test_published_weights_give_the_value_of_the_original_package() -> None:
     # stlpips.LPIPS(net="alex", variant="shift_tolerant")(a, b, normalize=True) of the package, PyTorch 2.14
     a, b = (photograph(name)[..., :128, :128] for name in ("astronaut", "chelsea"))
     assert float(LPIPS(network="shift-tolerant")(a, b)) == pytest.approx(0.8710184, abs=1e-5)
+
+
+@pytest.mark.parametrize("missing", ["package", "file"])
+def test_a_missing_package_is_seen_and_named(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def find(weights: TowerWeights, files: tuple[str, ...] = ()) -> Any:
+        raise (ModuleNotFoundError if missing == "package" else FileNotFoundError)(weights.place)
+
+    monkeypatch.setattr(TowerWeights, "find", find)
+    assert not has_shift_tolerant()
+    with pytest.raises(ImportError, match=r'needs the extra "losses", pip install "dreamsim-guidance\[losses\]"'):
+        LPIPS(network="shift-tolerant")
