@@ -79,9 +79,9 @@ def tune_photographs_both() -> Tuning:
 def tune_photographs_vit() -> Tuning:
     """Train a head on the frozen features of EfficientNet-Lite 0, 1 and 2 and of a Vision Transformer.
 
-    On four sets at once, agreement with the majority on the splits "val" rises from 79.9, 82.4, 63.1 and 63.6 % to 86.5, 84.0,
-    65.8 and 69.1 % (materials, shoes, objects, rocks), on other renderings of the materials from 78.9 to 81.2 %; 14 minutes on
-    two cores of an AMD EPYC (Zen 4) that had much other work, torch 2.14.
+    On four sets at once, agreement with the majority on the splits "val" rises from 79.9, 82.4, 63.1 and 63.6 % to 86.3, 83.6,
+    65.1 and 69.1 % (materials, shoes, objects, rocks), on other renderings of the materials from 78.9 to 81.3 %; 15 minutes with
+    one of two cores of an AMD EPYC (Zen 4) that had much other work, torch 2.14.
     """
     return replace(tune_photographs(), model="photographs-vit")
 
