@@ -180,7 +180,7 @@ def test_network_losses_refuse_images_that_they_cannot_compare(make: Callable[..
 
 @pytest.mark.usefixtures("unchecked")
 def test_a_wrong_network_is_refused() -> None:
-    with pytest.raises(ValueError, match="unknown LPIPS network 'resnet'; known: alex, squeeze, vgg"):
+    with pytest.raises(ValueError, match="unknown LPIPS network 'resnet'; known: alex, shift-tolerant, squeeze, vgg"):
         LPIPS(network="resnet")  # type: ignore[call-overload]
     with pytest.raises(TypeError, match="or an LPIPS module of lpips or torchmetrics, got Linear"):
         LPIPS(network=nn.Linear(1, 1))

@@ -29,7 +29,9 @@ from dreamsim_guidance.training.vote_losses import VoteLoss, VoteLossConfig
 def piece_of(pictures: Tensor) -> Piece:
     """Two triplets over four pictures; picture 1 is a candidate in one and the reference in the other."""
     reference, a, b = torch.tensor([[0, 1], [1, 2], [2, 3]])
-    return Piece(pictures, reference, a, b, torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]), torch.full((2,), 0.5))
+    votes = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
+    of_one_set, no_untuned = torch.zeros(2, dtype=torch.int64), torch.zeros(4, 0)
+    return Piece(pictures, reference, a, b, *votes, torch.full((2,), 0.5), of_one_set, no_untuned)
 
 
 @pytest.fixture
