@@ -27,15 +27,16 @@ _MEMBER = "stlpips_pytorch/weights/vST0.0/alex_shift_tolerant.pth"
 def has_shift_tolerant() -> bool:
     """Whether the package with the weights is installed."""
     try:
-        return installed_shift_tolerant().is_file()
+        installed_shift_tolerant()
     except ImportError:
         return False
+    return True
 
 
 def installed_shift_tolerant() -> Path:
     """The file with the weights in the installed package. Raises ImportError, with the pip command, if it is not installed."""
     try:
-        path, _ = TowerWeights(f"package:stlpips-pytorch/{_MEMBER}").find()
+        path, _ = TowerWeights(f"package:stlpips-pytorch/{_MEMBER}").locate()
     except (ModuleNotFoundError, FileNotFoundError) as error:  # not installed, or another version
         raise ImportError(
             f'shift-tolerant LPIPS needs the extra "losses", pip install "dreamsim-guidance[losses]": {error}'

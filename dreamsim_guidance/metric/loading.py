@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from dreamsim_guidance.metric import adapters
-from dreamsim_guidance.metric.backbones import Branch
+from dreamsim_guidance.metric.backbones import Branch, BranchConfig
 from dreamsim_guidance.metric.ensemble import Ensemble
 from dreamsim_guidance.metric.photographs import PHOTOGRAPHS
 from dreamsim_guidance.metric.robust import ROBUST
@@ -69,25 +70,12 @@ def load_ensemble(
         card |= json.loads((pocket_adapter / "card.json").read_text(encoding="utf-8"))
         return Loaded(ensemble, pocket_adapter, str(model), card)
     if str(model) in PHOTOGRAPHS:
-        if weights is not None or baseline:
-            raise ValueError(
-                f"'{model}' has its weights from installed packages and no adapter: weights and baseline are for published "
-                "variants; leave them out."
-            )
+        _refuse_options(model, "installed packages", weights, baseline)
         return _photographs(str(model), pretrained)
     if str(model) in ROBUST:
-        if weights is not None or baseline:
-            raise ValueError(
-                f"'{model}' has its weights from the Hub and no adapter: weights and baseline are for published variants; "
-                "leave them out."
-            )
-        branches = [Branch(config, pretrained) for config in ROBUST[str(model)]]
-        card = (
-            {"source": "random weights"}
-            if not pretrained
-            else {"source": "https://huggingface.co/chs20", "licence": "MIT"}
-        )
-        return Loaded(Ensemble(branches), None, str(model), card)
+        _refuse_options(model, "the Hub", weights, baseline)
+        card = {"source": "https://huggingface.co/chs20", "licence": "MIT"}
+        return _towers(str(model), ROBUST[str(model)], card, pretrained)
     if Path(model).is_dir():
         raise ValueError(
             f"'{model}' is a folder; use DreamSim.from_pretrained for one that save_pretrained wrote, or "
@@ -103,15 +91,30 @@ def load_ensemble(
     return Loaded(checkpoint.ensemble, checkpoint.adapter, published.name, origin=origin)
 
 
+def _refuse_options(
+    model: str | os.PathLike[str], place: str, weights: str | os.PathLike[str] | None, baseline: bool
+) -> None:
+    if weights is not None or baseline:
+        raise ValueError(
+            f"'{model}' has its weights from {place} and no adapter: weights and baseline are for published variants; leave "
+            "them out."
+        )
+
+
+def _towers(name: str, configs: Sequence[BranchConfig], card: dict[str, Any], pretrained: bool) -> Loaded:
+    """Towers whose configs name their weights, un-tuned."""
+    ensemble = Ensemble([Branch(config, pretrained) for config in configs])
+    return Loaded(ensemble, None, name, card if pretrained else {"source": "random weights"})
+
+
 def _photographs(name: str, pretrained: bool) -> Loaded:
+    card = {"source": "EfficientNet-Lite 0, 1 and 2, ImageNet", "licence": "Apache-2.0"}
     try:
-        branches = [Branch(config, pretrained) for config in PHOTOGRAPHS[name]]
+        return _towers(name, PHOTOGRAPHS[name], card, pretrained)
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             f"DreamSim('{name}') needs the extra 'photographs', pip install \"dreamsim-guidance[photographs]\": {error}"
         ) from error
-    card = {"source": "EfficientNet-Lite 0, 1 and 2, ImageNet", "licence": "Apache-2.0"}
-    return Loaded(Ensemble(branches), None, name, card if pretrained else {"source": "random weights"})
 
 
 def card_of(

@@ -60,7 +60,7 @@ def default_metric() -> str:
     """
     try:
         for branch in _POOLED:
-            cast(TowerWeights, branch.weights).find()
+            cast(TowerWeights, branch.weights).locate()
     except (ModuleNotFoundError, FileNotFoundError):
         log.warning(
             "the pocket models stand in for real towers, which an extra installs: "

@@ -83,19 +83,20 @@ class TowerWeights:
         Raises ModuleNotFoundError, with the pip command, for a package that is not installed, FileNotFoundError for a file that
         is not there or cannot be fetched, ValueError for a file with another checksum.
         """
-        stated: dict[str, str | None] = {}
-        if self.place.startswith(_PACKAGE):
-            path, stated = _in_package(self.place.removeprefix(_PACKAGE))
-        elif self.place.startswith(_HUB):
-            path, stated = _on_hub(self.place.removeprefix(_HUB), files)
-        else:
-            path = Path(self.place).expanduser()
-            if not path.is_file():
-                raise FileNotFoundError(
-                    f"there are no weights '{self.place}'; give a file, 'package:...' or 'hf-hub:...'."
-                )
+        path, stated = self.locate(files)
         licence, source = self.licence or stated.get("licence"), self.source or stated.get("source")
         return replace(self, licence=licence, source=source).found(path)
+
+    def locate(self, files: tuple[str, ...] = ()) -> tuple[Path, dict[str, str | None]]:
+        """The file, unread, and the licence and source that are stated for it; as `find`, but without a checksum."""
+        if self.place.startswith(_PACKAGE):
+            return _in_package(self.place.removeprefix(_PACKAGE))
+        if self.place.startswith(_HUB):
+            return _on_hub(self.place.removeprefix(_HUB), files)
+        path = Path(self.place).expanduser()
+        if not path.is_file():
+            raise FileNotFoundError(f"there are no weights '{self.place}'; give a file, 'package:...' or 'hf-hub:...'.")
+        return path, {}
 
     def found(self, path: Path) -> tuple[Path, TowerWeights]:
         """The file `path` that holds these weights, and these weights with its checksum. Raises ValueError for another one."""

