@@ -18,6 +18,7 @@ LAYERS = (
     ("metric", "checkpoints", "pipelines"),
     ("losses", "data", "guidance", "inversion", "evaluation", "study"),
     ("pocket", "pocket_gan"),
+    ("retrieval", "generation", "sensitivity"),
     ("training",),
     ("experiment", "known_answers", "comparisons"),
     ("recipes",),

@@ -1,0 +1,1 @@
+"""Making data like NIGHTS: pictures generated from a plan, and triplets of variations from them."""

@@ -1,0 +1,1 @@
+"""Embedding collections of pictures into a table, and searching, comparing and counting with the embeddings."""

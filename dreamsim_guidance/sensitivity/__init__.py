@@ -1,0 +1,1 @@
+"""What a metric attends to: profiles over controlled factors, masks, correlations, distortions and maps."""
