@@ -17,3 +17,6 @@ from .scenes.pocket_scenes import pocket_scene as pocket_scene
 from .scenes.scene import Scene as Scene
 from .scenes.scene_questions import SceneSet as SceneSet
 from .scenes.scene_set import write_scene_set as write_scene_set
+from .triplet_folder import TripletRow as TripletRow
+from .triplet_folder import read_triplet_rows as read_triplet_rows
+from .triplet_folder import write_triplet_rows as write_triplet_rows

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from dreamsim_guidance.data.judgments import Judgments, Triplet, choose, gather
-from dreamsim_guidance.data.readers.table import inside, number, read_header, read_table
+from dreamsim_guidance.data.readers.table import inside, number, read_header, read_records, read_table
 from dreamsim_guidance.data.same_pairs import Pair, SamePairs, gather_pairs
+from dreamsim_guidance.data.triplet_folder import is_unjudged
 
 __all__ = ["SPLITS", "read_nights", "read_nights_jnd", "read_nights_unfiltered"]
 
@@ -38,10 +40,15 @@ def read_nights(root: Path | str, split: str | None = None, least_votes: int | N
         which is recognised by its column "left_method".
 
     Raises FileNotFoundError for a missing csv file or picture, ValueError for a missing column, impossible votes, a path that
-    leaves the folder, an id that occurs twice, and a split without triplets.
+    leaves the folder, an id that occurs twice, a split without triplets, and a set of which nothing has been judged yet (see
+    `data.triplet_folder`).
     """
     file = _csv(root, "data.csv")
     rows = list(_triplets(file, read_table(file, (*_VOTES, "split"), ("is_imagenet",))))
+    if not rows and len(list(islice(read_records(file), 2))) == 2:
+        raise ValueError(
+            f"nobody has judged the triplets of '{file}' yet; ask people with `dreamsim-guidance study make FOLDER`."
+        )
     shares = "left_method" in read_header(file) or any(0 < row.votes_a < row.votes for row in rows)
     least = (1 if shares else 6) if least_votes is None else least_votes
     chosen = choose(rows, file, split, least, lambda row: _is_in(row, split))
@@ -109,6 +116,8 @@ def _triplets(
     for where, row in lines:
         _check_new(where, row["id"], ids)
         paths = [file.parent / inside(where, row[name]) for name in ("ref_path", "left_path", "right_path")]
+        if is_unjudged(row):
+            continue
         votes = number(where, "votes", row["votes"], 0.0 if may_be_unseen else 1.0)
         if votes == 0:
             continue
