@@ -25,6 +25,7 @@ __all__ = [
     "Photographs",
     "installed_photographs",
     "photograph",
+    "photograph_file",
     "random_crop",
     "training_photographs",
 ]
@@ -55,10 +56,15 @@ HELD_OUT = ("astronaut", "chelsea")
 
 def photograph(name: str) -> Image:
     """Return a bundled photograph, `(1, 3, h, w)` in [0, 1]. Raises ValueError if there is none of that name."""
+    return load_image(photograph_file(name))
+
+
+def photograph_file(name: str) -> Path:
+    """Return the file of a bundled photograph. Raises ValueError if there is none of that name."""
     path = _folder() / PHOTOGRAPHS.get(name, "")
     if not path.is_file():
         raise ValueError(f"no photograph '{name}' is installed; there are: {', '.join(installed_photographs())}.")
-    return load_image(path)
+    return path
 
 
 def training_photographs(shorter: int = 160) -> Photographs:

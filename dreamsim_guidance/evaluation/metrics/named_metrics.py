@@ -36,7 +36,15 @@ from dreamsim_guidance.metric.robust import ROBUST
 from dreamsim_guidance.metric.variants import VARIANTS
 from dreamsim_guidance.processes import agreed, process_device
 
-__all__ = ["BASELINES", "FileMetric", "MetricUnavailableError", "file_metric", "load_metrics", "true_name"]
+__all__ = [
+    "BASELINES",
+    "FileMetric",
+    "MetricUnavailableError",
+    "embedding_metric",
+    "file_metric",
+    "load_metrics",
+    "true_name",
+]
 
 _MODEL_FILE = "model.safetensors"
 
@@ -153,6 +161,12 @@ def file_metric(
     raise ValueError(
         f"unknown metric '{text}'; known: {names}, a model file (.safetensors), a run's folder, or file.py:function."
     )
+
+
+def embedding_metric(metric: FileMetric) -> EmbeddingMetric | None:
+    """Return the embeddings behind a named metric, whose weights are read now if needed; None if it compares pairs."""
+    built = metric._metric() if isinstance(metric, _Deferred) else metric
+    return built if isinstance(built, EmbeddingMetric) else None
 
 
 class _Deferred:
