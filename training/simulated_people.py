@@ -8,7 +8,7 @@ the mean distance in all factors, which decides where the person's factor does n
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,14 @@ from dreamsim_guidance.data.scenes.drawing import draw
 from dreamsim_guidance.data.scenes.pocket_scenes import pocket_scene
 from dreamsim_guidance.data.scenes.scene import FACTORS, Scene, factor_distances, scene_generator
 from dreamsim_guidance.data.scenes.variations import vary
-from dreamsim_guidance.files.atomic import new_folder, write_json, writing
+from dreamsim_guidance.files.atomic import new_folder, writing
 from dreamsim_guidance.files.tables import markdown_table
 from dreamsim_guidance.metric.dreamsim import DreamSim
 from dreamsim_guidance.preprocess import save_image
+from dreamsim_guidance.study.design import Trial
 from dreamsim_guidance.study.exporter import make_study
-from dreamsim_guidance.study.record import Study, read_record
+from dreamsim_guidance.study.record import read_record
+from dreamsim_guidance.study.simulated_votes import simulate_votes
 from dreamsim_guidance.training.personal import SimulatedPeople
 from dreamsim_guidance.training.personal_run import held_out_agreement, percent, untuned
 
@@ -55,10 +57,14 @@ def tune_simulated_people(settings: SimulatedPeople, folder: Path) -> dict[str, 
     study = read_record(folder / "study")
     results: dict[str, Any] = {"training": {}}
     for number, person in enumerate(settings.people, 1):
-        votes = folder / "votes" / f"{person}.json"
-        if not votes.is_file():
-            votes.parent.mkdir(parents=True, exist_ok=True)
-            _vote(study, number, person, scenes, settings, votes)
+        simulate_votes(
+            study,
+            folder / "votes",
+            _finds_left(person, scenes, settings),
+            participants=[number],
+            seed=settings.seed,
+            sessions={number: person},
+        )
         personal = replace(settings.personal, study=folder / "study", votes=(folder / "votes",), person=person)
         results["training"][person] = personal.run(folder / person)
     metrics = {"untuned": untuned(settings.personal)}
@@ -96,41 +102,17 @@ def _write_pictures(scenes: Sequence[tuple[Scene, dict[str, Scene]]], folder: Pa
                 save_image(draw(scene, _SIZE), part / name / f"{number:04}.png")
 
 
-def _vote(
-    study: Study,
-    participant: int,
-    person: str,
-    scenes: Sequence[tuple[Scene, dict[str, Scene]]],
-    settings: SimulatedPeople,
-    file: Path,
-) -> None:
-    """Write the votes of a person, as the page of a study does."""
-    generator = torch.Generator().manual_seed(settings.seed * 1000 + participant)
-    choices = {}
-    for trial in study.blocks[participant - 1]:
-        u = float(torch.rand((), generator=generator, dtype=torch.float64))
-        if trial.answer is not None:
-            choices[trial.id] = trial.answer
-            continue
+def _finds_left(
+    person: str, scenes: Sequence[tuple[Scene, dict[str, Scene]]], settings: SimulatedPeople
+) -> Callable[[Trial], float]:
+    """The probability that a person chooses the left picture of a trial, as `simulate_votes` takes it."""
+
+    def chance(trial: Trial) -> float:
         reference, variations = scenes[int(trial.reference)]
         left, right = (
             seen[person] + settings.others * sum(seen.values()) / len(seen)
             for seen in (factor_distances(reference, variations[side]) for side in (trial.left, trial.right))
         )
-        finds_left = 0.5 + 0.5 * math.tanh(0.5 * (right - left) / settings.temperature)
-        choices[trial.id] = "left" if u < finds_left else "right"
-    votes = [
-        {
-            "position": trial.position,
-            "trial": trial.id,
-            "choice": choices[trial.id],
-            "milliseconds": 1000,
-            "time": f"2025-01-01T10:{trial.position // 60 % 60:02d}:{trial.position % 60:02d}.000Z",
-            "input": "key",
-            "undone": 0,
-            "width": _SIZE,
-        }
-        for trial in study.blocks[participant - 1]
-    ]
-    head = {"study": study.id, "session": person, "participant": participant, "chosen_by": "simulation"}
-    write_json(file, {"format": "dreamsim_guidance votes 1", **head, "finished": True, "votes": votes})
+        return 0.5 + 0.5 * math.tanh(0.5 * (right - left) / settings.temperature)
+
+    return chance

@@ -3,37 +3,47 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, subcommand
 
 from dreamsim_guidance.cli.outputs import check_folder
 
-__all__ = ["Make", "Read", "StudyCommand"]
+if TYPE_CHECKING:
+    from dreamsim_guidance.study import MadeRound, Outcome, Page
+
+__all__ = ["Make", "Next", "Read", "StudyCommand"]
+
+
+_OF_TRIPLETS = ("votes", "rounds", "least_votes", "people", "least_catch", "least_consistency", "only")
+"""Options of `study make` that only apply to triplets."""
 
 
 @dataclass(frozen=True)
 class Make:
-    """Write a web page on which people compare reconstructions of the same references by several methods.
+    """Write a web page on which people compare reconstructions by several methods, or the first round of votes on triplets.
 
-    It is one HTML file and its pictures, for any web server or a memory stick; nothing else is needed. Sides and order are
-    random, from a seed. Catch trials have a known answer; repeated trials show whether people agree with themselves.
+    With folders of methods, people compare the methods' reconstructions of the same references. Without any, the first folder
+    holds triplets in NIGHTS' layout, and the page is the first round of votes on them; `study next` makes the next one.
+
+    The page is one HTML file and its pictures, for any web server or a memory stick; nothing else is needed. Sides and order
+    are random, from a seed. Catch trials have a known answer; repeated trials show whether people agree with themselves.
     """
 
     targets: Positional[Path]
-    """Folder of the reference pictures."""
-    methods: Positional[tuple[str, ...]]
+    """Folder of the reference pictures; or, without methods, the folder of triplets with data.csv, or such a table."""
+    methods: Positional[tuple[str, ...]] = ()
     """A folder for each method, or NAME=FOLDER; pictures are matched by file name, but endings may differ."""
-    to: Path
+    to: Path = field(kw_only=True)
     """Folder for index.html, images/ and study.json; it must be new or empty."""
     mode: Literal["2afc", "jnd"] = "2afc"
     """2afc: which of two is more like the reference? jnd: were the two pictures, shown briefly, the same?"""
     participants: int = 20
     """Number of participants; each has a number and their own trials."""
     trials: int | None = None
-    """Trials for each participant, besides catch and repeated ones; by default all comparisons, at most 40."""
+    """Trials for each participant, besides catch and repeated ones; by default all comparisons, at most 40 (methods)."""
     catch: int = 5
     """Catch trials for each participant."""
     repeats: int | None = None
@@ -52,13 +62,65 @@ class Make:
     """Milliseconds for which each picture is shown (jnd)."""
     gap: int = 500
     """Milliseconds between the two pictures (jnd)."""
+    votes: int = 2
+    """Votes that each triplet gets in every round (triplets)."""
+    rounds: int = 3
+    """Planned rounds (triplets)."""
+    least_votes: int = 6
+    """Unanimous votes that a triplet needs to be in the final set (triplets)."""
+    people: Literal["same", "new"] = "same"
+    """same: a participant number is one person in all rounds, who is not shown a triplet again; new: other people each time."""
+    least_catch: float = 0.8
+    """Share of the catch trials that a person must answer correctly for their votes to count (triplets)."""
+    least_consistency: float = 0.0
+    """Share of the repeated trials that a person must answer as the first time (triplets)."""
+    only: Path | None = None
+    """A text file with the ids of the triplets to ask about, one on each line; by default all (triplets)."""
 
     def __call__(self) -> int:
-        from dreamsim_guidance.files.names import printable
-        from dreamsim_guidance.study import Page, make_study
+        from dreamsim_guidance.study import Page
 
         check_folder(self.to.absolute().parent, "--to")
         page = Page(self.name, self.question, self.closing, self.size, self.exposure, self.gap)
+        if not self.methods:
+            return self._triplets(page)
+        for name in _OF_TRIPLETS:
+            if getattr(self, name) != getattr(Make, name):
+                raise ValueError(f"--{name.replace('_', '-')} is for triplets, not for folders of methods.")
+        return self._methods(page)
+
+    def _triplets(self, page: Page) -> int:
+        from dreamsim_guidance.study import Round, make_round
+
+        if self.trials is not None:
+            raise ValueError("--trials is for folders of methods; for triplets, give --votes and --participants.")
+        rule = Round(
+            rounds=self.rounds,
+            votes=self.votes,
+            least_votes=self.least_votes,
+            people=self.people,
+            least_catch=self.least_catch,
+            least_consistency=self.least_consistency,
+            catch=self.catch,
+            repeats=4 if self.repeats is None else self.repeats,
+        )
+        made = make_round(
+            self.targets,
+            self.to,
+            mode=self.mode,
+            participants=self.participants,
+            rule=rule,
+            only=None if self.only is None else _lines(self.only),
+            seed=self.seed,
+            page=page,
+        )
+        _report_round(made, self.to)
+        return 0
+
+    def _methods(self, page: Page) -> int:
+        from dreamsim_guidance.files.names import printable
+        from dreamsim_guidance.study import make_study
+
         result = make_study(
             self.targets,
             self.methods,
@@ -73,12 +135,7 @@ class Make:
         )
         for name, stems in result.missing.items():
             print(f"missing in {name}: {', '.join(map(printable, stems))}", file=sys.stderr)
-        if result.other_shape:
-            print(
-                f"{len(result.other_shape)} pictures have another aspect ratio than their target, by which people may "
-                f"recognise the method; the first: '{result.other_shape[0]}'",
-                file=sys.stderr,
-            )
+        _warn_of_shapes(result.other_shape, "target", "the method")
         study, (few, many) = result.study, result.votes
         if few == 0:
             print(
@@ -120,20 +177,7 @@ class Read:
         outcome = count_votes(
             self.study, self.votes, least_catch=self.least_catch, least_consistency=self.least_consistency
         )
-        for file in outcome.empty:
-            print(f"'{file}' holds no votes", file=sys.stderr)
-        for number in outcome.shared:
-            print(f"participant number {number} was used by several people; each is counted", file=sys.stderr)
-        for rule in outcome.rules.values():
-            print(rule)
-        for person in outcome.people:
-            print(
-                f"participant {person.participant} ({person.session[:6]}): {person.votes} votes, "
-                f"catch {person.catch_right}/{person.catch}, repeats {person.consistent}/{person.repeats}, "
-                f"{person.median_milliseconds / 1000:.1f} s"
-                + ("" if person.finished else ", not finished")
-                + ("" if person.kept else f", LEFT OUT: {person.why}")
-            )
+        _report_people(outcome)
         accepted = sum(person.kept for person in outcome.people)
         what = "triplets" if outcome.study.mode == "2afc" else "pairs"
         print(
@@ -144,12 +188,78 @@ class Read:
         return 0
 
 
-_Command = Annotated[Make, subcommand("make")] | Annotated[Read, subcommand("read")]
+@dataclass(frozen=True)
+class Next:
+    """Read the votes of a round, drop the triplets on which people disagree, and make the next round or the final set.
+
+    The rule is the one that `study make` has written into study.json. After the last round, the triplets with enough votes, all
+    of them equal, are written in NIGHTS' layout. The same files give the same result; if it is there, nothing is written.
+    """
+
+    study: Positional[Path]
+    """The folder of the round, as `study make` or `study next` wrote it."""
+    votes: Positional[tuple[Path, ...]]
+    """Files that the page of this round downloaded, CSV or JSON, or folders of them."""
+    to: Path
+    """Folder for the next round or the final set; it must be new or empty, or hold the same result."""
+    participants: int | None = None
+    """Number of participants of the next round; by default as in this one."""
+    rounds: int | None = None
+    """Planned rounds, to change the plan: more, to ask again about triplets with too few votes, or fewer."""
+    triplets: Path | None = None
+    """The folder of the triplets, if it has been moved."""
+
+    def __call__(self) -> int:
+        from dreamsim_guidance.study import next_round
+
+        check_folder(self.to.absolute().parent, "--to")
+        result = next_round(
+            self.study,
+            self.votes,
+            self.to,
+            participants=self.participants,
+            rounds=self.rounds,
+            triplets=self.triplets,
+        )
+        _report_people(result.outcome)
+        past, rule = result.past, result.outcome.study.round
+        if result.returned:
+            print(
+                f"participant numbers that also took part in an earlier round: {', '.join(map(str, result.returned))}; none of "
+                "them was shown a triplet again",
+                file=sys.stderr,
+            )
+        if past.without_votes:
+            print(f"{past.without_votes} triplets got no vote that counts; they stay in", file=sys.stderr)
+        print(
+            f"round {past.number}: {past.votes} votes of {past.people - past.left_out} people (of {past.people}) on "
+            f"{past.asked} triplets; {past.dropped} dropped, {past.unanimous} unanimous so far"
+        )
+        if not result.written:
+            print(f"{self.to}: holds this result already; nothing was written")
+        if result.made is not None:
+            _report_round(result.made, self.to)
+            return 0
+        least = rule.least_votes if rule else 0
+        print(f"final set: {result.kept} triplets with at least {least} unanimous votes: {self.to}")
+        if result.short:
+            more = past.number + 1
+            print(
+                f"{result.short} more are unanimous with fewer votes; to ask about them again, use --rounds {more} and another "
+                "folder",
+                file=sys.stderr,
+            )
+        return 0
+
+
+_Command = (
+    Annotated[Make, subcommand("make")] | Annotated[Next, subcommand("next")] | Annotated[Read, subcommand("read")]
+)
 
 
 @dataclass(frozen=True)
 class StudyCommand:
-    """Let people compare reconstructions on a web page (study make), and read their answers (study read)."""
+    """Let people compare pictures on a web page (study make), in several rounds (study next), and read votes (study read)."""
 
     command: OmitArgPrefixes[OmitSubcommandPrefixes[_Command]]
 
@@ -159,3 +269,58 @@ class StudyCommand:
 
 def _between(low: int, high: int) -> str:
     return str(high) if low == high else f"{low} to {high}"
+
+
+def _lines(file: Path) -> list[str]:
+    """The lines of a text file that are not empty."""
+    if not file.is_file():
+        raise FileNotFoundError(f"'{file}' is missing; --only takes a text file with the id of a triplet on each line.")
+    return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def _report_people(outcome: Outcome) -> None:
+    for file in outcome.empty:
+        print(f"'{file}' holds no votes", file=sys.stderr)
+    for number in outcome.shared:
+        print(f"participant number {number} was used by several people; each is counted", file=sys.stderr)
+    for rule in outcome.rules.values():
+        print(rule)
+    for person in outcome.people:
+        print(
+            f"participant {person.participant} ({person.session[:6]}): {person.votes} votes, "
+            f"catch {person.catch_right}/{person.catch}, repeats {person.consistent}/{person.repeats}, "
+            f"{person.median_milliseconds / 1000:.1f} s"
+            + ("" if person.finished else ", not finished")
+            + ("" if person.kept else f", LEFT OUT: {person.why}")
+        )
+
+
+def _report_round(made: MadeRound, to: Path) -> None:
+    _warn_of_shapes(made.other_shape, "reference", "which candidate it is")
+    if made.idle:
+        print(f"nothing to do for participants {', '.join(map(str, made.idle))}", file=sys.stderr)
+    study = made.study
+    rule = study.round
+    votes = rule.votes if rule else 0
+    if study.mode == "jnd":
+        print(
+            f"study {study.id}: {made.asked} pairs, {votes} votes each; participant numbers 1 to {study.participants}"
+        )
+    else:
+        number, rounds = (rule.number, rule.rounds) if rule else (0, 0)
+        print(
+            f"study {study.id}: round {number} of {rounds}, {made.asked} triplets, up to {number * votes} votes each; "
+            f"participant numbers 1 to {study.participants}"
+        )
+    print(f"{_between(*made.answers)} answers each")
+    print(f"{to / 'index.html'}: publish it with images/, and give out index.html?p=1, ?p=2, ...")
+    print(f"{to / 'study.json'}: keep it private: it says which picture is which")
+
+
+def _warn_of_shapes(files: list[Path], target: str, what: str) -> None:
+    if files:
+        print(
+            f"{len(files)} pictures have another aspect ratio than their {target}, by which people may recognise {what}; the "
+            f"first: '{files[0]}'",
+            file=sys.stderr,
+        )

@@ -23,7 +23,7 @@ import numpy as np
 
 from dreamsim_guidance.data.reconstructions import Reconstructions
 
-__all__ = ["CHOICES", "DEGRADED", "MODES", "TARGET", "Mode", "Trial", "Unit", "assign", "design", "units"]
+__all__ = ["CHOICES", "DEGRADED", "MODES", "TARGET", "Mode", "Trial", "Unit", "arrange", "assign", "design", "units"]
 
 Mode = Literal["2afc", "jnd"]
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -120,14 +120,38 @@ def design(
         raise ValueError(f"at most a third of the {trials} trials can be repeated, {trials // 3}, got {repeats}.")
     if catch and not catch_references:
         raise ValueError("catch trials need a reference that can be degraded visibly; there is none.")
+    blocks = assign(len(chosen), participants, trials, seed)
+    return arrange(chosen, blocks, catch_references, mode=mode, catch=catch, repeats=repeats, seed=seed)
+
+
+def arrange(
+    chosen: Sequence[Unit],
+    blocks: Sequence[Sequence[int]],
+    catch_references: Sequence[str],
+    *,
+    mode: Mode = "2afc",
+    catch: int = 0,
+    repeats: int = 0,
+    seed: int = 0,
+) -> list[list[Trial]]:
+    """Return the trials of each participant, in order, when it is known who judges which units.
+
+    blocks: for each participant the positions in `chosen` of the units to judge; a participant without any gets no trials.
+    repeats: at most a third of a participant's units are repeated.
+
+    The other arguments are those of `design`.
+    """
     sides = _Sides(len(chosen), seed)
-    blocks = []
-    for number, block in enumerate(assign(len(chosen), participants, trials, seed), 1):
+    arranged = []
+    for number, block in enumerate(blocks, 1):
         random = np.random.default_rng([seed, 2, number])
-        order = [block[i] for i in random.permutation(trials)]
+        order = [block[i] for i in random.permutation(len(block))]
         pair_trials = [_show("pair", chosen[unit], sides.swapped(unit)) for unit in order]
-        blocks.append(_block(number, pair_trials, catch_references, mode, catch, repeats, random))
-    return blocks
+        repeated = min(repeats, len(block) // 3)
+        arranged.append(
+            _block(number, pair_trials, catch_references, mode, catch, repeated, random) if pair_trials else []
+        )
+    return arranged
 
 
 class _Sides:

@@ -26,7 +26,7 @@ from dreamsim_guidance.study.page import Page, render
 from dreamsim_guidance.study.record import Picture, Study
 from dreamsim_guidance.types import Image
 
-__all__ = ["Made", "make_study"]
+__all__ = ["Made", "catch_references", "complete", "make_study", "other_shapes", "write_study"]
 
 _VISIBLE = 0.05
 """Root-mean-square difference from its degraded version that a reference needs to be used for a catch trial."""
@@ -94,8 +94,7 @@ def make_study(
     )
     check_free(to)
     sizes = reconstructions.check(progress)
-    blocks = design(chosen, _catch_references(reconstructions, {unit[0] for unit in chosen}, catch, seed), **numbers)
-    pictures, extra = _pictures(reconstructions, [trial for block in blocks for trial in block], seed)
+    blocks = design(chosen, catch_references(reconstructions, {unit[0] for unit in chosen}, catch, seed), **numbers)
     study = Study(
         id="",
         title=page.title,
@@ -103,27 +102,51 @@ def make_study(
         seed=seed,
         participants=participants,
         methods=tuple(reconstructions.methods),
-        pictures=tuple(pictures),
-        extra=tuple(extra),
+        pictures=(),
+        extra=(),
         blocks=tuple(map(tuple, blocks)),
     )
-    study = replace(study, id=_identity(study, page))
+    study = write_study(study, reconstructions, page, to, progress)
+    votes = Counter((t.reference, *sorted((t.left, t.right))) for b in blocks for t in b if t.kind == "pair")
+    few = min(votes.values()) if len(votes) == len(chosen) else 0
+    return Made(study, reconstructions.missing, (few, max(votes.values())), other_shapes(reconstructions, sizes))
+
+
+def write_study(study: Study, reconstructions: Reconstructions, page: Page, to: Path, progress: bool = True) -> Study:
+    """Write the page, the pictures and the record of a study to the folder `to`, which appears whole or not at all.
+
+    study: without identifier and pictures, which are found here.
+
+    Returns the complete record. Raises OSError if `to` cannot be written or holds something.
+    """
+    study = complete(study, reconstructions, page)
     with new_folder(to) as folder:
         (folder / "images").mkdir()
-        for picture in tqdm(sorted([*pictures, *extra], key=_file), desc="writing", unit="image", disable=not progress):
+        files = sorted([*study.pictures, *study.extra], key=_file)
+        for picture in tqdm(files, desc="writing", unit="image", disable=not progress):
             image = load_image(picture.source)
             save_image(_degraded(image) if picture.shows == DEGRADED else image, folder / picture.file)
         (folder / "study.json").write_text(study.json(), encoding="utf-8")
         (folder / "index.html").write_text(render(study, page), encoding="utf-8")
-    votes = Counter((t.reference, *sorted((t.left, t.right))) for b in blocks for t in b if t.kind == "pair")
-    other = [
+    return study
+
+
+def complete(study: Study, reconstructions: Reconstructions, page: Page) -> Study:
+    """Return the record with the files of the page, which get shuffled numbers, and with the study's identifier."""
+    trials = [trial for block in study.blocks for trial in block]
+    pictures, extra = _pictures(reconstructions, trials, study.seed)
+    study = replace(study, pictures=tuple(pictures), extra=tuple(extra))
+    return replace(study, id=_identity(study, page))
+
+
+def other_shapes(reconstructions: Reconstructions, sizes: dict[Path, tuple[int, int]]) -> list[Path]:
+    """Return the pictures whose aspect ratio differs from their target's by more than 2 %."""
+    return [
         file
         for files in reconstructions.methods.values()
         for stem, file in files.items()
         if abs(math.log(_aspect(sizes[file]) / _aspect(sizes[reconstructions.targets[stem]]))) > 0.02
     ]
-    few = min(votes.values()) if len(votes) == len(chosen) else 0
-    return Made(study, reconstructions.missing, (few, max(votes.values())), other)
 
 
 def _check_silent(page: Page, methods: Iterable[str]) -> None:
@@ -163,8 +186,8 @@ def _degraded(image: Image) -> Image:
     return resize(resize(image, (6, 6)).clamp(0, 1), (image.shape[-2], image.shape[-1])).clamp(0, 1)
 
 
-def _catch_references(reconstructions: Reconstructions, used: set[str], count: int, seed: int) -> list[str]:
-    """Up to `count` random references that change visibly when degraded."""
+def catch_references(reconstructions: Reconstructions, used: set[str], count: int, seed: int) -> list[str]:
+    """Return up to `count` random references that change visibly when degraded."""
     stems = [stem for stem in reconstructions.targets if stem in used]
     suitable: list[str] = []
     for i in np.random.default_rng([seed, 3]).permutation(len(stems)):

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import json
 import re
+from collections import defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from dreamsim_guidance.data.readers.table import inside
 from dreamsim_guidance.study.design import CHOICES, Mode, Trial
+from dreamsim_guidance.study.round_rule import PastRound, Round, rules_of_round
+from dreamsim_guidance.study.triplets import Standing, TripletFolder
 
 __all__ = ["RULES", "Picture", "Study", "read_record"]
 
@@ -39,7 +43,11 @@ class Picture:
 
 @dataclass(frozen=True)
 class Study:
-    """The record of a study. `pictures` are those that votes are about, `extra` those of catch trials only."""
+    """The record of a study.
+
+    pictures, extra: those that votes are about, and those of catch trials only.
+    triplets, round: of a study of triplets, see `rounds.py`; None where methods are compared.
+    """
 
     id: str
     title: str
@@ -50,6 +58,8 @@ class Study:
     pictures: tuple[Picture, ...]
     extra: tuple[Picture, ...]
     blocks: tuple[tuple[Trial, ...], ...]
+    triplets: TripletFolder | None = None
+    round: Round | None = None
 
     @property
     def trials(self) -> dict[str, Trial]:
@@ -63,10 +73,11 @@ class Study:
         """Return the content of study.json."""
         fields = asdict(self)
         blocks = fields.pop("blocks")
+        rules = RULES if self.round is None else {**RULES, **rules_of_round(self.round, self.mode)}
         content = {
             "format": _FORMAT,
-            **fields,
-            "rules": RULES,
+            **{name: value for name, value in fields.items() if name not in ("triplets", "round") or value is not None},
+            "rules": rules,
             "trials": [trial for block in blocks for trial in block],
         }
         return _SURROGATE.sub(_escaped, json.dumps(content, indent=1, ensure_ascii=False)) + "\n"
@@ -92,13 +103,18 @@ def read_record(folder: Path | str) -> Study:
         if content["format"] != _FORMAT:
             raise ValueError(f"its format is {content['format']!r}, not {_FORMAT!r}")
         return _study(content)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"'{file}' is not the record of a study ({type(error).__name__}: {error}).") from error
 
 
 def _study(content: dict[str, Any]) -> Study:
     trials = [Trial(**fields) for fields in content["trials"]]
     number = int(content["participants"])
+    blocks: dict[int, list[Trial]] = defaultdict(list)
+    for trial in trials:
+        blocks[trial.participant].append(trial)
+    for picture in (*content["pictures"], *content["extra"]):
+        inside("study.json", picture["file"])
     return Study(
         id=content["id"],
         title=content["title"],
@@ -108,5 +124,20 @@ def _study(content: dict[str, Any]) -> Study:
         methods=tuple(content["methods"]),
         pictures=tuple(Picture(**fields) for fields in content["pictures"]),
         extra=tuple(Picture(**fields) for fields in content["extra"]),
-        blocks=tuple(tuple(trial for trial in trials if trial.participant == p) for p in range(1, number + 1)),
+        blocks=tuple(tuple(blocks[p]) for p in range(1, number + 1)),
+        triplets=_triplets(content["triplets"]) if "triplets" in content else None,
+        round=_round(content["round"]) if "round" in content else None,
     )
+
+
+def _triplets(fields: dict[str, Any]) -> TripletFolder:
+    rows = tuple(Standing(**{**row, "shown": tuple(row["shown"])}) for row in fields["rows"])
+    for row in rows:
+        for path in (row.ref_path, row.left_path, row.right_path):
+            inside(f"triplet {row.id}", path)
+    return TripletFolder(fields["folder"], rows)
+
+
+def _round(fields: dict[str, Any]) -> Round:
+    past = tuple(PastRound(**{**round, "numbers": tuple(round["numbers"])}) for round in fields["past"])
+    return Round(**{**fields, "splits": tuple(fields["splits"]), "past": past})

@@ -66,6 +66,7 @@ def read_votes(study: Study, files: Sequence[Path | str]) -> tuple[list[Session]
         answered: set[str] = set()
         for where, row in _rows(file):
             if row["study"] != study.id:
+                _refuse_earlier_round(study, file, row["study"])
                 raise ValueError(
                     f"'{file}' belongs to the study {row['study']!r}, not to {study.id!r} (\"{study.title}\"); "
                     "give the folder of the study that it belongs to."
@@ -93,6 +94,19 @@ def read_votes(study: Study, files: Sequence[Path | str]) -> tuple[list[Session]
         if not answered:
             empty.append(file)
     return list(sessions.values()), empty
+
+
+def _refuse_earlier_round(study: Study, file: Path, id: str) -> None:
+    """Raise ValueError if the votes belong to an earlier round of the study."""
+    if study.round is None:
+        return
+    for past in study.round.past:
+        if past.study == id:
+            raise ValueError(
+                f"'{file}' belongs to round {past.number} of this study, and this is round {study.round.number}: the votes of "
+                f"round {past.number} were counted when the next round was made. To count it too, run `study next` on round "
+                f"{past.number} again, with all files of that round, into another folder."
+            )
 
 
 def _files(paths: Sequence[Path | str]) -> list[Path]:
@@ -131,7 +145,7 @@ def _rows(file: Path) -> Iterator[tuple[str, dict[str, str]]]:
             raise ValueError(f"its format is {content['format']!r}, not {_FORMAT!r}")
         head = {name: str(content[name]) for name in _HEAD}
         rows = [{name: str(vote[name]) for name in _VOTE} for vote in content["votes"]]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"'{file}' is not a file of votes ({type(error).__name__}: {error}).") from error
     for i, row in enumerate(rows, 1):
         yield f"'{file}', vote {i}", {**head, **row}

@@ -62,9 +62,9 @@ def read_judgments(
 def recognise(path: Path | str) -> str:
     """Return the kind of the data set at `path`, by the names of its files and columns.
 
-    A folder with NIGHTS' `data.csv` is NIGHTS, even if its JND votes lie there too. Other files in the folder may be anything:
-    links without a target, devices, binary or huge files are ignored. Raises the errors of `read_judgments`, and OSError for a
-    folder or file that may not be read.
+    A folder with NIGHTS' `data.csv` is NIGHTS, even if its unfiltered or JND votes lie there too. Other files in the folder may
+    be anything: links without a target, devices, binary or huge files are ignored. Raises the errors of `read_judgments`, and
+    OSError for a folder or file that may not be read.
     """
     path = Path(path)
     if not os.path.exists(path):
@@ -79,7 +79,7 @@ def recognise(path: Path | str) -> str:
         raise ValueError(
             f"'{path}' is neither a folder nor a file of judgments; give the folder of a set, or its csv file."
         )
-    if kinds == ["nights", "nights-jnd"]:
+    if "nights" in kinds and set(kinds) <= {"nights", "nights-unfiltered", "nights-jnd"}:
         return "nights"
     if len(kinds) == 1:
         return kinds[0]
