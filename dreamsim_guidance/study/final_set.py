@@ -11,22 +11,19 @@ contains numbers of votes, and no participant number, session or time.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from dreamsim_guidance.data.triplet_folder import SHARES, TripletRow, split_of, write_triplet_rows
 from dreamsim_guidance.files.atomic import new_folder, write_json
 from dreamsim_guidance.study.round_rule import Round, rules_of_round
 from dreamsim_guidance.study.triplets import Standing, TripletFolder
 
 __all__ = ["FinalSet", "splits_of", "write_final_set"]
 
-_SPLITS = ("train", "val", "test")
 _PRIVATE = ("numbers", "votes_digest")
 """What the counts of a round say in study.json, and not in the set."""
 
@@ -55,66 +52,53 @@ def write_final_set(final: FinalSet, source: TripletFolder, to: Path) -> None:
     source: the folder of the pictures. Raises FileNotFoundError for a missing picture, OSError if `to` cannot be written.
     """
     splits = splits_of(final.rows, final.rule.splits, final.seed)
-    asked = [row for row in final.rows if row.votes]
+    rows = {row.id: _row(row, splits[row.id]) for row in final.rows if row.votes}
     with new_folder(to) as folder:
-        for path in sorted({path for row in asked for path in (row.ref_path, row.left_path, row.right_path)}):
+        for path in sorted({path for row in rows.values() for path in (row.reference, row.left, row.right)}):
             place = folder / path
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(Path(source.folder) / path, place)
-        _write_table(folder / "data.csv", final.kept, splits)
-        _write_table(folder / "nights_raw.csv", asked, splits)
+        write_triplet_rows(folder, list(rows.values())).rename(folder / "nights_raw.csv")
+        write_triplet_rows(folder, [rows[row.id] for row in final.kept])
         write_json(folder / "report.json", _report(final))
 
 
 def splits_of(rows: tuple[Standing, ...], shares: tuple[float, float, float], seed: int) -> dict[str, str]:
     """Return the split of each triplet by its id: all triplets that share a picture are in one.
 
-    A split that a row states is kept, and holds for the rows without one that share a picture with it. The groups of triplets
-    without any are shuffled, and divided into train, val and test by `shares`, rounded to whole groups. The split of a triplet
-    does not depend on votes.
+    A split that a row states is kept, and holds for the rows without one that share a picture with it. Those of the other
+    groups are drawn by `split_of`, with `shares` for train, val and test. The split of a triplet does not depend on votes.
     """
     group = _groups(rows)
-    stated: dict[int, str] = {}
+    stated = {group[row.id]: row.split for row in reversed(rows) if row.split}
+    parts = dict(zip(SHARES, shares, strict=True))
+    return {row.id: row.split or stated.get(group[row.id]) or split_of(group[row.id], seed, parts) for row in rows}
+
+
+def _groups(rows: tuple[Standing, ...]) -> dict[str, str]:
+    """The name of each triplet's group by its id; triplets that share a picture, directly or through others, have one.
+
+    A group is called after the first in order of its pictures' paths.
+    """
+    above: dict[str, str] = {}
+
+    def root(path: str) -> str:
+        while (higher := above.setdefault(path, path)) != path:
+            above[path] = above[higher]
+            path = higher
+        return path
+
     for row in rows:
-        if row.split:
-            stated.setdefault(group[row.id], row.split)
-    free = sorted({number for number in group.values() if number not in stated})
-    ends = np.round(np.cumsum(shares) * len(free)).astype(int).tolist()
-    order = np.random.default_rng([seed, 6]).permutation(len(free)).tolist()
-    drawn = {free[g]: _SPLITS[sum(place >= end for end in ends[:2])] for place, g in enumerate(order)}
-    return {row.id: row.split or stated.get(group[row.id]) or drawn[group[row.id]] for row in rows}
+        first, *others = sorted(root(path) for path in (row.ref_path, row.left_path, row.right_path))
+        above.update(dict.fromkeys(others, first))
+    return {row.id: root(row.ref_path) for row in rows}
 
 
-def _groups(rows: tuple[Standing, ...]) -> dict[str, int]:
-    """The number of each triplet's group by its id; triplets that share a picture, directly or through others, have one."""
-    parent = list(range(len(rows)))
-
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
-
-    first: dict[str, int] = {}
-    for i, row in enumerate(rows):
-        for path in (row.ref_path, row.left_path, row.right_path):
-            parent[root(i)] = root(first.setdefault(path, i))
-    return {row.id: root(i) for i, row in enumerate(rows)}
-
-
-def _write_table(file: Path, rows: list[Standing], splits: dict[str, str]) -> None:
-    columns = (
-        "id", "left_vote", "right_vote", "votes", "ref_path", "left_path", "right_path", "split", "is_imagenet", "prompt",
-    )  # fmt: skip
-    with file.open("w", newline="", encoding="utf-8") as opened:
-        writer = csv.writer(opened)
-        writer.writerow(columns)
-        for row in rows:
-            shares: tuple[float, float] = (row.left / row.votes, row.right / row.votes)
-            if row.unanimous:
-                shares = (int(row.left > 0), int(row.right > 0))
-            paths = (row.ref_path, row.left_path, row.right_path)
-            writer.writerow([row.id, *shares, row.votes, *paths, splits[row.id], row.is_imagenet, row.prompt])
+def _row(row: Standing, split: str) -> TripletRow:
+    shares = (row.left / row.votes, row.right / row.votes)
+    paths = (row.ref_path, row.left_path, row.right_path)
+    distances = (row.left_distance, row.right_distance)
+    return TripletRow(row.id, *paths, split, row.is_imagenet, row.prompt, row.votes, *shares, row.way, *distances)
 
 
 def _report(final: FinalSet) -> dict[str, Any]:

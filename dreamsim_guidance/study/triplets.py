@@ -1,10 +1,7 @@
-"""A folder of triplets that people are to judge, in NIGHTS' layout: pictures, and `data.csv` with a row for each triplet.
+"""The triplets of a study: those of a folder in NIGHTS' layout, and how people have voted on each of them so far.
 
-Needed columns: id, ref_path, left_path, right_path; paths are relative to the folder. The columns split, is_imagenet and prompt
-are passed on to the judgments if they are there. Votes that the table holds already are not counted.
-
-In a study of triplets, the two pictures that are compared are called after their columns: `LEFT` and `RIGHT`. On which side
-of the page a picture is shown is another matter, see `design.py`.
+Votes that the folder's table holds already are not counted. In a study of triplets, the two pictures that are compared are
+called after their columns: `LEFT` and `RIGHT`. On which side of the page a picture is shown is another matter, see `design.py`.
 """
 
 from __future__ import annotations
@@ -14,17 +11,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from dreamsim_guidance.data.judgments import take_stock
-from dreamsim_guidance.data.readers.table import inside, read_table
 from dreamsim_guidance.data.reconstructions import Reconstructions
+from dreamsim_guidance.data.triplet_folder import read_triplet_rows
 
 __all__ = ["LEFT", "RIGHT", "Standing", "TripletFolder", "as_reconstructions", "read_triplets", "select", "stamp"]
 
 LEFT = "left_path"
 RIGHT = "right_path"
-
-_NEEDED = ("id", "ref_path", LEFT, RIGHT)
-_OPTIONAL = ("split", "is_imagenet", "prompt")
 
 
 @dataclass(frozen=True)
@@ -33,7 +26,7 @@ class Standing:
 
     id: as in data.csv.
     ref_path, left_path, right_path: relative to the folder of the triplets.
-    split, is_imagenet, prompt: as in data.csv.
+    split, is_imagenet, prompt, way, left_distance, right_distance: as in data.csv; the split may be empty.
     left, right: how many people found the picture of `left_path`, of `right_path`, more like the reference.
     dropped: the round after which the triplet was dropped because people had disagreed; 0 while it is in.
     shown: numbers of the participants to whom it was shown in earlier rounds.
@@ -47,6 +40,9 @@ class Standing:
     split: str = ""
     is_imagenet: bool = False
     prompt: str = ""
+    way: str = ""
+    left_distance: float | None = None
+    right_distance: float | None = None
     left: int = 0
     right: int = 0
     dropped: int = 0
@@ -77,39 +73,34 @@ class TripletFolder:
 
 
 def read_triplets(folder: Path | str) -> TripletFolder:
-    """Read the triplets of a folder with `data.csv`, or of a csv file with the same columns.
+    """Read the triplets of a folder with `data.csv`, or of a csv file with the same columns; see `read_triplet_rows`.
 
-    Raises FileNotFoundError for a missing table or picture; ValueError for a missing column, a path that leaves the folder, an
-    id that occurs twice or is empty, a triplet that shows one picture twice or occurs twice, and a table without rows.
+    Raises its errors, and ValueError for an empty id and a triplet that occurs twice.
     """
     file = Path(folder)
     file = file / "data.csv" if file.is_dir() else file
     if not file.is_file():
         raise FileNotFoundError(
-            f"no triplets at '{folder}': '{file}' is missing; give a folder with data.csv (id, ref_path, left_path, "
-            "right_path), or the folders of methods after the folder of references."
+            f"no triplets at '{folder}': '{file}' is missing; give a folder of triplets with data.csv, or the folders of "
+            "methods after the folder of references."
         )
     rows: list[Standing] = []
-    places: dict[str, str] = {}
-    for where, row in read_table(file, _NEEDED, _OPTIONAL):
-        paths = [PurePosixPath(inside(where, row[name])).as_posix() for name in ("ref_path", LEFT, RIGHT)]
-        if len(set(paths)) < 3:
-            raise ValueError(f"{where}: the triplet shows one picture twice; it needs a reference and two candidates.")
-        if not row["id"]:
-            raise ValueError(f"{where}: the id is missing.")
-        triplet = f"{paths[0]}\n{min(paths[1:])}\n{max(paths[1:])}"
-        for what, key in (("id " + row["id"], "id " + row["id"]), ("triplet", triplet)):
-            if key in places:
-                raise ValueError(f"{where}: the {what} occurs twice; first in {places[key]}.")
-            places[key] = where
-        imagenet = row["is_imagenet"].lower() in ("true", "1")
-        rows.append(Standing(row["id"], paths[0], paths[1], paths[2], row["split"], imagenet, row["prompt"]))
-    if not rows:
-        raise ValueError(f"'{file}' holds no triplets.")
-    root = file.absolute().parent
-    columns = [[root / getattr(row, name) for row in rows] for name in ("ref_path", LEFT, RIGHT)]
-    take_stock(file, *columns)
-    return TripletFolder(str(root), tuple(rows))
+    ids: dict[tuple[str, frozenset[str]], str] = {}
+    for row in read_triplet_rows(file):
+        reference, left, right = (PurePosixPath(path).as_posix() for path in (row.reference, row.left, row.right))
+        triplet = (reference, frozenset((left, right)))
+        if not row.id:
+            raise ValueError(f"'{file}': the triplet of '{reference}' has no id.")
+        if triplet in ids:
+            raise ValueError(f"'{file}': the triplets '{ids[triplet]}' and '{row.id}' show the same pictures.")
+        ids[triplet] = row.id
+        rows.append(
+            Standing(
+                row.id, reference, left, right, row.split, row.is_imagenet, row.prompt, row.way, row.left_distance,
+                row.right_distance,
+            )
+        )  # fmt: skip
+    return TripletFolder(str(file.absolute().parent), tuple(rows))
 
 
 def select(triplets: TripletFolder, ids: Collection[str]) -> TripletFolder:

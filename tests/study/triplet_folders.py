@@ -21,7 +21,7 @@ def write_triplets(folder: Path, count: int = 6, size: int = 16) -> list[dict[st
         files = [f"ref/000/{i:03}.png", f"distort/000/{i:03}_0.png", f"distort/000/{i:03}_1.png"]
         for file in files:
             save_image(torch.rand(1, 3, size, size), folder / file)
-        values = [f"t{i}", "0", "0", "0", *files, "", str(i % 2 == 0), "An image of a thing"]
+        values = [f"t{i}", "", "", "0", *files, "", str(i % 2 == 0), "An image of a thing"]
         rows.append(dict(zip(COLUMNS, values, strict=True)))
     write_table(folder, rows)
     return rows
