@@ -44,6 +44,7 @@ __all__ = [
     "save_image",
     "tables_at_hand",
     "to_image",
+    "vertical_first",
 ]
 
 _AT_HAND: ContextVar[bool] = ContextVar("tables at hand", default=False)
@@ -155,14 +156,19 @@ def resize(images: Image, size: tuple[int, int]) -> Float[Tensor, "b 3 height wi
         # exactly 0 for every finite x, and infinite values have been replaced before
         x = x.nan_to_num(nan=math.nan, posinf=1.0, neginf=0.0)
         x = x.clamp(0, 1).detach() + (x - x.detach())
-        less_height, less_width = x.shape[-2] - height, x.shape[-1] - width
-        vertical_first = _PIL_CHOOSES and less_height > max(0, 2 * less_width)
-        for vertical in (vertical_first, not vertical_first):
-            if vertical and less_height:
+        first = vertical_first((x.shape[-2], x.shape[-1]), size)
+        for vertical in (first, not first):
+            if vertical and x.shape[-2] != height:
                 x = _clamp(_bicubic_weights(x.shape[-2], height, x.dtype, x.device) @ x)
-            elif not vertical and less_width:
+            elif not vertical and x.shape[-1] != width:
                 x = _clamp(x @ _bicubic_weights(x.shape[-1], width, x.dtype, x.device).T)
     return x
+
+
+def vertical_first(shape: tuple[int, int], size: tuple[int, int]) -> bool:
+    """Whether PIL resizes the height before the width, from `shape` to `size`, both (height, width)."""
+    less_height, less_width = shape[0] - size[0], shape[1] - size[1]
+    return _PIL_CHOOSES and less_height > max(0, 2 * less_width)
 
 
 def _clamp(x: Tensor) -> Tensor:

@@ -5,6 +5,8 @@ Images are RGB in [0, 1], batch first. Distances are one value per image; larger
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from jaxtyping import Float
 from torch import Tensor
 
@@ -13,6 +15,9 @@ Image = Float[Tensor, "b 3 h w"]
 
 AnyImage = Float[Tensor, "_ 3 _ _"]
 """RGB images in [0, 1] whose batch and size are independent of the other arguments."""
+
+Squares = Mapping[int, AnyImage]
+"""The same images squashed to squares of several sizes, by the side of the square in pixels."""
 
 Mask = Float[Tensor, "_ 1 _ _"]
 """Region of interest in [0, 1]; 1 counts, 0 is left out."""

@@ -23,6 +23,7 @@ from dreamsim_guidance.cli.compare import CompareCommand
 from dreamsim_guidance.cli.copy import CopyCommand
 from dreamsim_guidance.cli.data import DataCommand
 from dreamsim_guidance.cli.demo import PARTS, DemoCommand
+from dreamsim_guidance.cli.embed import EmbedCommand
 from dreamsim_guidance.cli.evaluate import EvaluateCommand
 from dreamsim_guidance.cli.guide import GuideCommand
 from dreamsim_guidance.cli.invert import InvertCommand
@@ -45,6 +46,7 @@ COMMANDS: dict[str, type] = {
     "invert": InvertCommand,
     "compare": CompareCommand,
     "evaluate": EvaluateCommand,
+    "embed": EmbedCommand,
     "study": StudyCommand,
     "data": DataCommand,
     "recipes": RecipesCommand,

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import PurePath
 
-__all__ = ["encoded", "printable"]
+__all__ = ["decoded", "encoded", "printable"]
 
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _ENCODED = re.compile(r"%(?=[0-9A-Fa-f]{2})|[\x00-\x1f\x7f\ud800-\udfff]")
+_CODE = re.compile(r"%([0-9A-Fa-f]{2})")
 _BYTE = 0xDC00
 """Python reads a byte of a file name that is not UTF-8 as the character `_BYTE` + byte (PEP 383)."""
 
@@ -29,6 +30,15 @@ def encoded(name: str) -> str:
     are returned unchanged.
     """
     return _ENCODED.sub(lambda match: f"%{ord(match[0]) % 0x100:02X}", name)
+
+
+def decoded(name: str) -> str:
+    """The name of a file of which `encoded` made `name`."""
+    return _CODE.sub(lambda match: _character(int(match[1], 16)), name)
+
+
+def _character(byte: int) -> str:
+    return chr(byte if byte < 0x80 else _BYTE + byte)
 
 
 def _escape(match: re.Match[str]) -> str:

@@ -11,6 +11,7 @@ reads only the upper 8 bits of colour pictures with 16 bits per channel.
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import struct
@@ -24,7 +25,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PILImage
 
-__all__ = ["SUFFIXES", "PictureError", "Reading", "pixels_of", "read_pixels", "read_rgb", "readings_differ", "rgb_of"]
+__all__ = [
+    "SUFFIXES",
+    "PictureError",
+    "Reading",
+    "decode_pixels",
+    "pixels_of",
+    "read_pixels",
+    "read_rgb",
+    "readings_differ",
+    "rgb_of",
+]
 
 Reading = Literal["upright", "original"]
 """How a picture file is read; see the table above."""
@@ -75,6 +86,18 @@ def read_pixels(path: str | os.PathLike[str]) -> NDArray[Any]:
     """
     with _opened(path) as picture:
         return pixels_of(_upright(picture))
+
+
+def decode_pixels(data: bytes, name: str = "picture", reading: Reading = "upright") -> NDArray[Any]:
+    """Decode the bytes of a picture file to an array like that of `pixels_of`.
+
+    name: of the picture, for the message of an error.
+    reading: "upright", the default, gives the pixels of `read_pixels`, "original" those of `read_rgb` with that reading.
+
+    Raises PictureError (a ValueError) for bytes that are not a complete picture.
+    """
+    with _decoding(io.BytesIO(data), name) as picture:
+        return np.array(rgb_of(picture)) if reading == "original" else pixels_of(_upright(picture))
 
 
 def read_rgb(path: str | os.PathLike[str], reading: Reading = "upright") -> PILImage.Image:
@@ -138,8 +161,19 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[PILImage.Image]:
     if not file.exists():
         raise FileNotFoundError(f"image not found: '{file}'; give the path of a picture (png, jpg, webp, ...).")
     try:
-        # from a stream, because PIL maps a named file into memory and then scrambles rotated 16-bit TIFFs
-        with file.open("rb") as stream, PILImage.open(stream) as picture:
+        stream = file.open("rb")
+    except OSError as error:
+        raise _unreadable(file, str(error)) from error
+    # from a stream, because PIL maps a named file into memory and then scrambles rotated 16-bit TIFFs
+    with stream, _decoding(stream, file) as picture:
+        yield picture
+
+
+@contextmanager
+def _decoding(stream: io.BufferedReader | io.BytesIO, file: Path | str) -> Iterator[PILImage.Image]:
+    """The picture in a stream, which `file` names in messages; failures as in `_opened`."""
+    try:
+        with PILImage.open(stream) as picture:
             yield picture
     except PILImage.DecompressionBombError as error:
         raise _too_large(file, error) from error
@@ -149,13 +183,13 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[PILImage.Image]:
         raise _unreadable(file, str(error) or type(error).__name__) from error
 
 
-def _unreadable(file: Path, reason: str) -> PictureError:
+def _unreadable(file: Path | str, reason: str) -> PictureError:
     return PictureError(
         f"'{file}' cannot be read as an image ({reason}); give a png, jpg, webp, ... that is complete.", reason
     )
 
 
-def _too_large(file: Path, error: Exception) -> PictureError:
+def _too_large(file: Path | str, error: Exception) -> PictureError:
     pixels, limit = ([*map(int, re.findall(r"\d+", str(error))), 0, 0])[:2]
     reason = (
         f"{pixels / 1e6:.0f} million pixels, more than the limit of {limit / 1e6:.0f} million "

@@ -10,7 +10,7 @@ Fu et al., DreamSim: Learning New Dimensions of Human Visual Similarity using Sy
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import cast
 
@@ -28,7 +28,7 @@ from dreamsim_guidance.metric.maps import compare_maps
 from dreamsim_guidance.metric.target import Reduction, Target
 from dreamsim_guidance.metric.tuned_ensemble import Adapters, TunedEnsemble
 from dreamsim_guidance.preprocess import check_candidate, check_images, check_range
-from dreamsim_guidance.types import AnyImage, Distance, Embedding, Image, Mask
+from dreamsim_guidance.types import AnyImage, Distance, Embedding, Image, Mask, Squares
 
 __all__ = ["DreamSim"]
 
@@ -290,7 +290,9 @@ class DreamSim(TunedEnsemble):
             )
         check_candidate(images, name, overshoot)
 
-    def _embed(self, images: Tensor, adapters: Adapters | None = None, mask: Mask | None = None) -> Tensor:
+    def _embed(
+        self, images: Tensor | Mapping[int, Tensor], adapters: Adapters | None = None, mask: Mask | None = None
+    ) -> Tensor:
         return self.normalize(self.ensemble(images, self.resize, adapters, mask))
 
     def normalize(self, features: Tensor) -> Tensor:
@@ -303,21 +305,33 @@ class DreamSim(TunedEnsemble):
             return features
         return unit(centre(features))
 
-    def directions(self, images: AnyImage, mask: Mask | None = None, adapters: Adapters | None = None) -> Embedding:
+    def directions(
+        self, images: AnyImage | Squares, mask: Mask | None = None, adapters: Adapters | None = None
+    ) -> Embedding:
         """Unit vectors `(b, d)` of images `(b, 3, h, w)`: half the squared chord between two of them is the images' distance.
 
         Use them to compare every image with many others, as training does. Patch tokens are averaged as in the original,
         weighted by the mask. The images are not checked. adapters: as in `forward`.
+
+        Images that were resized elsewhere, to the square of each branch, are given by the side of the square, with neither a
+        mask nor several adapters.
         """
+        if isinstance(images, Tensor):
+            images = mask_out(images, mask)
+        elif mask is not None:
+            raise ValueError(
+                "a mask goes with images of their own size; leave it out for images that were resized before."
+            )
         if self.ensemble.spatial:
-            return self._embed(mask_out(images, mask), adapters, mask)
-        embedding = self._embed(mask_out(images, mask), adapters)
+            return self._embed(images, adapters, mask)
+        embedding = self._embed(images, adapters)
         if self.ensemble.has_patches:
             patches = embedding[:, 1:]
             if mask is None:
                 pooled = patches.mean(1)
             else:
-                share = F.adaptive_avg_pool2d(mask.to(patches.dtype), self._grid(images)).flatten(1).unsqueeze(-1)
+                grid = self._grid(cast(Tensor, images))
+                share = F.adaptive_avg_pool2d(mask.to(patches.dtype), grid).flatten(1).unsqueeze(-1)
                 pooled = (patches * share).sum(1) / share.sum(1).clamp(min=1e-12)
             embedding = torch.cat([embedding[:, 0], pooled], dim=-1)
         return unit(embedding)

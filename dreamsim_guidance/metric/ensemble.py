@@ -12,7 +12,7 @@ The optional head is the original's other way of tuning: one residual MLP on the
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -30,7 +30,7 @@ from dreamsim_guidance.metric.stacked import Stack, without_blocks
 from dreamsim_guidance.metric.vit import stream
 from dreamsim_guidance.preprocess import resize
 from dreamsim_guidance.tracing import transforms_active
-from dreamsim_guidance.types import AnyImage, Embedding, Image, Map, Mask
+from dreamsim_guidance.types import AnyImage, Embedding, Image, Map, Mask, Squares
 
 __all__ = ["Ensemble", "MLPHead", "building_for"]
 
@@ -266,10 +266,15 @@ class Ensemble(nn.Module):
         return next(self.parameters()).device
 
     def forward(
-        self, images: Image, squash: bool = True, adapters: str | Names | None = None, mask: Mask | None = None
+        self,
+        images: Image | Squares,
+        squash: bool = True,
+        adapters: str | Names | None = None,
+        mask: Mask | None = None,
     ) -> Tensor:
         """Concatenated features of images `(b, 3, h, w)`.
 
+        images: or the same images squashed to the square of each branch already, by its side.
         squash: True resizes them to the square of each branch, False passes them on at their own size.
         adapters: the name of an attached adapter for all images, or several: one for each image, or all of them for a single
             image; None in place of a name is for the towers without adapter. They act without dropout. By default the active
@@ -310,11 +315,11 @@ class Ensemble(nn.Module):
 
         Arguments and errors as in `forward`.
         """
-        images, names, scale = self._prepared(images, adapters)
-        maps = self._maps(images, squash, names, scale)
+        prepared, names, scale = self._prepared(images, adapters)
+        maps = self._maps(prepared, squash, names, scale)
         return maps if scale is None else [scale.features(x) for x in maps]
 
-    def _maps(self, images: Image, squash: bool, names: Names | None, scale: LossScale | None) -> list[Map]:
+    def _maps(self, images: Image | Squares, squash: bool, names: Names | None, scale: LossScale | None) -> list[Map]:
         resized = self._resized(images, squash, scale)
         branches = [cast(Branch, branch) for branch in self.branches]
         shares = cast("list[float]", self.shares)
@@ -324,10 +329,12 @@ class Ensemble(nn.Module):
             for x in branch.maps(resized[branch.config.image_size], names)
         ]
 
-    def _prepared(self, images: Image, adapters: str | Names | None) -> tuple[AnyImage, Names | None, LossScale | None]:
+    def _prepared(
+        self, images: Image | Squares, adapters: str | Names | None
+    ) -> tuple[AnyImage | Squares, Names | None, LossScale | None]:
         """Images as many as the adapters that are chosen for the call, these adapters, and the scale of the gradients."""
         names = self._names(adapters)
-        if names is not None and len(names) > 1:
+        if names is not None and len(names) > 1 and isinstance(images, Tensor):
             if images.shape[0] not in (1, len(names)):
                 raise ValueError(
                     f"one adapter for each image is needed, got {len(names)} for {images.shape[0]} images."
@@ -336,9 +343,12 @@ class Ensemble(nn.Module):
         scale = LossScale() if self._scales_gradients() else None
         return images, names, scale
 
-    def _resized(self, images: Image, squash: bool, scale: LossScale | None) -> dict[int, Tensor]:
-        sizes = {config.image_size for config in self.configs}
-        resized = {size: resize(images, (size, size)) if squash else images for size in sizes}
+    def _resized(self, images: Image | Squares, squash: bool, scale: LossScale | None) -> Mapping[int, Tensor]:
+        if not isinstance(images, Tensor):
+            resized: Mapping[int, Tensor] = images
+        else:
+            sizes = {config.image_size for config in self.configs}
+            resized = {size: resize(images, (size, size)) if squash else images for size in sizes}
         return resized if scale is None else {size: scale.images(image) for size, image in resized.items()}
 
     def _names(self, adapters: str | Names | None) -> Names | None:

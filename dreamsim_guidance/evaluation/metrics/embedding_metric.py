@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +21,7 @@ from dreamsim_guidance.evaluation.metrics.work import Work
 from dreamsim_guidance.files.pictures import Reading
 from dreamsim_guidance.metric.distance import half_chord
 from dreamsim_guidance.metric.dreamsim import DreamSim
+from dreamsim_guidance.metric.fingerprint import fingerprint
 from dreamsim_guidance.processes import divided, everywhere, is_main
 from dreamsim_guidance.types import Distance, Image
 
@@ -125,21 +123,8 @@ class EmbeddingMetric:
     @property
     def key(self) -> str:
         """The cache's key, which identifies the weights and the preprocessing."""
-        metric = self.metric
-        described = {
-            "version": 2,
-            "reading": self.reading,
-            "branches": [asdict(config) for config in metric.ensemble.configs],
-            "normalize_embeds": metric.normalize_embeds,
-            "size": self._size,
-            "pillow": PIL.__version__,
-        }
-        digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
-        for name, tensor in sorted(metric.state_dict().items()):
-            stored = tensor.detach().cpu().contiguous()
-            digest.update(f"{name} {stored.dtype} {tuple(stored.shape)}".encode())
-            digest.update(stored.flatten().view(torch.uint8).numpy().data)
-        return digest.hexdigest()[:32]
+        settings = {"version": 2, "reading": self.reading, "size": self._size, "pillow": PIL.__version__}
+        return fingerprint(self.metric, settings)
 
     @property
     def _size(self) -> tuple[int, int] | None:

@@ -41,6 +41,7 @@ __all__ = [
     "FileMetric",
     "MetricUnavailableError",
     "embedding_metric",
+    "embedding_network",
     "file_metric",
     "load_metrics",
     "true_name",
@@ -165,8 +166,22 @@ def file_metric(
 
 def embedding_metric(metric: FileMetric) -> EmbeddingMetric | None:
     """Return the embeddings behind a named metric, whose weights are read now if needed; None if it compares pairs."""
-    built = metric._metric() if isinstance(metric, _Deferred) else metric
+    built = metric.built() if isinstance(metric, _Deferred) else metric
     return built if isinstance(built, EmbeddingMetric) else None
+
+
+def embedding_network(metric: str | os.PathLike[str], device: str | None = None) -> DreamSim:
+    """Return the network of a metric by name, for the embeddings of single pictures.
+
+    Arguments and errors as for `file_metric`, and ValueError for a metric that compares pairs and has no embeddings.
+    """
+    built = embedding_metric(file_metric(metric, device=device, cache=False))
+    if built is None:
+        raise ValueError(
+            f"the metric '{metric}' compares pairs of pictures and has no embedding of one; give one that has, such as "
+            "photographs, ensemble, dino_vitb16, or pocket."
+        )
+    return built.metric
 
 
 class _Deferred:
@@ -183,14 +198,15 @@ class _Deferred:
         return getattr(self._built, "work", None)
 
     def distances(self, pairs: Sequence[tuple[Path, Path]], progress: bool = True) -> NDArray[np.float64]:
-        return self._metric().distances(pairs, progress)
+        return self.built().distances(pairs, progress)
 
     def on_images(self) -> ImageMetric:
-        metric = self._metric()
+        metric = self.built()
         assert isinstance(metric, DifferentiableMetric)  # it is an EmbeddingMetric or a PairMetric
         return metric.on_images()
 
-    def _metric(self) -> FileMetric:
+    def built(self) -> FileMetric:
+        """The metric itself; the first call builds it."""
         if self._built is None:
             self._built = agreed(self._build)
         return self._built

@@ -1,0 +1,2 @@
+from .embedding import embed as embed
+from .index import Index as Index
