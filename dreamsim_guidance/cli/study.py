@@ -61,7 +61,9 @@ class Make:
     exposure: int = 500
     """Milliseconds for which each picture is shown (jnd)."""
     gap: int = 500
-    """Milliseconds between the two pictures (jnd)."""
+    """Milliseconds of empty window before the second picture (jnd)."""
+    mask: int = 200
+    """Milliseconds of random noise in the place of each picture after it, 0 for none (jnd)."""
     votes: int = 2
     """Votes that each triplet gets in every round (triplets)."""
     rounds: int = 3
@@ -81,7 +83,7 @@ class Make:
         from dreamsim_guidance.study import Page
 
         check_folder(self.to.absolute().parent, "--to")
-        page = Page(self.name, self.question, self.closing, self.size, self.exposure, self.gap)
+        page = Page(self.name, self.question, self.closing, self.size, self.exposure, self.gap, self.mask)
         if not self.methods:
             return self._triplets(page)
         for name in _OF_TRIPLETS:
@@ -163,10 +165,14 @@ class Read:
     """Files that the page downloaded, CSV or JSON, or folders of them."""
     to: Path
     """Folder for the judgments, the pictures and report.json; it must be new or empty."""
-    least_catch: float = 0.8
-    """Share of the catch trials that a person must answer correctly; people who answered none are left out."""
-    least_consistency: float = 0.0
-    """Share of the repeated trials that a person must answer as the first time; people without any are kept."""
+    least_catch: float | None = None
+    """Share of the catch trials that a person must answer correctly; people who answered none are left out. By default 0.8, or
+    what `study make` was told for triplets."""
+    least_consistency: float | None = None
+    """Share of the repeated trials that a person must answer as the first time; people without any are kept. By default 0, or
+    what `study make` was told for triplets."""
+    exposure_tolerance: float | None = None
+    """Leave out votes for which a picture was on the screen for a time that is off by more than so many milliseconds (jnd)."""
 
     def __call__(self) -> int:
         from dreamsim_guidance.study.folder import check_free
@@ -175,7 +181,11 @@ class Read:
         check_free(self.to)
         check_folder(self.to.absolute().parent, "--to")
         outcome = count_votes(
-            self.study, self.votes, least_catch=self.least_catch, least_consistency=self.least_consistency
+            self.study,
+            self.votes,
+            least_catch=self.least_catch,
+            least_consistency=self.least_consistency,
+            exposure_tolerance=self.exposure_tolerance,
         )
         _report_people(outcome)
         accepted = sum(person.kept for person in outcome.people)
@@ -184,6 +194,14 @@ class Read:
             f"{outcome.votes} votes of {accepted} people (of {len(outcome.people)}) for {outcome.judged} {what}: {self.to}",
             flush=True,
         )
+        if (exposure := outcome.exposure) is not None:
+            print(
+                f"pictures were on the screen for {exposure.median:.0f} ms (median; {exposure.least:.0f} to "
+                f"{exposure.most:.0f}), {exposure.wanted} wanted; {exposure.mistimed} votes left out for it"
+            )
+        if outcome.study.mode == "jnd":
+            alike = sum(same >= different for same, different in outcome.counted.values())
+            print(f"{alike} of {outcome.judged} pairs look the same to at least half of the people")
         write_outcome(outcome, self.study, self.to)
         return 0
 

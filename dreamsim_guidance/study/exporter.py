@@ -105,6 +105,7 @@ def make_study(
         pictures=(),
         extra=(),
         blocks=tuple(map(tuple, blocks)),
+        exposure=page.exposure if mode == "jnd" else None,
     )
     study = write_study(study, reconstructions, page, to, progress)
     votes = Counter((t.reference, *sorted((t.left, t.right))) for b in blocks for t in b if t.kind == "pair")

@@ -2,6 +2,8 @@
 const study = JSON.parse(document.getElementById("study").textContent);
 const two = study.mode === "2afc";
 const at = (id) => document.getElementById(id);
+// what a vote says about a brief presentation
+const TIMES = two ? [] : study.mask > 0 ? ["first_shown", "first_masked", "second_shown", "second_masked"] : ["first_shown", "second_shown"];
 const EARLY = 200; // milliseconds: nobody judges so fast, so the second click of a double click is no answer
 const asked = new URLSearchParams(location.search).get("p");
 
@@ -83,6 +85,35 @@ function preload() {
   wanted.slice(1).forEach((trial) => pictures(trial).catch(() => {}));
 }
 
+/* Times of brief presentation are counted in frames of the display. What is changed after `await frame()` appears in that frame;
+its time, and that of the frame in which the picture is replaced, give how long it was on the screen. */
+const frame = () => new Promise((done) => requestAnimationFrame(done));
+async function hold(since, milliseconds) { // until the frame nearest to `since` + `milliseconds`; returns its time
+  for (let last = since; ;) {
+    const now = await frame();
+    if (now - since >= milliseconds - (now - last) / 2) return now;
+    last = now;
+  }
+}
+
+/* The mask that covers each picture: random colours in squares of several sizes, drawn anew each time. */
+function drawNoise(canvas) {
+  const context = canvas.getContext("2d");
+  const side = canvas.width;
+  context.globalCompositeOperation = "source-over";
+  context.globalAlpha = 1;
+  context.imageSmoothingEnabled = false;
+  [4, 8, 16, 32, 64, 128].forEach((count, i) => {
+    const squares = new ImageData(count, count);
+    for (let j = 0; j < squares.data.length; j++) squares.data[j] = j % 4 === 3 ? 255 : 256 * Math.random();
+    const small = document.createElement("canvas");
+    small.width = small.height = count;
+    small.getContext("2d").putImageData(squares, 0, 0);
+    context.globalAlpha = 1 / (i + 1);
+    context.drawImage(small, 0, 0, side, side);
+  });
+}
+
 const painted = () => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
 const pause = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
 
@@ -95,7 +126,7 @@ function build() {
     ? `<button type="button" class="choice left" data-choice="0"><img alt="Candidate ${first}"><span>${first}</span></button>
        <figure class="reference"><img alt="Reference"><figcaption>Reference</figcaption></figure>
        <button type="button" class="choice right" data-choice="1"><img alt="Candidate ${second}"><span>${second}</span></button>`
-    : `<div class="window"><img alt=""></div>
+    : `<div class="window"><img alt=""><canvas width="256" height="256"></canvas></div>
        <div class="answers"><button type="button" data-choice="0">${first}</button>
        <button type="button" data-choice="1">${second}</button></div>`;
   stage.querySelectorAll("[data-choice]").forEach((button) => button.addEventListener("click", (event) => {
@@ -122,6 +153,8 @@ async function next() {
   if (over) return;
   const trial = block[place];
   at("stage").classList.add("waiting");
+  at("stage").classList.remove("masked");
+  const times = []; // milliseconds on the screen: first picture, its mask, second picture, its mask
   enable(two);
   let images;
   try {
@@ -140,20 +173,29 @@ async function next() {
     at("stage").classList.remove("waiting");
   } else {
     await pause(400);
+    let last = await frame();
     for (const [i, image] of images.entries()) {
-      if (i > 0) await pause(study.gap);
+      if (study.mask > 0) drawNoise(document.querySelector(".window canvas"));
+      const begin = i > 0 ? await hold(last, study.gap) : await frame();
       if (mine !== turn) return;
       put(".window img", image);
       at("stage").classList.remove("waiting");
-      await painted();
-      await pause(study.exposure);
+      last = await hold(begin, study.exposure);
       if (mine !== turn) return;
+      times.push(last - begin);
       at("stage").classList.add("waiting");
+      if (study.mask === 0) continue;
+      at("stage").classList.add("masked");
+      const end = await hold(last, study.mask);
+      if (mine !== turn) return;
+      times.push(end - last);
+      at("stage").classList.remove("masked");
+      last = end;
     }
   }
   await painted();
   if (mine !== turn) return;
-  open = { trial: trial[0], since: performance.now() };
+  open = { trial: trial[0], since: performance.now(), times };
   enable(true);
   document.body.dataset.trial = trial[0];
   document.body.dataset.state = "asking";
@@ -189,6 +231,7 @@ function answer(side, input) {
     position: session.votes.length + 1, trial: open.trial, choice: study.choices[side], milliseconds: Math.round(milliseconds),
     time: new Date().toISOString(), input, undone: session.undone[open.trial] ?? 0,
     width: Math.round(document.querySelector("#stage img").getBoundingClientRect().width),
+    ...Object.fromEntries(open.times.map((time, i) => [TIMES[i], Math.round(10 * time) / 10])),
   });
   save();
   next();
@@ -203,7 +246,7 @@ function undo() {
 }
 
 /* The files that the participant sends back. */
-const COLUMNS = ["position", "trial", "choice", "milliseconds", "time", "input", "undone", "width"];
+const COLUMNS = ["position", "trial", "choice", "milliseconds", "time", "input", "undone", "width", ...TIMES];
 function download(kind) {
   const { session: id, participant, chosen_by, votes } = session;
   const head = { study: study.id, session: id, participant, chosen_by };
@@ -235,7 +278,8 @@ async function start() {
   const steps = two
     ? ["You will see a reference and two candidates, A and B. Click or tap the candidate that is more like the reference.",
       "If both seem equally good or bad, choose the one that you lean towards. Every comparison needs an answer."]
-    : ["You will see two pictures briefly, one after the other. Then say whether they were the same or different.",
+    : [`You will see two pictures briefly, one after the other${study.mask > 0 ? ", each followed by a random pattern" : ""}. `
+      + "Then say whether they were the same or different.",
       "Look at the middle of the window. You cannot see the pictures again, so answer by your first impression."];
   steps.push("Your answers are stored in this browser, even if the page is reloaded. At the end, you download them.");
   at("instructions").innerHTML = steps.map((step) => `<li>${step}</li>`).join("") + `<li class="keys">On a keyboard: ${keys}</li>`;

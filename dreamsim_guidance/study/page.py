@@ -35,7 +35,9 @@ class Page:
     closing: read at the end; by default a request to send the downloaded file.
     size: width and height, in CSS pixels, of the square into which each picture is fitted; by default 320. In a small
         window, all pictures are equally smaller.
-    exposure, gap: in JND, how long each picture is shown, and the pause between the two, in milliseconds; by default 500 each.
+    exposure, mask, gap: in JND, how long each picture is shown, how long random noise covers its place afterwards, and the
+        pause before the second picture, in milliseconds; by default 500, 200 and 500. A mask of 0 leaves the noise out. The
+        page counts in frames of the display, and records with each vote how long pictures and masks were on the screen.
 
     Raises ValueError for an empty title, for text that is not Unicode, and for numbers out of range.
     """
@@ -46,6 +48,7 @@ class Page:
     size: int = 320
     exposure: int = 500
     gap: int = 500
+    mask: int = 200
 
     def __post_init__(self) -> None:
         for name in ("title", "question", "closing"):
@@ -56,10 +59,10 @@ class Page:
             raise ValueError("the title must not be empty.")
         if not 32 <= self.size <= 4096:
             raise ValueError(f"size must lie between 32 and 4096 pixels, got {self.size}.")
-        if not (10 <= self.exposure <= 60_000 and 0 <= self.gap <= 60_000):
+        if not (10 <= self.exposure <= 60_000 and 0 <= self.gap <= 60_000 and 0 <= self.mask <= 60_000):
             raise ValueError(
-                f"exposure must lie between 10 and 60000 milliseconds and gap between 0 and 60000, got {self.exposure} "
-                f"and {self.gap}."
+                "exposure must lie between 10 and 60000 milliseconds, gap and mask between 0 and 60000, got "
+                f"{self.exposure}, {self.gap} and {self.mask}."
             )
 
 
@@ -90,6 +93,7 @@ def render(study: Study, page: Page) -> str:
         "labels": _LABELS[study.mode],
         "exposure": page.exposure,
         "gap": page.gap,
+        "mask": page.mask,
         "digits": len(Path(study.pictures[0].file).stem),
         "blocks": [[shown(trial) for trial in block] for block in study.blocks],
     }

@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from dreamsim_guidance.files.atomic import new_folder, write_json
@@ -30,6 +31,22 @@ __all__ = ["Outcome", "count_votes", "read_study", "tally", "write_outcome"]
 
 
 @dataclass(frozen=True)
+class Exposure:
+    """How long pictures were on the screen in a JND study, in milliseconds, as the page measured it in frames of the display.
+
+    wanted: what the study asks for.
+    median, least, most: of all presentations.
+    mistimed: votes that do not count because a picture was shown for too long or too short a time.
+    """
+
+    wanted: int
+    median: float
+    least: float
+    most: float
+    mistimed: int
+
+
+@dataclass(frozen=True)
 class Outcome:
     """The result of a study.
 
@@ -39,6 +56,7 @@ class Outcome:
     shared: participant numbers that several people used.
     counted: votes by unit: for the first and the second method (2AFC), or "same" and "different" (JND).
     rules: who was left out, in words.
+    exposure: how long the pictures of a JND study were on the screen, over all votes of the people kept; None if not known.
     """
 
     study: Study
@@ -49,6 +67,7 @@ class Outcome:
     shared: list[int]
     counted: dict[Unit, list[int]]
     rules: dict[str, str]
+    exposure: Exposure | None = None
 
 
 def read_study(
@@ -56,20 +75,31 @@ def read_study(
     votes: Sequence[Path | str],
     to: Path | str,
     *,
-    least_catch: float = 0.8,
-    least_consistency: float = 0.0,
+    least_catch: float | None = None,
+    least_consistency: float | None = None,
+    exposure_tolerance: float | None = None,
 ) -> Outcome:
     """Read the votes on the study in `folder`, leave out people who did not pay attention, and write the judgments to `to`.
 
     votes: the files that people sent back, CSV or JSON, or folders of them.
-    least_catch: share of the catch trials that a person must answer correctly; by default 0.8.
-    least_consistency: share of the repeated trials that a person must answer as the first time; by default 0.
+    least_catch: share of the catch trials that a person must answer correctly; by default as the study of triplets states, 0.8
+        for a study of methods.
+    least_consistency: share of the repeated trials that a person must answer as the first time; by default as the study of
+        triplets states, 0 for a study of methods.
+    exposure_tolerance: in JND, leave out votes for which a picture was on the screen for a time that is off by more than so
+        many milliseconds, if the page has recorded it; by default none is left out.
 
     This is `count_votes` followed by `write_outcome`. Raises their errors, and ValueError if `to` is not empty, before anything
     is read.
     """
     check_free(Path(to))
-    outcome = count_votes(folder, votes, least_catch=least_catch, least_consistency=least_consistency)
+    outcome = count_votes(
+        folder,
+        votes,
+        least_catch=least_catch,
+        least_consistency=least_consistency,
+        exposure_tolerance=exposure_tolerance,
+    )
     write_outcome(outcome, folder, to)
     return outcome
 
@@ -78,9 +108,10 @@ def count_votes(
     folder: Path | str,
     votes: Sequence[Path | str],
     *,
-    least_catch: float = 0.8,
-    least_consistency: float = 0.0,
+    least_catch: float | None = None,
+    least_consistency: float | None = None,
     person: str | None = None,
+    exposure_tolerance: float | None = None,
 ) -> Outcome:
     """Read the votes on the study in `folder` and leave out people who did not pay attention; nothing is written.
 
@@ -89,24 +120,37 @@ def count_votes(
     The other arguments are those of `read_study`. Raises the errors of `read_record`, `read_votes` and `screen`, and ValueError
     for a person who did not vote or cannot be told from another, and if no votes are left.
     """
-    return tally(read_record(folder), votes, least_catch, least_consistency, person)
+    return tally(read_record(folder), votes, least_catch, least_consistency, person, exposure_tolerance)
 
 
 def tally(
     study: Study,
     votes: Sequence[Path | str],
-    least_catch: float = 0.8,
-    least_consistency: float = 0.0,
+    least_catch: float | None = None,
+    least_consistency: float | None = None,
     person: str | None = None,
+    exposure_tolerance: float | None = None,
 ) -> Outcome:
     """Return what `count_votes` returns, for a study whose record has been read."""
+    if least_catch is None:
+        least_catch = 0.8 if study.round is None else study.round.least_catch
+    if least_consistency is None:
+        least_consistency = 0.0 if study.round is None else study.round.least_consistency
+    if exposure_tolerance is not None and not exposure_tolerance >= 0:
+        raise ValueError(f"exposure_tolerance must be at least 0 milliseconds, got {exposure_tolerance}.")
     stated = rules(study, least_catch, least_consistency)
+    if exposure_tolerance is not None and study.exposure is not None:
+        stated["exposure"] = (
+            f"A vote counts if both pictures were on the screen for {study.exposure} milliseconds, give or take "
+            f"{exposure_tolerance:g}, or if the page has not recorded it."
+        )
     sessions, empty = read_votes(study, votes)
     if person is not None:
         sessions = _sessions_of(person, sessions)
     people = screen(study, sessions, least_catch, least_consistency)
     accepted = [session for session, person in zip(sessions, people, strict=True) if person.kept]
-    counted = _count(study, accepted)
+    shown, mistimed = _exposures(study, accepted, exposure_tolerance)
+    counted = _count(study, accepted, mistimed)
     if not counted:
         reasons = "; ".join(f"participant {person.participant}: {person.why or 'no votes'}" for person in people)
         raise ValueError(f"no votes are left ({reasons or 'the files hold none'}); nothing was written.")
@@ -120,6 +164,7 @@ def tally(
         shared=sorted({number for number in numbers if numbers.count(number) > 1}),
         counted=counted,
         rules=stated,
+        exposure=shown,
     )
 
 
@@ -165,7 +210,27 @@ def write_outcome(outcome: Outcome, folder: Path | str, to: Path | str) -> None:
         write_json(written / "report.json", {**_report(outcome), "rules": outcome.rules})
 
 
-def _count(study: Study, sessions: Sequence[Session]) -> dict[Unit, list[int]]:
+def _exposures(
+    study: Study, sessions: Sequence[Session], tolerance: float | None
+) -> tuple[Exposure | None, set[tuple[str, str]]]:
+    """How long pictures were shown, and the votes, as session and trial, for which it was off by more than `tolerance`."""
+    if study.exposure is None:
+        return None, set()
+    trials = study.trials
+    times: list[float] = []
+    mistimed = set()
+    for session in sessions:
+        for vote in session.votes.values():
+            times += vote.shown
+            off = max((abs(time - study.exposure) for time in vote.shown), default=0.0)
+            if tolerance is not None and off > tolerance and trials[vote.trial].kind == "pair":
+                mistimed.add((session.id, vote.trial))
+    if not times:
+        return None, set()
+    return Exposure(study.exposure, median(times), min(times), max(times), len(mistimed)), mistimed
+
+
+def _count(study: Study, sessions: Sequence[Session], left_out: set[tuple[str, str]]) -> dict[Unit, list[int]]:
     """Votes by unit, [for the first method, for the second] or [same, different], sorted by reference and method."""
     order = {name: i for i, name in enumerate((*study.methods, TARGET))}
     trials = study.trials
@@ -173,7 +238,7 @@ def _count(study: Study, sessions: Sequence[Session]) -> dict[Unit, list[int]]:
     for session in sessions:
         for vote in session.votes.values():
             trial = trials[vote.trial]
-            if trial.kind != "pair":
+            if trial.kind != "pair" or (session.id, vote.trial) in left_out:
                 continue
             first, second_method = sorted((trial.left, trial.right), key=order.__getitem__)
             second = study.choices.index(vote.choice)
@@ -263,4 +328,5 @@ def _report(outcome: Outcome) -> dict[str, Any]:
         "people": [{**asdict(person), "kept": person.kept} for person in outcome.people],
         "files_without_votes": outcome.empty,
         "numbers_used_by_several_people": outcome.shared,
+        **({} if outcome.exposure is None else {"exposure": asdict(outcome.exposure)}),
     }

@@ -23,6 +23,9 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 """A byte of a file name that is not UTF-8, as Python has it; JSON's escape of it is read back as the same."""
 _FORMAT = "dreamsim_guidance study 1"
 
+_OPTIONAL = ("exposure", "triplets", "round")
+"""Fields that are left out of the file where they are None."""
+
 RULES = {
     "sides": "Of every two successive votes on the same pictures, one shows them each way round, in random order.",
     "catch 2afc": "One candidate is the reference itself, the other is that reduced to 6 x 6 pixels and enlarged again.",
@@ -46,6 +49,7 @@ class Study:
     """The record of a study.
 
     pictures, extra: those that votes are about, and those of catch trials only.
+    exposure: milliseconds for which each picture is shown in JND; None in 2AFC, and where it is not known.
     triplets, round: of a study of triplets, see `rounds.py`; None where methods are compared.
     """
 
@@ -58,6 +62,7 @@ class Study:
     pictures: tuple[Picture, ...]
     extra: tuple[Picture, ...]
     blocks: tuple[tuple[Trial, ...], ...]
+    exposure: int | None = None
     triplets: TripletFolder | None = None
     round: Round | None = None
 
@@ -76,7 +81,7 @@ class Study:
         rules = RULES if self.round is None else {**RULES, **rules_of_round(self.round, self.mode)}
         content = {
             "format": _FORMAT,
-            **{name: value for name, value in fields.items() if name not in ("triplets", "round") or value is not None},
+            **{name: value for name, value in fields.items() if name not in _OPTIONAL or value is not None},
             "rules": rules,
             "trials": [trial for block in blocks for trial in block],
         }
@@ -125,6 +130,7 @@ def _study(content: dict[str, Any]) -> Study:
         pictures=tuple(Picture(**fields) for fields in content["pictures"]),
         extra=tuple(Picture(**fields) for fields in content["extra"]),
         blocks=tuple(tuple(blocks[p]) for p in range(1, number + 1)),
+        exposure=content.get("exposure"),
         triplets=_triplets(content["triplets"]) if "triplets" in content else None,
         round=_round(content["round"]) if "round" in content else None,
     )

@@ -261,6 +261,7 @@ def _write_round(
         pictures=(),
         extra=(),
         blocks=tuple(map(tuple, trials)),
+        exposure=page.exposure if mode == "jnd" else None,
         triplets=source,
         round=rule,
     )

@@ -65,6 +65,7 @@ def simulate_votes(
                 "input": "key",
                 "undone": 0,
                 "width": _WIDTH,
+                **_times(study),
             }
             for trial in block
         ]
@@ -100,6 +101,13 @@ def _choice(
     elif not 0 <= (p := chance(trial)) <= 1:
         raise ValueError(f"the chance of an answer lies between 0 and 1, got {p} for the trial {trial.id}.")
     return first if u < lapse / 2 + (1 - lapse) * p else second
+
+
+def _times(study: Study) -> dict[str, float]:
+    """How long pictures were on the screen, in JND: as long as they should be."""
+    if study.exposure is None:
+        return {}
+    return {"first_shown": float(study.exposure), "second_shown": float(study.exposure)}
 
 
 def _session(study: Study, number: int, seed: int) -> str:

@@ -18,6 +18,8 @@ _LARGEST = 64 << 20
 _FORMAT = "dreamsim_guidance votes 1"
 _HEAD = ("study", "session", "participant", "chosen_by")
 _VOTE = ("position", "trial", "choice", "milliseconds", "time", "input", "undone", "width")
+_TIMES = ("first_shown", "first_masked", "second_shown", "second_masked")
+"""Of brief presentation; pages without a mask, and those of earlier releases, leave some or all of them out."""
 _NEEDED = ("study", "session", "participant", "trial", "choice", "milliseconds", "time")
 
 
@@ -30,6 +32,7 @@ class Vote:
     input: key, mouse, touch or pen.
     undone: how often the answer was taken back before.
     width: of the pictures on the screen, in CSS pixels.
+    shown: how long the first and the second picture were on the screen, in milliseconds (JND); empty if it is not known.
     """
 
     trial: str
@@ -39,6 +42,7 @@ class Vote:
     input: str = ""
     undone: str = ""
     width: str = ""
+    shown: tuple[float, ...] = ()
 
 
 @dataclass
@@ -86,7 +90,11 @@ def read_votes(study: Study, files: Sequence[Path | str]) -> tuple[list[Session]
                 raise ValueError(f"{where}: the trial {trial.id} is answered twice; the file was changed by hand.")
             answered.add(trial.id)
             milliseconds = number(where, "milliseconds", row["milliseconds"], 0.0)
-            vote = Vote(trial.id, row["choice"], milliseconds, row["time"], row["input"], row["undone"], row["width"])
+            shown = tuple(
+                number(where, name, row[name], 0.0) for name in ("first_shown", "second_shown") if row.get(name)
+            )
+            details = (row["input"], row["undone"], row["width"], shown)
+            vote = Vote(trial.id, row["choice"], milliseconds, row["time"], *details)
             if trial.id not in session.votes or session.votes[trial.id].time < vote.time:
                 session.votes[trial.id] = vote
             if file not in session.files:
@@ -137,15 +145,18 @@ def _rows(file: Path) -> Iterator[tuple[str, dict[str, str]]]:
     except UnicodeDecodeError as error:
         raise ValueError(f"'{file}' is not a file of votes: it is not text.") from error
     if text.lstrip()[:1] not in ("{", "["):
-        yield from read_table(file, _NEEDED, (*_HEAD, *_VOTE))
+        yield from read_table(file, _NEEDED, (*_HEAD, *_VOTE, *_TIMES))
         return
     try:
         content: dict[str, Any] = json.loads(text)
         if content["format"] != _FORMAT:
             raise ValueError(f"its format is {content['format']!r}, not {_FORMAT!r}")
         head = {name: str(content[name]) for name in _HEAD}
-        rows = [{name: str(vote[name]) for name in _VOTE} for vote in content["votes"]]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        rows = [
+            {name: str(vote[name]) for name in _VOTE} | {name: str(vote.get(name, "")) for name in _TIMES}
+            for vote in content["votes"]
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"'{file}' is not a file of votes ({type(error).__name__}: {error}).") from error
     for i, row in enumerate(rows, 1):
         yield f"'{file}', vote {i}", {**head, **row}

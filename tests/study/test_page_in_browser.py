@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import functools
 import http.server
+import itertools
 import json
 import os
 import random
@@ -17,11 +18,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from study.reconstructions import METHODS, write_folders
+from study.triplet_folders import write_triplets
 
 from dreamsim_guidance.data.readers.nights import read_nights
-from dreamsim_guidance.study import Page, Study, make_study, read_study
+from dreamsim_guidance.study import Page, Round, Study, make_round, make_study, read_study
 from dreamsim_guidance.study.design import TARGET
 
 NEEDED = os.environ.get("DREAMSIM_GUIDANCE_NEEDS_BROWSER") == "1"
@@ -185,6 +188,67 @@ def test_a_session_of_same_or_different(folders: Path, sessions: Callable[..., S
         result = {(Path(row["ref_path"]).stem, row["method"]): float(row["same"]) for row in csv.DictReader(opened)}
     of = {(t.reference, t.left if t.right == TARGET else t.right): t.id for t in block if t.kind == "pair"}
     assert result == {key: float(desk.given[id] == "same") for key, id in of.items()} and len(result) == 4
+
+
+WATCH = """(() => {
+  window.seen = [];
+  const look = (time) => {
+    const stage = document.getElementById('stage');
+    const picture = stage.querySelector('.window img');
+    const noise = stage.querySelector('.window canvas');
+    const visible = (element) => getComputedStyle(element).visibility === 'visible';
+    const what = picture?.src && visible(picture) ? picture.src.split('/').pop() : visible(noise) ? 'noise' : '';
+    if (what !== window.seen.at(-1)?.what) {
+      const pixels = what === 'noise' ? [...noise.getContext('2d').getImageData(0, 0, 256, 16).data] : [];
+      window.seen.push({ what, time, pixels });
+    }
+    requestAnimationFrame(look);
+  };
+  requestAnimationFrame(look);
+})()"""
+"""Notes in each frame what the window shows, without the help of the page's own program."""
+
+
+def test_each_picture_is_shown_for_the_time_that_is_recorded_and_covered_by_new_noise(
+    folders: Path, sessions: Callable[..., Session]
+) -> None:
+    write_triplets(Path("triplets"), 2, size=48)
+    page = Page(exposure=150, mask=100, gap=80)
+    rule = Round(votes=1, catch=2, repeats=0)
+    study = make_round("triplets", "study", mode="jnd", participants=1, rule=rule, page=page, progress=False).study
+    person, block = sessions(), study.blocks[0]
+    person.driver.get((folders / "study" / "index.html").as_uri() + "?p=1")
+    person.state("start")
+    assert "each followed by a random pattern" in person.driver.find_element(By.ID, "instructions").text
+    person.run(WATCH)
+    person.click("#begin button")
+    for trial in block:
+        person.answer(trial.id, study.choices.index(trial.answer or "different"), study.choices)
+    person.state("over")
+    seen = person.run("window.seen.map(({ what, time }) => [what, time])")
+    noise = np.array(
+        person.run("window.seen.filter(({ what }) => what === 'noise').slice(0, 4).map(({ pixels }) => pixels)")
+    )
+    noise = noise.reshape(4, 16, 256, 4)[..., :3] / 255
+    assert (noise.std((1, 2, 3)) > 0.05).all() and len(np.unique(noise.reshape(4, -1), axis=0)) == 4
+    of = {Path(picture.file).name: picture.shows for picture in (*study.pictures, *study.extra)}
+    begins = [(of.get(what, what), time) for what, time in seen]
+    orders = [what for what, _ in begins if what]
+    assert orders == [name for trial in block for name in (trial.left, "noise", trial.right, "noise")]
+    votes = json.loads(person.download("json").read_text())["votes"]
+    lasted = [later - time for (what, time), (_, later) in itertools.pairwise(begins) if what]
+    names = ("first_shown", "first_masked", "second_shown", "second_masked")
+    recorded = [vote[name] for vote in votes for name in names]
+    assert np.abs(np.array(recorded) - lasted).max() < 25  # in the same frame or the next one
+    shown, masked = (
+        np.array([vote[name] for vote in votes for name in names if kind in name]) for kind in ("shown", "mask")
+    )
+    assert shown.min() > 150 - 17 and masked.min() > 100 - 17  # never shorter by more than a frame
+    assert np.median(shown) < 150 + 50 and np.median(masked) < 100 + 50  # the machine may be busy
+    outcome = read_study("study", [person.download("csv")], "out")
+    assert outcome.people[0].catch_right == 2 and outcome.votes == 4
+    assert outcome.exposure is not None and outcome.exposure.wanted == 150
+    assert (outcome.exposure.least, outcome.exposure.most) == (shown.min(), shown.max())
 
 
 PRESS = "document.body.dispatchEvent(new KeyboardEvent('keydown', { key: '1', bubbles: true }));"
