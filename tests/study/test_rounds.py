@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from study.triplet_folders import write_table, write_triplets
@@ -373,3 +374,22 @@ def test_a_person_is_not_shown_to_be_on_one_side(triplets: Any) -> None:
                 else {trial.left, trial.right} == {LEFT, RIGHT}
             )
     assert sides[LEFT] == sides[RIGHT]
+
+
+def test_rounds_keep_as_many_triplets_as_the_chance_of_unanimous_votes_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_triplets(Path("triplets"), 60, size=8)
+    chances = {f"t{i}": 0.8 if i % 2 else 0.5 for i in range(60)}
+    make(rule=Round(catch=0, repeats=0), participants=12)
+    for round in (1, 2, 3):
+        simulate_votes(f"round{round}", f"votes{round}", chance_of_left(chances), seed=round)
+        result = go_on(f"round{round}", f"votes{round}", f"round{round + 1}")
+    p = np.array(list(chances.values()))
+    unanimous = p**6 + (1 - p) ** 6
+    assert result.kept is not None
+    assert abs(result.kept - unanimous.sum()) < 4 * np.sqrt((unanimous * (1 - unanimous)).sum())
+    expected = 2 * (1 + (p**2 + (1 - p) ** 2) + (p**4 + (1 - p) ** 4)).sum()
+    votes = sum(past.votes for past in (*read_record("round3").round.past, result.past))
+    assert abs(votes - expected) < 4 * np.sqrt(60) * 2  # a triplet's votes lie between 2 and 6
