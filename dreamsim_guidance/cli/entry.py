@@ -30,6 +30,7 @@ from dreamsim_guidance.cli.invert import InvertCommand
 from dreamsim_guidance.cli.parsing import parse
 from dreamsim_guidance.cli.recipes import RecipesCommand
 from dreamsim_guidance.cli.run import RunCommand
+from dreamsim_guidance.cli.sensitivity import SensitivityCommand
 from dreamsim_guidance.cli.show import ShowCommand
 from dreamsim_guidance.cli.study import StudyCommand
 from dreamsim_guidance.cli.version import VersionCommand
@@ -47,6 +48,7 @@ COMMANDS: dict[str, type] = {
     "compare": CompareCommand,
     "evaluate": EvaluateCommand,
     "embed": EmbedCommand,
+    "sensitivity": SensitivityCommand,
     "study": StudyCommand,
     "data": DataCommand,
     "recipes": RecipesCommand,

@@ -14,6 +14,7 @@ from PIL import ImageOps
 from dreamsim_guidance.data.judgments import Judgments
 from dreamsim_guidance.data.ratings import Ratings
 from dreamsim_guidance.evaluation.hardest import hardest_disagreements
+from dreamsim_guidance.evaluation.html_page import page, plot_image, table
 from dreamsim_guidance.evaluation.judging import Evaluation
 from dreamsim_guidance.evaluation.plots import agreement_plot, curves_plot, scatter_plot
 from dreamsim_guidance.evaluation.report import ROWS, Part, Report
@@ -46,12 +47,7 @@ def html_report(evaluation: Evaluation, disagreements: int = 6) -> str:
         *_disagreements(evaluation, disagreements),
         *_notes(report),
     ]
-    title = escape(f"Agreement with people: {report.source}")
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<style>{_STYLE}</style></head><body><main>\n" + "\n".join(sections) + "\n</main></body></html>\n"
-    )
+    return page(f"Agreement with people: {report.source}", sections)
 
 
 def _head(report: Report) -> Iterator[str]:
@@ -75,7 +71,7 @@ def _head(report: Report) -> Iterator[str]:
 def _agreement(report: Report) -> Iterator[str]:
     measures = list(report.measures)
     yield "<h2>Metrics</h2>"
-    yield _picture(agreement_plot(report), "Agreement of each metric under each measure, with intervals")
+    yield plot_image(agreement_plot(report), "Agreement of each metric under each measure, with intervals")
     best = {m: max((f[m].value for f in report.agreement.values() if m in f), default=None) for m in measures}
     rows = [
         [
@@ -88,16 +84,16 @@ def _agreement(report: Report) -> Iterator[str]:
         ]
         for name, intervals in report.agreement.items()
     ]
-    yield _table(["metric", *measures, "work"], rows)
+    yield table(["metric", *measures, "work"], rows)
     if report.lead:
         first = next(iter(report.agreement))
         yield f"<h3>Lead over {escape(first)}</h3><p class=note>Differences on the same rows; bold where the interval "
         yield "excludes zero.</p>"
         rows = [[escape(name), *(_lead(intervals.get(m)) for m in measures)] for name, intervals in report.lead.items()]
-        yield _table(["metric", *measures], rows)
+        yield table(["metric", *measures], rows)
     if report.failed:
         yield "<h3>Did not run</h3>"
-        yield _table(["metric", "reason"], [[escape(name), escape(why)] for name, why in report.failed.items()])
+        yield table(["metric", "reason"], [[escape(name), escape(why)] for name, why in report.failed.items()])
 
 
 def _robustness(report: Report) -> Iterator[str]:
@@ -111,7 +107,7 @@ def _robustness(report: Report) -> Iterator[str]:
         for metric, attacks in results.agreement.items()
         for attack, intervals in attacks.items()
     ]
-    yield _table(["metric", "attack", *results.measures], rows)
+    yield table(["metric", "attack", *results.measures], rows)
 
 
 def _curves(evaluation: Evaluation) -> Iterator[str]:
@@ -120,13 +116,13 @@ def _curves(evaluation: Evaluation) -> Iterator[str]:
         yield "<p class=note>The share of votes that side with the metric, against the gap between its two distances: means "
         yield "over bins of equally many triplets, and the curve of greatest likelihood, ½ + (1 − lapse)(1 / (1 + exp(−slope · "
         yield "gap)) − ½). The curve rises from ½ if a wider gap makes agreement more likely.</p>"
-        yield _picture(plot, "Share of votes that agree against the gap between the two distances")
+        yield plot_image(plot, "Share of votes that agree against the gap between the two distances")
         if undetermined := [name for name, curve in evaluation.report.curves.items() if not curve.identified]:
             yield f"<p class=note>Dashed ({escape(', '.join(undetermined))}): the votes do not determine the slope of the "
             yield "curve; very different slopes explain them equally well.</p>"
     if isinstance(evaluation.data, Ratings):
         yield "<h2>Scores against distances</h2>"
-        yield _picture(scatter_plot(evaluation.distances, evaluation.data.score), "Scores against distances")
+        yield plot_image(scatter_plot(evaluation.distances, evaluation.data.score), "Scores against distances")
 
 
 def _parts(title: str, parts: dict[str, Part], report: Report) -> Iterator[str]:
@@ -146,7 +142,7 @@ def _parts(title: str, parts: dict[str, Part], report: Report) -> Iterator[str]:
         ]
         for name, part in parts.items()
     ]
-    yield _table([title.lower().rstrip("s"), "n", "references", *(["people"] if people else []), *metrics], rows)
+    yield table([title.lower().rstrip("s"), "n", "references", *(["people"] if people else []), *metrics], rows)
 
 
 def _disagreements(evaluation: Evaluation, count: int) -> Iterator[str]:
@@ -217,17 +213,6 @@ def _value(value: Interval | float | None) -> str:
     return f"{value:.3f}"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """An HTML table. `head` is plain text, the cells are HTML."""
-    top = "".join(f"<th>{escape(name)}</th>" for name in head)
-    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
-    return f"<div class=wide><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
-
-
-def _picture(svg: bytes, text: str) -> str:
-    return f'<img class=plot alt="{escape(text)}" src="data:image/svg+xml;base64,{base64.b64encode(svg).decode()}">'
-
-
 def _thumbnail(file: Path, captions: Sequence[str], kind: str) -> str:
     name = escape(printable(file))
     texts = "".join(f"<span>{escape(text)}</span>" for text in captions)
@@ -243,33 +228,3 @@ def _embedded(file: Path) -> str:
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=82)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-_STYLE = """
-:root { --ink: #1d2433; --quiet: #667085; --line: #e3e7ee; --accent: #2563a8; --warm: #c2571a; }
-body { margin: 0; background: #f6f7f9; color: var(--ink); font: 15px/1.5 system-ui, "Segoe UI", Roboto, sans-serif; }
-main { max-width: 1080px; margin: 0 auto; padding: 28px 32px 60px; background: #fff; min-height: 100vh; }
-h1 { font-size: 26px; margin: 0; } h2 { font-size: 19px; margin: 38px 0 8px; } h3 { font-size: 15px; margin: 24px 0 4px; }
-.source, .note, small { color: var(--quiet); } .source { margin: 2px 0 18px; overflow-wrap: anywhere; }
-.note { margin: 0 0 10px; font-size: 13.5px; max-width: 78ch; }
-dl { display: flex; flex-wrap: wrap; gap: 10px 34px; margin: 0; } dl div { min-width: 70px; }
-dt { color: var(--quiet); font-size: 13px; } dd { margin: 0; font-size: 20px; font-variant-numeric: tabular-nums; }
-dd small { font-size: 13px; }
-dl.notes { display: grid; grid-template-columns: max-content 1fr; gap: 4px 18px; font-size: 13.5px; }
-dl.notes dd { font-size: 13.5px; }
-.plot { display: block; max-width: 100%; height: auto; margin: 6px 0 14px; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: 13.5px; font-variant-numeric: tabular-nums; }
-th { text-align: left; font-weight: 600; color: var(--quiet); border-bottom: 1px solid var(--line); }
-th, td { padding: 5px 18px 5px 0; vertical-align: top; } td { border-bottom: 1px solid #f0f2f5; }
-td:first-child { overflow-wrap: anywhere; min-width: 90px; font-weight: 500; }
-details { border-top: 1px solid var(--line); padding: 8px 0; } summary { cursor: pointer; font-weight: 600; }
-.triplets { display: grid; grid-template-columns: repeat(auto-fill, minmax(330px, 1fr)); gap: 18px 26px; padding: 12px 0; }
-figure { display: grid; grid-template-columns: repeat(3, minmax(0, 1fr)); gap: 10px; margin: 0; }
-.picture { font-size: 12px; line-height: 1.35; color: var(--quiet); }
-.picture img { width: 100%; height: 100px; object-fit: contain; border-radius: 4px; background: #f6f7f9; box-sizing: border-box;
-  border: 3px solid transparent; }
-.people img { border-color: var(--warm); } .machine img { border-color: var(--accent); }
-.picture span { display: block; } .name { color: var(--ink); overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
-@media print { main { max-width: none; } }
-"""

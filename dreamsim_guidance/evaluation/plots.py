@@ -16,7 +16,7 @@ from dreamsim_guidance.evaluation.report import Report
 from dreamsim_guidance.evaluation.statistics.psychometric import Curve
 from dreamsim_guidance.evaluation.statistics.rank_correlation import fit_logistic
 
-__all__ = ["agreement_plot", "curves_plot", "scatter_plot", "short"]
+__all__ = ["agreement_plot", "curves_plot", "scatter_plot", "short", "svg"]
 
 _INK, _QUIET, _ACCENT, _WARM = "#1d2433", "#8a93a6", "#2563a8", "#c2571a"
 _PLATE = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6}
@@ -98,7 +98,7 @@ def agreement_plot(report: Report) -> bytes:
         if handles:
             figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
 
-    return _svg(draw, 2.5 * columns + 1.6, rows * (0.9 + 0.34 * len(names)) + 0.3)
+    return svg(draw, 2.5 * columns + 1.6, rows * (0.9 + 0.34 * len(names)) + 0.3)
 
 
 def curves_plot(curves: Mapping[str, Curve]) -> bytes | None:
@@ -134,7 +134,7 @@ def curves_plot(curves: Mapping[str, Curve]) -> bytes | None:
         for row in axes:
             row[0].set_ylabel("votes that agree")
 
-    return _svg(draw, 2.6 * columns + 0.6, 2.3 * rows + 0.2)
+    return svg(draw, 2.6 * columns + 0.6, 2.3 * rows + 0.2)
 
 
 def scatter_plot(distances: Mapping[str, NDArray[np.float64]], scores: NDArray[np.float64]) -> bytes:
@@ -157,10 +157,11 @@ def scatter_plot(distances: Mapping[str, NDArray[np.float64]], scores: NDArray[n
         for row in axes:
             row[0].set_ylabel("score")
 
-    return _svg(draw, 2.6 * columns + 0.6, 2.3 * rows + 0.2)
+    return svg(draw, 2.6 * columns + 0.6, 2.3 * rows + 0.2)
 
 
-def _svg(draw: Callable[[Figure], None], width: float, height: float) -> bytes:
+def svg(draw: Callable[[Figure], None], width: float, height: float) -> bytes:
+    """Draw into a figure of this size in inches, in the style of the reports, and return it as SVG."""
     with mpl.rc_context(_STYLE), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about characters that the font lacks
         figure = Figure(figsize=(width, height), layout="constrained", dpi=150)

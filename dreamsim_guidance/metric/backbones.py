@@ -149,6 +149,17 @@ class Branch(nn.Module):
         layers = self._layers(images, adapters)
         return [s**0.5 * unit(vit.stream(x), 1) for s, (_, x) in zip(self._shares(), layers, strict=True)]
 
+    def last_map(self, images: Image) -> Map:
+        """The features of a convolutional tower's last layer at every position, `(b, channels, rows, columns)`.
+
+        images: as for `forward`. Raises ValueError for towers that have no such map.
+        """
+        run = getattr(self.backbone, "forward_features", None)
+        features = run(self._normalised(images)) if run is not None and self.convolutional else None
+        if features is None or features.ndim != 4:
+            raise ValueError(f"the tower {self.config.name} gives no map of its last layer.")
+        return features
+
     def _vectors(self, images: Image, adapters: Names | None) -> Tensor:
         """The vectors of all layers, each centred and of length one, scaled by the square roots of their weights."""
         vectors = [x.mean((2, 3)) if token is None else token for token, x in self._layers(images, adapters)]

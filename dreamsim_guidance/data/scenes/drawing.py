@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import colorsys
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -23,11 +23,15 @@ from torchvision.utils import make_grid
 from dreamsim_guidance.data.scenes.patterns import background, grid, texture
 from dreamsim_guidance.data.scenes.scene import Scene
 from dreamsim_guidance.data.scenes.styles import STYLES, Layers
-from dreamsim_guidance.types import Image
+from dreamsim_guidance.types import Image, Mask
 
-__all__ = ["draw", "picture_grid"]
+__all__ = ["draw", "draw_with_mask", "picture_grid"]
 
 _OVERSAMPLING = 4
+
+
+Streams = Callable[[str], np.random.Generator]
+"""The random numbers of a part of the picture, by the part's name."""
 
 
 def draw(scene: Scene, size: int = 64) -> Image:
@@ -36,18 +40,34 @@ def draw(scene: Scene, size: int = 64) -> Image:
     The scene's seed decides what the factors leave open: the position of the camera (shifted by up to 4 % of the picture, 5 %
     nearer or further), the exposure, the jitter of the objects, the phases of the patterns, and the grain.
     """
-    rng = np.random.default_rng(scene.seed)
-    homography = _camera(rng) @ _homography(scene.perspective)
+    return draw_with_mask(scene, size)[0]
+
+
+def draw_with_mask(scene: Scene, size: int = 64, apart: bool = False) -> tuple[Image, Mask]:
+    """Return the picture of a scene, as `draw` does, and the share of each pixel that objects cover, `(1, 1, size, size)`.
+
+    apart: draw the camera, the objects, the light, the patterns and the grain from random numbers of their own, so that a
+        change of one factor leaves all else as it is. By default, as in `draw`, all come from one stream, in which a further
+        object also moves the patterns behind it.
+    """
+    shared = np.random.default_rng(scene.seed)
+    streams: Streams = (
+        (lambda part: np.random.default_rng([scene.seed, *part.encode()])) if apart else (lambda _: shared)
+    )
+    homography = _camera(streams("camera")) @ _homography(scene.perspective)
     u, v = _plane(homography, size)
-    body, edge = _masks(scene, homography, size, rng)
+    body, edge = _masks(scene, homography, size, streams)
     colour, ground = _rgb(scene.colour), _rgb(scene.background_colour)
+    rng = streams("light")
     light = rng.uniform(0, 2 * math.pi)
     exposure = rng.uniform(0.9, 1.1)
-    ground = background(scene.background, ground, u, v, rng)
-    surface = texture(scene.texture, colour, u, v, rng)
-    picture = STYLES[scene.style](Layers(ground, surface, body, edge, colour, light, rng))
+    ground = background(scene.background, ground, u, v, streams("background"))
+    surface = texture(scene.texture, colour, u, v, streams("texture"))
+    picture = STYLES[scene.style](Layers(ground, surface, body, edge, colour, light, streams("grain")))
     pixels = np.clip(exposure * picture, 0, 1).astype(np.float32).transpose(2, 0, 1)
-    return torch.from_numpy(np.ascontiguousarray(pixels)).unsqueeze(0)
+    covered = np.maximum(body, edge).astype(np.float32).transpose(2, 0, 1)
+    image, mask = (torch.from_numpy(np.ascontiguousarray(x)).unsqueeze(0) for x in (pixels, covered))
+    return image, mask
 
 
 def picture_grid(images: Sequence[Image] | Image, columns: int = 8, gap: int = 2) -> Float[Tensor, "1 3 rows columns"]:
@@ -81,13 +101,14 @@ def _plane(homography: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     return (m[0, 0] * x + m[0, 1] * y + m[0, 2]) / depth, (m[1, 0] * x + m[1, 1] * y + m[1, 2]) / depth
 
 
-def _masks(scene: Scene, homography: np.ndarray, size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _masks(scene: Scene, homography: np.ndarray, size: int, streams: Streams) -> tuple[np.ndarray, np.ndarray]:
     """Coverage of the objects and of their outlines, `(size, size, 1)` in [0, 1]."""
     big = size * _OVERSAMPLING
     body, edge = PILImage.new("L", (big, big)), PILImage.new("L", (big, big))
     draw_body, draw_edge = ImageDraw.Draw(body), ImageDraw.Draw(edge)
     radius = 0.6 * scene.scale / scene.count**0.42
-    for place in _places(scene.layout, scene.count, rng):
+    places, rng = _places(scene.layout, scene.count, streams), streams("objects")
+    for place in places:
         angle = 2 * math.pi * (scene.rotation + rng.uniform(-0.015, 0.015))
         turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
         grown = radius * rng.uniform(0.95, 1.05)
@@ -101,7 +122,7 @@ def _masks(scene: Scene, homography: np.ndarray, size: int, rng: np.random.Gener
     return masks[0], masks[1]
 
 
-def _places(layout: str, count: int, rng: np.random.Generator) -> np.ndarray:
+def _places(layout: str, count: int, streams: Streams) -> np.ndarray:
     """Centres of the objects in the plane; a single object stands where its layout begins."""
     t = np.linspace(-1, 1, count) if count > 1 else np.zeros(1)
     if layout == "row":
@@ -120,8 +141,8 @@ def _places(layout: str, count: int, rng: np.random.Generator) -> np.ndarray:
         index = np.arange(count)
         places = 0.8 * np.column_stack([index % columns - (columns - 1) / 2, index // columns - (rows - 1) / 2])
     else:
-        places = _scattered(count, rng)
-    return places + rng.uniform(-0.05, 0.05, (count, 2))
+        places = _scattered(count, streams("scattered"))
+    return places + streams("places").uniform(-0.05, 0.05, (count, 2))
 
 
 def _scattered(count: int, rng: np.random.Generator) -> np.ndarray:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from dreamsim_guidance.files.pictures import Reading
+from dreamsim_guidance.metric.dreamsim import DreamSim
 from dreamsim_guidance.types import Distance, Image
 
 __all__ = ["DifferentiableMetric", "ImageMetric"]
@@ -22,6 +23,7 @@ class ImageMetric:
     batch: images at once.
     workers: processes that read pictures ahead.
     reading: how picture files are read.
+    model: the `DreamSim` behind the metric, for whoever looks inside; None for other metrics.
     """
 
     towards: Callable[[Image], Callable[[Image], Distance]]
@@ -30,6 +32,7 @@ class ImageMetric:
     batch: int
     workers: int
     reading: Reading
+    model: DreamSim | None = None
 
 
 @runtime_checkable

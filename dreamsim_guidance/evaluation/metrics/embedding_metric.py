@@ -113,7 +113,8 @@ class EmbeddingMetric:
     def on_images(self) -> ImageMetric:
         """Return the metric on images at the largest branch's square."""
         size = max(config.image_size for config in self.metric.ensemble.configs)
-        return ImageMetric(self._towards, size, str(self.metric.device), self.batch, self.workers, self.reading)
+        device = str(self.metric.device)
+        return ImageMetric(self._towards, size, device, self.batch, self.workers, self.reading, self.metric)
 
     def _towards(self, references: Image) -> Callable[[Image], Distance]:
         with torch.no_grad():  # references are fixed: no graph through their embeddings

@@ -40,6 +40,7 @@ __all__ = [
     "BASELINES",
     "FileMetric",
     "MetricUnavailableError",
+    "callable_named",
     "embedding_metric",
     "embedding_network",
     "file_metric",
@@ -156,7 +157,7 @@ def file_metric(
         file = path
         return embedding(lambda on: DreamSim(file, device=on), called)
     if ":" in text:
-        function = _callable(text)
+        function = callable_named(text)
         return pairwise(lambda on: (function, None), called, False)
     names = ", ".join([*sorted(VARIANTS), *PHOTOGRAPHS, *ROBUST, "pocket", "pocket_robust", *COMPARES, *TOWERS])
     raise ValueError(
@@ -223,8 +224,8 @@ def _published(name: str, device: str) -> DreamSim:
         ) from error
 
 
-def _callable(text: str) -> Compare:
-    """The function that `file.py:name` or `module:name` names."""
+def callable_named(text: str) -> Callable[..., Any]:
+    """The function that `file.py:name` or `module:name` names; ValueError or FileNotFoundError if there is none."""
     where, _, name = text.rpartition(":")
     if where.endswith(".py"):
         path = Path(where)

@@ -20,6 +20,7 @@ from dreamsim_guidance.evaluation.metrics.differentiable import ImageMetric
 from dreamsim_guidance.evaluation.metrics.picture_files import UNREADABLE, in_order
 from dreamsim_guidance.evaluation.metrics.work import Work
 from dreamsim_guidance.files.pictures import Reading
+from dreamsim_guidance.metric.dreamsim import DreamSim
 from dreamsim_guidance.processes import divided, is_main
 
 __all__ = ["Compare", "PairMetric"]
@@ -80,6 +81,7 @@ class PairMetric:
 
     def on_images(self) -> ImageMetric:
         """Return the metric on images at the size to which it resizes pictures."""
+        owner = getattr(self.compare, "__self__", None)
         return ImageMetric(
             lambda references: partial(self.compare, references),
             self.size,
@@ -87,6 +89,7 @@ class PairMetric:
             self.batch,
             self.workers,
             self.reading,
+            owner if isinstance(owner, DreamSim) else None,
         )
 
     def _share(self, distinct: Sequence[tuple[Path, Path]], progress: bool, share: range) -> NDArray[np.float64]:

@@ -1,0 +1,314 @@
+"""The analysis of what metrics attend to, from pictures to numbers.
+
+    factors       one factor of a drawn scene changes at a time                  `factors.py`
+    masks         decisions with the foreground or the background alone          `masking.py`
+    features      decisions against colour, layout, depth and categories         `correlations.py`
+    robustness    noise, blur, JPEG, shift, rotation, scale, colour              `robustness.py`
+    maps          gradients and attention for one pair                           `maps.py`
+
+Pictures are written as files, so that every metric of `evaluate` reads them as it reads any other, and embeddings are kept
+beside the results: a further metric, or the same analysis again, costs only what is new.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dreamsim_guidance.data.judgments import Judgments
+from dreamsim_guidance.evaluation.judging import pairs_of
+from dreamsim_guidance.evaluation.metrics.named_metrics import FileMetric, file_metric
+from dreamsim_guidance.evaluation.metrics.pair_metric import Compare
+from dreamsim_guidance.files.cache import locked
+from dreamsim_guidance.metric.dreamsim import DreamSim
+from dreamsim_guidance.sensitivity.correlations import correlate
+from dreamsim_guidance.sensitivity.drawn_pictures import draw_factor_pictures, draw_triplet_pictures
+from dreamsim_guidance.sensitivity.factors import factor_pairs, factor_profiles
+from dreamsim_guidance.sensitivity.features import feature_vectors
+from dreamsim_guidance.sensitivity.maps import pair_maps
+from dreamsim_guidance.sensitivity.masking import FILLS, Fill, mask_pictures, masked_decisions
+from dreamsim_guidance.sensitivity.report import Sensitivity
+from dreamsim_guidance.sensitivity.robustness import distort_pictures, distortion_pairs, robustness_curves
+from dreamsim_guidance.sensitivity.saliency import Saliency
+from dreamsim_guidance.sensitivity.summaries import Bootstrap
+from dreamsim_guidance.sensitivity.triplets import TripletSource, read_triplets
+
+__all__ = ["PARTS", "Analysis", "sensitivity"]
+
+PARTS = ("factors", "masks", "features", "robustness", "maps")
+
+AnyMetric = str | DreamSim | Compare | FileMetric
+Distances = dict[str, NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What is analysed, and on which pictures.
+
+    parts: of `PARTS`; by default all.
+    data: triplets of pictures for masks and features, and pictures for robustness: the folder or csv file of a set of judgments
+        that `evaluate` reads, or `Judgments`; None, the default, draws scenes.
+    kind, split: of the set, as for `evaluate`.
+    masks: folder with the foreground of each picture, see `companions.companion_files`; without it, `saliency` finds it.
+    saliency: from a picture `(1, 3, h, w)` in [0, 1] to `(h, w)` in [0, 1]; above 1/2 is foreground. By default the exact
+        masks of drawn scenes, and `saliency.border_contrast` for other pictures.
+    fill: what replaces the part that is masked: "grey" (the default), "mean" or "blur", see `masking.py`.
+    depth: folder with the depth of each picture as a grey picture. categories: csv file with the columns path and category.
+    pair: two picture files for the maps; by default a reference and its first candidate.
+    scenes: drawn for factors, at least 4, by default 24.
+    triplets: for masks and features, at least 10, by default 200; drawn from the set with the seed if it has more.
+    pictures: for robustness, at least 4, by default 16.
+    size: side of drawn scenes and of distorted windows in pixels, at least 64, by default 128.
+    resamples, seed, level: of the intervals.
+
+    Raises ValueError for values that do not go together.
+    """
+
+    parts: tuple[str, ...] = PARTS
+    data: Path | Judgments | None = None
+    kind: str | None = None
+    split: str | None = None
+    masks: Path | None = None
+    saliency: Saliency | None = None
+    fill: Fill = "grey"
+    depth: Path | None = None
+    categories: Path | None = None
+    pair: tuple[Path, Path] | None = None
+    scenes: int = 24
+    triplets: int = 200
+    pictures: int = 16
+    size: int = 128
+    resamples: int = 2000
+    seed: int = 0
+    level: float = 0.95
+
+    def __post_init__(self) -> None:
+        if unknown := [part for part in self.parts if part not in PARTS]:
+            raise ValueError(f"unknown part '{unknown[0]}'; known: {', '.join(PARTS)}.")
+        if not self.parts:
+            raise ValueError(f"at least one part is needed, got none; known: {', '.join(PARTS)}.")
+        if self.fill not in FILLS:
+            raise ValueError(f"unknown fill '{self.fill}'; known: {', '.join(FILLS)}.")
+        for name, least in (("scenes", 4), ("triplets", 10), ("pictures", 4), ("size", 64), ("resamples", 100)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}.")
+        if not 0 < self.level < 1:
+            raise ValueError(f"level must lie between 0 and 1, got {self.level}.")
+        if self.data is None:
+            for name in ("kind", "split", "masks", "depth", "categories"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"{name} goes with data: drawn scenes have their own; give data, or leave it out.")
+        if self.masks is not None and self.saliency is not None:
+            raise ValueError("masks and saliency both say what the foreground is; give one of them.")
+
+    @property
+    def bootstrap(self) -> Bootstrap:
+        return Bootstrap(self.resamples, self.seed, self.level)
+
+
+def sensitivity(
+    metrics: Sequence[AnyMetric] | Mapping[str, AnyMetric],
+    analysis: Analysis | None = None,
+    to: Path | None = None,
+    *,
+    device: str | None = None,
+    batch: int | None = None,
+    progress: bool = True,
+    tell: Callable[[str], object] = lambda line: print(line, file=sys.stderr),
+) -> Sensitivity:
+    """Analyse what metrics attend to, and return all numbers; with `to`, also write page, JSON and maps into that folder.
+
+    metrics: names as for `evaluate`, `DreamSim`s, callables (images, images) -> (b,), or metrics of `load_metrics`; in a
+        mapping, by the names under which they are reported.
+    analysis: parts and pictures; by default `Analysis()`, which needs no data.
+    device, batch: as for `load_metrics`.
+    progress: whether to show bars on stderr. tell: receives one line for each metric that cannot run.
+
+    A metric that cannot run in one part is left out there and listed in `failed`. Raises ValueError if none can run in any
+    part, for an unknown metric, one that is given twice, and for data that do not go together; FileNotFoundError for missing
+    files.
+    """
+    analysis = analysis or Analysis()
+    if to is None:
+        with tempfile.TemporaryDirectory() as work:
+            return _analyse(metrics, analysis, Path(work), Path(work, "embeddings"), device, batch, progress, tell)
+    to.mkdir(parents=True, exist_ok=True)
+    with locked(to / "sensitivity"), _emptied(to / ".pictures") as work:
+        result = _analyse(metrics, analysis, work, to / "embeddings", device, batch, progress, tell)
+        result.write(to)
+    return result
+
+
+def named(
+    metrics: Sequence[AnyMetric] | Mapping[str, AnyMetric], cache: Path, device: str | None, batch: int | None
+) -> dict[str, FileMetric]:
+    """Metrics of files by name. Raises ValueError for none and for one name twice, and as `file_metric`."""
+    if isinstance(metrics, str):
+        raise ValueError(f"metrics are several names, e.g. ['pocket', 'ssim'], got {metrics!r}.")
+    items: list[tuple[str | None, AnyMetric]] = (
+        list(metrics.items()) if isinstance(metrics, Mapping) else [(None, metric) for metric in metrics]
+    )
+    by_name: dict[str, FileMetric] = {}
+    for name, metric in items:
+        made = _of_files(metric, name, cache, device, batch)
+        called = name or made.name
+        if called in by_name:
+            raise ValueError(f"the metric '{called}' is given twice; give it once, or under two names.")
+        by_name[called] = made
+    if not by_name:
+        raise ValueError("at least one metric is needed, got none.")
+    return by_name
+
+
+def _of_files(metric: AnyMetric, name: str | None, cache: Path, device: str | None, batch: int | None) -> FileMetric:
+    if isinstance(metric, FileMetric) and not isinstance(metric, str | DreamSim):
+        return metric
+    return file_metric(cast("str | DreamSim | Compare", metric), name, device, cache, batch=batch)
+
+
+def _analyse(
+    metrics: Sequence[AnyMetric] | Mapping[str, AnyMetric],
+    analysis: Analysis,
+    work: Path,
+    cache: Path,
+    device: str | None,
+    batch: int | None,
+    progress: bool,
+    tell: Callable[[str], object],
+) -> Sensitivity:
+    by_name = named(metrics, cache, device, batch)
+    source = _source(analysis, work, progress)
+    bootstrap = analysis.bootstrap
+    failed: dict[str, dict[str, str]] = {}
+
+    def measured(part: str, pairs: Sequence[tuple[Path, Path]], among: Sequence[str] | None = None) -> Distances:
+        return _distances(
+            {n: m for n, m in by_name.items() if among is None or n in among}, part, pairs, failed, progress, tell
+        )
+
+    results: dict[str, Any] = {}
+    facts = [] if source is None else list(source.facts)
+    if "factors" in analysis.parts:
+        pictures = draw_factor_pictures(work, analysis.scenes, analysis.size, progress)
+        results["factors"] = factor_profiles(measured("factors", factor_pairs(pictures)), pictures, bootstrap)
+        facts.append(f"factors: {analysis.scenes} drawn scenes of {analysis.size} x {analysis.size} pixels")
+    if {"masks", "features"} & set(analysis.parts):
+        assert source is not None
+        whole = measured("triplets", pairs_of(source.judgments))
+        if "masks" in analysis.parts:
+            masked = mask_pictures(source.judgments, source.mask_of, analysis.fill, work, progress)
+            facts.append(
+                f"masks: foreground is {100 * masked.covered:.0f} % of a picture, with that of the other two pictures of its "
+                f"triplet {100 * masked.covered_together:.0f} %; filling: {analysis.fill}"
+            )
+            foreground = measured("masks", masked.foreground, list(whole))
+            background = measured("masks", masked.background, list(foreground))
+            results["masks"] = {
+                name: masked_decisions(
+                    whole[name], foreground[name], background[name], source.judgments.reference, bootstrap
+                )
+                for name in background
+            }
+        if "features" in analysis.parts:
+            vectors = feature_vectors(source.judgments.images, source.depth, source.categories)
+            results["features"] = {
+                name: correlate(values, vectors, source.judgments, bootstrap) for name, values in whole.items()
+            }
+    if "robustness" in analysis.parts:
+        files = None if source is None else source.robustness_pictures(analysis.pictures, analysis.seed)
+        distortions = distort_pictures(analysis.pictures if files is None else files, work, analysis.size, progress)
+        facts.append(
+            f"robustness: {len(distortions.references)} {'drawn scenes' if files is None else 'pictures'}, windows of "
+            f"{analysis.size} x {analysis.size} pixels"
+        )
+        values = measured("robustness", distortion_pairs(distortions))
+        results["robustness"] = {name: robustness_curves(d, distortions, bootstrap) for name, d in values.items()}
+    if "maps" in analysis.parts:
+        pair = analysis.pair or (source.pair if source is not None else None)
+        assert pair is not None
+        results["pictures"], results["maps"] = pair_maps(by_name, pair, progress)
+        facts.append(f"maps: {pair[0].name} and {pair[1].name}")
+    if failed and not any(results.get(part) for part in PARTS):
+        raise ValueError(
+            "no metric could run: " + "; ".join(f"{n}: {why}" for n, whys in failed.items() for why in whys.values())
+        )
+    return Sensitivity(tuple(by_name), _settings(analysis), facts, failed=failed, **results)
+
+
+def _source(analysis: Analysis, work: Path, progress: bool) -> TripletSource | None:
+    """The triplets that the parts need; None if they need none."""
+    for file in analysis.pair or ():
+        if not file.is_file():
+            raise FileNotFoundError(f"image not found: '{file}'; give two pictures for the maps.")
+    needs = {"masks", "features"} | ({"maps"} if analysis.pair is None else set())
+    needs |= {"robustness"} if analysis.data is not None else set()
+    if not needs & set(analysis.parts):
+        return None
+    needs_masks, needs_features = ("masks" in analysis.parts), ("features" in analysis.parts)
+    if analysis.data is None:
+        count = analysis.triplets if needs_masks or needs_features else 1
+        judgments, masks, categories = draw_triplet_pictures(work, count, analysis.size, progress)
+        return TripletSource.drawn(judgments, masks, categories, analysis.saliency)
+    return read_triplets(
+        analysis.data,
+        analysis.kind,
+        analysis.split,
+        analysis.triplets,
+        analysis.seed,
+        masks=analysis.masks if needs_masks else None,
+        saliency=analysis.saliency,
+        depth=analysis.depth if needs_features else None,
+        categories=analysis.categories if needs_features else None,
+    )
+
+
+def _distances(
+    metrics: Mapping[str, FileMetric],
+    part: str,
+    pairs: Sequence[tuple[Path, Path]],
+    failed: dict[str, dict[str, str]],
+    progress: bool,
+    tell: Callable[[str], object],
+) -> Distances:
+    distances = {}
+    for name, metric in metrics.items():
+        try:
+            values = np.asarray(metric.distances(pairs, progress), dtype=np.float64)
+            if values.shape != (len(pairs),) or not np.isfinite(values).all():
+                raise ValueError(
+                    f"it gave {values.shape} distances, {int((~np.isfinite(values)).sum())} of them not finite."
+                )
+        except Exception as error:  # a user's metric may raise anything, and the others must still run
+            failed.setdefault(name, {})[part] = " ".join(str(error).split()) or type(error).__name__
+            tell(f"{name} did not run ({part}): {failed[name][part]}")
+            continue
+        distances[name] = values
+    return distances
+
+
+def _settings(analysis: Analysis) -> dict[str, Any]:
+    settings = {f.name: getattr(analysis, f.name) for f in fields(analysis)}
+    if isinstance(analysis.data, Judgments):
+        settings["data"] = f"{len(analysis.data)} triplets"
+    settings["saliency"] = None if analysis.saliency is None else getattr(analysis.saliency, "__name__", "a function")
+    return settings
+
+
+@contextmanager
+def _emptied(folder: Path) -> Iterator[Path]:
+    """A new folder, without what an interrupted run left in it; removed at the end."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
