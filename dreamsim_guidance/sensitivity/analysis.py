@@ -238,9 +238,8 @@ def _analyse(
         results["pictures"], results["maps"] = pair_maps(by_name, pair, progress)
         facts.append(f"maps: {pair[0].name} and {pair[1].name}")
     if failed and not any(results.get(part) for part in PARTS):
-        raise ValueError(
-            "no metric could run: " + "; ".join(f"{n}: {why}" for n, whys in failed.items() for why in whys.values())
-        )
+        reasons = [f"{name}: {why}" for name, whys in failed.items() for why in dict.fromkeys(whys.values())]
+        raise ValueError(f"no metric could run ({'; '.join(reasons)})")
     return Sensitivity(tuple(by_name), _settings(analysis), facts, failed=failed, **results)
 
 

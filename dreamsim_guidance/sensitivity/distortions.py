@@ -35,17 +35,17 @@ __all__ = ["SHIFT", "STRENGTHS", "canvas_of", "distorted", "window_at_rest"]
 
 SHIFT = "shift"
 STRENGTHS: Mapping[str, tuple[float, ...]] = {
-    "noise": (2, 5, 10, 20, 40),
-    "blur": (0.5, 1, 2, 4),
-    "jpeg": (10, 30, 50, 70, 90),
-    SHIFT: (1, 2, 3, 4, 6, 8),
-    "shift, wrapped": (1, 2, 3, 4, 6, 8),
-    "rotation": (1, 2, 4, 8, 15),
-    "scale": (2, 5, 10, 20),
-    "hue": (10, 20, 45, 90, 180),
-    "hue (HSV)": (10, 20, 45, 90, 180),
-    "brightness": (2, 5, 10, 20),
-    "contrast": (10, 25, 50, 75),
+    "noise": (2.0, 5.0, 10.0, 20.0, 40.0),
+    "blur": (0.5, 1.0, 2.0, 4.0),
+    "jpeg": (10.0, 30.0, 50.0, 70.0, 90.0),
+    SHIFT: (1.0, 2.0, 3.0, 4.0, 6.0, 8.0),
+    "shift, wrapped": (1.0, 2.0, 3.0, 4.0, 6.0, 8.0),
+    "rotation": (1.0, 2.0, 4.0, 8.0, 15.0),
+    "scale": (2.0, 5.0, 10.0, 20.0),
+    "hue": (10.0, 20.0, 45.0, 90.0, 180.0),
+    "hue (HSV)": (10.0, 20.0, 45.0, 90.0, 180.0),
+    "brightness": (2.0, 5.0, 10.0, 20.0),
+    "contrast": (10.0, 25.0, 50.0, 75.0),
 }
 """Strengths of each distortion, rising; see the top of this file for their units."""
 

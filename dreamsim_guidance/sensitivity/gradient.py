@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
+from torch import Tensor
 
 from dreamsim_guidance.evaluation.metrics.differentiable import ImageMetric
 from dreamsim_guidance.preprocess import resize
@@ -56,5 +57,5 @@ def gradient_map(metric: ImageMetric, reference: Image, picture: Image, seed: in
     return gaussian_filter(values, _BLUR * min(values.shape))
 
 
-def _sized(images: Image, square: tuple[int, int] | None) -> Image:
+def _sized(images: Tensor, square: tuple[int, int] | None) -> Tensor:
     return images if square is None else resize(images, square)

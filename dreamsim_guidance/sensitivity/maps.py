@@ -69,8 +69,8 @@ def overlay(pictures: tuple[Image, Image], maps: PairMap) -> bytes:
     highest = max(float(grid.max()) for grid in grids)
     height, width = pictures[0].shape[-2:]
     with mpl.rc_context({"font.size": 8, "font.family": "sans-serif", "text.parse_math": False}):
-        tall = 2.6 * min(2.0, max(0.5, height / width))
-        figure = Figure(figsize=(2.6 * len(grids) + 0.9, tall + 0.25), layout="constrained", dpi=110)
+        tall = 1.85 * min(2.0, max(0.5, height / width))
+        figure = Figure(figsize=(1.85 * len(grids) + 0.75, tall + 0.25), layout="constrained", dpi=110)
         axes = figure.subplots(1, len(grids), squeeze=False)[0]
         image: Any = None
         for axis, picture, grid, title in zip(axes, pictures, grids, ("first picture", "second picture"), strict=False):

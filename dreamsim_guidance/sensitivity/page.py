@@ -27,18 +27,19 @@ _NOTES = {
         one.""",
     "factors": """Drawn scenes in which one factor changes and all else stays. Left: the mean distance at the largest step,
         relative to the mean distance between different scenes (1 is as far as unrelated pictures). Right: that distance as a
-        share of the sum over all factors; the dotted line is an equal share. “redrawn” keeps all factors and changes what they leave open:
-        camera, light, jitter, patterns and grain.""",
+        share of the sum over all factors; the dotted line is an equal share. “redrawn” keeps all factors and changes what they
+        leave open: camera, light, jitter, patterns and grain.""",
     "masks": """The share of decisions (which of two candidates is nearer to the reference) that stay the same when only the
         foreground or only the background of all three pictures is shown. A tie counts as half; chance is ½. The hole in the
         background has one form in all three pictures. Filling: {fill}.""",
     "features": """Agreement: share of triplets in which the feature's distance decides as the metric does (chance ½).
-        Correlation: Spearman's, of the differences of the two distances. Joint: logistic regression of the decisions on all features
-        together, in log-odds for a difference of one root mean square: what a feature adds when the others are held.""",
+        Correlation: Spearman's, of the differences of the two distances. Joint: logistic regression of the decisions on all
+        features together, in log-odds for a difference of one root mean square: what a feature adds when the others are
+        held.""",
     "robustness": """Mean distance of a picture to its distorted version, relative to the mean distance between unrelated
-        pictures, against the strength: noise in levels of 255, blur in pixels (standard deviation), JPEG as 100 − quality, shifts in
-        pixels, rotation and hue in degrees, scale, brightness and contrast in per cent. Windows are cut from larger pictures,
-        so that no border comes into view.""",
+        pictures, against the strength: noise in levels of 255, blur in pixels (standard deviation), JPEG as 100 − quality,
+        shifts in pixels, rotation and hue in degrees, scale, brightness and contrast in per cent. Windows are cut from larger
+        pictures, so that no border comes into view.""",
     "maps": """Gradient: how strongly the distance depends on each pixel, mean over noisy copies, smoothed. Rollout and last
         attention: what the class token attends to, through all blocks and in the last one. The scale of the colours is beside
         each map.""",

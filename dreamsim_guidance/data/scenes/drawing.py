@@ -22,7 +22,7 @@ from torchvision.utils import make_grid
 
 from dreamsim_guidance.data.scenes.patterns import background, grid, texture
 from dreamsim_guidance.data.scenes.scene import Scene
-from dreamsim_guidance.data.scenes.styles import STYLES, Layers
+from dreamsim_guidance.data.scenes.styles import OUTLINED, STYLES, Layers
 from dreamsim_guidance.types import Image, Mask
 
 __all__ = ["draw", "draw_with_mask", "picture_grid"]
@@ -44,7 +44,8 @@ def draw(scene: Scene, size: int = 64) -> Image:
 
 
 def draw_with_mask(scene: Scene, size: int = 64, apart: bool = False) -> tuple[Image, Mask]:
-    """Return the picture of a scene, as `draw` does, and the share of each pixel that objects cover, `(1, 1, size, size)`.
+    """Return the picture of a scene, as `draw` does, and the share of each pixel that objects cover, `(1, 1, size, size)`, with
+    their outlines where the style draws them.
 
     apart: draw the camera, the objects, the light, the patterns and the grain from random numbers of their own, so that a
         change of one factor leaves all else as it is. By default, as in `draw`, all come from one stream, in which a further
@@ -65,7 +66,8 @@ def draw_with_mask(scene: Scene, size: int = 64, apart: bool = False) -> tuple[I
     surface = texture(scene.texture, colour, u, v, streams("texture"))
     picture = STYLES[scene.style](Layers(ground, surface, body, edge, colour, light, streams("grain")))
     pixels = np.clip(exposure * picture, 0, 1).astype(np.float32).transpose(2, 0, 1)
-    covered = np.maximum(body, edge).astype(np.float32).transpose(2, 0, 1)
+    covered = np.maximum(body, edge) if scene.style in OUTLINED else body
+    covered = covered.astype(np.float32).transpose(2, 0, 1)
     image, mask = (torch.from_numpy(np.ascontiguousarray(x)).unsqueeze(0) for x in (pixels, covered))
     return image, mask
 

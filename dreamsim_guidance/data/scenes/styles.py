@@ -10,7 +10,7 @@ import numpy as np
 
 from dreamsim_guidance.data.scenes.patterns import grid, mix, noise, soft
 
-__all__ = ["STYLES", "Layers"]
+__all__ = ["OUTLINED", "STYLES", "Layers"]
 
 _INK = np.array([0.08, 0.07, 0.10], np.float32)
 _PAPER = np.array([0.96, 0.95, 0.91], np.float32)
@@ -110,3 +110,6 @@ STYLES: Mapping[str, Callable[[Layers], np.ndarray]] = {
     "grainy": _grainy,
     "mosaic": _mosaic,
 }
+
+OUTLINED = ("outlined", "sketch", "neon")
+"""Styles that draw the outlines of objects, half of which lie outside their bodies."""
