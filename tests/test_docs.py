@@ -155,7 +155,16 @@ def split(full: str) -> tuple[Any, str]:
 
 
 COMMANDS = ("demo", "demo --only guided", "guide", "compare", "evaluate", "evaluate reconstructions", "study make")
-COMMANDS += ("study read", "data nights", "data check", "data scenes", "show", "copy", "run guide-pocket")
+COMMANDS += (
+    "sensitivity",
+    "study read",
+    "data nights",
+    "data check",
+    "data scenes",
+    "show",
+    "copy",
+    "run guide-pocket",
+)
 
 
 def test_options_that_running_text_names_exist(capsys: pytest.CaptureFixture[str]) -> None:
@@ -215,7 +224,9 @@ def documented() -> set[str]:
     return names
 
 
-@pytest.mark.parametrize("room", ["", ".guidance", ".losses", ".data", ".evaluation", ".inversion", ".study"])
+@pytest.mark.parametrize(
+    "room", ["", ".guidance", ".losses", ".data", ".evaluation", ".inversion", ".study", ".sensitivity"]
+)
 def test_every_public_name_is_in_the_reference(room: str) -> None:
     public = importlib.import_module(f"dreamsim_guidance{room}")
     documented_names = {full.rpartition(".")[2] for full in documented()}
