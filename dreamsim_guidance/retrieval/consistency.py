@@ -4,8 +4,9 @@ With the cosine similarities s(i, j) = max(0, 1 - d(frame i, frame j)) of T fram
 
     consistency = 1 / (T - 1)  sum_{t = 2..T}  (s(1, t) + s(t - 1, t)) / 2
 
-VBench computes it with DINO features as subject consistency and with CLIP features as background consistency; here the embedding is
-the metric's. 1 means that nothing changes. A still picture is perfectly consistent, so read the score beside a measure of motion.
+VBench computes it with DINO features as subject consistency and with CLIP features as background consistency; here the
+embedding is the metric's. 1 means that nothing changes. A still picture is perfectly consistent, so read the score beside a
+measure of motion.
 
 Huang et al., VBench: Comprehensive Benchmark Suite for Video Generative Models, CVPR 2024.
 """
@@ -33,7 +34,8 @@ class Consistency:
 
     score: the mean of the two similarities below, in [0, 1].
     to_previous, to_first: mean similarity of the frames 2..T to the frame before and to the first frame, in [0, 1].
-    previous_distances, first_distances: distance of each frame, from the second on, to the one before and to the first, `(T - 1,)`.
+    previous_distances, first_distances: distance of each frame, from the second on, to the one before and to the first, `(T -
+        1,)`.
     """
 
     score: float

@@ -1,18 +1,18 @@
 """How diverse a collection is: the Vendi score and the mean pairwise distance.
 
 The Vendi score is the effective number of different pictures: the exponential of the entropy of the eigenvalues of a similarity
-matrix. With K_ij = u_i . u_j, the cosine similarity of the embeddings (one minus the metric's distance), and the eigenvalues l_i of
-K / n, which sum to one:
+matrix. With K_ij = u_i . u_j, the cosine similarity of the embeddings (one minus the metric's distance), and the eigenvalues
+l_i of K / n, which sum to one:
 
     VS_q = (sum_i l_i^q)^(1 / (1 - q)),   VS_1 = exp(-sum_i l_i log l_i),   VS_inf = 1 / max_i l_i
 
-It is 1 if all pictures are equal and n if all are orthogonal; it cannot exceed the dimension of the embedding. A small q counts rare
-pictures more, a large q the common ones. K / n and the d x d matrix U^T U / n have the same positive eigenvalues; the smaller one
-is used.
+It is 1 if all pictures are equal and n if all are orthogonal; it cannot exceed the dimension of the embedding. A small q counts
+rare pictures more, a large q the common ones. K / n and the d x d matrix U^T U / n have the same positive eigenvalues; the
+smaller one is used.
 
-The score grows with n: compare collections only at equal n, by `vendi_of_subsets`. Drawing with replacement repeats pictures and
-lowers the score, so that a bootstrap gives no valid interval; subsets are drawn without replacement instead, and their range says
-how much the score depends on which pictures are in the sample.
+The score grows with n: compare collections only at equal n, by `vendi_of_subsets`. Drawing with replacement repeats pictures
+and lowers the score, so that a bootstrap gives no valid interval; subsets are drawn without replacement instead, and their
+range says how much the score depends on which pictures are in the sample.
 
 The mean pairwise distance of n pictures with the mean embedding m needs no pairs,
 
@@ -20,8 +20,8 @@ The mean pairwise distance of n pictures with the mean embedding m needs no pair
 
 and does not depend on n but for noise. Its bootstrap resamples pictures and leaves out the pairs of a picture with itself.
 
-Friedman and Dieng, The Vendi Score: A Diversity Evaluation Metric for Machine Learning, TMLR 2023; Pasarkar and Dieng, Cousins of the
-Vendi Score, AISTATS 2024 (the orders q).
+Friedman and Dieng, The Vendi Score: A Diversity Evaluation Metric for Machine Learning, TMLR 2023; Pasarkar and Dieng, Cousins
+of the Vendi Score, AISTATS 2024 (the orders q).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Distances between all pictures of a collection, from one embedding each.
 
-The order of hierarchical clustering (average linkage) puts similar pictures beside each other, so that groups appear as squares along
-the diagonal of a heat map.
+The order of hierarchical clustering (average linkage) puts similar pictures beside each other, so that groups appear as squares
+along the diagonal of a heat map.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def distance_matrix(vectors: ArrayLike | Tensor, others: ArrayLike | Tensor | No
 
     vectors, others: unit rows `(n, d)` and `(m, d)`, as `Index.vectors` returns them.
 
-    The matrix of one collection is symmetric with zeros on its diagonal. Raises ValueError as `unit_rows`, and for a matrix of more
-    than `LARGEST_MATRIX` squared numbers.
+    The matrix of one collection is symmetric with zeros on its diagonal. Raises ValueError as `unit_rows`, and for a matrix of
+    more than `LARGEST_MATRIX` squared numbers.
     """
     rows = unit_rows(vectors)
     columns = rows if others is None else unit_rows(others)
@@ -62,8 +62,9 @@ def distance_rows(vectors: ArrayLike | Tensor) -> Iterator[NDArray[np.float32]]:
 def hierarchical_order(matrix: NDArray[np.float32]) -> NDArray[np.int64]:
     """Return the order of the pictures in which average-linkage clustering puts them, `(n,)`.
 
-    matrix: symmetric distances `(n, n)`. Up to 1,000 pictures the branches are also turned so that the sum of the distances between
-    neighbours is smallest (Bar-Joseph et al., Fast optimal leaf ordering for hierarchical clustering, Bioinformatics 2001).
+    matrix: symmetric distances `(n, n)`. Up to 1,000 pictures the branches are also turned so that the sum of the distances
+    between neighbours is smallest (Bar-Joseph et al., Fast optimal leaf ordering for hierarchical clustering, Bioinformatics
+    2001).
 
     Raises ValueError for anything but a square matrix.
     """

@@ -2,17 +2,18 @@
 
 "Is a near-duplicate of" is not transitive: a may be near b and b near c, while a and c are far apart. Two rules:
 
-    complete   every two pictures of a group are within the threshold (complete-linkage clustering). This is the default, because any
-               one picture may stand for its group. A pair within the threshold can fall into two groups; such pairs are counted.
+    complete   every two pictures of a group are within the threshold (complete-linkage clustering). This is the default,
+               because any one picture may stand for its group. A pair within the threshold can fall into two groups; such pairs
+               are counted.
     single     connected components: a chain of near-duplicates is one group, however far apart its ends are. No pair within the
                threshold is separated; but keeping one picture of a group can lose pictures that resemble it little.
 
 Every complete group lies inside one connected component, so that components are found first, over blocks of the matrix and with
 bounded memory, and only then divided.
 
-Collections without duplicates and collections full of them need different thresholds for every metric, and no constant serves all.
-`suggest_threshold` looks at the distance of each picture to its nearest neighbour: where near-duplicates exist, these distances
-have a gap between them and the rest.
+Collections without duplicates and collections full of them need different thresholds for every metric, and no constant serves
+all. `suggest_threshold` looks at the distance of each picture to its nearest neighbour: where near-duplicates exist, these
+distances have a gap between them and the rest.
 """
 
 from __future__ import annotations
@@ -55,8 +56,8 @@ class Group:
 class Duplicates:
     """The groups, the largest first.
 
-    pairs: pairs of different vectors within the threshold. separated: those of them whose two pictures are in different groups, or
-    of which one is in no group; 0 with linkage "single".
+    pairs: pairs of different vectors within the threshold. separated: those of them whose two pictures are in different groups,
+    or of which one is in no group; 0 with linkage "single".
     """
 
     groups: tuple[Group, ...]
@@ -68,8 +69,8 @@ class Duplicates:
 class Suggestion:
     """A threshold for near-duplicates, and where it comes from.
 
-    threshold: a distance. gap: whether it lies in a gap of the nearest-neighbour distances; if not, it is their 1 % quantile, and
-    says little. quantiles: 1, 5, 25 and 50 % of the nearest-neighbour distances without copies, by percentage.
+    threshold: a distance. gap: whether it lies in a gap of the nearest-neighbour distances; if not, it is their 1 % quantile,
+    and says little. quantiles: 1, 5, 25 and 50 % of the nearest-neighbour distances without copies, by percentage.
     """
 
     threshold: float
@@ -88,11 +89,11 @@ def near_duplicates(
     vectors: unit rows `(n, d)`. Equal rows, the copies of a picture, always share a group.
     threshold: largest distance of near-duplicates, in [0, 2].
     linkage: "complete" or "single", see above; by default "complete".
-    pairs: pairs of rows that are candidates, such as neighbours from an approximate index; only they are compared. By default all
-        pairs are, in blocks, in O(n^2 d).
+    pairs: pairs of rows that are candidates, such as neighbours from an approximate index; only they are compared. By default
+        all pairs are, in blocks, in O(n^2 d).
 
-    Raises ValueError as `unit_rows`, for a threshold outside [0, 2], for another linkage, and with "complete" for a chain of more
-    than 10,000 different near-duplicates.
+    Raises ValueError as `unit_rows`, for a threshold outside [0, 2], for another linkage, and with "complete" for a chain of
+    more than 10,000 different near-duplicates.
     """
     rows = unit_rows(vectors)
     if not 0 <= threshold <= 2:
@@ -133,8 +134,9 @@ def suggest_threshold(nearest: NDArray[np.float32]) -> Suggestion:
 
     nearest: as `nearest_distances` returns them, `(n,)`. Zeros, which are copies, do not take part.
 
-    The threshold is the geometric middle of the widest gap, by ratio, between consecutive distances up to the median, if the ratio is
-    at least 1.5; otherwise the 1 % quantile. A gap is evidence, not proof: look at the groups. Raises ValueError without distances.
+    The threshold is the geometric middle of the widest gap, by ratio, between consecutive distances up to the median, if the
+    ratio is at least 1.5; otherwise the 1 % quantile. A gap is evidence, not proof: look at the groups. Raises ValueError
+    without distances.
     """
     if not len(nearest):
         raise ValueError("a threshold needs the distances of at least two pictures.")

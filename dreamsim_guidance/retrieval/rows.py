@@ -5,8 +5,8 @@ A row is the metric's direction of a picture, a unit vector u; half the squared 
     d(x, y) = |u(x) - u(y)|^2 / 2 = 1 - u(x) . u(y)
 
 The right form is one matrix product, which is fast, but near zero its result in float32 is all rounding. Distances below
-`EXACT_BELOW` are therefore computed again from the left form. Rows that were stored as float16 are scaled to length one again, so
-that the rounding of their lengths does not enter.
+`EXACT_BELOW` are therefore computed again from the left form. Rows that were stored as float16 are scaled to length one again,
+so that the rounding of their lengths does not enter.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ def test_a_distance_equal_to_the_threshold_counts() -> None:
 def test_many_copies_of_one_picture_are_no_chain_to_divide(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dreamsim_guidance.retrieval.near_duplicates._LARGEST_COMPONENT", 3)
     assert len(rows_of(np.repeat(random_rows(1, 4), 50, axis=0), 0.1)[0]) == 50
-    with pytest.raises(ValueError, match="4 pictures form one chain .* use linkage 'single'"):
+    with pytest.raises(ValueError, match=r"4 pictures form one chain .* use linkage 'single'"):
         near_duplicates(CHAIN, distance(0.11))
 
 
