@@ -20,16 +20,21 @@ from tyro.conf import subcommand
 
 from dreamsim_guidance.cli import reconstructions
 from dreamsim_guidance.cli.compare import CompareCommand
+from dreamsim_guidance.cli.consistency import ConsistencyCommand
 from dreamsim_guidance.cli.copy import CopyCommand
 from dreamsim_guidance.cli.data import DataCommand
 from dreamsim_guidance.cli.demo import PARTS, DemoCommand
+from dreamsim_guidance.cli.diversity import DiversityCommand
+from dreamsim_guidance.cli.duplicates import DuplicatesCommand
 from dreamsim_guidance.cli.embed import EmbedCommand
 from dreamsim_guidance.cli.evaluate import EvaluateCommand
 from dreamsim_guidance.cli.guide import GuideCommand
 from dreamsim_guidance.cli.invert import InvertCommand
+from dreamsim_guidance.cli.matrix import MatrixCommand
 from dreamsim_guidance.cli.parsing import parse
 from dreamsim_guidance.cli.recipes import RecipesCommand
 from dreamsim_guidance.cli.run import RunCommand
+from dreamsim_guidance.cli.search import SearchCommand
 from dreamsim_guidance.cli.sensitivity import SensitivityCommand
 from dreamsim_guidance.cli.show import ShowCommand
 from dreamsim_guidance.cli.study import StudyCommand
@@ -46,8 +51,13 @@ COMMANDS: dict[str, type] = {
     "guide": GuideCommand,
     "invert": InvertCommand,
     "compare": CompareCommand,
-    "evaluate": EvaluateCommand,
     "embed": EmbedCommand,
+    "search": SearchCommand,
+    "matrix": MatrixCommand,
+    "duplicates": DuplicatesCommand,
+    "diversity": DiversityCommand,
+    "consistency": ConsistencyCommand,
+    "evaluate": EvaluateCommand,
     "sensitivity": SensitivityCommand,
     "study": StudyCommand,
     "data": DataCommand,

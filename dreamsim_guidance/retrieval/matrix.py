@@ -7,6 +7,7 @@ along the diagonal of a heat map.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from dreamsim_guidance.retrieval.rows import blocks, half_chords, unit_rows
 
-__all__ = ["LARGEST_MATRIX", "distance_matrix", "distance_rows", "hierarchical_order"]
+__all__ = ["LARGEST_MATRIX", "distance_matrix", "distance_rows", "hierarchical_order", "nearest_neighbours"]
 
 LARGEST_MATRIX = 20_000
 """The largest number of pictures whose matrix is held in memory: 1.6 GB. `distance_rows` has no limit."""
@@ -57,6 +58,28 @@ def distance_rows(vectors: ArrayLike | Tensor) -> Iterator[NDArray[np.float32]]:
     step = max(1, _NUMBERS // len(rows))
     for first in range(0, len(rows), step):
         yield half_chords(rows[first : first + step], rows)
+
+
+def nearest_neighbours(
+    vectors: ArrayLike | Tensor, sample: NDArray[np.integer[Any]] | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return the nearest other row of each row and its distance, `(n,)` each.
+
+    vectors: unit rows `(n, d)`, n >= 2. sample: the rows `(m,)` whose neighbours are wanted; by default all.
+
+    Raises ValueError as `unit_rows`.
+    """
+    rows = unit_rows(vectors, least=2)
+    asked = np.arange(len(rows)) if sample is None else np.asarray(sample)
+    neighbours, distances = np.empty(len(asked), np.int64), np.empty(len(asked), np.float32)
+    step = max(1, _NUMBERS // len(rows))
+    for first in range(0, len(asked), step):
+        part = slice(first, first + step)
+        block = half_chords(rows[asked[part]], rows)
+        block[np.arange(len(block)), asked[part]] = np.inf
+        neighbours[part] = block.argmin(1)
+        distances[part] = block.min(1)
+    return neighbours, distances
 
 
 def hierarchical_order(matrix: NDArray[np.float32]) -> NDArray[np.int64]:

@@ -30,7 +30,7 @@ from torch import Tensor
 from dreamsim_guidance.retrieval.matrix import distance_matrix
 from dreamsim_guidance.retrieval.rows import Rows, blocks, unit_rows
 
-__all__ = ["Duplicates", "Group", "Linkage", "Suggestion", "near_duplicates", "nearest_distances", "suggest_threshold"]
+__all__ = ["Duplicates", "Group", "Linkage", "Suggestion", "near_duplicates", "suggest_threshold"]
 
 Linkage = Literal["complete", "single"]
 Edges = tuple[NDArray[np.int64], NDArray[np.int64]]
@@ -116,23 +116,10 @@ def near_duplicates(
     return Duplicates(tuple(ordered), near, max(near - inside, 0) if linkage == "complete" else 0)
 
 
-def nearest_distances(vectors: ArrayLike | Tensor) -> NDArray[np.float32]:
-    """Return the distance of each row to its nearest other row, `(n,)`; n >= 2. Raises ValueError as `unit_rows`."""
-    rows = unit_rows(vectors, least=2)
-    nearest = np.full(len(rows), np.inf, np.float32)
-    for i, j, block in blocks(rows):
-        if i == j:
-            np.fill_diagonal(block, np.inf)
-        a, b = slice(i, i + block.shape[0]), slice(j, j + block.shape[1])
-        nearest[a] = np.minimum(nearest[a], block.min(1))
-        nearest[b] = np.minimum(nearest[b], block.min(0))
-    return nearest
-
-
 def suggest_threshold(nearest: NDArray[np.float32]) -> Suggestion:
     """Suggest a threshold from the distances of pictures to their nearest neighbours.
 
-    nearest: as `nearest_distances` returns them, `(n,)`. Zeros, which are copies, do not take part.
+    nearest: as `matrix.nearest_neighbours` returns them, `(n,)`. Zeros, which are copies, do not take part.
 
     The threshold is the geometric middle of the widest gap, by ratio, between consecutive distances up to the median, if the
     ratio is at least 1.5; otherwise the 1 % quantile. A gap is evidence, not proof: look at the groups. Raises ValueError

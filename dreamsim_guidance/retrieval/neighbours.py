@@ -1,15 +1,16 @@
 """Candidates for a search: the rows of an index with the best scores, by brute force or by LanceDB's approximate index.
 
-Brute force reads all vectors in chunks and computes in float32. It is exact, and used for up to `EXACT_UP_TO` rows. For more, LanceDB
-builds an index of the vectors, which is kept in the table's folder: "ivf-pq" divides the vectors into about sqrt(n) cells and
-encodes each in one byte for 16 entries (the default), "ivf-hnsw" searches graphs in larger cells with one byte for each entry,
-which takes more disk and finds more. A query visits some cells, and the best candidates are compared again by their stored vectors.
+Brute force reads all vectors in chunks and computes in float32. It is exact, and used for up to `EXACT_UP_TO` rows. For more,
+LanceDB builds an index of the vectors, which is kept in the table's folder: "ivf-pq" divides the vectors into about sqrt(n)
+cells and encodes each in one byte for 16 entries (the default), "ivf-hnsw" searches graphs in larger cells with one byte for
+each entry, which takes more disk and finds more. A query visits some cells, and the best candidates are compared again by their
+stored vectors.
 
-Rows that were added after the index was built are not lost: LanceDB compares them one by one, and a search adds them to the index
-once they are more than a tenth of it. The cells stay those of the first build; `build` makes them anew.
+Rows that were added after the index was built are not lost: LanceDB compares them one by one, and a search adds them to the
+index once they are more than a tenth of it. The cells stay those of the first build; `build` makes them anew.
 
-Jegou et al., Product quantization for nearest neighbor search, TPAMI 2011; Malkov and Yashunin, Efficient and robust approximate
-nearest neighbor search using hierarchical navigable small world graphs, TPAMI 2020.
+Jegou et al., Product quantization for nearest neighbor search, TPAMI 2011; Malkov and Yashunin, Efficient and robust
+approximate nearest neighbor search using hierarchical navigable small world graphs, TPAMI 2020.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ __all__ = [
     "build",
     "exact_rows",
     "neighbour_index",
+    "neighbours_of_rows",
     "up_to_date",
 ]
 
@@ -55,6 +57,8 @@ _CHUNK = 8_000_000
 _SAMPLES, _ROUNDS = 64, 15
 """Vectors for each cell, and rounds, of the k-means that places the cells. LanceDB's 256 and 50 take ten times as long for the
 same recall."""
+_QUERIES = 256
+"""Queries in one call."""
 _NAME = "vector_idx"
 """Of LanceDB's index of the column `vector`."""
 
@@ -94,11 +98,11 @@ def approximate_rows(
 ) -> NDArray[np.int64]:
     """Return about the `count` rows of the best scores for each direction of the ranking, found by the approximate index.
 
-    cells: that are visited, of about sqrt(n). refined: candidates that are compared by their stored vectors, at least 2 `count`.
-    Fewer than `count` rows come back if the visited cells hold no more.
+    cells: that are visited, of about sqrt(n). refined: candidates that are compared by their stored vectors, at least 2
+    `count`. Fewer than `count` rows come back if the visited cells hold no more.
 
-    The best rows under the minimum over queries are among the best rows of each query, so that nothing is lost by asking for one
-    direction at a time.
+    The best rows under the minimum over queries are among the best rows of each query, so that nothing is lost by asking for
+    one direction at a time.
     """
     rows = [_nearest(table, direction, count, cells, refined) for direction in ranking.directions]
     return np.unique(np.concatenate(rows))
@@ -112,6 +116,30 @@ def _nearest(table: Any, direction: NDArray[np.float32], count: int, cells: int,
     return result.column("_rowoffset").to_numpy().astype(np.int64)
 
 
+def neighbours_of_rows(
+    table: Any, vectors: NDArray[np.float32], count: int, tell: Callable[[str], object] = lambda message: None
+) -> Iterator[tuple[int, list[NDArray[np.int64]]]]:
+    """Yield the rows that the approximate index finds nearest to each row, itself included, for some rows at a time.
+
+    vectors: of all rows, `(n, d)`. count: of neighbours. tell: is called with messages on the progress.
+
+    Each item is the number of its first row and the neighbours of that row and those after it.
+    """
+    reported = 0
+    for first in range(0, len(vectors), _QUERIES):
+        part = vectors[first : first + _QUERIES]
+        query = table.search(list(part), vector_column_name="vector").distance_type("l2").nprobes(CELLS)
+        query = query.refine_factor(2).select(["_rowoffset", "_distance"]).limit(count)
+        result = query.to_arrow()
+        asked = result.column("query_index").to_numpy() if len(part) > 1 else np.zeros(result.num_rows, np.int64)
+        rows = result.column("_rowoffset").to_numpy().astype(np.int64)
+        order = np.argsort(asked, kind="stable")
+        yield first, np.split(rows[order], np.searchsorted(asked[order], np.arange(1, len(part))))
+        if 10 * first // len(vectors) > reported:
+            reported = 10 * first // len(vectors)
+            tell(f"looked up the neighbours of {first:,} of {len(vectors):,} pictures")
+
+
 def neighbour_index(table: Any) -> NeighbourIndex | None:
     """The approximate index of the table, or None if it has none."""
     if not any(index.name == _NAME for index in table.list_indices()):
@@ -123,8 +151,8 @@ def neighbour_index(table: Any) -> NeighbourIndex | None:
 def build(table: Any, kind: Kind = "ivf-pq", tell: Callable[[str], object] = lambda message: None) -> NeighbourIndex:
     """Build the approximate index of a table, in place of an earlier one, and return it.
 
-    table: the LanceDB table `pictures`. kind: "ivf-pq" (the default) or "ivf-hnsw", see above. tell: is called with messages on the
-        progress.
+    table: the LanceDB table `pictures`. kind: "ivf-pq" (the default) or "ivf-hnsw", see above. tell: is called with messages on
+        the progress.
 
     Raises ValueError for another kind and for a table of fewer than 256 rows, OSError if the folder cannot be written.
     """

@@ -1,11 +1,11 @@
 """Pictures that are searched for, as unit vectors.
 
-A query is a file, a path that the index has, or a tensor. A file whose content is in the index, under whatever name, takes its stored
-vector, so that no network runs and its own distance is exactly zero. So does a path in the index whose file has gone.
+A query is a file, a path that the index has, or a tensor. A file whose content is in the index, under whatever name, takes its
+stored vector, so that no network runs and its own distance is exactly zero. So does a path in the index whose file has gone.
 
 With a mask the query is what the metric makes of the picture with everything outside replaced by one colour (see
-`metric.distance.mask_out`). The rows of the index are whole pictures: their surroundings were never masked, so that even the picture
-itself is not at distance zero. `metric(x, y, mask)` masks both pictures and has to be computed pair by pair.
+`metric.distance.mask_out`). The rows of the index are whole pictures: their surroundings were never masked, so that even the
+picture itself is not at distance zero. `metric(x, y, mask)` masks both pictures and has to be computed pair by pair.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def query_rows(index: Index, queries: Query | Sequence[Query], mask: Tensor | No
     queries: one or several; see `Query`. mask: `(1, 1, h, w)` in [0, 1], 1 counts, for all of them; of any size, but with their
         aspect ratio.
 
-    Raises FileNotFoundError for what is neither a file nor a path in the index, ValueError for a file that is no picture, for no query
-    at all, and for a mask of another shape; TypeError or ValueError for tensors that are no images.
+    Raises FileNotFoundError for what is neither a file nor a path in the index, ValueError for a file that is no picture, for
+    no query at all, and for a mask of another shape; TypeError or ValueError for tensors that are no images.
     """
     pictures = as_list(queries)
     if not pictures:
@@ -130,5 +130,7 @@ def _from_index(index: Index, name: str) -> bytes:
     rows = rows_where(index, "path", _spellings(name))
     data = picture_bytes([index.paths[row] for row in rows]).get(index.paths[rows[0]]) if rows else None
     if data is None:
-        raise FileNotFoundError(f"'{printable(name)}' is neither a picture file nor a picture of this index; look at its name.")
+        raise FileNotFoundError(
+            f"'{printable(name)}' is neither a picture file nor a picture of this index; look at its name."
+        )
     return data

@@ -4,12 +4,12 @@ With queries q_i, unwanted pictures u_j, and the metric's distance d(x, y) = 1 -
 
     score(x) = combine_i d(x, q_i) - 1/2 mean_j d(x, u_j)
 
-where combine is the mean or the minimum. The weight 1/2 keeps the queries in charge: a picture gains at most half of what it loses by
-the same step away from the queries (Rocchio, Relevance feedback in information retrieval, 1971, uses such weights).
+where combine is the mean or the minimum. The weight 1/2 keeps the queries in charge: a picture gains at most half of what it
+loses by the same step away from the queries (Rocchio, Relevance feedback in information retrieval, 1971, uses such weights).
 
-For every query the score is linear in x, a constant less x . w_i with w_i = q_i - 1/2 mean_j u_j; for the mean it is linear as a whole,
-with the mean of the w_i. So the nearest pictures by score are the nearest to the directions w, and an index for nearest neighbours
-finds their candidates.
+For every query the score is linear in x, a constant less x . w_i with w_i = q_i - 1/2 mean_j u_j; for the mean it is linear as
+a whole, with the mean of the w_i. So the nearest pictures by score are the nearest to the directions w, and an index for
+nearest neighbours finds their candidates.
 """
 
 from __future__ import annotations
@@ -27,6 +27,10 @@ Combine = Literal["mean", "min"]
 
 UNLIKE_WEIGHT = 0.5
 """How much the distance to the unwanted pictures counts."""
+
+
+_ROUNDING = 1e-12
+"""Distances that scaling one stored vector to length one in float32 can make, depending on the rows beside it."""
 
 
 class Ranking:
@@ -73,4 +77,6 @@ class Ranking:
 def _distances(rows: Rows, others: Rows) -> NDArray[np.float64]:
     """Half squared chords `(n, m)` without the cancellation near zero; for a few rows."""
     columns = [0.5 * np.square(rows.astype(np.float64) - other).sum(1) for other in others]
-    return np.stack(columns, axis=1)
+    distances = np.stack(columns, axis=1)
+    distances[distances < _ROUNDING] = 0  # the same stored vector
+    return distances

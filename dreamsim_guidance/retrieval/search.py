@@ -3,8 +3,8 @@
 >>> for match in index.search("query.jpg", k=5):
 ...     print(match.distance, match.path)
 
-Candidates come from brute force or from an approximate index (`neighbours`); they are ranked by distances computed from the stored
-vectors in float64 (`ranking`). Copies, pictures of equal content, are one match.
+Candidates come from brute force or from an approximate index (`neighbours`); they are ranked by distances computed from the
+stored vectors in float64 (`ranking`). Copies, pictures of equal content, are one match.
 """
 
 from __future__ import annotations
@@ -55,14 +55,14 @@ def search(
 ) -> list[Match]:
     """Return the k different pictures with the best scores, the best first; all of them if there are fewer.
 
-    images: one query or several: picture files, paths in the index, or tensors `(b, 3, h, w)` in [0, 1]. See `queries`; a query whose
-        content is in the index is found at distance 0.
+    images: one query or several: picture files, paths in the index, or tensors `(b, 3, h, w)` in [0, 1]. See `queries`; a query
+        whose content is in the index is found at distance 0.
     k: at least 1.
     combine: "mean" (the default) of the distances to the queries, or their "min".
     unlike: pictures that are not wanted; see `ranking` for the score.
     mask: `(1, 1, h, w)` in [0, 1]: the region of the queries that counts; `queries` says what that means.
-    exact_up_to: rows up to which all vectors are compared; larger tables use an approximate index, which is built at the first search
-        and kept. 0 asks for one at any size from 256 rows on.
+    exact_up_to: rows up to which all vectors are compared; larger tables use an approximate index, which is built at the first
+        search and kept. 0 asks for one at any size from 256 rows on.
     tell: is called with messages while an approximate index is made.
 
     Raises ValueError for an empty index, a k below 1 and as `query_rows`, OSError if an approximate index cannot be written.

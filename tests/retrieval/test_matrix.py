@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from retrieval.test_rows import random_rows
 
-from dreamsim_guidance.retrieval.matrix import distance_matrix, distance_rows, hierarchical_order
+from dreamsim_guidance.retrieval.matrix import distance_matrix, distance_rows, hierarchical_order, nearest_neighbours
 
 
 def test_matrix_is_the_distance_of_each_pair(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,3 +58,14 @@ def test_collections_of_two_metrics_are_refused() -> None:
         distance_matrix(random_rows(2, 4), random_rows(2, 5))
     with pytest.raises(ValueError, match="must be square"):
         hierarchical_order(np.zeros((2, 3), np.float32))
+
+
+def test_the_nearest_neighbour_is_another_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dreamsim_guidance.retrieval.matrix._NUMBERS", 40)
+    rows = random_rows(11, 4)
+    matrix = distance_matrix(rows)
+    np.fill_diagonal(matrix, 9)
+    neighbours, distances = nearest_neighbours(rows)
+    assert np.allclose(distances, matrix.min(1), atol=1e-6) and (neighbours == matrix.argmin(1)).all()
+    sample = np.array([7, 2])
+    assert nearest_neighbours(rows, sample)[0].tolist() == neighbours[sample].tolist()

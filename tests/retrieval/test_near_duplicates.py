@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from retrieval.test_rows import random_rows
 
-from dreamsim_guidance.retrieval.matrix import distance_matrix
-from dreamsim_guidance.retrieval.near_duplicates import near_duplicates, nearest_distances, suggest_threshold
+from dreamsim_guidance.retrieval.matrix import distance_matrix, nearest_neighbours
+from dreamsim_guidance.retrieval.near_duplicates import near_duplicates, suggest_threshold
 
 
 def on_circle(*angles: float) -> np.ndarray:
@@ -87,20 +87,12 @@ def test_without_near_duplicates_there_is_no_group() -> None:
     assert result.groups == () and result.pairs == 0
 
 
-def test_nearest_distances_leave_the_picture_itself_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dreamsim_guidance.retrieval.rows._NUMBERS", 16)
-    rows = random_rows(11, 4)
-    matrix = distance_matrix(rows)
-    np.fill_diagonal(matrix, 9)
-    assert np.allclose(nearest_distances(rows), matrix.min(1), atol=1e-6)
-
-
 def test_the_suggested_threshold_lies_in_the_gap() -> None:
     random = np.random.default_rng(1)
     originals = random_rows(200, 30)
     altered = originals[:25] + 0.01 * random.normal(size=(25, 30))
     rows = np.concatenate([originals, altered / np.linalg.norm(altered, axis=1, keepdims=True)])
-    suggestion = suggest_threshold(nearest_distances(rows))
+    suggestion = suggest_threshold(nearest_neighbours(rows)[1])
     assert suggestion.gap
     assert {group.rows for group in near_duplicates(rows, suggestion.threshold).groups} == {
         (i, 200 + i) for i in range(25)

@@ -17,11 +17,11 @@ _INK, _GROUND = (30, 30, 32), (255, 255, 255)
 
 
 def contact_sheet(
-    rows: Mapping[str, Sequence[Path]], notes: Mapping[str, Sequence[str]], side: int = _SIDE
+    rows: Mapping[str, Sequence[Path | PILImage.Image]], notes: Mapping[str, Sequence[str]], side: int = _SIDE
 ) -> PILImage.Image:
     """Draw one row of pictures for each name.
 
-    rows: the picture files of each row, by the name that stands at its left.
+    rows: the pictures of each row, or their files, by the name that stands at its left.
     notes: short texts below the pictures of a row, by its name; rows and pictures without one have no text.
     side: of the square into which each picture is fitted, in pixels; by default 128.
     """
@@ -37,8 +37,8 @@ def contact_sheet(
         draw.text((_MARGIN, top + side // 2), names[i], _INK, font, anchor="lm")
         for j, file in enumerate(files):
             x = left + j * (side + _GAP)
-            picture = _fitted(file, side)
-            sheet.paste(picture, (x + (side - picture.width) // 2, top + (side - picture.height) // 2))
+            fitted = _fitted(file, side)
+            sheet.paste(fitted, (x + (side - fitted.width) // 2, top + (side - fitted.height) // 2))
             if j < len(notes.get(name, ())):
                 draw.text((x + side // 2, top + side + 3), notes[name][j], _INK, font, anchor="ma")
     return sheet
@@ -53,9 +53,10 @@ def some(count: int, most: int) -> list[int]:
     return [round(i * (count - 1) / (most - 1)) for i in range(most)]
 
 
-def _fitted(file: Path, side: int) -> PILImage.Image:
-    pixels = (load_image(file)[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
-    picture = PILImage.fromarray(pixels)
+def _fitted(picture: Path | PILImage.Image, side: int) -> PILImage.Image:
+    if isinstance(picture, Path):
+        pixels = (load_image(picture)[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+        picture = PILImage.fromarray(pixels)
     scale = side / max(picture.size)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     return picture.resize(size, PILImage.Resampling.LANCZOS if scale < 1 else PILImage.Resampling.NEAREST)
