@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from dreamsim_guidance.files.names import printable
 from dreamsim_guidance.retrieval.embedding import embed
 from dreamsim_guidance.retrieval.index import Index
 
@@ -48,6 +49,8 @@ def opened(
         embed(list(sources), folder, metric, device=device, workers=workers, progress=progress)
         index = Index.open(folder)
         if not len(index):
-            raise ValueError(f"none of the {len(index.broken)} pictures can be read; the first:
-            {next(iter(index.broken.items()))}.")
+            path, reason = next(iter(index.broken.items()))
+            raise ValueError(
+                f"no picture can be read, of {len(index.broken)}; the first: '{printable(path)}' ({reason})."
+            )
         yield index

@@ -29,7 +29,15 @@ from dreamsim_guidance.retrieval.thumbnails import thumbnails
 if TYPE_CHECKING:
     from dreamsim_guidance.retrieval.index import Index
 
-__all__ = ["EXACT_UP_TO", "DuplicateGroups", "Keep", "PictureGroup", "PictureOfGroup", "duplicates_page", "find_duplicates"]
+__all__ = [
+    "EXACT_UP_TO",
+    "DuplicateGroups",
+    "Keep",
+    "PictureGroup",
+    "PictureOfGroup",
+    "duplicates_page",
+    "find_duplicates",
+]
 
 Keep = Literal["largest", "first"]
 
@@ -93,8 +101,8 @@ class DuplicateGroups:
         ]
         if self.separated:
             lines.append(
-                f"{self.separated:,} pairs within the threshold are not in one group, because not all pictures around them are;
-                " "linkage single joins them."
+                f"{self.separated:,} pairs within the threshold are not in one group, because not all pictures around "
+                "them are; linkage single joins them."
             )
         if self.linkage == "single":
             lines.append("A group may hold pictures that are farther apart than the threshold: look at its diameter.")
@@ -192,7 +200,9 @@ def _group(index: Index, vectors: np.ndarray[Any, np.dtype[np.float32]], group: 
     columns = {name: index.column(name) for name in ("path", "digest", "width", "height", "bytes")}
 
     def rank(row: int) -> tuple[int, int, str]:
-        size = (-columns["width"][row] * columns["height"][row], -columns["bytes"][row]) if keep == "largest" else (0, 0)
+        size = (
+            (-columns["width"][row] * columns["height"][row], -columns["bytes"][row]) if keep == "largest" else (0, 0)
+        )
         return (*size, columns["path"][row])
 
     kept, *others = sorted(group.rows, key=rank)

@@ -23,8 +23,8 @@ def page(title: str, sections: Iterable[str]) -> str:
     """Return a page with a title, which is plain text, and sections of HTML."""
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>\n'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src
-        'unsafe-inline'\">\n" '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<style>{_STYLE}</style></head><body><main>\n<h1>{escape(title)}</h1>\n"
         + "\n".join(sections)
         + "\n</main></body></html>\n"
@@ -74,6 +74,8 @@ def _address(path: str) -> str | None:
     except (OSError, ValueError):  # a name too long, a null byte
         return None
 
+
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 _STYLE = """
 :root { --ink: #1d2433; --quiet: #667085; --line: #e3e7ee; --accent: #2563a8; }

@@ -1,4 +1,4 @@
-"""Small pictures for pages and sheets, by their paths in an index. A picture that has moved or is broken becomes a placeholder."""
+"""Small pictures for pages and sheets, by their paths in an index, and a placeholder for those that have moved."""
 
 from __future__ import annotations
 
