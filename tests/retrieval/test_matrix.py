@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from retrieval.test_rows import random_rows
+from retrieval.synthetic_index import random_rows
 
 from dreamsim_guidance.retrieval.matrix import distance_matrix, distance_rows, hierarchical_order, nearest_neighbours
 

@@ -2,7 +2,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from retrieval.test_rows import random_rows
+from retrieval.synthetic_index import random_rows
 
 from dreamsim_guidance.retrieval.matrix import distance_matrix, nearest_neighbours
 from dreamsim_guidance.retrieval.near_duplicates import near_duplicates, suggest_threshold

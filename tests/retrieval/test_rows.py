@@ -1,13 +1,9 @@
 import numpy as np
 import pytest
 import torch
+from retrieval.synthetic_index import random_rows
 
 from dreamsim_guidance.retrieval.rows import blocks, half_chords, unit_rows
-
-
-def random_rows(n: int, d: int, seed: int = 0) -> np.ndarray:
-    rows = np.random.default_rng(seed).normal(size=(n, d)).astype(np.float32)
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 def test_float16_rows_are_scaled_to_length_one_again() -> None:
