@@ -117,7 +117,9 @@ def mean_pairwise_interval(
         # sum over i, j of w_i w_j |x_i - x_j|^2 / 2; the pairs i = j add nothing to it
         sums = times.astype(np.float32) @ centred
         pairs = total * (times @ squares) - np.square(sums, dtype=np.float64).sum(1)
-        replicates.append(pairs / (total**2 - np.square(times).sum(1)))
+        weight = total**2 - np.square(times).sum(1)
+        # a draw of one picture alone has no pair and is left out
+        replicates.append(np.where(weight > 0, pairs / np.maximum(weight, 1), np.nan))
     values = np.array([mean_pairwise_distance(rows)])
     return Resampled(values, np.concatenate(replicates)[:, None], len(rows), len(rows)).interval(0, level)
 

@@ -86,6 +86,11 @@ def test_bootstrap_of_the_mean_is_centred_on_it() -> None:
     assert (interval.low + interval.high) / 2 == pytest.approx(interval.value, abs=0.02)
 
 
+def test_draws_of_a_single_picture_are_left_out() -> None:
+    interval = mean_pairwise_interval(np.eye(2), resamples=100)  # half of the draws
+    assert (interval.low, interval.value, interval.high) == (1, 1, 1)
+
+
 @pytest.mark.slow
 def test_bootstrap_intervals_hold_the_truth_as_often_as_they_say() -> None:
     held = 0

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as PILImage
+
+from dreamsim_guidance import DreamSim, save_image
+from dreamsim_guidance.retrieval import Index, embed
+from dreamsim_guidance.retrieval.members import picture_bytes
+from dreamsim_guidance.retrieval.search import search
+from dreamsim_guidance.retrieval.thumbnails import placeholder, thumbnail, thumbnails
+
+
+def png(seed: int, size: tuple[int, int] = (20, 12)) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    PILImage.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write_shard(file: Path, members: dict[str, bytes]) -> None:
+    with tarfile.open(file, "w") as archive:
+        for name, data in members.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+
+
+def write_parquet(file: Path, contents: list[bytes | None]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"image": pa.array(contents, pa.binary())}), file)
+
+
+@pytest.fixture
+def index(tmp_path: Path, metric: DreamSim) -> Index:
+    """An index of a file, a shard and a Parquet table."""
+    metric.save(tmp_path / "tiny.safetensors", source="random weights of a test", licence="none")
+    (tmp_path / "a.png").write_bytes(png(1))
+    write_shard(tmp_path / "s.tar", {"x/b.png": png(2), "x/c.png": png(3), "x/notes.txt": b"text"})
+    write_parquet(tmp_path / "t.parquet", [png(4), None, png(5)])
+    sources = [tmp_path / name for name in ("a.png", "s.tar", "t.parquet")]
+    embed(sources, tmp_path / "index", str(tmp_path / "tiny.safetensors"), progress=False)
+    return Index.open(tmp_path / "index")
+
+
+def test_every_path_of_an_index_leads_to_its_bytes(index: Index) -> None:
+    contents = picture_bytes(index.paths)
+    assert {path: contents[path] for path in index.paths} == contents
+    assert sorted(contents.values()) == sorted(map(png, (1, 2, 3, 4, 5)))
+
+
+def test_a_picture_in_a_shard_can_be_a_query(index: Index, tmp_path: Path) -> None:
+    path = f"{tmp_path}/s.tar::x/c.png"
+    assert search(index, path, k=1)[0].path == path
+    mask = torch.zeros(1, 1, 12, 20)
+    mask[..., :10] = 1
+    assert search(index, path, k=1, mask=mask)[0].distance > 0  # needs its pixels
+
+
+def test_what_has_moved_is_left_out(index: Index, tmp_path: Path) -> None:
+    paths = index.paths
+    (tmp_path / "a.png").unlink()
+    (tmp_path / "s.tar").rename(tmp_path / "moved.tar")
+    (tmp_path / "t.parquet").write_bytes(b"no longer a table")
+    assert picture_bytes([*paths, "http://localhost:1/s.tar::a.png", "gone::", "::", ""]) == {}
+    assert set(thumbnails(paths).values()) == {None}
+
+
+def test_a_truncated_shard_gives_what_comes_before(index: Index, tmp_path: Path) -> None:
+    shard = tmp_path / "s.tar"
+    shard.write_bytes(shard.read_bytes()[:1600])
+    assert list(picture_bytes(index.paths[1:3])) == [f"{tmp_path}/s.tar::x/b.png"]
+
+
+def test_pipes_do_not_block(tmp_path: Path) -> None:
+    import os
+
+    os.mkfifo(tmp_path / "pipe.png")
+    assert picture_bytes([str(tmp_path / "pipe.png")]) == {}
+
+
+@pytest.mark.parametrize("size", [(300, 20), (20, 300), (40, 30), (1, 900)])
+def test_thumbnails_fit_and_are_not_enlarged(size: tuple[int, int]) -> None:
+    picture = thumbnail(png(0, size), 64)
+    assert picture is not None
+    assert max(picture.size) == min(64, max(size)) and min(picture.size) >= 1
+
+
+def test_deep_pictures_have_thumbnails(tmp_path: Path) -> None:
+    pixels = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
+    PILImage.fromarray(pixels).save(tmp_path / "deep.png")
+    picture = thumbnail((tmp_path / "deep.png").read_bytes(), 32)
+    assert picture is not None and picture.mode == "RGB"
+    low, high = picture.getextrema()[0]
+    assert low < 30 and high > 225
+    assert thumbnail(b"no picture") is None and placeholder(50).size == (50, 50)
+
+
+def test_plain_names_with_two_colons_are_files(tmp_path: Path) -> None:
+    file = tmp_path / "a::b.png"
+    save_image(torch.rand(1, 3, 8, 8), file)
+    assert picture_bytes([str(file)]) == {str(file): file.read_bytes()}
