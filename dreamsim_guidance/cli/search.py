@@ -13,7 +13,7 @@ from tyro.conf import Positional
 
 from dreamsim_guidance.cli.outputs import check_file, write_files
 from dreamsim_guidance.files.names import printable
-from dreamsim_guidance.files.tables import text_table
+from dreamsim_guidance.files.tables import TableCell, text_table
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -122,7 +122,7 @@ class SearchCommand:
     def _lines(self, matches: list[Match]) -> list[str]:
         scored = bool(self.unlike)
         columns = ["", "distance", *(["score"] if scored else []), "path"]
-        rows = []
+        rows: list[list[TableCell]] = []
         for rank, match in enumerate(matches, 1):
             rows.append([rank, match.distance, *([match.score] if scored else []), printable(match.path)])
             rows += [["", "copy", *([""] if scored else []), printable(path)] for path in match.copies]

@@ -19,7 +19,7 @@ from dreamsim_guidance.retrieval.near_duplicates import (
     Group,
     Linkage,
     Suggestion,
-    near_duplicates,
+    near_duplicate_groups,
     suggest_threshold,
 )
 from dreamsim_guidance.retrieval.neighbours import LEAST_ROWS, neighbours_of_rows, up_to_date
@@ -136,11 +136,11 @@ def find_duplicates(
     """Find the near-duplicates among the pictures of an index.
 
     threshold: largest distance, in [0, 2]; by default suggested, see `near_duplicates.suggest_threshold`.
-    linkage: see `near_duplicates`. keep: "largest" puts the picture with the most pixels first in its group, of equal ones that
-        with the most bytes; "first" the first by name.
+    linkage: see `near_duplicate_groups`. keep: "largest" puts the picture with the most pixels first in its group, of equal
+        ones that with the most bytes; "first" the first by name.
     exact_up_to: pictures up to which all pairs are compared. tell: is called with messages on the progress.
 
-    Raises ValueError as `near_duplicates`, OSError if an approximate index cannot be written.
+    Raises ValueError as `near_duplicate_groups`, OSError if an approximate index cannot be written.
     """
     if keep not in ("largest", "first"):
         raise ValueError(f"unknown picture to keep '{keep}'; known: largest, first.")
@@ -154,7 +154,7 @@ def find_duplicates(
     if not exact:
         up_to_date(index.table, tell)
     pairs = None if exact else _candidates(index, vectors, tell)
-    result = near_duplicates(vectors, threshold, linkage, pairs)
+    result = near_duplicate_groups(vectors, threshold, linkage, pairs)
     groups = tuple(_group(index, vectors, group, keep) for group in result.groups)
     return DuplicateGroups(
         groups, threshold, linkage, keep, len(vectors), result.pairs, result.separated, exact, suggestion

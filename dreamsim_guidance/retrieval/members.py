@@ -1,4 +1,4 @@
-"""The bytes of pictures that an index names: files, members of shards, and rows of tables. Missing ones are left out.
+"""The picture files behind many paths of an index at once; what has moved or cannot be read is left out.
 
 A shard or table is opened once for all pictures that are wanted from it, and read up to the last of them.
 """
@@ -6,7 +6,6 @@ A shard or table is opened once for all pictures that are wanted from it, and re
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterable
 
 from dreamsim_guidance.files.pictures import PictureError
@@ -15,14 +14,15 @@ from dreamsim_guidance.retrieval.sources.files import single_file
 from dreamsim_guidance.retrieval.sources.listing import list_pieces
 from dreamsim_guidance.retrieval.sources.piece import file_of
 from dreamsim_guidance.retrieval.sources.remote import is_url
+from dreamsim_guidance.retrieval.sources.stored import container_of
 
-__all__ = ["picture_bytes"]
+__all__ = ["readable_contents"]
 
 _UNREADABLE = (OSError, PictureError, ValueError, ImportError)
 """What stands in the way of a picture: it has moved, its shard is damaged, a package for its URL is missing."""
 
 
-def picture_bytes(paths: Iterable[str]) -> dict[str, bytes]:
+def readable_contents(paths: Iterable[str]) -> dict[str, bytes]:
     """Return the bytes of picture files by their paths in an index; what has moved or cannot be read is left out.
 
     paths: as `Index.paths` has them. A table with several columns of bytes is read only where its column is clear by itself.
@@ -30,7 +30,7 @@ def picture_bytes(paths: Iterable[str]) -> dict[str, bytes]:
     contents: dict[str, bytes] = {}
     inside: dict[str, set[str]] = {}
     for path in dict.fromkeys(paths):
-        container = _container(path)
+        container = container_of(path)
         if container is not None:
             inside.setdefault(container, set()).add(path)
             continue
@@ -40,15 +40,6 @@ def picture_bytes(paths: Iterable[str]) -> dict[str, bytes]:
         with contextlib.suppress(*_UNREADABLE):
             _read_members(container, members, contents)
     return contents
-
-
-def _container(path: str) -> str | None:
-    """The shard or table in which a picture is, or None for a file of its own."""
-    if "::" not in path or (not is_url(path) and os.path.isfile(file_of(path))):
-        return None
-    parts = path.split("::")
-    heads = ["::".join(parts[:end]) for end in range(1, len(parts))]
-    return next((head for head in heads if not is_url(head) and os.path.exists(file_of(head))), heads[0])
 
 
 def _read_members(container: str, members: set[str], contents: dict[str, bytes]) -> None:

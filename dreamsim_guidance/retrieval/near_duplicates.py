@@ -30,7 +30,7 @@ from torch import Tensor
 from dreamsim_guidance.retrieval.matrix import distance_matrix
 from dreamsim_guidance.retrieval.rows import Rows, blocks, unit_rows
 
-__all__ = ["Duplicates", "Group", "Linkage", "Suggestion", "near_duplicates", "suggest_threshold"]
+__all__ = ["Duplicates", "Group", "Linkage", "Suggestion", "near_duplicate_groups", "suggest_threshold"]
 
 Linkage = Literal["complete", "single"]
 Edges = tuple[NDArray[np.int64], NDArray[np.int64]]
@@ -78,7 +78,7 @@ class Suggestion:
     quantiles: dict[int, float]
 
 
-def near_duplicates(
+def near_duplicate_groups(
     vectors: ArrayLike | Tensor,
     threshold: float,
     linkage: Linkage = "complete",

@@ -86,11 +86,11 @@ h1 { font-size: 24px; margin: 0 0 14px; overflow-wrap: anywhere; } h2 { font-siz
 dl { display: flex; flex-wrap: wrap; gap: 8px 32px; margin: 0; }
 dt { color: var(--quiet); font-size: 13px; } dd { margin: 0; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: 16px; padding: 8px 0; }
-figure { margin: 0; font-size: 12.5px; line-height: 1.4; }
+figure { margin: 0; min-width: 0; font-size: 12.5px; line-height: 1.4; }
 figure img, .missing { width: 100%; height: 130px; object-fit: contain; background: #f6f7f9; border-radius: 4px; }
 figure img { border: 2px solid transparent; box-sizing: border-box; } .keep img { border-color: var(--accent); }
 .missing { display: flex; align-items: center; justify-content: center; color: var(--quiet); border: 1px dashed var(--line);
   box-sizing: border-box; }
-figcaption span { display: block; color: var(--quiet); font-variant-numeric: tabular-nums; }
+figcaption span { display: block; overflow-wrap: anywhere; color: var(--quiet); font-variant-numeric: tabular-nums; }
 figcaption .name { color: var(--ink); overflow: hidden; text-overflow: ellipsis; white-space: nowrap; } a { color: inherit; }
 """

@@ -22,7 +22,7 @@ from torch import Tensor
 from dreamsim_guidance.files.names import printable
 from dreamsim_guidance.preprocess import check_range, to_image
 from dreamsim_guidance.retrieval.embedder import digest_of
-from dreamsim_guidance.retrieval.members import picture_bytes
+from dreamsim_guidance.retrieval.members import readable_contents
 from dreamsim_guidance.retrieval.rows import Rows, unit_rows
 from dreamsim_guidance.retrieval.sources.piece import path_of
 
@@ -128,7 +128,7 @@ def _spellings(name: str) -> list[str]:
 def _from_index(index: Index, name: str) -> bytes:
     """The bytes of a picture in a shard or table that the index names. Raises FileNotFoundError if there is none."""
     rows = rows_where(index, "path", _spellings(name))
-    data = picture_bytes([index.paths[row] for row in rows]).get(index.paths[rows[0]]) if rows else None
+    data = readable_contents([index.paths[row] for row in rows]).get(index.paths[rows[0]]) if rows else None
     if data is None:
         raise FileNotFoundError(
             f"'{printable(name)}' is neither a picture file nor a picture of this index; look at its name."

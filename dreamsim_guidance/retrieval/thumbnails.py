@@ -12,7 +12,7 @@ from PIL import ImageDraw, ImageFont
 
 from dreamsim_guidance.files.pictures import PictureError, decode_pixels
 from dreamsim_guidance.preprocess import to_image
-from dreamsim_guidance.retrieval.members import picture_bytes
+from dreamsim_guidance.retrieval.members import readable_contents
 
 __all__ = ["SIDE", "data_url", "placeholder", "shrunk", "thumbnail", "thumbnails"]
 
@@ -25,7 +25,7 @@ _GROUND, _INK = (229, 231, 235), (107, 114, 128)
 def thumbnails(paths: Iterable[str], side: int = SIDE) -> dict[str, PILImage.Image | None]:
     """Return the pictures at these paths, at most `side` pixels wide and high; None for one that is missing or broken."""
     names = list(dict.fromkeys(paths))
-    contents = picture_bytes(names)
+    contents = readable_contents(names)
     return {path: thumbnail(contents[path], side) if path in contents else None for path in names}
 
 

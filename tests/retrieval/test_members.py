@@ -11,7 +11,7 @@ from PIL import Image as PILImage
 
 from dreamsim_guidance import DreamSim, save_image
 from dreamsim_guidance.retrieval import Index, embed
-from dreamsim_guidance.retrieval.members import picture_bytes
+from dreamsim_guidance.retrieval.members import readable_contents
 from dreamsim_guidance.retrieval.search import search
 from dreamsim_guidance.retrieval.thumbnails import placeholder, thumbnail, thumbnails
 
@@ -51,7 +51,7 @@ def index(tmp_path: Path, metric: DreamSim) -> Index:
 
 
 def test_every_path_of_an_index_leads_to_its_bytes(index: Index) -> None:
-    contents = picture_bytes(index.paths)
+    contents = readable_contents(index.paths)
     assert {path: contents[path] for path in index.paths} == contents
     assert sorted(contents.values()) == sorted(map(png, (1, 2, 3, 4, 5)))
 
@@ -69,21 +69,21 @@ def test_what_has_moved_is_left_out(index: Index, tmp_path: Path) -> None:
     (tmp_path / "a.png").unlink()
     (tmp_path / "s.tar").rename(tmp_path / "moved.tar")
     (tmp_path / "t.parquet").write_bytes(b"no longer a table")
-    assert picture_bytes([*paths, "http://localhost:1/s.tar::a.png", "gone::", "::", ""]) == {}
+    assert readable_contents([*paths, "http://localhost:1/s.tar::a.png", "gone::", "::", ""]) == {}
     assert set(thumbnails(paths).values()) == {None}
 
 
 def test_a_truncated_shard_gives_what_comes_before(index: Index, tmp_path: Path) -> None:
     shard = tmp_path / "s.tar"
     shard.write_bytes(shard.read_bytes()[:1600])
-    assert list(picture_bytes(index.paths[1:3])) == [f"{tmp_path}/s.tar::x/b.png"]
+    assert list(readable_contents(index.paths[1:3])) == [f"{tmp_path}/s.tar::x/b.png"]
 
 
 def test_pipes_do_not_block(tmp_path: Path) -> None:
     import os
 
     os.mkfifo(tmp_path / "pipe.png")
-    assert picture_bytes([str(tmp_path / "pipe.png")]) == {}
+    assert readable_contents([str(tmp_path / "pipe.png")]) == {}
 
 
 @pytest.mark.parametrize("size", [(300, 20), (20, 300), (40, 30), (1, 900)])
@@ -106,4 +106,4 @@ def test_deep_pictures_have_thumbnails(tmp_path: Path) -> None:
 def test_plain_names_with_two_colons_are_files(tmp_path: Path) -> None:
     file = tmp_path / "a::b.png"
     save_image(torch.rand(1, 3, 8, 8), file)
-    assert picture_bytes([str(file)]) == {str(file): file.read_bytes()}
+    assert readable_contents([str(file)]) == {str(file): file.read_bytes()}

@@ -5,7 +5,7 @@ import pytest
 from retrieval.synthetic_index import random_rows
 
 from dreamsim_guidance.retrieval.matrix import distance_matrix, nearest_neighbours
-from dreamsim_guidance.retrieval.near_duplicates import near_duplicates, suggest_threshold
+from dreamsim_guidance.retrieval.near_duplicates import near_duplicate_groups, suggest_threshold
 
 
 def on_circle(*angles: float) -> np.ndarray:
@@ -20,7 +20,7 @@ CHAIN = on_circle(0, 0.1, 0.205, 0.3, 2)  # each near the next; the last apart
 
 
 def rows_of(vectors: np.ndarray, threshold: float, **options: Any) -> list[tuple[int, ...]]:
-    return [group.rows for group in near_duplicates(vectors, threshold, **options).groups]
+    return [group.rows for group in near_duplicate_groups(vectors, threshold, **options).groups]
 
 
 def test_a_chain_is_one_component_and_several_complete_groups() -> None:
@@ -30,16 +30,16 @@ def test_a_chain_is_one_component_and_several_complete_groups() -> None:
 
 
 def test_pairs_that_complete_linkage_separates_are_counted() -> None:
-    result = near_duplicates(CHAIN, distance(0.11))
+    result = near_duplicate_groups(CHAIN, distance(0.11))
     assert (result.pairs, result.separated) == (3, 1)  # 1 and 2
-    assert near_duplicates(CHAIN, distance(0.11), "single").separated == 0
+    assert near_duplicate_groups(CHAIN, distance(0.11), "single").separated == 0
 
 
 def test_every_pair_of_a_complete_group_is_within_the_threshold(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dreamsim_guidance.retrieval.rows._NUMBERS", 400)  # several blocks
     rows = random_rows(120, 3)
     matrix = distance_matrix(rows)
-    result = near_duplicates(rows, 0.05)
+    result = near_duplicate_groups(rows, 0.05)
     assert len(result.groups) > 5
     for group in result.groups:
         part = matrix[np.ix_(group.rows, group.rows)]
@@ -74,7 +74,7 @@ def test_many_copies_of_one_picture_are_no_chain_to_divide(monkeypatch: pytest.M
     monkeypatch.setattr("dreamsim_guidance.retrieval.near_duplicates._LARGEST_COMPONENT", 3)
     assert len(rows_of(np.repeat(random_rows(1, 4), 50, axis=0), 0.1)[0]) == 50
     with pytest.raises(ValueError, match=r"4 pictures form one chain .* use linkage 'single'"):
-        near_duplicates(CHAIN, distance(0.11))
+        near_duplicate_groups(CHAIN, distance(0.11))
 
 
 def test_only_given_pairs_are_compared() -> None:
@@ -83,7 +83,7 @@ def test_only_given_pairs_are_compared() -> None:
 
 
 def test_without_near_duplicates_there_is_no_group() -> None:
-    result = near_duplicates(np.eye(5), 0.5)
+    result = near_duplicate_groups(np.eye(5), 0.5)
     assert result.groups == () and result.pairs == 0
 
 
@@ -94,7 +94,7 @@ def test_the_suggested_threshold_lies_in_the_gap() -> None:
     rows = np.concatenate([originals, altered / np.linalg.norm(altered, axis=1, keepdims=True)])
     suggestion = suggest_threshold(nearest_neighbours(rows)[1])
     assert suggestion.gap
-    assert {group.rows for group in near_duplicates(rows, suggestion.threshold).groups} == {
+    assert {group.rows for group in near_duplicate_groups(rows, suggestion.threshold).groups} == {
         (i, 200 + i) for i in range(25)
     }
 
@@ -113,10 +113,10 @@ def test_copies_alone_suggest_zero() -> None:
 @pytest.mark.parametrize("threshold", [-0.1, 2.1, float("nan")])
 def test_thresholds_that_are_no_distance_are_refused(threshold: float) -> None:
     with pytest.raises(ValueError, match=r"must lie in \[0, 2\]"):
-        near_duplicates(np.eye(2), threshold)
+        near_duplicate_groups(np.eye(2), threshold)
 
 
 @pytest.mark.usefixtures("unchecked")
 def test_unknown_linkages_are_refused() -> None:
     with pytest.raises(ValueError, match="unknown linkage 'average'; known: complete, single"):
-        near_duplicates(np.eye(2), 0.1, "average")  # type: ignore[arg-type]
+        near_duplicate_groups(np.eye(2), 0.1, "average")  # type: ignore[arg-type]

@@ -39,7 +39,7 @@ def index(tmp_path: Path, pictures: Path, tiny: str) -> Index:
 
 
 def names(index: Index, *arguments: object, **options: object) -> list[str]:
-    return [Path(match.path).stem for match in search(index, *arguments, **options)]  # type: ignore[arg-type]
+    return [Path(match.path).stem for match in index.search(*arguments, **options)]  # type: ignore[arg-type]
 
 
 def test_distances_are_those_of_the_metric(index: Index, pictures: Path, metric: DreamSim) -> None:
