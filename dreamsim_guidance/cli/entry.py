@@ -42,7 +42,7 @@ from dreamsim_guidance.cli.version import VersionCommand
 from dreamsim_guidance.comparisons.guided_sheet import GuidedSheet
 from dreamsim_guidance.comparisons.inversion_sheet import InversionSheet
 from dreamsim_guidance.experiment import fields, registry
-from dreamsim_guidance.experiment.registry import suggestion
+from dreamsim_guidance.files.names import suggestion
 
 __all__ = ["main"]
 

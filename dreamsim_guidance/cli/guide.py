@@ -46,13 +46,13 @@ def print_distances(results: Mapping[str, Any]) -> None:
 
 def guide_recipe(sheet: GuidedSheet) -> Recipe:
     """A recipe of this sheet. Raises ValueError and FileNotFoundError for mistakes that can be found before the run."""
-    from dreamsim_guidance.comparisons import guided_models
+    from dreamsim_guidance.generation import named_models
 
-    model = guided_models.find(sheet.model, sheet.prompt)
+    model = named_models.find(sheet.model, sheet.prompt)
     if not sheet.reference and not model.pocket:
         raise ValueError("a reference is needed: --reference PICTURE, which the samples should look like.")
     if not model.pocket:
-        guided_models.check_reachable(model.source)
+        named_models.check_reachable(model.source)
     for path in (*sheet.reference, sheet.mask, sheet.init):
         if path is not None and not path.is_file():
             raise FileNotFoundError(f"image not found: '{path}'; give the path of a picture (png, jpg, webp, ...).")

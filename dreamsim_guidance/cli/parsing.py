@@ -11,7 +11,7 @@ from typing import Any
 
 import tyro
 
-from dreamsim_guidance.experiment.registry import suggestion
+from dreamsim_guidance.files.names import suggestion
 
 __all__ = ["parse"]
 

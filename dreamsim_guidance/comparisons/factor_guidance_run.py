@@ -11,10 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dreamsim_guidance.comparisons import guided_models
 from dreamsim_guidance.comparisons.factor_guidance import FactorGuidance
 from dreamsim_guidance.comparisons.guided_cells import GuidedCell, guided_cell, held_out_scenes
-from dreamsim_guidance.comparisons.guided_sampling import Sampler, method_of
 from dreamsim_guidance.data.scenes.scene import Scene
 from dreamsim_guidance.evaluation.samples.contact_sheet import contact_sheet
 from dreamsim_guidance.evaluation.samples.factor_agreement import agreement_by_factor
@@ -22,6 +20,8 @@ from dreamsim_guidance.evaluation.samples.scene_judge import SceneJudge
 from dreamsim_guidance.evaluation.statistics.intervals import Interval, cluster_bootstrap, paired_difference
 from dreamsim_guidance.files.atomic import writing
 from dreamsim_guidance.files.tables import markdown_table
+from dreamsim_guidance.generation import named_models
+from dreamsim_guidance.generation.sampling import Sampler, method_of
 from dreamsim_guidance.pocket import load_factor_metric, load_judge
 from dreamsim_guidance.preprocess import save_image
 from dreamsim_guidance.processes import default_device
@@ -42,7 +42,7 @@ def compare_factors(config: FactorGuidance, folder: Path) -> dict[str, Any]:
         metric.ensemble.need_adapter(factor)
     if unknown := [name for name in config.columns if name not in judge.readable]:
         raise ValueError(f"the judge cannot read '{unknown[0]}'; it reads: {', '.join(judge.readable)}.")
-    pipe = guided_models.load(guided_models.find("pocket-pixels"), device)
+    pipe = named_models.load(named_models.find("pocket-pixels"), device)
     scenes, references = held_out_scenes(config.references, pipe.unet.config.sample_size, config.first)
     sampler = Sampler(pipe, steps=config.steps)
     rows: dict[str, list[GuidedCell]] = {}

@@ -15,12 +15,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dreamsim_guidance.comparisons.guided_judges import JudgeFunction
-from dreamsim_guidance.comparisons.guided_sampling import Sampler
 from dreamsim_guidance.data.scenes.drawing import draw
 from dreamsim_guidance.data.scenes.pocket_scenes import pocket_scene
 from dreamsim_guidance.data.scenes.scene import Scene
 from dreamsim_guidance.files.atomic import write_tensors, writing
 from dreamsim_guidance.files.tables import markdown_table
+from dreamsim_guidance.generation.sampling import Sampler
 from dreamsim_guidance.guidance import Method
 from dreamsim_guidance.types import Embedding, Image
 

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from dreamsim_guidance.experiment.registry import suggestion
+from dreamsim_guidance.files.names import suggestion
 from dreamsim_guidance.guidance.methods import METHODS
 
 __all__ = ["GuidedSheet"]

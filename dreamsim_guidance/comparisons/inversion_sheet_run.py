@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from dreamsim_guidance.comparisons import guided_models
 from dreamsim_guidance.comparisons.sheet_run import pocket_reference
 from dreamsim_guidance.data.photographs import photograph
 from dreamsim_guidance.files.atomic import write_json
+from dreamsim_guidance.generation import named_models
 from dreamsim_guidance.inversion import (
     RENO,
     Latents,
@@ -168,8 +168,8 @@ def _autoencoder(model: str, device: str) -> Any:
         return load_pocket("latents").vae.to(device)
     folder = Path(model).expanduser()
     alone = (folder / "config.json").is_file()
-    source = str(folder) if alone else guided_models.find(model).source
-    guided_models.check_reachable(source, "config.json" if alone else "model_index.json")
+    source = str(folder) if alone else named_models.find(model).source
+    named_models.check_reachable(source, "config.json" if alone else "model_index.json")
     from diffusers import AutoModel
 
     vae = AutoModel.from_pretrained(source, subfolder=None if alone else "vae")
@@ -191,23 +191,23 @@ def _gan(config: InversionSheet, device: str) -> StyleGAN:
 def _noise(config: InversionSheet, device: str) -> Noise:
     model = _pipeline(config)
     # half precision loses the small gradients of noise; the range of bfloat16 does not
-    pipe = guided_models.load(model, device, "float32" if device == "cpu" else "bfloat16")
+    pipe = named_models.load(model, device, "float32" if device == "cpu" else "bfloat16")
     steps = config.sampler_steps or min(model.steps or 4, 4)
     return Noise(pipe, prompt=config.prompt, num_inference_steps=steps, guidance_scale=config.cfg)
 
 
-def _pipeline(config: InversionSheet) -> guided_models.Model:
+def _pipeline(config: InversionSheet) -> named_models.Model:
     """The model by its name; "pocket" is the one with an autoencoder, with or without a prompt."""
-    model = guided_models.find("pocket-latents" if config.model == "pocket" else config.model)
+    model = named_models.find("pocket-latents" if config.model == "pocket" else config.model)
     if not model.pocket:
-        guided_models.check_reachable(model.source)
+        named_models.check_reachable(model.source)
     return model
 
 
 def _trajectory(config: InversionSheet, image: AnyImage, device: str) -> _Pictures:
     """Reverse the sampler, and sample again; plain DDIM inversion beside it."""
     model = _pipeline(config)
-    pipe = guided_models.load(model, device)
+    pipe = named_models.load(model, device)
     size = config.size or model.size or 64
     target = _cropped(image, size, size).to(device)
     call: dict[str, Any] = {"prompt": config.prompt, "num_inference_steps": config.sampler_steps or model.steps or 50}

@@ -10,7 +10,6 @@ from typing import Any
 from PIL import Image as PILImage
 from torch import Tensor
 
-from dreamsim_guidance.comparisons import guided_models
 from dreamsim_guidance.comparisons.guided_cells import (
     GuidedCell,
     diversity,
@@ -20,7 +19,6 @@ from dreamsim_guidance.comparisons.guided_cells import (
     write_table,
 )
 from dreamsim_guidance.comparisons.guided_judges import judges
-from dreamsim_guidance.comparisons.guided_sampling import Sampler, method_of
 from dreamsim_guidance.comparisons.method_comparison import GuideMethods
 from dreamsim_guidance.data.scenes.scene import Scene
 from dreamsim_guidance.evaluation.samples.contact_sheet import contact_sheet
@@ -28,6 +26,8 @@ from dreamsim_guidance.evaluation.samples.factor_agreement import factor_agreeme
 from dreamsim_guidance.evaluation.samples.frechet import frechet_distance
 from dreamsim_guidance.evaluation.samples.scene_judge import SceneJudge, load_judge
 from dreamsim_guidance.files.atomic import writing
+from dreamsim_guidance.generation import named_models
+from dreamsim_guidance.generation.sampling import Sampler, method_of
 from dreamsim_guidance.guidance import Method
 from dreamsim_guidance.metric.dreamsim import DreamSim
 from dreamsim_guidance.preprocess import save_image
@@ -43,7 +43,7 @@ def compare_methods(config: GuideMethods, folder: Path) -> dict[str, Any]:
     device = config.device or default_device()
     rows_to_sample = conditions(config)  # first, so that a mistake in the methods is reported before anything is loaded
     metric, judge = DreamSim(config.metric, device=device), load_judge()
-    pipe = guided_models.load(guided_models.find(config.model), device)
+    pipe = named_models.load(named_models.find(config.model), device)
     size = pipe.unet.config.sample_size
     scenes, references = held_out_scenes(config.references, size, config.first)
     _, other_scenes = held_out_scenes(config.references * config.n, size, config.first + 100_000)

@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dreamsim_guidance.comparisons import guided_models
 from dreamsim_guidance.comparisons.guided_cells import held_out_scenes, write_table
-from dreamsim_guidance.comparisons.guided_sampling import Sampler
 from dreamsim_guidance.comparisons.robust_guides import RobustGuides
 from dreamsim_guidance.evaluation.samples.factor_agreement import factor_agreement
 from dreamsim_guidance.evaluation.samples.frechet import frechet_distance
 from dreamsim_guidance.evaluation.samples.scene_judge import load_judge
 from dreamsim_guidance.files.atomic import write_tensors, writing
+from dreamsim_guidance.generation import named_models
+from dreamsim_guidance.generation.sampling import Sampler
 from dreamsim_guidance.guidance.judges import rms
 from dreamsim_guidance.guidance.methods import MPGD
 from dreamsim_guidance.inversion import Pixels, invert
@@ -172,9 +172,7 @@ def _images(
 
 
 def _sampled(config: RobustGuides, name: str, metric: DreamSim, references: AnyImage, views: int) -> dict[str, Tensor]:
-    sampler = Sampler(
-        guided_models.load(guided_models.find("pocket-pixels"), str(references.device)), steps=config.steps
-    )
+    sampler = Sampler(named_models.load(named_models.find("pocket-pixels"), str(references.device)), steps=config.steps)
     seeds = range(config.seed, config.seed + len(references))
     images = {}
     for i, level in enumerate((0.0, *config.levels)):

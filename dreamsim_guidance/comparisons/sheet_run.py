@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from dreamsim_guidance.comparisons import guided_models
 from dreamsim_guidance.comparisons.guided_judges import JudgeFunction, judges
-from dreamsim_guidance.comparisons.guided_sampling import Sampler, log_of, merged, method_of
 from dreamsim_guidance.evaluation.samples.contact_sheet import contact_sheet, some
 from dreamsim_guidance.files.atomic import write_json, writing
+from dreamsim_guidance.generation import named_models
+from dreamsim_guidance.generation.sampling import Sampler, log_of, merged, method_of
 from dreamsim_guidance.guidance import Log, Method
 from dreamsim_guidance.loss import Loss
 from dreamsim_guidance.metric.dreamsim import DreamSim
@@ -39,7 +39,7 @@ _COLUMNS = 8
 
 def make(config: GuidedSheet, folder: Path) -> dict[str, Any]:
     """Carry out `GuidedSheet.run`: write the sheet, the distances, the log and the images into `folder`."""
-    model = guided_models.find(config.model, config.prompt)
+    model = named_models.find(config.model, config.prompt)
     method = method_of(config.method, config.strength, config.option)
     device = config.device or default_device()
     # files and metrics first, so that a mistake in them is reported before a large model is loaded
@@ -47,10 +47,10 @@ def make(config: GuidedSheet, folder: Path) -> dict[str, Any]:
     mask = None if config.mask is None else load_image(config.mask).mean(1, keepdim=True)
     init = None if config.init is None else load_image(config.init)
     loss, judged = _measures(config, references, mask, model, device)
-    pipe = guided_models.load(model, device, config.dtype, config.offload, config.scheduler)
+    pipe = named_models.load(model, device, config.dtype, config.offload, config.scheduler)
     if config.strength is None:
         method = method.suited_to(pipe)
-    vae = guided_models.tiny_autoencoder(model, pipe, config.vae, device) if config.taesd or config.vae else None
+    vae = named_models.tiny_autoencoder(model, pipe, config.vae, device) if config.taesd or config.vae else None
     sampler = _sampler(config, method, pipe, model, init)
     for number, reference in enumerate(references):
         save_image(reference, folder / "reference" / f"{number:04}.png")
@@ -85,7 +85,7 @@ def pocket_reference(number: int = 0, size: int = 64) -> Image:
     return draw(pocket_scene(number, "test"), size)
 
 
-def _default_reference(model: guided_models.Model) -> Image:
+def _default_reference(model: named_models.Model) -> Image:
     if model.pocket:
         return pocket_reference()
     from dreamsim_guidance.data.photographs import photograph
@@ -94,7 +94,7 @@ def _default_reference(model: guided_models.Model) -> Image:
 
 
 def _measures(
-    config: GuidedSheet, references: Sequence[Tensor], mask: Tensor | None, model: guided_models.Model, device: str
+    config: GuidedSheet, references: Sequence[Tensor], mask: Tensor | None, model: named_models.Model, device: str
 ) -> tuple[Loss, dict[str, JudgeFunction]]:
     """The guide's loss, and the judges by name."""
     metric = DreamSim(config.metric or ("pocket" if model.pocket else "ensemble"), device=device)
@@ -108,9 +108,7 @@ def _measures(
     return loss, judges(on_device, config.reduction, mask, config.judges, model.pocket, device)
 
 
-def _sampler(
-    config: GuidedSheet, method: Method, pipe: Any, model: guided_models.Model, init: Tensor | None
-) -> Sampler:
+def _sampler(config: GuidedSheet, method: Method, pipe: Any, model: named_models.Model, init: Tensor | None) -> Sampler:
     if init is not None:
         from diffusers import AutoPipelineForImage2Image
 

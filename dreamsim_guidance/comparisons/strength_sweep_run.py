@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dreamsim_guidance.comparisons import guided_models
 from dreamsim_guidance.comparisons.guided_cells import (
     GuidedCell,
     diversity,
@@ -21,13 +20,14 @@ from dreamsim_guidance.comparisons.guided_cells import (
     write_table,
 )
 from dreamsim_guidance.comparisons.guided_judges import judges
-from dreamsim_guidance.comparisons.guided_sampling import Sampler, method_of
 from dreamsim_guidance.comparisons.strength_sweep import StrengthSweep
 from dreamsim_guidance.data.scenes.captions import caption
 from dreamsim_guidance.evaluation.samples.contact_sheet import contact_sheet
 from dreamsim_guidance.evaluation.samples.factor_agreement import factor_agreement
 from dreamsim_guidance.evaluation.samples.scene_judge import load_judge
 from dreamsim_guidance.files.atomic import writing
+from dreamsim_guidance.generation import named_models
+from dreamsim_guidance.generation.sampling import Sampler, method_of
 from dreamsim_guidance.metric.dreamsim import DreamSim
 from dreamsim_guidance.preprocess import load_image, save_image
 from dreamsim_guidance.processes import default_device
@@ -40,12 +40,12 @@ log = logging.getLogger(__name__)
 def sweep(config: StrengthSweep, folder: Path) -> dict[str, Any]:
     """Carry out `StrengthSweep.run`: sample what `folder` does not hold yet, and write the table and the pictures there."""
     device = config.device or default_device()
-    model = guided_models.find(config.model, "words")
+    model = named_models.find(config.model, "words")
     if model.source == "pocket-pixels":
         raise ValueError("a sweep needs a model that takes words: pocket-latents, sd15, ..., or a folder.")
     if not (model.pocket or config.prompts):
         raise ValueError(f"{config.model} needs prompts and references, one for each: prompts=... references=...")
-    pipe: Any = guided_models.load(model, device, config.dtype)
+    pipe: Any = named_models.load(model, device, config.dtype)
     task = _pocket_task(config) if model.pocket else _task(config, device)
     metric = DreamSim(config.metric or ("pocket" if model.pocket else "ensemble"), device=device)
     rows = []

@@ -12,8 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dreamsim_guidance.comparisons import guided_models
-from dreamsim_guidance.comparisons.guided_sampling import method_of
 from dreamsim_guidance.comparisons.trajectories import Trajectories
 from dreamsim_guidance.data.photographs import photograph
 from dreamsim_guidance.data.scenes.captions import caption
@@ -24,6 +22,8 @@ from dreamsim_guidance.evaluation.samples.contact_sheet import contact_sheet, so
 from dreamsim_guidance.evaluation.samples.factor_agreement import agreement_by_factor
 from dreamsim_guidance.files.atomic import write_json, writing
 from dreamsim_guidance.files.tables import markdown_table
+from dreamsim_guidance.generation import named_models
+from dreamsim_guidance.generation.sampling import method_of
 from dreamsim_guidance.guidance import guide
 from dreamsim_guidance.inversion import Trajectory, invert_trajectory
 from dreamsim_guidance.losses.pixel import psnr
@@ -49,8 +49,8 @@ _COLUMNS = {
 def compare(config: Trajectories, folder: Path) -> dict[str, Any]:
     """Carry out `Trajectories.run`."""
     device = config.device or default_device()
-    model = guided_models.find(config.model)
-    pipe = guided_models.load(model, device, config.dtype)
+    model = named_models.find(config.model)
+    pipe = named_models.load(model, device, config.dtype)
     pipe.set_progress_bar_config(disable=True)
     task = _Task(config, model, device)
     metric = DreamSim(config.metric or ("pocket" if model.pocket else "ensemble"), device=device)
@@ -147,7 +147,7 @@ def _guided_rows(
 class _Task:
     """Images `(n, 3, h, w)` with their prompts and edits, and the judge of scenes."""
 
-    def __init__(self, config: Trajectories, model: guided_models.Model, device: str) -> None:
+    def __init__(self, config: Trajectories, model: named_models.Model, device: str) -> None:
         self.scenes: list[Scene] = []
         self.edited: list[Scene] = []
         self.factor = config.factor

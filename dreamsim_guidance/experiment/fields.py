@@ -20,7 +20,7 @@ from typing import Any
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from dreamsim_guidance.experiment.registry import suggestion
+from dreamsim_guidance.files.names import suggestion
 
 __all__ = ["Field", "known_fields", "override", "print_help"]
 

@@ -17,17 +17,18 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import difflib
 import hashlib
 import importlib
 import importlib.util
 import inspect
 import pkgutil
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol, TypeVar, runtime_checkable
+
+from dreamsim_guidance.files.names import suggestion
 
 __all__ = ["Config", "Recipe", "build", "function_source", "load", "recipe", "recipes", "suggestion"]
 
@@ -186,14 +187,6 @@ def function_source(recipe: Recipe) -> str:
             first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
             return "\n".join(recipe.source.splitlines()[first - 1 : node.end_lineno])
     return recipe.source
-
-
-def suggestion(text: str, names: Iterable[str]) -> str:
-    """The text ` (did you mean 'x'?)` with the nearest of the known names, or "" if none is near."""
-    close = difflib.get_close_matches(text.replace("_", "-"), list(names), 1) or difflib.get_close_matches(
-        text, list(names), 1
-    )
-    return f" (did you mean '{close[0]}'?)" if close else ""
 
 
 def _recipes_of(module: ModuleType) -> dict[str, Callable[[], Any]]:

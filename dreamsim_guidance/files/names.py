@@ -1,11 +1,13 @@
-"""Names of files as text that every output can hold: one line, valid Unicode, forward slashes."""
+"""Names as text: of files, so that every output can hold them, and near ones that a mistyped name may have meant."""
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Iterable
 from pathlib import PurePath
 
-__all__ = ["decoded", "encoded", "printable"]
+__all__ = ["decoded", "encoded", "printable", "suggestion"]
 
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _ENCODED = re.compile(r"%(?=[0-9A-Fa-f]{2})|[\x00-\x1f\x7f\ud800-\udfff]")
@@ -39,6 +41,14 @@ def decoded(name: str) -> str:
 
 def _character(byte: int) -> str:
     return chr(byte if byte < 0x80 else _BYTE + byte)
+
+
+def suggestion(text: str, names: Iterable[str]) -> str:
+    """The text ` (did you mean 'x'?)` with the nearest of the known names, or "" if none is near."""
+    close = difflib.get_close_matches(text.replace("_", "-"), list(names), 1) or difflib.get_close_matches(
+        text, list(names), 1
+    )
+    return f" (did you mean '{close[0]}'?)" if close else ""
 
 
 def _escape(match: re.Match[str]) -> str:

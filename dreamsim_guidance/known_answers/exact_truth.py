@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dreamsim_guidance.experiment.registry import suggestion
 from dreamsim_guidance.files.atomic import write_json
+from dreamsim_guidance.files.names import suggestion
 from dreamsim_guidance.guidance.methods import METHODS as GUIDANCE_METHODS
 from dreamsim_guidance.guidance.methods import method_class
 

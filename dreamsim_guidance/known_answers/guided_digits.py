@@ -18,8 +18,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from dreamsim_guidance.experiment.registry import suggestion
 from dreamsim_guidance.files.atomic import write_json
+from dreamsim_guidance.files.names import suggestion
 from dreamsim_guidance.guidance.methods import METHODS
 
 __all__ = ["DigitStrengths", "GuidedDigits"]

@@ -21,10 +21,10 @@ from tiny_pipelines import build
 from dreamsim_guidance import load_image, save_image
 from dreamsim_guidance.cli import main
 from dreamsim_guidance.cli.guide import guide_recipe
-from dreamsim_guidance.comparisons import guided_models
 from dreamsim_guidance.comparisons import sheet_run as guided_sheet
 from dreamsim_guidance.comparisons.guided_sheet import GuidedSheet
 from dreamsim_guidance.experiment import registry
+from dreamsim_guidance.generation import named_models
 
 ROOT = Path(__file__).parents[2]
 SMALL = ("--metric", "pocket", "--steps", "3", "--size", "32", "--n", "2", "--prompt", "a cat", "--device", "cpu")
@@ -41,7 +41,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 def loaded_once() -> Iterator[None]:
     """Pipelines and the metric are loaded for the first test that needs them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(guided_models, "load", functools.cache(guided_models.load))
+        patch.setattr(named_models, "load", functools.cache(named_models.load))
         patch.setattr(guided_sheet, "DreamSim", functools.cache(guided_sheet.DreamSim))
         yield
 

@@ -12,17 +12,18 @@ import pytest
 import torch
 
 from dreamsim_guidance.cli import main
-from dreamsim_guidance.comparisons import guided_models, method_comparison_run, strength_sweep_run
+from dreamsim_guidance.comparisons import method_comparison_run, strength_sweep_run
 from dreamsim_guidance.comparisons import sheet_run as guided_sheet
 from dreamsim_guidance.comparisons.guided_cells import GuidedCell, diversity, guided_cell, held_out_scenes
 from dreamsim_guidance.comparisons.guided_judges import judges
-from dreamsim_guidance.comparisons.guided_sampling import Sampler, log_of, merged, method_of
 from dreamsim_guidance.comparisons.guided_sheet import GuidedSheet
 from dreamsim_guidance.comparisons.method_comparison import GuideMethods
 from dreamsim_guidance.comparisons.strength_sweep import StrengthSweep
 from dreamsim_guidance.data.scenes.pocket_scenes import pocket_scene
 from dreamsim_guidance.experiment.fields import override
 from dreamsim_guidance.experiment.registry import load, recipes
+from dreamsim_guidance.generation import named_models
+from dreamsim_guidance.generation.sampling import Sampler, log_of, merged, method_of
 from dreamsim_guidance.guidance import MPGD, TFG, Entry, FreeDoM, Log
 from dreamsim_guidance.guidance.methods import METHODS
 from dreamsim_guidance.preprocess import load_image
@@ -34,7 +35,7 @@ HUB |= {"guide-flux": "flux"}
 @pytest.fixture(scope="module", autouse=True)
 def load_each_model_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(guided_models, "load", functools.cache(guided_models.load))
+        patch.setattr(named_models, "load", functools.cache(named_models.load))
         for module in (guided_sheet, method_comparison_run, strength_sweep_run):
             patch.setattr(module, "DreamSim", functools.cache(module.DreamSim))
         yield
@@ -45,7 +46,7 @@ def test_every_family_has_a_recipe_with_its_usual_settings() -> None:
     for name, model in HUB.items():
         config = load(name).config
         assert (config.model, config.method, config.taesd) == (model, "mpgd", True)
-    settings = {name: (model.steps, model.cfg, model.size, model.tiny) for name, model in guided_models.MODELS.items()}
+    settings = {name: (model.steps, model.cfg, model.size, model.tiny) for name, model in named_models.MODELS.items()}
     assert settings["sd15"] == (50, 7.5, 512, "madebyollin/taesd")
     assert settings["sdxl-turbo"] == (4, 0.0, 512, "madebyollin/taesdxl")
     assert settings["sd35"] == (40, 4.5, 1024, "madebyollin/taesd3")
@@ -225,7 +226,7 @@ SAMPLED += [("DPMSolverMultistepScheduler", "DDPMPipeline"), ("LCMScheduler", "D
 
 @pytest.mark.parametrize(("scheduler", "kind"), SAMPLED)
 def test_the_pixel_model_samples_with_schedulers_that_do_not_scale_their_input(scheduler: str, kind: str) -> None:
-    pipe = guided_models.load(guided_models.find("pocket"), "cpu", scheduler=scheduler)
+    pipe = named_models.load(named_models.find("pocket"), "cpu", scheduler=scheduler)
     assert (type(pipe).__name__, type(pipe.scheduler).__name__) == (kind, scheduler)
     sampler = Sampler(pipe, steps=20)
     images, _ = sampler.sample([0, 1, 2, 3], lambda x: x.mean((1, 2, 3)), None)
@@ -245,8 +246,8 @@ def test_the_pixel_model_samples_with_schedulers_that_do_not_scale_their_input(s
 )
 def test_the_pixel_model_refuses_schedulers_that_its_pipeline_would_misuse(scheduler: str, reason: str) -> None:
     with pytest.raises(ValueError, match=f"{scheduler} {reason}, for which DDIMPipeline.*choose DDIMScheduler"):
-        guided_models.load(guided_models.find("pocket"), "cpu", scheduler=scheduler)
-    assert guided_models.load(guided_models.find("pocket", "a star"), "cpu", scheduler=scheduler) is not None
+        named_models.load(named_models.find("pocket"), "cpu", scheduler=scheduler)
+    assert named_models.load(named_models.find("pocket", "a star"), "cpu", scheduler=scheduler) is not None
 
 
 def test_a_stored_cell_is_read_and_not_sampled_again(tmp_path: Path) -> None:

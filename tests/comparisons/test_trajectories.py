@@ -10,8 +10,8 @@ import pytest
 import torch
 from tiny_pipelines import build
 
-from dreamsim_guidance.comparisons import guided_models
 from dreamsim_guidance.comparisons.trajectories import Trajectories
+from dreamsim_guidance.generation import named_models
 from dreamsim_guidance.recipes.invert_trajectory import invert_flux_trajectory, invert_pocket_trajectory_tiny
 
 
@@ -44,7 +44,7 @@ def test_the_recipe_of_flux_runs_on_a_tiny_pipeline(tmp_path: Path, monkeypatch:
         return sign * embeddings["prompt_embeds"], embeddings["pooled_prompt_embeds"], positions
 
     monkeypatch.setattr(tiny.pipe, "encode_prompt", encode_prompt, raising=False)
-    monkeypatch.setattr(guided_models, "load", lambda *_: tiny.pipe)
+    monkeypatch.setattr(named_models, "load", lambda *_: tiny.pipe)
     recipe = invert_flux_trajectory()
     config = Trajectories(**{**vars(recipe), "steps": 2, "size": 32, "metric": "pocket"})
     rows = config.run(tmp_path)

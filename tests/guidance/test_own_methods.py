@@ -12,10 +12,10 @@ from planned import brightness, call_of
 from tiny_pipeline import TinyPipeline
 from tiny_pipelines import build
 
-from dreamsim_guidance.comparisons.guided_sampling import method_of
 from dreamsim_guidance.comparisons.guided_sheet import GuidedSheet
 from dreamsim_guidance.comparisons.method_comparison import GuideMethods
 from dreamsim_guidance.comparisons.method_comparison_run import conditions
+from dreamsim_guidance.generation.sampling import method_of
 from dreamsim_guidance.guidance import GuidanceCallback, LossGuidance, Method, guide, plan
 from dreamsim_guidance.guidance.methods import METHODS, method_class
 from dreamsim_guidance.guidance.planning.demand import Demand, demand_of

@@ -40,7 +40,7 @@ GuidedDigits(methods=("added",))
 assert "added" in ExactTruth().methods and "added" in GuideMethods().methods
 
 from dreamsim_guidance import guidance
-from dreamsim_guidance.comparisons.guided_sampling import method_of
+from dreamsim_guidance.generation.sampling import method_of
 from dreamsim_guidance.comparisons.method_comparison_run import conditions
 from dreamsim_guidance.guidance.methods import Added
 from dreamsim_guidance.known_answers import digit_rows, exact_cell

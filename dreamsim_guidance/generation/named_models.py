@@ -1,4 +1,4 @@
-"""Load the diffusion model to guide: by a short name, from a folder or the Hub, or a pocket model that needs no network.
+"""Load a diffusion model: by a short name, from a folder or the Hub, or a pocket model that needs no network.
 
 Each family's usual number of steps, guidance scale and size are those of its model card. The tiny autoencoder of its
 latents (TAESD) decodes during guidance at a small part of the cost.
@@ -38,6 +38,8 @@ class Model:
     """Name of the Hub's files that hold the weights in that type."""
     tiny: str | None = None
     """The Hub's name of the tiny autoencoder."""
+    licence: str | None = None
+    """Name of the licence in the model's card, as we knew it; read the card before you publish pictures."""
 
     @property
     def pocket(self) -> bool:
@@ -48,19 +50,38 @@ POCKET = ("pocket-pixels", "pocket-latents")
 
 MODELS: Mapping[str, Model] = MappingProxyType(
     {
-        "pocket-pixels": Model("pocket-pixels", steps=50, batch=64),
-        "pocket-latents": Model("pocket-latents", steps=50, batch=16),
+        "pocket-pixels": Model("pocket-pixels", steps=50, batch=64, licence="MIT"),
+        "pocket-latents": Model("pocket-latents", steps=50, batch=16, licence="MIT"),
         "sd15": Model(
-            "stable-diffusion-v1-5/stable-diffusion-v1-5", 50, 7.5, 512, 4, "float16", "fp16", "madebyollin/taesd"
+            "stable-diffusion-v1-5/stable-diffusion-v1-5",
+            *(50, 7.5, 512, 4, "float16", "fp16", "madebyollin/taesd"),
+            licence="CreativeML Open RAIL-M",
         ),
         "sdxl": Model(
-            "stabilityai/stable-diffusion-xl-base-1.0", 50, 5.0, 1024, 1, "float16", "fp16", "madebyollin/taesdxl"
+            "stabilityai/stable-diffusion-xl-base-1.0",
+            *(50, 5.0, 1024, 1, "float16", "fp16", "madebyollin/taesdxl"),
+            licence="CreativeML Open RAIL++-M",
         ),
-        "sdxl-turbo": Model("stabilityai/sdxl-turbo", 4, 0.0, 512, 4, "float16", "fp16", "madebyollin/taesdxl"),
+        "sdxl-turbo": Model(
+            "stabilityai/sdxl-turbo",
+            *(4, 0.0, 512, 4, "float16", "fp16", "madebyollin/taesdxl"),
+            licence="Stability AI Community License",
+        ),
         "sd35": Model(
-            "stabilityai/stable-diffusion-3.5-medium", 40, 4.5, 1024, 1, "bfloat16", None, "madebyollin/taesd3"
+            "stabilityai/stable-diffusion-3.5-medium",
+            *(40, 4.5, 1024, 1, "bfloat16", None, "madebyollin/taesd3"),
+            licence="Stability AI Community License",
         ),
-        "flux": Model("black-forest-labs/FLUX.1-dev", 50, 3.5, 1024, 1, "bfloat16", None, "madebyollin/taef1"),
+        "flux": Model(
+            "black-forest-labs/FLUX.1-dev",
+            *(50, 3.5, 1024, 1, "bfloat16", None, "madebyollin/taef1"),
+            licence="FLUX.1 [dev] Non-Commercial License",
+        ),
+        "sd14": Model(
+            "CompVis/stable-diffusion-v1-4",
+            *(50, 7.5, 512, 4, "float16", "fp16", "madebyollin/taesd"),
+            licence="CreativeML Open RAIL-M",
+        ),
     }
 )
 
@@ -89,7 +110,7 @@ def find(name: str | None, prompt: str = "") -> Model:
         return MODELS[name]
     if Path(name).is_dir() or "/" in name:
         return Model(name)
-    from dreamsim_guidance.experiment.registry import suggestion
+    from dreamsim_guidance.files.names import suggestion
 
     raise ValueError(f"unknown model '{name}'{suggestion(name, MODELS)}; give {_choices()}.")
 
@@ -206,7 +227,7 @@ def _scheduler(name: str) -> Any:
     kind = getattr(diffusers, name, None)
     if kind is None or not hasattr(kind, "step"):
         names = [word for word in dir(diffusers) if word.endswith("Scheduler") and not word.startswith("Flax")]
-        from dreamsim_guidance.experiment.registry import suggestion
+        from dreamsim_guidance.files.names import suggestion
 
         raise ValueError(f"diffusers has no scheduler '{name}'{suggestion(name, names)}; it has: {', '.join(names)}.")
     return kind

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dreamsim_guidance.experiment.registry import suggestion
+from dreamsim_guidance.files.names import suggestion
 from dreamsim_guidance.guidance import Entry, Log, Method, guide
 from dreamsim_guidance.guidance.methods import METHODS, method_class
 from dreamsim_guidance.preprocess import resize
@@ -29,16 +29,17 @@ class Sampler:
     """A pipeline and the arguments of its call, except for the noise. None and "" leave an argument out.
 
     pipe: a diffusers pipeline that makes images.
+    prompt: one for all images, or one for each.
     steps: of the sampler.
     cfg: scale of classifier-free guidance; with a negative prompt it is passed as `true_cfg_scale` if the pipeline has it.
     size: height and width in pixels.
     eta: share of noise in DDIM's steps; 0 is deterministic.
-    init: picture `(1, 3, h, w)` in [0, 1] to start from, instead of noise.
+    init: picture `(1, 3, h, w)` in [0, 1] to start from, instead of noise, or one for each image, `(b, 3, h, w)`.
     init_strength: how much of the way from that picture to noise, in (0, 1].
     """
 
     pipe: Any
-    prompt: str = ""
+    prompt: str | tuple[str, ...] = ""
     negative_prompt: str = ""
     steps: int | None = None
     cfg: float | None = None
@@ -87,7 +88,7 @@ class Sampler:
         scale = "true_cfg_scale" if self.negative_prompt and "true_cfg_scale" in accepted else "guidance_scale"
         values[scale] = self.cfg
         if "prompt" in accepted:
-            values["prompt"] = [self.prompt] * count
+            values["prompt"] = [self.prompt] * count if isinstance(self.prompt, str) else list(self.prompt)
             values["negative_prompt"] = [self.negative_prompt] * count if self.negative_prompt else None
         elif self.prompt or self.negative_prompt:
             raise ValueError(f"{type(self.pipe).__name__} takes no prompt; leave it out.")
