@@ -28,6 +28,7 @@ from dreamsim_guidance.cli.diversity import DiversityCommand
 from dreamsim_guidance.cli.duplicates import DuplicatesCommand
 from dreamsim_guidance.cli.embed import EmbedCommand
 from dreamsim_guidance.cli.evaluate import EvaluateCommand
+from dreamsim_guidance.cli.generate import GenerateCommand
 from dreamsim_guidance.cli.guide import GuideCommand
 from dreamsim_guidance.cli.invert import InvertCommand
 from dreamsim_guidance.cli.matrix import MatrixCommand
@@ -51,6 +52,8 @@ COMMANDS: dict[str, type] = {
     "guide": GuideCommand,
     "invert": InvertCommand,
     "compare": CompareCommand,
+    "generate": GenerateCommand,
+    "evaluate": EvaluateCommand,
     "embed": EmbedCommand,
     "search": SearchCommand,
     "matrix": MatrixCommand,
