@@ -154,7 +154,7 @@ def distorted_path(number: int, variation: int) -> str:
     return f"distort/{number // 1000:03}/{number % 1000:03}_{variation}.png"
 
 
-def split_of(key: str, seed: int = 0, shares: Mapping[str, float] = SHARES) -> str:
+def split_of(key: str, seed: int = 0, shares: Mapping[str, int | float] = SHARES) -> str:
     """Return the split of the triplets with this key, drawn by the shares.
 
     key: the triplet's id, or what it shares with others, such as its category.

@@ -32,7 +32,7 @@ def check_whole(name: str, value: Any, low: int, high: int) -> None:
         raise ValueError(f"{name} must be a whole number from {low} to {high}, got {value!r}.")
 
 
-def check_real(name: str, value: Any, low: float, high: float, above: bool = False) -> None:
+def check_real(name: str, value: Any, low: int | float, high: int | float, above: bool = False) -> None:
     if value is None:
         return
     number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

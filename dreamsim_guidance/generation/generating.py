@@ -29,7 +29,7 @@ from tqdm import tqdm
 from dreamsim_guidance.files.atomic import write_json
 from dreamsim_guidance.files.checksums import sha256
 from dreamsim_guidance.generation import named_models
-from dreamsim_guidance.generation.folder import begin, check_folder
+from dreamsim_guidance.generation.folder import begun, check_folder
 from dreamsim_guidance.generation.overview import write_overview
 from dreamsim_guidance.generation.plan import Plan, PlannedModel, PlannedTriplet
 from dreamsim_guidance.generation.records import Records
@@ -78,27 +78,22 @@ def generate(plan: Plan, to: Path | str, device: str | None = None, progress: bo
     progress: whether to show pictures, pictures per second and the time that is left, on stderr.
 
     Raises ValueError for a folder of another plan and for a model or metric that is unknown or cannot make what the plan asks
-    for, FileNotFoundError and OSError where a model is not available; all before anything is written.
+    for, FileNotFoundError and OSError where a model is not available, all before anything is written; BlockingIOError while
+    another process generates into the folder.
     """
     folder = Path(to)
     run = _Run(plan, folder, device or default_device())
     check_folder(folder, plan)
     run.check()
-    begin(folder, plan)
-    records = Records(folder, (file for batch in run.batches() for file in batch.files))
-    pictures = 3 * len(plan)
-    start, before = time.perf_counter(), len(records)
-    with tqdm(total=pictures, initial=before, unit="image", desc="sampling", disable=not progress) as bar:
-        for batch in run.batches():
-            missing = [i for i, file in enumerate(batch.files) if file not in records]
-            if missing:
-                run.sample(batch, missing, records)
-                bar.update(len(missing))
-    seconds = time.perf_counter() - start
-    screening = screen(plan, folder, records.of_file, run.metric, progress)
-    write_json(folder / "screening.json", screening.report())
-    write_overview(folder, plan, screening)
-    return Generated(folder, pictures, pictures - before, seconds, screening)
+    with begun(folder, plan):
+        records = Records(folder, (file for batch in run.batches() for file in batch.files))
+        before, start = len(records), time.perf_counter()
+        run.sample_missing(records, progress)
+        seconds = time.perf_counter() - start
+        screening = screen(plan, folder, records.of_file, run.metric, progress)
+        write_json(folder / "screening.json", screening.report())
+        write_overview(folder, plan, screening)
+    return Generated(folder, len(records), len(records) - before, seconds, screening)
 
 
 class _Run:
@@ -143,6 +138,15 @@ class _Run:
             for first in range(0, len(triplets), size):
                 for slot in range(3):
                     yield _Batch(tuple(triplets[first : first + size]), slot)
+
+    def sample_missing(self, records: Records, progress: bool) -> None:
+        """Sample every batch of which a picture is missing."""
+        pictures = 3 * len(self.plan)
+        with tqdm(total=pictures, initial=len(records), unit="image", desc="sampling", disable=not progress) as bar:
+            for batch in self.batches():
+                if missing := [i for i, file in enumerate(batch.files) if file not in records]:
+                    self.sample(batch, missing, records)
+                    bar.update(len(missing))
 
     def sample(self, batch: _Batch, missing: list[int], records: Records) -> None:
         """Sample a batch, and write the pictures that are missing with their records."""

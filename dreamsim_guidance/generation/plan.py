@@ -50,7 +50,7 @@ class PlannedModel:
 
     model: str
     steps: int | None = None
-    guidance_scale: float | None = None
+    guidance_scale: int | float | None = None
     size: int | None = None
     batch: int | None = None
     scheduler: str | None = None
@@ -90,8 +90,8 @@ class Way:
     count: int = 1
     amounts: tuple[tuple[float, float], ...] = ()
     method: str | None = None
-    strength: float | None = None
-    tolerance: float | None = None
+    strength: int | float | None = None
+    tolerance: int | float | None = None
     attempts: int | None = None
 
     def __post_init__(self) -> None:
@@ -134,11 +134,11 @@ class Screen:
     most_difference: largest difference of these two distances; by default no bound.
     """
 
-    duplicate: float = 0.01
-    across: float = 0.0
-    least: float = 0.0
-    most: float | None = None
-    most_difference: float | None = None
+    duplicate: int | float = 0.01
+    across: int | float = 0.0
+    least: int | float = 0.0
+    most: int | float | None = None
+    most_difference: int | float | None = None
 
     def __post_init__(self) -> None:
         for name in ("duplicate", "across", "least", "most", "most_difference"):
@@ -191,7 +191,7 @@ class Plan:
     metric: str = "ensemble"
     seed: int = 0
     split_by: Literal["triplet", "category"] = "triplet"
-    shares: Mapping[str, float] = field(default_factory=lambda: dict(SHARES))
+    shares: Mapping[str, int | float] = field(default_factory=lambda: dict(SHARES))
     screen: Screen = Screen()
 
     def __post_init__(self) -> None:

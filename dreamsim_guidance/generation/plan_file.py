@@ -100,7 +100,7 @@ def _with_pairs(way: Any) -> Any:
         pair = tuple(amount) if isinstance(amount, list) else (amount, amount)
         if len(pair) != 2 or any(isinstance(value, list | dict | str) for value in pair):
             raise ValueError(f"an amount must be one number, or two, one for each variation, got {amount!r}.")
-        pairs.append(pair)
+        pairs.append(tuple(float(value) if type(value) is int else value for value in pair))
     return {**way, "amounts": tuple(pairs)}
 
 
