@@ -53,7 +53,6 @@ COMMANDS: dict[str, type] = {
     "invert": InvertCommand,
     "compare": CompareCommand,
     "generate": GenerateCommand,
-    "evaluate": EvaluateCommand,
     "embed": EmbedCommand,
     "search": SearchCommand,
     "matrix": MatrixCommand,
