@@ -225,7 +225,8 @@ def documented() -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "room", ["", ".guidance", ".losses", ".data", ".evaluation", ".inversion", ".study", ".retrieval", ".sensitivity"]
+    "room",
+    ["", ".guidance", ".losses", ".data", ".evaluation", ".inversion", ".study", ".retrieval", ".sensitivity"],
 )
 def test_every_public_name_is_in_the_reference(room: str) -> None:
     public = importlib.import_module(f"dreamsim_guidance{room}")
