@@ -100,6 +100,7 @@ def embed(
     """
     names = [os.fspath(source) for source in ([sources] if isinstance(sources, str | os.PathLike) else sources)]
     folder = Path(to)
+    _need_one_machine()
     pieces = _everywhere(lambda: list_pieces(names, column, outside))
     with _only_job(folder):
         opened = open_for_writing(folder, metric, device, reading, names)
@@ -300,16 +301,21 @@ def _total(pieces: Iterable[Piece]) -> int | None:
     return sum(known) if len(known) == len(counts) else None
 
 
+def _need_one_machine() -> None:
+    world, local = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    if launched() and "LOCAL_WORLD_SIZE" in os.environ and local != world:
+        raise ValueError(
+            f"{world} processes on several machines cannot share this job, {local} of them are here; start it on one machine."
+        )
+
+
 def _everywhere(work):  # type: ignore[no-untyped-def]
     """What `work` returns on the main process, on all processes."""
     if not launched():
         return work()
     from accelerate.utils import broadcast_object_list
 
-    state = process_state()
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", state.num_processes))
-    if local != state.num_processes:
-        raise ValueError(f"{state.num_processes} processes on several machines; start them on one machine.")
+    process_state()
     result = [agreed(lambda: work() if is_main() else None)]
     broadcast_object_list(result)
     return result[0]

@@ -22,7 +22,7 @@ from dreamsim_guidance.retrieval.neighbours import EXACT_UP_TO, Kind, NeighbourI
 from dreamsim_guidance.retrieval.queries import Query
 from dreamsim_guidance.retrieval.ranking import Combine
 from dreamsim_guidance.retrieval.search import Match, search
-from dreamsim_guidance.retrieval.tables import Description, IndexFolder, vectors_of
+from dreamsim_guidance.retrieval.tables import Description, IndexFolder, readable, vectors_of
 
 __all__ = ["Index", "check_fingerprint"]
 
@@ -145,12 +145,12 @@ class Index:
     def _take(self, rows: NDArray[np.int64]) -> NDArray[np.float16]:
         if not len(rows):
             return np.empty((0, self.description.dimension), np.float16)
-        query = self.table.take_offsets(rows.tolist()).select(["vector"]).with_row_id()
-        table = query.to_arrow()
-        return vectors_of(table)
+        with readable(self.folder):
+            return vectors_of(self.table.take_offsets(rows.tolist()).select(["vector"]).to_arrow())
 
     def _scan(self, columns: list[str]) -> Any:
-        return self.table.search().select(columns).limit(None).to_arrow()
+        with readable(self.folder):
+            return self.table.search().select(columns).limit(None).to_arrow()
 
 
 def check_fingerprint(description: Description, metric: DreamSim, folder: Path) -> None:

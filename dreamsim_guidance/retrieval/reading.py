@@ -11,6 +11,7 @@ from dreamsim_guidance.retrieval.ahead import mapped_ahead
 from dreamsim_guidance.retrieval.claims import Claims
 from dreamsim_guidance.retrieval.embedder import Broken, Embedder, Prepared, digest_of, read_bytes
 from dreamsim_guidance.retrieval.sources.piece import Picture, Piece, PieceError
+from dreamsim_guidance.retrieval.sources.remote import is_url
 from dreamsim_guidance.retrieval.tables import Known
 
 __all__ = ["Copy", "Finished", "New", "Present", "Reader"]
@@ -132,8 +133,11 @@ class Reader:
                 yield picture
         except PieceError as error:
             yield Bad(Broken(name, str(error), piece.stamp))
-        except OSError as error:  # it may be there again tomorrow: no stamp
-            yield Bad(Broken(name, error.strerror or str(error)))
+        except Exception as error:  # each file system behind a URL has errors of its own
+            if not isinstance(error, OSError) and not is_url(name):
+                raise
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            yield Bad(Broken(name, f"cannot be read: {reason}"))  # without a stamp: the next run tries again
         else:
             yield Finished(name, piece.stamp, len(seen), tuple(path for path in [*before, name] if path not in seen))
 

@@ -12,7 +12,9 @@ removing the old ones first: a kill in between loses rows that are out of date a
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,7 @@ from dreamsim_guidance.files.untrusted_json import parse_json
 from dreamsim_guidance.retrieval.embedder import Broken, Row
 from dreamsim_guidance.retrieval.extras import need
 
-__all__ = ["Description", "IndexFolder", "Known", "arrow_rows", "pictures_schema", "vectors_of"]
+__all__ = ["Description", "IndexFolder", "Known", "arrow_rows", "pictures_schema", "readable", "vectors_of"]
 
 _FORMAT, _VERSION = "dreamsim-guidance index", 1
 _FILE = "index.json"
@@ -136,8 +138,8 @@ class IndexFolder:
 
     def known(self) -> dict[str, Known]:
         """What the tables hold about every path."""
-        broken = _all(self.broken, "path", "stamp", "reason")
-        pictures = _all(self.pictures, "path", "stamp", "digest")
+        broken = self._all(self.broken, "path", "stamp", "reason")
+        pictures = self._all(self.pictures, "path", "stamp", "digest")
         known = {path: Known(stamp, reason=reason) for path, stamp, reason in broken}
         known.update((path, Known(stamp, digest)) for path, stamp, digest in pictures)
         return known
@@ -145,15 +147,17 @@ class IndexFolder:
     def read_containers(self) -> dict[str, tuple[str, int]]:
         """The stamp of every container that was read to the end, and how many pictures it holds."""
         return {
-            container: (stamp, count) for container, stamp, count in _all(self.finished, "container", "stamp", "count")
+            container: (stamp, count)
+            for container, stamp, count in self._all(self.finished, "container", "stamp", "count")
         }
 
     def rows_with(self, digests: Iterable[str]) -> dict[str, Row]:
         """One row for each of the digests that the table has."""
         rows: dict[str, Row] = {}
-        self.pictures.checkout_latest()
         for condition in _conditions("digest", digests):
-            table = self.pictures.search().where(condition).limit(None).to_arrow()
+            with readable(self.folder):
+                self.pictures.checkout_latest()
+                table = self.pictures.search().where(condition).limit(None).to_arrow()
             vectors = vectors_of(table)
             for i, fields in enumerate(table.drop_columns(["vector"]).to_pylist()):
                 rows[fields["digest"]] = Row(**fields, vector=vectors[i])
@@ -199,8 +203,19 @@ class IndexFolder:
             for table in (self.pictures, self.broken, self.finished):
                 table.optimize()
 
+    def _all(self, table: Any, *names: str) -> Iterable[tuple[Any, ...]]:
+        """Some columns of all rows."""
+        with readable(self.folder):
+            table.checkout_latest()
+            columns = table.search().select(list(names)).limit(None).to_arrow()
+        return zip(*(columns.column(name).to_pylist() for name in names), strict=True)
+
     def _table(self, name: str, schema: Any) -> Any:
-        table = self._database.create_table(name, schema=schema, exist_ok=True)
+        with readable(self.folder):
+            try:
+                table = self._database.open_table(name)
+            except (ValueError, FileNotFoundError):  # it is not there
+                table = self._database.create_table(name, schema=schema)
         missing = set(schema.names) - set(table.schema.names)
         if missing or (name == "pictures" and table.schema.field("vector").type != schema.field("vector").type):
             raise ValueError(
@@ -208,6 +223,23 @@ class IndexFolder:
                 f"{', '.join(table.schema.names)}; restore the folder, or make the index again."
             )
         return table
+
+
+@contextmanager
+def readable(folder: Path) -> Iterator[None]:
+    """Turn what LanceDB raises for damaged files into an OSError that says what to do."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise OSError(
+            f"a table in '{printable(folder)}' cannot be read or written ({_short(error)}); make room and set permissions, or "
+            "restore the folder, or make the index again."
+        ) from error
+
+
+def _short(error: Exception) -> str:
+    """The first line of LanceDB's message, without the place in its source."""
+    return re.sub(r",? ?/[\w./-]+\.rs:\d+:\d+", "", (str(error).splitlines() or [type(error).__name__])[0])
 
 
 def pictures_schema(dimension: int) -> Any:
@@ -242,13 +274,6 @@ def _schema(**fields: str) -> Any:
     return arrow.schema([(name, getattr(arrow, kind)()) for name, kind in fields.items()])
 
 
-def _all(table: Any, *names: str) -> Iterable[tuple[Any, ...]]:
-    """Some columns of all rows."""
-    table.checkout_latest()
-    columns = table.search().select(list(names)).limit(None).to_arrow()
-    return zip(*(columns.column(name).to_pylist() for name in names), strict=True)
-
-
 def _conditions(column: str, values: Iterable[str]) -> Iterable[str]:
     """Conditions in SQL that a column has one of the values, each with a bounded number of them."""
     distinct = list(dict.fromkeys(values))
@@ -265,9 +290,9 @@ def _delete(table: Any, condition: str) -> None:
     _writing(table, lambda: table.delete(condition))
 
 
-def _writing(table: Any, write: Any) -> None:
+def _writing(table: Any, write: Callable[[], object]) -> None:
     try:
         table.checkout_latest()
         write()
-    except (RuntimeError, ValueError) as error:  # lancedb's for a full disk and the like
-        raise OSError(f"the table '{table.name}' cannot be written: {error}") from error
+    except (RuntimeError, ValueError) as error:  # LanceDB's for a full disk and the like
+        raise OSError(f"the table '{table.name}' of the index cannot be written: {_short(error)}") from error

@@ -36,7 +36,7 @@ _SHARDS = (".tar", ".tar.gz", ".tgz")
 _PARQUET = (".parquet", ".pq")
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
-_LONGEST = 1_000_000
+_LONGEST = 200_000
 """Names that braces may expand to."""
 
 
@@ -111,7 +111,8 @@ def _without_braces(source: str) -> list[str]:
 def _matches(pattern: str) -> list[str]:
     if is_url(pattern):
         system, name = need("fsspec").core.url_to_fs(pattern)
-        names = [system.unstrip_protocol(match) for match in system.glob(name)]
+        start = pattern[: pattern.index("://") + 3] + ("/" if ":///" in pattern else "")
+        names = [match if is_url(match) else start + match.lstrip("/") for match in system.glob(name)]
     else:
         names = glob.glob(os.path.expanduser(pattern), recursive=True)
         names = [name for name in names if not os.path.isdir(name) or name.endswith(".lance")]

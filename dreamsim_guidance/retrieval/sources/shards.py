@@ -25,6 +25,19 @@ __all__ = ["Shard"]
 _DAMAGED = (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, ValueError)
 
 
+class _Header(tarfile.TarInfo):
+    """A member's header that reports damage; tarfile takes whatever is no header for the end of the archive."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # the block of zeros at the end
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(str(error)) from error
+
+
 @dataclass(frozen=True)
 class Shard:
     """A tar archive as a piece of work. source: its path or URL."""
@@ -46,7 +59,9 @@ class Shard:
 
     def _members(self, stream: object) -> Iterator[Picture]:
         repeated: Counter[str] = Counter()
-        with tarfile.open(fileobj=stream, mode="r|*", errors="surrogateescape") as archive:  # type: ignore[call-overload]
+        with tarfile.open(  # type: ignore[call-overload]
+            fileobj=stream, mode="r|*", errors="surrogateescape", tarinfo=_Header
+        ) as archive:
             for member in archive:
                 archive.members.clear()  # a stream needs none of them again, and a shard may have a million
                 name = PurePosixPath(member.name)

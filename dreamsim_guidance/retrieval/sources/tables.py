@@ -43,7 +43,9 @@ class Parquet:
                 file = parquet.ParquetFile(stream)
                 batches = file.iter_batches(batch_size=_ROWS, columns=[self.column])
                 yield from _rows(batches, self.container, self.column, self.stamp)
-            except arrow.ArrowException as error:
+            except (arrow.ArrowException, OSError) as error:
+                if isinstance(error, OSError) and error.errno is not None:  # of the file system
+                    raise
                 raise PieceError(f"the Parquet file is damaged ({error})") from error
 
 
