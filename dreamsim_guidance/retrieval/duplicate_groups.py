@@ -48,6 +48,8 @@ _NEIGHBOURS = 32
 """Neighbours of each picture that an approximate index is asked for."""
 _SAMPLE = 5_000
 """Pictures whose nearest neighbours are looked at to suggest a threshold, for larger collections."""
+_CHUNK = 2048
+"""Pictures whose pairs are compared at a time."""
 _SHOWN = 200
 """Groups on the page; the JSON has all."""
 
@@ -184,16 +186,18 @@ def _candidates(
     index: Index, vectors: np.ndarray[Any, np.dtype[np.float32]], tell: Callable[[str], object]
 ) -> Iterator[Edges]:
     """Each pair of neighbours that the approximate index finds, once."""
-    seen: set[int] = set()
-    for first, neighbours in neighbours_of_rows(index.table, vectors, _NEIGHBOURS, tell):
-        left = np.repeat(np.arange(first, first + len(neighbours)), [len(row) for row in neighbours])
-        right = np.concatenate(neighbours) if len(neighbours) else left
-        low, high = np.minimum(left, right), np.maximum(left, right)
-        keys = np.unique((low * len(vectors) + high)[low < high])
-        new = np.array([key for key in keys.tolist() if key not in seen], np.int64)
-        # a pair comes at most twice, once from each side: keys whose second side has been passed are not needed again
-        seen.update(key for key in new.tolist() if key % len(vectors) >= first + len(neighbours))
-        yield new // len(vectors), new % len(vectors)
+    neighbours = np.full((len(vectors), _NEIGHBOURS), -1, np.int32)
+    for first, rows in neighbours_of_rows(index.table, vectors, _NEIGHBOURS, tell):
+        for row, nearest in enumerate(rows, first):
+            neighbours[row, : len(nearest)] = nearest
+    for first in range(0, len(vectors), _CHUNK):
+        part = neighbours[first : first + _CHUNK]
+        left = np.repeat(np.arange(first, first + len(part)), _NEIGHBOURS)
+        right = part.ravel().astype(np.int64)
+        # from the higher row only if the lower one does not have the pair
+        repeated = (right < left) & (neighbours[right] == left[:, None]).any(1)
+        new = (right >= 0) & (right != left) & ~repeated
+        yield left[new], right[new]
 
 
 def _group(index: Index, vectors: np.ndarray[Any, np.dtype[np.float32]], group: Group, keep: Keep) -> PictureGroup:
@@ -205,17 +209,17 @@ def _group(index: Index, vectors: np.ndarray[Any, np.dtype[np.float32]], group: 
         )
         return (*size, columns["path"][row])
 
-    kept, *others = sorted(group.rows, key=rank)
+    first, *others = sorted(group.rows, key=rank)
     pictures = [
         PictureOfGroup(
             columns["path"][row],
-            0.0 if row == kept else float(0.5 * np.square(vectors[row].astype(np.float64) - vectors[kept]).sum()),
-            row != kept and columns["digest"][row] == columns["digest"][kept],
+            0.0 if row == first else float(0.5 * np.square(vectors[row].astype(np.float64) - vectors[first]).sum()),
+            row != first and columns["digest"][row] == columns["digest"][first],
             columns["width"][row],
             columns["height"][row],
             columns["bytes"][row],
         )
-        for row in (kept, *others)
+        for row in (first, *others)
     ]
     ordered = sorted(pictures[1:], key=lambda picture: (not picture.is_copy, picture.distance, picture.path))
     return PictureGroup((pictures[0], *ordered), group.diameter)
@@ -246,6 +250,6 @@ def _sections(result: DuplicateGroups) -> Iterator[str]:
         )
 
 
-def _captions(picture: PictureOfGroup, kept: bool) -> list[str]:
-    first = "keep" if kept else "copy" if picture.is_copy else f"distance {picture.distance:.4g}"
-    return [first, f"{picture.width} x {picture.height}, {picture.bytes:,} bytes", printable(picture.path)]
+def _captions(picture: PictureOfGroup, is_first: bool) -> list[str]:
+    role = "keep" if is_first else "copy" if picture.is_copy else f"distance {picture.distance:.4g}"
+    return [role, f"{picture.width} x {picture.height}, {picture.bytes:,} bytes", printable(picture.path)]

@@ -292,7 +292,8 @@ class _Job:
 
 def _row(new: New, vector: object) -> Row:
     prepared, picture = new.prepared, new.picture
-    return Row(picture.path, new.digest, prepared.width, prepared.height, new.size, picture.stamp, vector)  # type: ignore[arg-type]
+    return Row(picture.path, new.digest, prepared.width, prepared.height, new.size, picture.stamp, vector)  # type:
+    ignore[arg - type]
 
 
 def _total(pieces: Iterable[Piece]) -> int | None:

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from dreamsim_guidance.files.names import printable
-from dreamsim_guidance.preprocess import check_range, to_image
+from dreamsim_guidance.files.pictures import decode_pixels
+from dreamsim_guidance.preprocess import check_images, check_range, load_image, to_image
 from dreamsim_guidance.retrieval.embedder import digest_of
 from dreamsim_guidance.retrieval.members import readable_contents
 from dreamsim_guidance.retrieval.rows import Rows, unit_rows
@@ -60,8 +61,6 @@ def as_list(queries: Query | Sequence[Query]) -> list[Query]:
 
 def read_mask(file: str | os.PathLike[str]) -> Tensor:
     """Read a mask `(1, 1, h, w)` in [0, 1] from a picture file: white counts, black is left out. Errors as `load_image`."""
-    from dreamsim_guidance.preprocess import load_image
-
     return load_image(file).mean(1, keepdim=True)
 
 
@@ -84,15 +83,13 @@ def _rows(index: Index, query: Query, mask: Tensor | None) -> Rows:
     prepared = embedder.prepare(data, printable(name))
     if mask is None:
         return unit_rows(embedder.embed([prepared]))
-    from dreamsim_guidance.files.pictures import decode_pixels
-
     return _embedded(index, to_image(decode_pixels(data, printable(name), embedder.reading)), mask)
 
 
 def _embedded(index: Index, images: Tensor, mask: Tensor | None) -> Rows:
+    check_images(images, "the query")
     metric = index.metric
     images = images.to(metric.device, torch.promote_types(metric.dtype, torch.float32))
-    metric.check(images, "the query")
     check_range(images, "the query")
     if mask is not None:
         check_mask(mask, images)

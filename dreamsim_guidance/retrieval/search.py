@@ -17,7 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dreamsim_guidance.retrieval.neighbours import EXACT_UP_TO, LEAST_ROWS, approximate_rows, exact_rows, up_to_date
+from dreamsim_guidance.retrieval.neighbours import (
+    EXACT_UP_TO,
+    LEAST_ROWS,
+    approximate_rows,
+    exact_rows,
+    neighbour_index,
+    up_to_date,
+)
 from dreamsim_guidance.retrieval.queries import Query, as_list, query_rows, rows_where
 from dreamsim_guidance.retrieval.ranking import Combine, Ranking
 
@@ -63,9 +70,10 @@ def search(
     mask: `(1, 1, h, w)` in [0, 1]: the region of the queries that counts; `queries` says what that means.
     exact_up_to: rows up to which all vectors are compared; larger tables use an approximate index, which is built at the first
         search and kept. 0 asks for one at any size from 256 rows on.
-    tell: is called with messages while an approximate index is made.
+    tell: is called with messages while an approximate index is made. Where its folder may not be written, the search uses the
+        index that exists, or none.
 
-    Raises ValueError for an empty index, a k below 1 and as `query_rows`, OSError if an approximate index cannot be written.
+    Raises ValueError for an empty index, a k below 1 and as `query_rows`.
     """
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}.")
@@ -77,17 +85,26 @@ def search(
     queries = query_rows(index, images, mask)
     unwanted = query_rows(index, unlike) if as_list(unlike) else None
     ranking = Ranking(queries, unwanted, combine)
-    approximate = count > exact_up_to and count >= LEAST_ROWS
-    if approximate:
-        up_to_date(index.table, tell)
-    asked = k
+    approximate = count > exact_up_to and count >= LEAST_ROWS and _has_approximate_index(index, tell)
+    candidates = k
     while True:
-        asked = min(2 * asked, count)  # copies share one place: more rows are needed where they are many
-        rows = approximate_rows(index.table, ranking, asked) if approximate else exact_rows(index.table, ranking, asked)
+        candidates = min(2 * candidates, count)  # copies share one place: more rows are needed where they are many
+        choose = approximate_rows if approximate else exact_rows
+        rows = choose(index.table, ranking, candidates)
         matches = _matches(index, ranking, rows, k)
         if len(matches) == k or len(rows) == count:
             return matches
-        approximate = approximate and len(rows) >= asked  # the visited cells may hold too few
+        approximate = approximate and len(rows) >= candidates  # the visited cells may hold too few
+
+
+def _has_approximate_index(index: Index, tell: Callable[[str], object]) -> bool:
+    """Build or extend the approximate index; say whether there is one, though it may not be written."""
+    try:
+        up_to_date(index.table, tell)
+    except OSError as error:
+        tell(f"{error}; this search goes on without the change")
+        return neighbour_index(index.table) is not None
+    return True
 
 
 def _matches(index: Index, ranking: Ranking, rows: NDArray[np.int64], k: int) -> list[Match]:

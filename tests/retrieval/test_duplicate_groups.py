@@ -53,7 +53,8 @@ def test_larger_collections_take_a_sample_to_suggest_a_threshold(
     assert sampled == pytest.approx(find_duplicates(index).threshold, rel=0.5)
 
 
-def test_an_approximate_index_finds_the_same_groups(tmp_path: Path) -> None:
+def test_an_approximate_index_finds_the_same_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dreamsim_guidance.retrieval.duplicate_groups._CHUNK", 250)
     vectors = clustered_rows(600, 16, 150, spread=0.05)
     index = synthetic_index(tmp_path / "index", vectors)
     exact, approximate = (find_duplicates(index, 0.02, "single", exact_up_to=limit) for limit in (1000, 300))
@@ -62,7 +63,7 @@ def test_an_approximate_index_finds_the_same_groups(tmp_path: Path) -> None:
         {tuple(sorted(p.path for p in group.pictures)) for group in result.groups} for result in (exact, approximate)
     ]
     assert len(rows[0] & rows[1]) >= 0.95 * len(rows[0])
-    assert approximate.pairs <= exact.pairs
+    assert 0.95 * exact.pairs <= approximate.pairs <= exact.pairs  # each counted once
 
 
 def test_one_picture_has_no_duplicates(tmp_path: Path) -> None:

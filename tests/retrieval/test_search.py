@@ -148,15 +148,15 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_approximate_search_finds_what_exact_search_finds(large: Path) -> None:
     index = Index.open(large)
-    found = 0
+    shared = 0
     for row in range(0, 1500, 100):
         exact = search(index, f"/pictures/{row}.png", k=10)
         approximate = search(index, f"/pictures/{row}.png", k=10, exact_up_to=0)
-        found += len({match.row for match in exact} & {match.row for match in approximate})
+        shared += len({match.row for match in exact} & {match.row for match in approximate})
         # distances are exact, whatever found the candidates
         distances = {match.row: match.distance for match in exact}
         assert all(distances.get(match.row, match.distance) == match.distance for match in approximate)
-    assert found >= 0.95 * 150
+    assert shared >= 0.95 * 150
 
 
 @pytest.mark.parametrize("combine", ["mean", "min"])
@@ -196,6 +196,22 @@ def test_the_approximate_index_is_built_once_and_kept(tmp_path: Path, monkeypatc
     assert "adding 60 pictures to the approximate index of 400" in messages[1]
     joined = neighbours.neighbour_index(later.table)
     assert joined is not None and (joined.rows, joined.missing) == (460, 0)
+
+
+def test_a_folder_that_cannot_be_written_is_searched_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = synthetic_index(tmp_path / "index", clustered_rows(300, 8, 10))
+
+    def full(*_: object, **__: object) -> None:
+        raise RuntimeError("lance error: LanceError(IO): Permission denied")
+
+    monkeypatch.setattr(type(index.table), "create_index", full)
+    messages: list[str] = []
+    assert search(index, "/pictures/7.png", k=1, exact_up_to=0, tell=messages.append)[0].row == 7
+    assert "cannot be written" in messages[-1] and "goes on without the change" in messages[-1]
+    with pytest.raises(OSError, match="cannot be written"):
+        index.build()
 
 
 def test_small_tables_are_searched_exactly_whatever_the_limit(tmp_path: Path) -> None:
@@ -246,6 +262,8 @@ def test_what_cannot_be_searched_is_refused(index: Index, pictures: Path, tmp_pa
         search(index, pictures)
     with pytest.raises(ValueError, match="must have 3 channels"):
         search(index, torch.rand(1, 1, 8, 8))
+    with pytest.raises(TypeError, match="must be floating point"):
+        search(index, torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
     with pytest.raises(ValueError, match=r"must lie in \[0, 1\]"):
         search(index, 3 * torch.rand(1, 3, 8, 8))
 
