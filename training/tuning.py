@@ -109,6 +109,8 @@ class Tuning:
     """Gigabytes of decoded pictures to keep in memory; sets that fit are decoded once, at the start."""
     save_model: bool = True
     """Write model.safetensors (a gigabyte for the ensemble) as well as the adapter."""
+    sensitivity: bool = False
+    """Write what the metric attends to before and after tuning: its profile over the factors of drawn scenes."""
     seed: int = 1234
 
     def __post_init__(self) -> None:
@@ -158,6 +160,7 @@ class Tuning:
         model.safetensors  the whole metric, adapter folded, for `DreamSim(...)` and `dreamsim-guidance evaluate --metric`
         curves.png         loss, agreement and learning rate over the steps; the numbers are in history.json
         checkpoints/       the newest ones, and best.pt
+        sensitivity/       the profiles "before" and "after", as `dreamsim-guidance sensitivity` writes them (if asked for)
 
         Returns step, validation loss and validation agreement of the best weights, their temperature, and the number of
         steps made; for several sets as `trainer.train` describes, and a temperature for each. Raises what `read_judgments`

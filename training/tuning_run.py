@@ -12,7 +12,8 @@ from dreamsim_guidance.data.judgments import Judgments
 from dreamsim_guidance.data.pictures import check_pictures
 from dreamsim_guidance.metric import adapters
 from dreamsim_guidance.metric.dreamsim import DreamSim
-from dreamsim_guidance.processes import agreed, is_main
+from dreamsim_guidance.processes import agreed, alone, is_main, process_device
+from dreamsim_guidance.sensitivity import Analysis, sensitivity
 from dreamsim_guidance.training.adversarial_loss import AdversarialLoss
 from dreamsim_guidance.training.base_models import base_metric
 from dreamsim_guidance.training.checkpoints import read_checkpoint
@@ -111,3 +112,15 @@ def _export(config: Tuning, folder: Path, results: dict[str, Any]) -> None:
         source = f"{start}, tuned by dreamsim_guidance on {', '.join(map(repr, names))}"
         reference = {name: value for name, value in results.items() if value is not None}
         metric.save(folder / "model.safetensors", source=source, licence="unknown", reference=reference)
+    if config.sensitivity:
+        _write_profiles(config, metric, folder / "sensitivity")
+
+
+def _write_profiles(config: Tuning, tuned: DreamSim, folder: Path) -> None:
+    """Compare how far single factors of scenes move the metric before and after tuning, in this process alone."""
+    torch.manual_seed(config.seed)  # for models that start from random weights
+    start = base_metric(config.scratch or config.model, config.weights, config.pretrained, config.normalize_embeds)
+    with alone():
+        device = process_device()
+        metrics = {"before": start.to(device), "after": tuned.to(device)}
+        sensitivity(metrics, Analysis(parts=("factors",)), folder, progress=False)
