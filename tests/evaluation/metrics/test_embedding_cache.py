@@ -19,6 +19,7 @@ from dreamsim_guidance import DreamSim, save_image
 from dreamsim_guidance.evaluation.metrics import embedding_metric
 from dreamsim_guidance.evaluation.metrics.embedding_cache import EmbeddingCache
 from dreamsim_guidance.evaluation.metrics.embedding_metric import EmbeddingMetric
+from dreamsim_guidance.pocket import load_factor_metric
 
 Pairs = list[tuple[Path, Path]]
 
@@ -109,6 +110,15 @@ def test_other_weights_and_other_treatment_have_another_key(metric: DreamSim, ca
     metric.normalize_embeds = True
     next(metric.parameters()).data[0] += 1e-3
     assert EmbeddingMetric("m", metric, cache).key != key
+
+
+def test_each_adapter_has_a_key_of_its_own(cache: EmbeddingCache) -> None:
+    metric = load_factor_metric()
+    keys = []
+    for adapter in (None, "people", "colour", "layout"):
+        metric.set_adapter(adapter)
+        keys.append(EmbeddingMetric("m", metric, cache).key)
+    assert len(set(keys)) == 4
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "emptied", "of another kind"])
