@@ -3,7 +3,7 @@
 A triplet is dropped for the first of these reasons that applies:
 
     flagged       the model's safety checker objected to one of its pictures
-    same file     two of its pictures are the same, or one of them belongs to an earlier triplet too, byte for byte
+    same file     two of its pictures are the same, byte for byte, or one is a picture of an earlier triplet that was kept
     duplicate     two of its pictures are nearer to each other than `duplicate`
     too near      a variation is nearer to the reference than `least`
     too far       a variation is farther from the reference than `most`

@@ -1,0 +1,48 @@
+"""The whole circle on pocket models: from generated pictures to a metric that was tuned on what people said about them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from dreamsim_guidance.comparisons.whole_circle import WholeCircle
+from dreamsim_guidance.experiment.registry import recipe
+from dreamsim_guidance.training.loop import Loop
+from dreamsim_guidance.training.optimiser import Optimiser
+from dreamsim_guidance.training.tuning import LoRA, Tuning
+from dreamsim_guidance.training.vote_loss_config import VoteLossConfig
+
+
+@recipe
+def whole_circle() -> WholeCircle:
+    """Generate triplets, ask simulated people in rounds, tune an adapter on what they agree on, and judge it."""
+    return WholeCircle(
+        tuning=Tuning(
+            data=Path("judged"),
+            model="pocket",
+            lora=LoRA(rank=4, alpha=8.0, dropout=0.1),
+            loss=VoteLossConfig("logistic", temperature=0.05),
+            loop=Loop(
+                optimiser=Optimiser(
+                    kind="adamw", learning_rate=3e-3, weight_decay=0.05, schedule="cosine", warmup=5, clip=1.0
+                ),
+                batch=32,
+                steps=60,
+                validate_every=10,
+                save_every=20,
+                workers=0,
+            ),
+            normalize_embeds=True,
+            seed=0,
+        )
+    )
+
+
+@recipe
+def whole_circle_tiny() -> WholeCircle:
+    """Go round the circle with a few triplets in seconds, for tests and to see what a run folder holds."""
+    circle = whole_circle()
+    loop = replace(circle.tuning.loop, batch=8, steps=4, validate_every=2, save_every=2)
+    return replace(
+        circle, tuning=replace(circle.tuning, loop=loop), count=2, steps=2, people=6, shares=(0.5, 0.25, 0.25)
+    )
