@@ -4,6 +4,7 @@
     dreamsim-guidance run evaluate-retrieval folder=pictures metrics=photographs,mse    # a folder for each class
     dreamsim-guidance run retrieve-coco coco=/data/coco
     dreamsim-guidance run retrieve-imagenet-r imagenet_r=/data/imagenet-r
+    dreamsim-guidance run compare-retrieval pictures=photos                             # three networks on one page
 
 `docs/retrieval_evaluation.md` defines the measures and has the figures.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dreamsim_guidance.comparisons.retrieval_comparison import RetrievalComparison
 from dreamsim_guidance.comparisons.retrieval_evaluation import RetrievalEvaluation
 from dreamsim_guidance.experiment.registry import recipe
 
@@ -37,3 +39,9 @@ def retrieve_coco() -> RetrievalEvaluation:
 def retrieve_imagenet_r() -> RetrievalEvaluation:
     """Evaluate retrieval of the same class in ImageNet-R; not yet measured: neither the set nor the weights were at hand."""
     return RetrievalEvaluation(metrics=_PAPER, imagenet_r=Path("imagenet-r"))
+
+
+@recipe
+def compare_retrieval() -> RetrievalComparison:
+    """Show the nearest pictures by a texture network, a semantic network and this metric side by side, on one page."""
+    return RetrievalComparison()

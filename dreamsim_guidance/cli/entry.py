@@ -28,6 +28,7 @@ from dreamsim_guidance.cli.diversity import DiversityCommand
 from dreamsim_guidance.cli.duplicates import DuplicatesCommand
 from dreamsim_guidance.cli.embed import EmbedCommand
 from dreamsim_guidance.cli.evaluate import EvaluateCommand
+from dreamsim_guidance.cli.fiftyone import FiftyOneCommand
 from dreamsim_guidance.cli.generate import GenerateCommand
 from dreamsim_guidance.cli.guide import GuideCommand
 from dreamsim_guidance.cli.invert import InvertCommand
@@ -62,6 +63,7 @@ COMMANDS: dict[str, type] = {
     "evaluate": EvaluateCommand,
     "sensitivity": SensitivityCommand,
     "study": StudyCommand,
+    "fiftyone": FiftyOneCommand,
     "data": DataCommand,
     "recipes": RecipesCommand,
     "show": ShowCommand,

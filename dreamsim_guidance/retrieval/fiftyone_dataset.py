@@ -1,0 +1,141 @@
+"""An index in FiftyOne's database, and a selection made in its App back: with the package `fiftyone`.
+
+    pip install "dreamsim-guidance[fiftyone]"
+
+Each picture becomes a sample with its embedding in a field. A similarity run of FiftyOne's brain over this field gets a key,
+which the App offers for sorting by similarity; the cosine distance between two embeddings is the metric's distance. A second
+index over the same pictures adds another field and another key to the same samples, so that metrics can be compared side by
+side.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dreamsim_guidance.retrieval.fiftyone_samples import (
+    Exported,
+    PictureSample,
+    brain_key_of,
+    check_brain_key,
+    chunks,
+    picture_samples,
+)
+
+if TYPE_CHECKING:
+    from dreamsim_guidance.retrieval.index import Index
+
+__all__ = ["fiftyone_export", "fiftyone_paths"]
+
+
+def fiftyone_export(
+    index: Index,
+    name: str,
+    brain_key: str | None = None,
+    pictures: Path | None = None,
+    duplicates: float | None = None,
+) -> Exported:
+    """Write an index into a persistent FiftyOne dataset with its similarity run.
+
+    Samples have the fields digest, copies, nearest_distance (to the nearest other picture), near_duplicates (number of the
+    group), and the embedding in `<brain_key>_embedding`. Where the dataset exists, pictures are matched by file, new ones are
+    added, and a run of the same key is replaced; other fields, tags and runs stay.
+
+    name: of the dataset.
+    brain_key: under which the App lists the similarity; by default `dreamsim_` and the name of the metric.
+    pictures, duplicates: as for `picture_samples`.
+
+    Raises ModuleNotFoundError without the package, ValueError for a key that FiftyOne does not accept, for a dataset that
+    does not hold pictures, and as `picture_samples`.
+    """
+    key = check_brain_key(brain_key or brain_key_of(index.description.metric))
+    package, brain = _package(), _package("fiftyone.brain")
+    samples, others = picture_samples(index, pictures, duplicates)
+    dataset = _dataset(package, name)
+    field = f"{key}_embedding"
+    if not dataset.has_field(field):
+        dataset.add_sample_field(field, package.VectorField)
+    places = dict(zip(dataset.values("filepath"), dataset.values("id"), strict=True))
+    for part, vectors in chunks(index, samples):
+        values = [_fields(sample) | {field: vector} for sample, vector in zip(part, vectors, strict=True)]
+        new = [i for i, sample in enumerate(part) if sample.file.as_posix() not in places]
+        dataset.add_samples([_sample(package, part[i], values[i]) for i in new], progress=False)
+        old = [i for i in range(len(part)) if i not in set(new)]
+        for name_of_field in values[0] if old else ():
+            by_id = {places[part[i].file.as_posix()]: values[i][name_of_field] for i in old}
+            dataset.set_values(name_of_field, by_id, key_field="id")
+    if key in dataset.list_brain_runs():
+        dataset.delete_brain_run(key)
+    brain.compute_similarity(dataset.exists(field), embeddings=field, brain_key=key, backend="sklearn")
+    return Exported(dataset.name, key, len(samples), tuple(others))
+
+
+def fiftyone_paths(name: str, tags: Sequence[str] = (), view: str | None = None) -> list[str]:
+    """Return the files of a FiftyOne dataset's pictures, or of a selection.
+
+    name: of the dataset.
+    tags: only pictures with at least one of these tags.
+    view: only pictures of this saved view, in its order.
+
+    Raises ModuleNotFoundError without the package; ValueError for a dataset or view that does not exist, a dataset of other
+    media than pictures, and an empty selection.
+    """
+    package = _package()
+    if not package.dataset_exists(name):
+        raise ValueError(
+            f"there is no FiftyOne dataset '{name}'; known: {', '.join(package.list_datasets()) or 'none'}."
+        )
+    dataset = package.load_dataset(name)
+    if dataset.media_type not in (None, "image"):
+        raise ValueError(f"the dataset '{name}' holds media of type {dataset.media_type}, and pictures are needed.")
+    selection = dataset
+    if view is not None:
+        if view not in dataset.list_saved_views():
+            known = ", ".join(dataset.list_saved_views()) or "none"
+            raise ValueError(f"the dataset '{name}' has no saved view '{view}'; known: {known}.")
+        selection = dataset.load_saved_view(view)
+    if tags:
+        selection = selection.match_tags(list(tags))
+    paths = [str(path) for path in selection.values("filepath")]
+    if not paths:
+        raise ValueError(f"no picture of the dataset '{name}' is selected.")
+    return paths
+
+
+def _dataset(package: Any, name: str) -> Any:
+    if not package.dataset_exists(name):
+        return package.Dataset(name, persistent=True)
+    dataset = package.load_dataset(name)
+    if dataset.media_type not in (None, "image"):
+        raise ValueError(f"the dataset '{name}' holds media of type {dataset.media_type}; give another name.")
+    dataset.persistent = True
+    return dataset
+
+
+def _sample(package: Any, sample: PictureSample, values: dict[str, Any]) -> Any:
+    metadata = package.ImageMetadata(size_bytes=sample.size, width=sample.width, height=sample.height)
+    return package.Sample(filepath=sample.file.as_posix(), metadata=metadata, **values)
+
+
+def _fields(sample: PictureSample) -> dict[str, Any]:
+    return {
+        "digest": sample.digest,
+        "copies": sample.copies,
+        "nearest_distance": sample.nearest,
+        "near_duplicates": sample.group,
+    }
+
+
+def _package(module: str = "fiftyone") -> Any:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "fiftyone":
+            raise
+        raise ModuleNotFoundError(
+            'a FiftyOne dataset needs fiftyone, which is not installed; pip install "dreamsim-guidance[fiftyone]". Its JSON '
+            "format can be written and read without it.",
+            name=error.name,
+        ) from error
