@@ -3,9 +3,10 @@
     pip install "dreamsim-guidance[fiftyone]"
 
 Each picture becomes a sample with its embedding in a field. A similarity run of FiftyOne's brain over this field gets a key,
-which the App offers for sorting by similarity; the cosine distance between two embeddings is the metric's distance. A second
-index over the same pictures adds another field and another key to the same samples, so that metrics can be compared side by
-side.
+which the App offers for sorting by similarity. The run uses the Euclidean distance, sqrt(2 d) for the metric's distance d, and
+therefore sorts as the metric does; for the cosine distance, which is its default, FiftyOne subtracts the mean of all embeddings
+first, and that changes the order. A second index over the same pictures adds another field and another key to the same
+samples, so that metrics can be compared side by side.
 """
 
 from __future__ import annotations
@@ -55,8 +56,9 @@ def fiftyone_export(
     samples, others = picture_samples(index, pictures, duplicates)
     dataset = _dataset(package, name)
     field = f"{key}_embedding"
-    if not dataset.has_field(field):
-        dataset.add_sample_field(field, package.VectorField)
+    for name_of_field, kind in {**_KINDS, field: "VectorField"}.items():
+        if not dataset.has_field(name_of_field):  # a field that is None everywhere has no type to be inferred from
+            dataset.add_sample_field(name_of_field, getattr(package, kind))
     places = dict(zip(dataset.values("filepath"), dataset.values("id"), strict=True))
     for part, vectors in chunks(index, samples):
         values = [_fields(sample) | {field: vector} for sample, vector in zip(part, vectors, strict=True)]
@@ -68,7 +70,8 @@ def fiftyone_export(
             dataset.set_values(name_of_field, by_id, key_field="id")
     if key in dataset.list_brain_runs():
         dataset.delete_brain_run(key)
-    brain.compute_similarity(dataset.exists(field), embeddings=field, brain_key=key, backend="sklearn")
+    options = {"backend": "sklearn", "metric": "euclidean"}
+    brain.compute_similarity(dataset.exists(field), embeddings=field, brain_key=key, **options)
     return Exported(dataset.name, key, len(samples), tuple(others))
 
 
@@ -117,6 +120,14 @@ def _dataset(package: Any, name: str) -> Any:
 def _sample(package: Any, sample: PictureSample, values: dict[str, Any]) -> Any:
     metadata = package.ImageMetadata(size_bytes=sample.size, width=sample.width, height=sample.height)
     return package.Sample(filepath=sample.file.as_posix(), metadata=metadata, **values)
+
+
+_KINDS = {
+    "digest": "StringField",
+    "copies": "IntField",
+    "nearest_distance": "FloatField",
+    "near_duplicates": "IntField",
+}
 
 
 def _fields(sample: PictureSample) -> dict[str, Any]:

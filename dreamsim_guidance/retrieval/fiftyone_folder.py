@@ -180,7 +180,7 @@ def _metadata(name: str, key: str, field: str) -> dict[str, Any]:
         "patches_field": None,
         "roi_field": None,
         "supports_prompts": False,
-        "metric": "cosine",
+        "metric": "euclidean",
     }
     run = {"key": key, "version": _VERSION, "timestamp": now, "config": config, "results": None}
     return {

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from dreamsim_guidance.files.atomic import writing
 from dreamsim_guidance.files.pictures import SUFFIXES
 from dreamsim_guidance.retrieval.matrix import nearest_neighbours
-from dreamsim_guidance.retrieval.members import picture_bytes
-from dreamsim_guidance.retrieval.near_duplicates import near_duplicates
+from dreamsim_guidance.retrieval.members import readable_contents
+from dreamsim_guidance.retrieval.near_duplicates import near_duplicate_groups
 from dreamsim_guidance.retrieval.sources.piece import file_of
+from dreamsim_guidance.retrieval.sources.stored import container_of
 
 if TYPE_CHECKING:
     from dreamsim_guidance.retrieval.index import Index
@@ -69,11 +70,11 @@ def picture_samples(
     """Return a sample for each picture that is a file, and the paths of the others.
 
     pictures: a folder to which pictures inside shards and tables are written as files, named by their content; by default
-        they are among the others, because FiftyOne shows files only.
+        they are among the others, because FiftyOne shows files only. Those that cannot be read are among the others too.
     duplicates: distance up to which two pictures are near-duplicates; by default no groups are made. With it, or with at most
         20,000 pictures, each picture is compared with every other one.
 
-    Raises ValueError for an index without pictures, and as `near_duplicates`; OSError for a shard that cannot be read.
+    Raises ValueError for an index without pictures or without a single file, and as `near_duplicate_groups`.
     """
     if not len(index):
         raise ValueError(f"the index '{index.folder}' holds no pictures.")
@@ -83,7 +84,7 @@ def picture_samples(
         vectors = index.vectors()
         nearest = nearest_neighbours(vectors)[1]
         if duplicates is not None:
-            groups = near_duplicates(vectors, duplicates).groups
+            groups = near_duplicate_groups(vectors, duplicates).groups
             group_of = {row: number for number, group in enumerate(groups, 1) for row in group.rows}
     copies = Counter(index.digests)
     files = _files(index.paths, index.digests, pictures)
@@ -135,21 +136,16 @@ def check_brain_key(key: str) -> str:
 
 def _files(paths: Sequence[str], digests: Sequence[str], folder: Path | None) -> list[Path | None]:
     """The file of each picture, those inside containers written into the folder; None where there is no file."""
-    files: list[Path | None] = [None if _is_inside(path) else file_of(path) for path in paths]
+    files: list[Path | None] = [file_of(path) if container_of(path) is None else None for path in paths]
     if folder is None:
         return files
     inside = [i for i, file in enumerate(files) if file is None]
     for first in range(0, len(inside), _CHUNK):
         part = inside[first : first + _CHUNK]
-        for path, data in picture_bytes([paths[i] for i in part]).items():
+        for path, data in readable_contents([paths[i] for i in part]).items():
             for i in (i for i in part if paths[i] == path):
                 files[i] = _written(folder, path, digests[i], data)
     return files
-
-
-def _is_inside(path: str) -> bool:
-    """Whether a picture is inside a shard or table."""
-    return "::" in path and not file_of(path).is_file()
 
 
 def _written(folder: Path, path: str, digest: str, data: bytes) -> Path:

@@ -92,7 +92,16 @@ def stand_in(patch: pytest.MonkeyPatch) -> None:
         array, item = (self.parse(value) for value in values)
         return array.index(item) if item in array else -1
 
+    basic_expression = aggregate._Parser._parse_basic_expression
+
+    def with_absent_fields(self: Any, expression: Any) -> Any:
+        try:
+            return basic_expression(self, expression)
+        except KeyError:
+            return None  # as MongoDB compares a field that a document lacks
+
     patch.setattr(aggregate._Parser, "_handle_array_operator", with_index_of_array)
+    patch.setattr(aggregate._Parser, "_parse_basic_expression", with_absent_fields)
     patch.setattr(database, "pymongo", types.SimpleNamespace(**vars(database.pymongo) | {"MongoClient": Client}))
     patch.setattr(database.mongoengine, "connect", lambda name, **o: connect(name, mongo_client_class=Client, **o))
     patch.setattr(database.fo.config, "database_uri", "mongodb://localhost")
@@ -119,10 +128,11 @@ def test_the_app_offers_the_similarity_and_it_sorts_as_the_metric(package: Any, 
     for row, path in enumerate(index.paths[:2]):
         query = dataset[path]
         assert np.allclose(query["dreamsim_pocket_embedding"], vectors[row])
-        nearest = dataset.sort_by_similarity(query.id, brain_key="dreamsim_pocket", k=5).values("filepath")
+        nearest = dataset.sort_by_similarity(query.id, brain_key="dreamsim_pocket", dist_field="distance")
         distances = 1 - vectors @ vectors[row]
-        found = [distances[index.paths.index(path)] for path in nearest]
-        assert np.allclose(found, np.sort(distances)[:5], atol=1e-6)
+        in_order = [distances[index.paths.index(sample.filepath)] for sample in nearest]
+        assert np.allclose(in_order, np.sort(distances), atol=1e-6)
+        assert np.allclose([sample["distance"] ** 2 / 2 for sample in nearest], np.sort(distances), atol=1e-6)
 
 
 @warm
@@ -226,7 +236,7 @@ def test_the_json_format_is_written_without_the_package(index: Index, tmp_path: 
     assert np.array_equal(vectors, index.vectors())
     metadata = json.loads((folder / "metadata.json").read_text())
     run = metadata["brain_methods"]["dreamsim_pocket"]
-    assert (run["config"]["embeddings_field"], run["config"]["metric"]) == ("dreamsim_pocket_embedding", "cosine")
+    assert (run["config"]["embeddings_field"], run["config"]["metric"]) == ("dreamsim_pocket_embedding", "euclidean")
     fields = {field["name"] for field in metadata["sample_fields"]}
     assert set(samples[0]) - {"_id"} <= fields
     assert json.loads((folder / "brain" / "dreamsim_pocket.json").read_text())["cls"].endswith("SklearnSimilarityIndex")
@@ -348,9 +358,13 @@ def test_mistakes_are_one_line(
 def test_without_the_package_the_error_says_how_to_install_it(
     index: Index, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    def missing(name: str) -> None:
-        raise ModuleNotFoundError(f"No module named '{name}'", name=name)
+    import_module = importlib.import_module
 
-    monkeypatch.setattr("dreamsim_guidance.retrieval.fiftyone_dataset.importlib.import_module", missing)
+    def without(name: str) -> types.ModuleType:
+        if name.startswith("fiftyone"):
+            raise ModuleNotFoundError(f"No module named '{name}'", name=name)
+        return import_module(name)
+
+    monkeypatch.setattr("dreamsim_guidance.retrieval.fiftyone_dataset.importlib.import_module", without)
     assert main(["fiftyone", "export", str(index.folder), "--dataset", "photos"]) == 2
     assert 'pip install "dreamsim-guidance[fiftyone]"' in capsys.readouterr().err
