@@ -27,7 +27,7 @@ from dreamsim_guidance.retrieval.index import Index
 from dreamsim_guidance.retrieval.list_agreement import ListAgreement, list_agreement, nearest
 from dreamsim_guidance.retrieval.pages import facts, figure, grid, page
 from dreamsim_guidance.retrieval.sources.piece import file_of, path_of
-from dreamsim_guidance.retrieval.texture import texture_branches, texture_vectors
+from dreamsim_guidance.retrieval.texture import load_texture_network
 from dreamsim_guidance.retrieval.thumbnails import thumbnails
 
 if TYPE_CHECKING:
@@ -147,10 +147,10 @@ def _parts(folder: Path) -> list[Path]:
 def _tables(config: RetrievalComparison, index: Index | None, search: _Search) -> Iterator[tuple[str, Table]]:
     device = config.device or default_device()
     if config.texture == "gram":
-        name, branches = texture_branches(device)
-        vectors = texture_vectors(search.files, branches).astype(np.float64)
+        network = load_texture_network(device)
+        vectors = network.vectors(search.files).astype(np.float64)
         distances = chord_distances(vectors[search.queries], vectors[: search.gallery])
-        yield f"texture: {name}", search.without_queries(distances)
+        yield f"texture: {network.name}", search.without_queries(distances)
     else:
         yield f"texture: {config.texture}", _named(config, config.texture, search)
     semantic = config.semantic or default_metric()

@@ -221,7 +221,7 @@ def _schema(field: str) -> Iterator[dict[str, Any]]:
 
 
 def _field(name: str, kind: str, **others: Any) -> dict[str, Any]:
-    described = {
+    described: dict[str, Any] = {
         "name": name,
         "ftype": f"fiftyone.core.fields.{kind}Field",
         "embedded_doc_type": None,

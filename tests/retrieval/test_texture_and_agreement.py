@@ -54,23 +54,23 @@ def test_two_halves_of_a_texture_are_nearer_than_two_textures(
     if default == "photographs" and texture.default_metric() != "photographs":
         pytest.skip("needs the extra photographs")
     monkeypatch.setattr(texture, "default_metric", lambda: default)
-    name, branches = texture.texture_branches()
-    assert ("EfficientNet" in name) == (default == "photographs")
+    network = texture.load_texture_network()
+    assert ("EfficientNet" in network.name) == (default == "photographs")
     files = []
     for picture in ("brick", "grass", "gravel"):
         for right in (False, True):
             files.append(tmp_path / f"{picture}_{right}.png")
             save_image(half(photograph(picture), right), files[-1])
-    vectors = texture.texture_vectors(files, branches, batch=4)
+    vectors = network.vectors(files, batch=4)
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     distances = 1 - vectors @ vectors.T + 9 * np.eye(6)
     assert distances.argmin(1).tolist() == [1, 0, 3, 2, 5, 4]
 
 
 def test_gram_vectors_do_not_see_where_a_pattern_is() -> None:
-    _, branches = texture.texture_branches()
-    image = torch.rand(1, 3, 16, 16).repeat_interleave(16, 2).repeat_interleave(16, 3)
-    other = torch.rand(1, 3, 64, 64).repeat_interleave(4, 2).repeat_interleave(4, 3)
+    network = texture.load_texture_network()
+    large = torch.rand(1, 3, 16, 16).repeat_interleave(14, 2).repeat_interleave(14, 3)
+    small = torch.rand(1, 3, 56, 56).repeat_interleave(4, 2).repeat_interleave(4, 3)
     with torch.no_grad():
-        a, mirrored, b = (texture.gram_vectors(x, branches) for x in (image, image.flip(-1).flip(-2), other))
-    assert (a - mirrored).norm() < 0.5 * (a - b).norm()
+        a, turned, b = (network.directions(x) for x in (large, large.flip(-1).flip(-2), small))
+    assert (a - turned).norm() < 0.5 * (a - b).norm()
