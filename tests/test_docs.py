@@ -157,6 +157,8 @@ def split(full: str) -> tuple[Any, str]:
 COMMANDS = ("demo", "demo --only guided", "guide", "compare", "evaluate", "evaluate reconstructions", "study make")
 COMMANDS += (
     "sensitivity",
+    "fiftyone export",
+    "fiftyone import",
     "study read",
     "data nights",
     "data check",

@@ -9,6 +9,11 @@ from .diversity import vendi_score as vendi_score
 from .duplicate_groups import DuplicateGroups as DuplicateGroups
 from .duplicate_groups import find_duplicates as find_duplicates
 from .embedding import embed as embed
+from .fiftyone_dataset import fiftyone_export as fiftyone_export
+from .fiftyone_dataset import fiftyone_paths as fiftyone_paths
+from .fiftyone_folder import read_fiftyone_folder as read_fiftyone_folder
+from .fiftyone_folder import write_fiftyone_folder as write_fiftyone_folder
+from .fiftyone_samples import Exported as Exported
 from .index import Index as Index
 from .matrix import distance_matrix as distance_matrix
 from .matrix import distance_rows as distance_rows
