@@ -90,14 +90,15 @@ def write_index(folder: Path, mixture: Mixture, rows: int, dimension: int) -> In
 
 
 def timed(calls: Iterator[Callable[[], Any]]) -> tuple[list[Any], dict[str, float]]:
-    """Results of the calls, and the median and 95th percentile of their milliseconds without the first."""
-    results, times = [], []
+    """Results of the calls; median and 95th percentile of their milliseconds, and of processors, without the first."""
+    results, times, cpu = [], [], []
     for call in calls:
-        start = time.perf_counter()
+        start, used = time.perf_counter(), time.process_time()
         results.append(call())
         times.append(1000 * (time.perf_counter() - start))
+        cpu.append(1000 * (time.process_time() - used))
     median, slow = np.quantile(times[1:], [0.5, 0.95])
-    return results, {"median_ms": float(median), "p95_ms": float(slow)}
+    return results, {"median_ms": float(median), "p95_ms": float(slow), "cpu_ms": float(np.median(cpu[1:]))}
 
 
 def bytes_below(folder: Path) -> int:
@@ -140,13 +141,13 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         built, cpu = time.perf_counter() - start, time.process_time() - cpu
         results = []
         for cells, refined in itertools.product(CELLS, REFINED):
-            found, times = timed(
+            answers, times = timed(
                 lambda ranking=ranking, cells=cells, refined=refined: best(
                     index, ranking, neighbours.approximate_rows(index.table, ranking, K, cells, refined)
                 )
                 for ranking in queries
             )
-            recall = float(np.mean([len(a & b) / K for a, b in zip(exact, found, strict=True)]))
+            recall = float(np.mean([len(a & b) / K for a, b in zip(exact, answers, strict=True)]))
             results.append({"cells": cells, "refined": refined, "recall": recall, **times})
         _, end_to_end = timed(lambda path=path: search(index, path, K, exact_up_to=0) for path in paths)
         report[kind] = {
@@ -174,7 +175,7 @@ def main() -> None:
         report = measure(arguments, folder / "index")
     finally:
         shutil.rmtree(folder)
-    columns = ["cells", "refined", "recall", "median_ms", "p95_ms"]
+    columns = ["cells", "refined", "recall", "median_ms", "p95_ms", "cpu_ms"]
     for kind in arguments.kinds:
         part = report[kind]
         cost = f"{part['build_s']:.0f} s, {part['build_cpu_s']:.0f} s of processors, {part['bytes'] / 1e6:.1f} MB"

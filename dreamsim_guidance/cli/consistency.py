@@ -55,10 +55,10 @@ class ConsistencyCommand:
             videos: dict[str, list[int]] = {}
             for row in sorted_rows(index):
                 videos.setdefault(_folder(index.paths[row]), []).append(row)
-            alone = [name for name, rows in videos.items() if len(rows) < 2]
-            if alone:
+            short = [name for name, rows in videos.items() if len(rows) < 2]
+            if short:
                 raise ValueError(
-                    f"a video needs at least 2 frames, and '{printable(alone[0])}' has {len(videos[alone[0]])}."
+                    f"a video needs at least 2 frames, and '{printable(short[0])}' has {len(videos[short[0]])}."
                 )
             frames = {name: [index.paths[row] for row in rows] for name, rows in videos.items()}
             results = {name: temporal_consistency(index.vectors(rows)) for name, rows in videos.items()}

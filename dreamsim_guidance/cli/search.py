@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as jsonlib
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -16,6 +17,7 @@ from dreamsim_guidance.files.names import printable
 from dreamsim_guidance.files.tables import TableCell, text_table
 
 if TYPE_CHECKING:
+    from PIL.Image import Image as PILImage
     from torch import Tensor
 
     from dreamsim_guidance.retrieval.index import Index
@@ -145,11 +147,9 @@ class SearchCommand:
         return Result(matches, _pictures(self.query, mask), _pictures(self.unlike), facts)
 
 
-def _pictures(names: tuple[str, ...], mask: Tensor | None = None):  # type: ignore[no-untyped-def]
+def _pictures(names: tuple[str, ...], mask: Tensor | None = None) -> dict[str, PILImage | None]:
     """Thumbnails by name; of a masked query, what the metric sees."""
-    import os
-
-    from PIL import Image as PILImage
+    from PIL.Image import fromarray
 
     from dreamsim_guidance.metric.distance import mask_out
     from dreamsim_guidance.preprocess import to_image
@@ -162,5 +162,5 @@ def _pictures(names: tuple[str, ...], mask: Tensor | None = None):  # type: igno
         for path, picture in pictures.items():
             if picture is not None:
                 pixels = (mask_out(to_image(picture), mask)[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0)
-                pictures[path] = PILImage.fromarray(pixels.numpy())
+                pictures[path] = fromarray(pixels.numpy())
     return {path: pictures[path] for path in paths.values()}

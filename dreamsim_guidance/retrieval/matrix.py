@@ -70,13 +70,13 @@ def nearest_neighbours(
     Raises ValueError as `unit_rows`.
     """
     rows = unit_rows(vectors, least=2)
-    asked = np.arange(len(rows)) if sample is None else np.asarray(sample)
-    neighbours, distances = np.empty(len(asked), np.int64), np.empty(len(asked), np.float32)
+    chosen = np.arange(len(rows)) if sample is None else np.asarray(sample)
+    neighbours, distances = np.empty(len(chosen), np.int64), np.empty(len(chosen), np.float32)
     step = max(1, _NUMBERS // len(rows))
-    for first in range(0, len(asked), step):
+    for first in range(0, len(chosen), step):
         part = slice(first, first + step)
-        block = half_chords(rows[asked[part]], rows)
-        block[np.arange(len(block)), asked[part]] = np.inf
+        block = half_chords(rows[chosen[part]], rows)
+        block[np.arange(len(block)), chosen[part]] = np.inf
         neighbours[part] = block.argmin(1)
         distances[part] = block.min(1)
     return neighbours, distances

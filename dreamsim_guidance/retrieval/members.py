@@ -18,9 +18,6 @@ from dreamsim_guidance.retrieval.sources.stored import container_of
 
 __all__ = ["readable_contents"]
 
-_UNREADABLE = (OSError, PictureError, ValueError, ImportError)
-"""What stands in the way of a picture: it has moved, its shard is damaged, a package for its URL is missing."""
-
 
 def readable_contents(paths: Iterable[str]) -> dict[str, bytes]:
     """Return the bytes of picture files by their paths in an index; what has moved or cannot be read is left out.
@@ -34,10 +31,10 @@ def readable_contents(paths: Iterable[str]) -> dict[str, bytes]:
         if container is not None:
             inside.setdefault(container, set()).add(path)
             continue
-        with contextlib.suppress(*_UNREADABLE):
+        with contextlib.suppress(OSError, PictureError):
             contents[path] = read_bytes(single_file(file_of(path)))
     for container, members in inside.items():
-        with contextlib.suppress(*_UNREADABLE):
+        with contextlib.suppress(Exception):  # file systems behind URLs raise errors of their own
             _read_members(container, members, contents)
     return contents
 

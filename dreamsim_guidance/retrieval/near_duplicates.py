@@ -110,7 +110,10 @@ def near_duplicate_groups(
         label = _divided(distinct, label, limit)
         sizes = np.bincount(label)
         inside = int((sizes * (sizes - 1) // 2).sum())
-    groups = [Group(tuple(members.tolist()), _diameter(rows[members])) for members in _members(label[place])]
+    groups = [
+        Group(tuple(members.tolist()), _diameter(distinct[np.unique(place[members])]))
+        for members in _members(label[place])
+    ]
     ordered = sorted(groups, key=lambda group: (-len(group.rows), group.rows))
     # with candidates only, some pairs inside a group may not have been among them
     return Duplicates(tuple(ordered), near, max(near - inside, 0) if linkage == "complete" else 0)
@@ -159,11 +162,12 @@ def _all_edges(rows: Rows, limit: float) -> Iterator[Edges]:
 
 
 def _near_edges(rows: Rows, limit: float, pairs: Iterable[Edges], place: NDArray[np.int64]) -> Iterator[Edges]:
-    """The candidates that are near; every pair should come once."""
+    """The candidates that are near; pictures with copies may give the same pair several times, and it counts as often."""
     for left, right in pairs:
-        a, b = place[left], place[right]
-        near = (a != b) & (0.5 * np.square(rows[a] - rows[b]).sum(1) <= limit)
-        yield a[near], b[near]
+        low, high = np.minimum(place[left], place[right]), np.maximum(place[left], place[right])
+        low, high = np.divmod(np.unique((low * len(rows) + high)[low < high]), len(rows))
+        near = 0.5 * np.square(rows[low] - rows[high]).sum(1) <= limit
+        yield low[near], high[near]
 
 
 def _components(count: int, edges: Iterable[Edges]) -> tuple[NDArray[np.int64], int]:

@@ -37,6 +37,8 @@ Query = str | os.PathLike[str] | Tensor
 
 _ASPECT = 0.02
 """How much the aspect ratios of a mask and its picture may differ, relatively: the rounding of a resize."""
+_VALUES = 2000
+"""Values in one condition."""
 
 
 def query_rows(index: Index, queries: Query | Sequence[Query], mask: Tensor | None = None) -> Rows:
@@ -112,9 +114,12 @@ def check_mask(mask: Tensor, images: Tensor) -> None:
 
 def rows_where(index: Index, column: str, values: Sequence[str]) -> list[int]:
     """The rows whose column `path` or `digest` has one of the values, in increasing order."""
-    quoted = ", ".join("'" + value.replace("'", "''") + "'" for value in values)
-    query: Any = index.table.search().where(f"{column} IN ({quoted})").select(["_rowoffset"]).limit(None)
-    return sorted(query.to_arrow().column("_rowoffset").to_pylist())
+    rows: list[int] = []
+    for first in range(0, len(values), _VALUES):
+        quoted = ", ".join("'" + value.replace("'", "''") + "'" for value in values[first : first + _VALUES])
+        query: Any = index.table.search().where(f"{column} IN ({quoted})").select(["_rowoffset"]).limit(None)
+        rows += query.to_arrow().column("_rowoffset").to_pylist()
+    return sorted(rows)
 
 
 def _spellings(name: str) -> list[str]:

@@ -4,8 +4,9 @@ With queries q_i, unwanted pictures u_j, and the metric's distance d(x, y) = 1 -
 
     score(x) = combine_i d(x, q_i) - 1/2 mean_j d(x, u_j)
 
-where combine is the mean or the minimum. The weight 1/2 keeps the queries in charge: a picture gains at most half of what it
-loses by the same step away from the queries (Rocchio, Relevance feedback in information retrieval, 1971, uses such weights).
+where combine is the mean or the minimum. The weight 1/2 keeps the queries in charge: a step away from the unwanted
+pictures improves the score by half of what a step away from the queries costs. Rocchio, Relevance feedback in information
+retrieval, 1971, moves a query in the same way.
 
 For every query the score is linear in x, a constant less x . w_i with w_i = q_i - 1/2 mean_j u_j; for the mean it is linear as
 a whole, with the mean of the w_i. So the nearest pictures by score are the nearest to the directions w, and an index for
@@ -27,7 +28,6 @@ Combine = Literal["mean", "min"]
 
 UNLIKE_WEIGHT = 0.5
 """How much the distance to the unwanted pictures counts."""
-
 
 _ROUNDING = 1e-12
 """Distances that scaling one stored vector to length one in float32 can make, depending on the rows beside it."""
