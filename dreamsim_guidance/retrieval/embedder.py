@@ -25,9 +25,21 @@ from dreamsim_guidance.metric.fingerprint import fingerprint
 from dreamsim_guidance.preprocess import resize, to_image, vertical_first
 from dreamsim_guidance.retrieval.sources.piece import Picture
 
-__all__ = ["Broken", "Embedder", "Prepared", "Row", "digest_of", "index_fingerprint", "read_bytes"]
+__all__ = [
+    "Broken",
+    "Embedder",
+    "Prepared",
+    "Row",
+    "digest_of",
+    "index_fingerprint",
+    "read_bytes",
+    "same_but_for_rounding",
+]
 
 Vectors = NDArray[np.float16]
+
+_ROUNDING = 1e-7
+"""Distance of a picture to itself after rounding to float16, at most: half the square of 2^-11."""
 
 _DECODERS_FAULTS = (MemoryError, RuntimeError, AttributeError, ArithmeticError, AssertionError)
 """What a decoder may raise, beside what `files.pictures` expects, for a file that was made to break it."""
@@ -90,11 +102,11 @@ class Embedder:
         self.batch = batch
         self._sides = tuple(sorted({config.image_size for config in metric.ensemble.configs})) if metric.resize else ()
 
-    @property
-    def dimension(self) -> int:
-        """The number of entries of a vector, found by embedding a grey picture."""
-        grey = np.full((32, 32, 3), 128, np.uint8)
-        return int(self.embed([self._prepared(grey)]).shape[1])
+    def probe(self) -> Vectors:
+        """The vector `(d,)` of a fixed picture, by which two metrics are compared up to rounding."""
+        rows, columns = np.mgrid[0:64, 0:96]
+        picture = np.stack([rows * 4, columns * 2, (rows // 8 + columns // 8) % 2 * 255], axis=2).astype(np.uint8)
+        return self.embed([self._prepared(picture)])[0]
 
     def prepare(self, data: bytes, name: str = "picture") -> Prepared:
         """Decode a picture file and resize the picture to the square of each branch. Safe to call in threads.
@@ -169,6 +181,13 @@ class Embedder:
         if not np.isfinite(vectors).all():
             raise ValueError("the metric gives embeddings that are not finite; look at its weights.")
         return vectors.astype(np.float16)
+
+
+def same_but_for_rounding(a: Sequence[float], b: Vectors) -> bool:
+    """Whether two probes differ by no more than the rounding of stored vectors."""
+    if len(a) != len(b):
+        return False
+    return bool(0.5 * np.square(np.asarray(a, np.float64) - b.astype(np.float64)).sum() < _ROUNDING)
 
 
 def index_fingerprint(metric: DreamSim, reading: Reading = "upright") -> str:

@@ -135,9 +135,14 @@ def open_for_writing(
             IndexFolder(folder)
             return
         reads = reading or "upright"
-        dimension = Embedder(network, reads).dimension
+        probe = tuple(float(value) for value in Embedder(network, reads).probe())
         made = Description(
-            _recorded_name(metric), index_fingerprint(network, reads), dimension, reads, tuple(dict.fromkeys(sources))
+            _recorded_name(metric),
+            index_fingerprint(network, reads),
+            len(probe),
+            reads,
+            tuple(dict.fromkeys(sources)),
+            probe=probe,
         )
         IndexFolder.create(folder, made)
 

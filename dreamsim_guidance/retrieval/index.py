@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dreamsim_guidance.evaluation.metrics.named_metrics import embedding_network
+from dreamsim_guidance.files.names import printable
 from dreamsim_guidance.metric.dreamsim import DreamSim
-from dreamsim_guidance.retrieval.embedder import Embedder, index_fingerprint
+from dreamsim_guidance.retrieval.embedder import Embedder, index_fingerprint, same_but_for_rounding
 from dreamsim_guidance.retrieval.neighbours import EXACT_UP_TO, Kind, NeighbourIndex, build
 from dreamsim_guidance.retrieval.queries import Query
 from dreamsim_guidance.retrieval.ranking import Combine
@@ -45,7 +46,10 @@ class Index:
 
     @classmethod
     def open(
-        cls, folder: str | os.PathLike[str], metric: DreamSim | str | None = None, device: str | None = None
+        cls,
+        folder: str | os.PathLike[str],
+        metric: DreamSim | str | os.PathLike[str] | None = None,
+        device: str | None = None,
     ) -> Index:
         """Open the index in a folder.
 
@@ -57,7 +61,7 @@ class Index:
         one that made it.
         """
         opened = IndexFolder(folder)
-        if isinstance(metric, str):
+        if isinstance(metric, str | os.PathLike):
             metric = embedding_network(metric, device)
         if metric is not None:
             check_fingerprint(opened.description, metric, opened.folder)
@@ -154,10 +158,13 @@ class Index:
 
 
 def check_fingerprint(description: Description, metric: DreamSim, folder: Path) -> None:
-    """Raise ValueError unless `metric` is the one that made the index."""
-    if index_fingerprint(metric, description.reading) != description.fingerprint:
+    """Raise ValueError unless `metric` is the one that made the index: by its fingerprint, or its probe up to rounding."""
+    present = index_fingerprint(metric, description.reading)
+    if present == description.fingerprint:
+        return
+    if not same_but_for_rounding(description.probe, Embedder(metric, description.reading).probe()):
         raise ValueError(
-            f"the index '{folder}' was made by '{description.metric}' with other weights or preprocessing (fingerprint "
-            f"{description.fingerprint[:8]}, the metric has {index_fingerprint(metric, description.reading)[:8]}); give "
-            "that metric, or make another index."
+            f"the index '{printable(folder)}' was made by '{description.metric}' with other weights or preprocessing "
+            f"(fingerprint {description.fingerprint[:8]}, the metric has {present[:8]}); give that metric, or make another "
+            "index."
         )

@@ -46,6 +46,8 @@ class Description:
     metric: its name as given, a file's as an absolute path. fingerprint: see `embedder.index_fingerprint`.
     dimension: of the vectors. reading: of picture files. sources: all that were embedded, as given.
     library: the version of this library that made the index.
+    probe: the vector of a fixed picture. Weights that were folded on another processor differ by rounding, which changes the
+        fingerprint; then the probe decides whether the metric is the same.
     """
 
     metric: str
@@ -54,6 +56,7 @@ class Description:
     reading: Reading = "upright"
     sources: tuple[str, ...] = ()
     library: str = __version__
+    probe: tuple[float, ...] = ()
 
     def write(self, folder: Path) -> None:
         """Write `index.json` into the folder, atomically."""
@@ -88,6 +91,7 @@ class Description:
                 content["reading"],
                 tuple(map(str, content["sources"])),
                 str(content["library"]),
+                tuple(float(value) for value in content.get("probe", ())),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"'{file}' is damaged ({error!r}); restore it, or make the index again.") from error

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image as PILImage
 
 from dreamsim_guidance import DreamSim, load_image
@@ -54,3 +55,17 @@ def test_another_metric_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="was made by 'pocket' with other weights"):
         Index.open(tmp_path / "index", DreamSim("pocket", baseline=True))
     assert Index.open(tmp_path / "index", "pocket").metric is not None
+
+
+def test_weights_that_differ_by_rounding_are_the_same_metric(tmp_path: Path) -> None:
+    """As on another processor, where folding an adapter into the weights rounds otherwise."""
+    source = photographs(tmp_path / "pictures", 2)
+    embed(source, tmp_path / "index", "pocket", progress=False)
+    metric = DreamSim("pocket")
+    for parameter in metric.parameters():
+        parameter.data *= 1 + 1e-7 * torch.randn_like(parameter)
+    assert Index.open(tmp_path / "index", metric).metric is metric
+    for parameter in metric.parameters():
+        parameter.data *= 1 + 3e-3 * torch.randn_like(parameter)
+    with pytest.raises(ValueError, match="with other weights"):
+        Index.open(tmp_path / "index", metric)
