@@ -156,6 +156,7 @@ def split(full: str) -> tuple[Any, str]:
 
 COMMANDS = ("demo", "demo --only guided", "guide", "compare", "evaluate", "evaluate reconstructions", "study make")
 COMMANDS += (
+    "embed",
     "sensitivity",
     "fiftyone export",
     "fiftyone import",

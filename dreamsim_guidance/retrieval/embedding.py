@@ -100,6 +100,8 @@ def embed(
     """
     names = [os.fspath(source) for source in ([sources] if isinstance(sources, str | os.PathLike) else sources)]
     folder = Path(to)
+    if batch < 1 or (workers is not None and workers < 1):
+        raise ValueError(f"batch and workers must be at least 1, got {batch} and {workers}.")
     _need_one_machine()
     pieces = _everywhere(lambda: list_pieces(names, column, outside))
     with _only_job(folder):
@@ -160,8 +162,6 @@ class _Job:
     """One process's share of a job."""
 
     def __init__(self, folder: IndexFolder, metric: DreamSim, workers: int | None, batch: int, progress: bool) -> None:
-        if batch < 1 or (workers is not None and workers < 1):
-            raise ValueError(f"batch and workers must be at least 1, got {batch} and {workers}.")
         self.folder = folder
         self.embedder = Embedder(metric, folder.description.reading, batch)
         self.index, self.count = 0, 1

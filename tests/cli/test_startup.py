@@ -12,7 +12,8 @@ HEAVY = {"torch", "torchvision", "numpy", "scipy", "diffusers", "transformers", 
 HEAVY |= {"matplotlib", "PIL", "skimage", "sklearn", "pandas", "open_clip", "huggingface_hub", "safetensors"}
 HEAVY |= {"jaxtyping", "einops", "tensorboard"}
 
-COMMANDS = ("demo", "guide", "compare", "evaluate", "study", "data", "recipes", "show", "copy", "run", "version")
+COMMANDS = ("demo", "guide", "compare", "embed", "evaluate", "study", "data", "recipes", "show", "copy", "run")
+COMMANDS += ("version",)
 
 SCRIPT = """
 import json, sys
