@@ -7,7 +7,9 @@ processes on one machine, started by `accelerate launch` or `torchrun`, share th
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,12 +29,12 @@ from dreamsim_guidance.metric.photographs import default_metric
 from dreamsim_guidance.processes import agreed, is_main, launched, process_state
 from dreamsim_guidance.retrieval.ahead import in_background
 from dreamsim_guidance.retrieval.claims import Claims
-from dreamsim_guidance.retrieval.embedder import Broken, Embedder, Row, index_fingerprint
+from dreamsim_guidance.retrieval.embedder import Broken, Embedder, Row, Vectors, index_fingerprint
 from dreamsim_guidance.retrieval.index import check_fingerprint
 from dreamsim_guidance.retrieval.reading import Bad, Copy, Finished, Item, New, Present, Reader
 from dreamsim_guidance.retrieval.sources.listing import list_pieces
 from dreamsim_guidance.retrieval.sources.piece import Piece
-from dreamsim_guidance.retrieval.tables import Description, IndexFolder
+from dreamsim_guidance.retrieval.tables import Description, IndexFolder, check_place
 
 __all__ = ["Summary", "embed", "open_for_writing"]
 
@@ -103,6 +105,7 @@ def embed(
     if batch < 1 or (workers is not None and workers < 1):
         raise ValueError(f"batch and workers must be at least 1, got {batch} and {workers}.")
     _need_one_machine()
+    check_place(folder)
     pieces = _everywhere(lambda: list_pieces(names, column, outside))
     with _only_job(folder):
         opened = open_for_writing(folder, metric, device, reading, names)
@@ -295,10 +298,9 @@ class _Job:
         return len(gone)
 
 
-def _row(new: New, vector: object) -> Row:
+def _row(new: New, vector: Vectors) -> Row:
     prepared, picture = new.prepared, new.picture
-    return Row(picture.path, new.digest, prepared.width, prepared.height, new.size, picture.stamp, vector)  # type:
-    ignore[arg - type]
+    return Row(picture.path, new.digest, prepared.width, prepared.height, new.size, picture.stamp, vector)
 
 
 def _total(pieces: Iterable[Piece]) -> int | None:
@@ -339,8 +341,6 @@ def _claims() -> Iterator[Claims]:
     finally:
         claims.close()
         if is_main():
-            import shutil
-
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -364,6 +364,8 @@ def _only_job(folder: Path) -> Iterator[None]:
         yield
     finally:
         if folder_lock is not None:
+            with contextlib.suppress(OSError):  # Windows does not remove open files
+                Path(folder_lock.lock_file).unlink()
             folder_lock.release()
 
 

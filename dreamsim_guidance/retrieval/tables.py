@@ -31,7 +31,16 @@ from dreamsim_guidance.files.untrusted_json import parse_json
 from dreamsim_guidance.retrieval.embedder import Broken, Row
 from dreamsim_guidance.retrieval.extras import need
 
-__all__ = ["Description", "IndexFolder", "Known", "arrow_rows", "pictures_schema", "readable", "vectors_of"]
+__all__ = [
+    "Description",
+    "IndexFolder",
+    "Known",
+    "arrow_rows",
+    "check_place",
+    "pictures_schema",
+    "readable",
+    "vectors_of",
+]
 
 _FORMAT, _VERSION = "dreamsim-guidance index", 1
 _FILE = "index.json"
@@ -132,11 +141,8 @@ class IndexFolder:
         Raises FileExistsError for a folder that holds other files, OSError for one that cannot be written.
         """
         path = Path(folder)
+        check_place(path)
         path.mkdir(parents=True, exist_ok=True)
-        if any(not entry.name.startswith(".") for entry in path.iterdir()):
-            raise FileExistsError(
-                f"'{printable(path)}' holds other files and no {_FILE}; give a new or an empty folder for the index."
-            )
         description.write(path)
         return cls(path)
 
@@ -227,6 +233,16 @@ class IndexFolder:
                 f"{', '.join(table.schema.names)}; restore the folder, or make the index again."
             )
         return table
+
+
+def check_place(folder: Path) -> None:
+    """Raise FileExistsError if the folder holds files and no index."""
+    if not folder.is_dir() or (folder / _FILE).exists():
+        return
+    if any(not entry.name.startswith(".") for entry in folder.iterdir()):
+        raise FileExistsError(
+            f"'{printable(folder)}' holds other files and no {_FILE}; give a new or an empty folder for the index."
+        )
 
 
 @contextmanager

@@ -42,7 +42,7 @@ def test_the_summary_goes_to_stdout_and_broken_pictures_to_stderr(
         (("nowhere", "--to", "index"), "there is no file or folder 'nowhere'"),
         ((".", "--to", "index"), "'.' holds no picture"),
         (("pictures", "--to", "index", "--metric", "no-such"), "unknown metric 'no-such'"),
-        (("pictures", "--to", "pictures", "--metric", "pocket"), "holds other files"),
+        (("pictures", "--to", "pictures", "--metric", "pocket"), "'pictures' holds other files"),
         (("pictures", "--to", "index", "--batch", "0", "--metric", "pocket"), "batch and workers must be at least 1"),
     ],
 )
@@ -58,4 +58,4 @@ def test_mistakes_are_one_line_and_leave_no_index(
         write_pictures(tmp_path / "pictures", range(2))
     code, out, err = run(capsys, "embed", *words)
     assert (code, out) == (2, "") and err.splitlines()[-1].startswith(f"error: {message}")
-    assert not (tmp_path / "index" / "index.json").exists()
+    assert not (tmp_path / "index" / "index.json").exists() and not (tmp_path / "pictures" / ".embed.lock").exists()
