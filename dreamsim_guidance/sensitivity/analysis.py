@@ -17,7 +17,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,87 +32,20 @@ from dreamsim_guidance.files.cache import locked
 from dreamsim_guidance.metric.dreamsim import DreamSim
 from dreamsim_guidance.sensitivity.correlations import correlate
 from dreamsim_guidance.sensitivity.drawn_pictures import draw_factor_pictures, draw_triplet_pictures
-from dreamsim_guidance.sensitivity.factors import factor_pairs, factor_profiles
+from dreamsim_guidance.sensitivity.factors import factor_profiles
 from dreamsim_guidance.sensitivity.features import feature_vectors
 from dreamsim_guidance.sensitivity.maps import pair_maps
-from dreamsim_guidance.sensitivity.masking import FILLS, Fill, mask_pictures, masked_decisions
+from dreamsim_guidance.sensitivity.masking import mask_pictures, masked_decisions
 from dreamsim_guidance.sensitivity.report import Sensitivity
-from dreamsim_guidance.sensitivity.robustness import distort_pictures, distortion_pairs, robustness_curves
-from dreamsim_guidance.sensitivity.saliency import Saliency
-from dreamsim_guidance.sensitivity.summaries import Bootstrap
+from dreamsim_guidance.sensitivity.robustness import distort_pictures, robustness_curves
+from dreamsim_guidance.sensitivity.settings import PARTS, Analysis
+from dreamsim_guidance.sensitivity.step_pairs import step_pairs
 from dreamsim_guidance.sensitivity.triplets import TripletSource, read_triplets
 
-__all__ = ["PARTS", "Analysis", "sensitivity"]
-
-PARTS = ("factors", "masks", "features", "robustness", "maps")
+__all__ = ["sensitivity"]
 
 AnyMetric = str | DreamSim | Compare | FileMetric
 Distances = dict[str, NDArray[np.float64]]
-
-
-@dataclass(frozen=True)
-class Analysis:
-    """What is analysed, and on which pictures.
-
-    parts: of `PARTS`; by default all.
-    data: triplets of pictures for masks and features, and pictures for robustness: the folder or csv file of a set of judgments
-        that `evaluate` reads, or `Judgments`; None, the default, draws scenes.
-    kind, split: of the set, as for `evaluate`.
-    masks: folder with the foreground of each picture, see `companions.companion_files`; without it, `saliency` finds it.
-    saliency: from a picture `(1, 3, h, w)` in [0, 1] to `(h, w)` in [0, 1]; above 1/2 is foreground. By default the exact
-        masks of drawn scenes, and `saliency.border_contrast` for other pictures.
-    fill: what replaces the part that is masked: "grey" (the default), "mean" or "blur", see `masking.py`.
-    depth: folder with the depth of each picture as a grey picture. categories: csv file with the columns path and category.
-    pair: two picture files for the maps; by default a reference and its first candidate.
-    scenes: drawn for factors, at least 4, by default 24.
-    triplets: for masks and features, at least 10, by default 200; drawn from the set with the seed if it has more.
-    pictures: for robustness, at least 4, by default 16.
-    size: side of drawn scenes and of distorted windows in pixels, at least 64, by default 128.
-    resamples, seed, level: of the intervals.
-
-    Raises ValueError for values that do not go together.
-    """
-
-    parts: tuple[str, ...] = PARTS
-    data: Path | Judgments | None = None
-    kind: str | None = None
-    split: str | None = None
-    masks: Path | None = None
-    saliency: Saliency | None = None
-    fill: Fill = "grey"
-    depth: Path | None = None
-    categories: Path | None = None
-    pair: tuple[Path, Path] | None = None
-    scenes: int = 24
-    triplets: int = 200
-    pictures: int = 16
-    size: int = 128
-    resamples: int = 2000
-    seed: int = 0
-    level: float = 0.95
-
-    def __post_init__(self) -> None:
-        if unknown := [part for part in self.parts if part not in PARTS]:
-            raise ValueError(f"unknown part '{unknown[0]}'; known: {', '.join(PARTS)}.")
-        if not self.parts:
-            raise ValueError(f"at least one part is needed, got none; known: {', '.join(PARTS)}.")
-        if self.fill not in FILLS:
-            raise ValueError(f"unknown fill '{self.fill}'; known: {', '.join(FILLS)}.")
-        for name, least in (("scenes", 4), ("triplets", 10), ("pictures", 4), ("size", 64), ("resamples", 100)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}.")
-        if not 0 < self.level < 1:
-            raise ValueError(f"level must lie between 0 and 1, got {self.level}.")
-        if self.data is None:
-            for name in ("kind", "split", "masks", "depth", "categories"):
-                if getattr(self, name) is not None:
-                    raise ValueError(f"{name} goes with data: drawn scenes have their own; give data, or leave it out.")
-        if self.masks is not None and self.saliency is not None:
-            raise ValueError("masks and saliency both say what the foreground is; give one of them.")
-
-    @property
-    def bootstrap(self) -> Bootstrap:
-        return Bootstrap(self.resamples, self.seed, self.level)
 
 
 def sensitivity(
@@ -148,7 +81,7 @@ def sensitivity(
     return result
 
 
-def named(
+def _named(
     metrics: Sequence[AnyMetric] | Mapping[str, AnyMetric], cache: Path, device: str | None, batch: int | None
 ) -> dict[str, FileMetric]:
     """Metrics of files by name. Raises ValueError for none and for one name twice, and as `file_metric`."""
@@ -185,7 +118,7 @@ def _analyse(
     progress: bool,
     tell: Callable[[str], object],
 ) -> Sensitivity:
-    by_name = named(metrics, cache, device, batch)
+    by_name = _named(metrics, cache, device, batch)
     source = _source(analysis, work, progress)
     bootstrap = analysis.bootstrap
     failed: dict[str, dict[str, str]] = {}
@@ -199,7 +132,8 @@ def _analyse(
     facts = [] if source is None else list(source.facts)
     if "factors" in analysis.parts:
         pictures = draw_factor_pictures(work, analysis.scenes, analysis.size, progress)
-        results["factors"] = factor_profiles(measured("factors", factor_pairs(pictures)), pictures, bootstrap)
+        distances = measured("factors", step_pairs(pictures.references, pictures.variants))
+        results["factors"] = factor_profiles(distances, pictures, bootstrap)
         facts.append(f"factors: {analysis.scenes} drawn scenes of {analysis.size} x {analysis.size} pixels")
     if {"masks", "features"} & set(analysis.parts):
         assert source is not None
@@ -230,8 +164,8 @@ def _analyse(
             f"robustness: {len(distortions.references)} {'drawn scenes' if files is None else 'pictures'}, windows of "
             f"{analysis.size} x {analysis.size} pixels"
         )
-        values = measured("robustness", distortion_pairs(distortions))
-        results["robustness"] = {name: robustness_curves(d, distortions, bootstrap) for name, d in values.items()}
+        distances = measured("robustness", step_pairs(distortions.references, distortions.variants))
+        results["robustness"] = {n: robustness_curves(d, distortions, bootstrap) for n, d in distances.items()}
     if "maps" in analysis.parts:
         pair = analysis.pair or (source.pair if source is not None else None)
         assert pair is not None

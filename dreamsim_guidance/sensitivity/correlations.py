@@ -2,8 +2,8 @@
 
 For each triplet with the metric's distances d and a feature's distances f, both of the reference to a and to b:
 
-    agreement     the share of triplets in which both find the same candidate nearer; triplets that either finds equal are left
-    out correlation   Spearman's coefficient of d_a - d_b and f_a - f_b
+    agreement     the share of triplets in which both find the same candidate nearer, without those where either finds a tie
+    correlation   Spearman's coefficient of d_a - d_b and f_a - f_b
     joint         coefficient of a logistic regression of the metric's decision on all features together
 
 The regression has no intercept, since a and b may be exchanged, and a ridge:

@@ -5,16 +5,16 @@ canvas, so that no border, filling or mirror image comes into view; blur is appl
 canvas has twice the window's resolution, and every window is reduced by averaging 2 x 2 pixels: a moved window is no blurrier
 than one at rest.
 
-    noise               Gaussian, standard deviation of 255; one pattern per picture, scaled by the strength
+    noise               Gaussian, standard deviation in levels of 255; one pattern per picture, scaled by the strength
     blur                Gaussian, standard deviation in pixels
     jpeg                compression; strength is 100 - quality
     shift               pixels, diagonally, into one of four directions
-    shift, wrapped      pixels, what leaves on one side enters on the other: the only border artefact, for metrics that are
-                        invariant to exactly that
+    shift, wrapped      pixels; what leaves on one side enters on the other. The only one with a seam, for metrics that are
+                        invariant to exactly this
     rotation            degrees about the centre, to either side
     scale               enlarged, per cent
-    hue                 degrees, turning the chroma at constant luma (Rec. 601); where the result leaves the gamut it is made
-    paler hue (HSV)           degrees, as image editors turn it: luma changes too
+    hue                 degrees, turning the chroma at constant luma (Rec. 601); colours outside the gamut are made paler
+    hue (HSV)           degrees, as image editors turn it: luma changes too
     brightness          added, per cent
     contrast            lowered, per cent, towards the picture's mean
 """

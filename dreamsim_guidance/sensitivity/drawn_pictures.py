@@ -84,8 +84,7 @@ def draw_triplet_pictures(
 ) -> tuple[Judgments, dict[Path, Path], dict[Path, str]]:
     """Draw triplets of scenes of the split "test", with one vote each for the candidate that is nearer by its factors.
 
-    Returns the judgments, the file of each picture's mask (white where objects are), and its category: the shape of the
-    objects.
+    Returns the judgments, the file of each picture's mask (white where objects are), and its category, the objects' shape.
     """
     triplets: list[Triplet] = []
     masks: dict[Path, Path] = {}

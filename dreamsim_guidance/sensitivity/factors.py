@@ -13,19 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dreamsim_guidance.evaluation.statistics.intervals import Interval
 from dreamsim_guidance.sensitivity.drawn_pictures import REDRAWN, FactorPictures
+from dreamsim_guidance.sensitivity.step_pairs import split_distances
 from dreamsim_guidance.sensitivity.summaries import Bootstrap, mean, ratios
 
-__all__ = ["FactorProfile", "FactorStep", "factor_pairs", "factor_profiles"]
-
-_NEIGHBOURS = 4
-"""Each scene is compared with so many others for the mean distance between unrelated pictures."""
+__all__ = ["FactorProfile", "FactorStep", "factor_profiles"]
 
 
 @dataclass(frozen=True)
@@ -54,27 +51,18 @@ class FactorProfile:
     relative_lead: dict[str, Interval] = field(default_factory=dict)
 
 
-def factor_pairs(pictures: FactorPictures) -> list[tuple[Path, Path]]:
-    """The pairs of files to compare: each reference with its variants, step by step, then references with each other."""
-    files = pictures.references
-    pairs = [pair for variants in pictures.variants.values() for pair in zip(files, variants, strict=True)]
-    for shift in _shifts(len(files)):
-        pairs += [(files[i], files[(i + shift) % len(files)]) for i in range(len(files))]
-    return pairs
-
-
 def factor_profiles(
     distances: Mapping[str, NDArray[np.float64]], pictures: FactorPictures, bootstrap: Bootstrap
 ) -> dict[str, FactorProfile]:
-    """Summarise the distances of each metric to the pairs of `factor_pairs`. Intervals resample scenes."""
+    """Summarise the distances of each metric to the pairs of `step_pairs`. Intervals resample scenes."""
     count, steps = len(pictures.references), list(pictures.variants)
-    tables = {name: values.reshape(-1, count) for name, values in distances.items()}
-    by_step = {name: table[: len(steps)] for name, table in tables.items()}
-    unrelated = {name: table[len(steps) :].mean(0) for name, table in tables.items()}
+    by_step, unrelated = {}, {}
+    for name, values in distances.items():
+        by_step[name], unrelated[name] = split_distances(values, count, len(steps))
     largest = {
         factor: i for i, (factor, _) in enumerate(steps) if factor != REDRAWN
     }  # amounts rise: the last one stays
-    names, k, f = list(tables), len(steps), len(largest)
+    names, k, f = list(by_step), len(steps), len(largest)
     if not names:
         return {}
     # all metrics in one call, so that they meet the same resamples
@@ -103,8 +91,3 @@ def factor_profiles(
             {factors[i]: relative.lead(m * k + largest[factors[i]], largest[factors[i]], level) for i in lead},
         )
     return profiles
-
-
-def _shifts(count: int) -> list[int]:
-    """Different distances around the circle of references."""
-    return list(range(1, min(_NEIGHBOURS, count - 1) + 1))

@@ -1,9 +1,11 @@
 """Simple features of a picture whose distances are compared with a metric's decisions.
 
-colour     joint histogram of R, G, B with 8 soft bins each, at 64 x 64 pixels; distance: Hellinger's
-layout     luminance at 8 x 8 pixels; distance: Euclidean
-depth      depth at 8 x 8, scaled to [0, 1] within each picture; distance: Euclidean
-category   0 if both pictures have the same category, else 1
+Each is a vector, and its distance that of two vectors:
+
+    colour     joint histogram of R, G, B with 8 soft bins each, at 64 x 64 pixels; distance: Hellinger's
+    layout     luminance at 8 x 8 pixels; distance: Euclidean
+    depth      depth at 8 x 8, scaled to [0, 1] within each picture; distance: Euclidean
+    category   0 if both pictures have the same category, else 1
 """
 
 from __future__ import annotations

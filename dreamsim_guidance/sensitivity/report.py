@@ -71,7 +71,7 @@ class Sensitivity:
     def write(self, folder: Path) -> Path:
         """Write sensitivity.html, sensitivity.json and the maps' PNG files into the folder; return the page.
 
-        Each file is written whole or not at all, the page last.
+        Each file is written whole or not at all, the page last. Maps of an earlier analysis are removed.
         """
         from dreamsim_guidance.sensitivity.page import sensitivity_page
 
@@ -79,6 +79,9 @@ class Sensitivity:
         for name, png in overlays.items():
             with writing(folder / name) as temporary:
                 temporary.write_bytes(png)
+        for file in folder.glob("map_[0-9]*_[0-9][0-9].png"):
+            if file.name not in overlays:
+                file.unlink()
         write_json(folder / "sensitivity.json", self.numbers())
         page = folder / "sensitivity.html"
         write_text(page, sensitivity_page(self, overlays))

@@ -1,9 +1,11 @@
 """Low-level robustness: how far a metric moves under distortions of rising strength, on its own scale.
 
-relative           mean distance of a picture to its distorted version, divided by the mean distance between unrelated pictures
-rising             mean over pictures of Kendall's tau-a of strength and distance: 1 if every further step moves the metric
-                   further, 0 without relation; the undistorted picture is not among the steps
-shift variance     the relative distance averaged over the shifts by 1, 2, 3, 4, 6 and 8 pixels
+For every metric and kind of distortion it reports
+
+    relative         mean distance of a picture to its distorted version, divided by that between unrelated pictures
+    rising           mean over pictures of Kendall's tau-a of strength and distance: 1 if every further step moves the metric
+                     further, 0 without relation; the undistorted picture is not among the steps
+    shift variance   the relative distance averaged over the shifts by 1, 2, 3, 4, 6 and 8 pixels
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from dreamsim_guidance.data.scenes.scene import sample_scene, scene_generator
 from dreamsim_guidance.evaluation.statistics.intervals import Interval
 from dreamsim_guidance.files.pictures import read_rgb
 from dreamsim_guidance.sensitivity.distortions import SHIFT, STRENGTHS, canvas_of, distorted, window_at_rest
+from dreamsim_guidance.sensitivity.step_pairs import split_distances
 from dreamsim_guidance.sensitivity.summaries import Bootstrap, mean, ratios, same_order
 
 __all__ = [
@@ -29,11 +32,9 @@ __all__ = [
     "DistortionCurve",
     "Robustness",
     "distort_pictures",
-    "distortion_pairs",
     "robustness_curves",
 ]
 
-_NEIGHBOURS = 4
 _DRAWN_SIDE = 320
 
 
@@ -85,20 +86,10 @@ def distort_pictures(
     return DistortedPictures(tuple(references), {step: tuple(files) for step, files in variants.items()})
 
 
-def distortion_pairs(pictures: DistortedPictures) -> list[tuple[Path, Path]]:
-    """The pairs of files to compare: each reference with its variants, step by step, then references with each other."""
-    files = pictures.references
-    pairs = [pair for variants in pictures.variants.values() for pair in zip(files, variants, strict=True)]
-    for shift in range(1, min(_NEIGHBOURS, len(files) - 1) + 1):
-        pairs += [(files[i], files[(i + shift) % len(files)]) for i in range(len(files))]
-    return pairs
-
-
 def robustness_curves(distances: NDArray[np.float64], pictures: DistortedPictures, bootstrap: Bootstrap) -> Robustness:
-    """Summarise a metric's distances to the pairs of `distortion_pairs`. Intervals resample pictures."""
+    """Summarise a metric's distances to the pairs of `step_pairs`. Intervals resample pictures."""
     count, steps = len(pictures.references), list(pictures.variants)
-    table = distances.reshape(-1, count)
-    by_step, unrelated = table[: len(steps)], table[len(steps) :].mean(0)
+    by_step, unrelated = split_distances(distances, count, len(steps))
     shifts = by_step[[i for i, (kind, _) in enumerate(steps) if kind == SHIFT]].mean(0)
     above = np.concatenate([by_step, shifts[None]])
     relative = ratios(above, np.tile(unrelated, (len(above), 1)), bootstrap)

@@ -2,9 +2,9 @@
 
     s(p) = min over the border's colours c_k of |Lab(p) - c_k|,   foreground where s, smoothed, exceeds Otsu's threshold
 
-c_k are the means of the border's pixels in four clusters (one for each side of the picture), the border is one twentieth of the
-shorter side, and the smoothing has a standard deviation of one hundredth of it. It is meant for objects on plain ground; for
-photographs of cluttered scenes give masks or a saliency model of your own.
+c_k are the median colours along the four sides of the picture, in strips of a twentieth of the shorter side; the smoothing has
+a standard deviation of a hundredth of it. It is meant for objects on plain ground. For photographs of cluttered scenes give
+masks, or a saliency model of your own.
 
 Otsu, A threshold selection method from gray-level histograms, IEEE TSMC 1979.
 """

@@ -57,12 +57,16 @@ def test_everything_is_written_and_embeddings_are_reused(tmp_path: Path, tiny: D
     assert "unavailable" in numbers["maps"]["mean"][1]
     assert sorted(p.name for p in (tmp_path / "out").iterdir() if p.is_dir()) == ["embeddings"]
 
+    (tmp_path / "out/.pictures").mkdir()
+    (tmp_path / "out/.pictures/left_by_a_run_that_was_killed.png").touch()
+
     def refuse(*_: Any) -> None:
         raise AssertionError("a picture was embedded again")
 
     monkeypatch.setattr(EmbeddingMetric, "_embed", refuse)
     again = sensitivity({"tiny": tiny}, analysis, tmp_path / "out", progress=False)
     assert again.factors["tiny"].unrelated == result.factors["tiny"].unrelated
+    assert not list((tmp_path / "out").glob("map_1_*.png")) and not (tmp_path / "out/.pictures").exists()
 
 
 def test_leads_are_differences_to_the_first_metric() -> None:

@@ -24,7 +24,7 @@ PLACES = {"shape", "layout", "rotation", "perspective"}
 @pytest.fixture(scope="module")
 def result() -> Sensitivity:
     analysis = Analysis(
-        parts=("factors", "masks", "features", "robustness"), scenes=12, triplets=60, pictures=8, size=64, resamples=300
+        parts=("factors", "masks", "features", "robustness"), scenes=12, triplets=50, pictures=6, size=64, resamples=300
     )
     return sensitivity(METRICS, analysis, progress=False)
 

@@ -46,6 +46,7 @@ def few_scenes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuning_run, "Analysis", partial(Analysis, scenes=8, size=64, resamples=300))
 
 
+@pytest.mark.slow
 def test_tuning_on_votes_about_colour_raises_the_share_of_colour(tmp_path: Path) -> None:
     (tmp_path / "votes").mkdir()
     data = write_votes_on_colour(tmp_path / "votes", 80)
