@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dreamsim_guidance.comparisons.active_choice import ActiveChoice
 from dreamsim_guidance.comparisons.vote_rounds import VoteRounds
 from dreamsim_guidance.experiment.registry import recipe
 
@@ -16,3 +17,17 @@ def compare_vote_rounds() -> VoteRounds:
 def compare_vote_rounds_tiny() -> VoteRounds:
     """Compare two schedules on a few triplets in seconds, for tests and to see what a run folder holds."""
     return VoteRounds(triplets=40, schedules=("3x2", "1x6"), seeds=4)
+
+
+@recipe
+def compare_active_choice() -> ActiveChoice:
+    """Compare ways to choose the triplets that people are asked about: votes to a given agreement, with simulated people."""
+    return ActiveChoice()
+
+
+@recipe
+def compare_active_choice_tiny() -> ActiveChoice:
+    """Compare two ways of choosing with a few votes in seconds, for tests and to see what a run folder holds."""
+    return ActiveChoice(
+        people=("layout",), choices=("random", "information"), pool=48, test=24, start=8, batch=8, votes=24, seeds=2
+    )

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, subcommand
 
-from dreamsim_guidance.cli.outputs import check_folder
+from dreamsim_guidance.cli.outputs import check_file, check_folder
 
 if TYPE_CHECKING:
     from dreamsim_guidance.study import MadeRound, Outcome, Page
 
-__all__ = ["Make", "Next", "Read", "StudyCommand"]
+__all__ = ["Choose", "Make", "Next", "Read", "StudyCommand"]
 
 
 _OF_TRIPLETS = ("votes", "rounds", "least_votes", "people", "least_catch", "least_consistency", "only")
@@ -270,8 +270,62 @@ class Next:
         return 0
 
 
+@dataclass(frozen=True)
+class Choose:
+    """Choose the triplets that people should be asked about next, so that few votes teach a metric much.
+
+    Prints the ids, the most useful first, or writes them for `study make --only`.
+    """
+
+    triplets: Positional[Path]
+    """The folder of triplets with data.csv."""
+    count: int
+    """How many triplets to choose."""
+    metric: str = "pocket"
+    """The metric whose frozen embeddings are used: a variant or a model file."""
+    votes: Path | None = None
+    """Votes so far: a folder that `study read` or the last `study next` wrote, or the folder of a round."""
+    choice: Literal["information", "disagreement", "margin", "random"] = "information"
+    """information: whose answer tells most about the metric's weights; disagreement: of an ensemble of heads; margin:
+    candidates about equally far; random."""
+    again: bool = False
+    """Also choose triplets that have votes already."""
+    seed: int = 0
+    """Of random choices."""
+    to: Path | None = None
+    """A text file for the ids; by default they are printed."""
+
+    def __call__(self) -> int:
+        from dreamsim_guidance.files.atomic import write_text
+        from dreamsim_guidance.training.triplet_questions import next_questions
+
+        if self.to is not None:
+            check_file(self.to, "--to")
+        ids = next_questions(
+            self.triplets,
+            self.metric,
+            self.count,
+            votes=self.votes,
+            choice=self.choice,
+            again=self.again,
+            seed=self.seed,
+        )
+        if len(ids) < self.count:
+            print(f"only {len(ids)} triplets can be chosen", file=sys.stderr)
+        text = "".join(f"{id}\n" for id in ids)
+        if self.to is None:
+            print(text, end="")
+        else:
+            write_text(self.to, text)
+            print(f"{len(ids)} ids: {self.to}")
+        return 0
+
+
 _Command = (
-    Annotated[Make, subcommand("make")] | Annotated[Next, subcommand("next")] | Annotated[Read, subcommand("read")]
+    Annotated[Make, subcommand("make")]
+    | Annotated[Next, subcommand("next")]
+    | Annotated[Read, subcommand("read")]
+    | Annotated[Choose, subcommand("choose")]
 )
 
 

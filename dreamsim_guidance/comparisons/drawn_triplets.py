@@ -61,7 +61,7 @@ def left_chance(a: Vector, b: Vector, temperature: float, lapse: float) -> Vecto
 def embedded_triplets(
     count: int, first: int, metric: str, folder: Path | None, device: str | None = None
 ) -> tuple[list[SceneTriplet], NDArray[np.float32]]:
-    """Return drawn triplets and their embeddings `(count, 3, d)`: of the reference, of `a` and of `b`.
+    """Return drawn triplets and the unit vectors `(count, 3, d)` of the reference, of `a` and of `b`.
 
     first: number of the first triplet among those that took part in no training.
     folder: where the embeddings are kept, so that a run that was interrupted goes on; None keeps nothing.
@@ -75,7 +75,7 @@ def embedded_triplets(
     for i in range(0, count, _BATCH):
         batch = draw_triplets(triplets[i : i + _BATCH], _SIZE)
         with torch.no_grad():
-            embedded = model.embed(torch.cat(batch).to(model.device)).float().cpu()
+            embedded = model.directions(torch.cat(batch).to(model.device)).float().cpu()
         parts.append(embedded.reshape(3, -1, *embedded.shape[1:]).transpose(0, 1).flatten(2))
     embeddings = torch.cat(parts)
     if file is not None:

@@ -1,0 +1,118 @@
+"""The work of `ActiveChoice`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dreamsim_guidance.comparisons.active_choice import ActiveChoice
+from dreamsim_guidance.comparisons.drawn_triplets import Vector, embedded_triplets, left_chance, seen_distances
+from dreamsim_guidance.files.atomic import writing
+from dreamsim_guidance.files.tables import markdown_table
+from dreamsim_guidance.training.active_choice import Choice, choose_next, directions, fit_head, triplet_features
+
+__all__ = ["compare", "votes_needed"]
+
+_RESAMPLES = 2000
+
+
+def compare(config: ActiveChoice, folder: Path) -> dict[str, Any]:
+    """Carry out `ActiveChoice.run`."""
+    pool, embeddings = embedded_triplets(config.pool, 0, config.metric, folder, config.device)
+    test, held_out = embedded_triplets(config.test, config.pool, config.metric, folder, config.device)
+    basis = directions(embeddings.reshape(-1, embeddings.shape[-1]), config.directions)
+    x, x_test = triplet_features(embeddings, basis), triplet_features(held_out, basis)
+    results: dict[str, Any] = {}
+    lines = []
+    for person in config.people:
+        chance, truth = (
+            left_chance(*seen_distances(triplets, person, config.others), config.temperature, config.lapse)
+            for triplets in (pool, test)
+        )
+        curves = {
+            choice: np.stack(
+                [_curve(cast(Choice, choice), config, seed, x, chance, x_test, truth) for seed in range(config.seeds)]
+            )
+            for choice in config.choices
+        }
+        places = np.array(_places(config))
+        rows = {choice: _summary(curves["random"], curve, places) for choice, curve in curves.items()}
+        results[person] = {
+            "untuned": float(((x_test.sum(1) > 0) == (truth > 0.5)).mean()),
+            "votes": places.tolist(),
+            "curves": {choice: curve.mean(0).tolist() for choice, curve in curves.items()},
+            "choices": rows,
+        }
+        lines += [[person, choice, *(_cell(row[name]) for name in row)] for choice, row in rows.items()]
+    columns = ("people", "choice", "agreement", "gain over random", "votes needed")
+    with writing(folder / "table.md") as temporary:
+        temporary.write_text(f"{markdown_table(columns, lines)}\n", encoding="utf-8")
+    return results
+
+
+def _places(config: ActiveChoice) -> list[int]:
+    """Numbers of votes at which heads are judged."""
+    return [*range(config.start, config.votes, config.batch), config.votes]
+
+
+def _curve(
+    choice: Choice, config: ActiveChoice, seed: int, x: Vector, chance: Vector, x_test: Vector, truth: Vector
+) -> Vector:
+    """Agreement with most people on held-out triplets after each batch of votes."""
+    random = np.random.default_rng([config.seed, seed])
+    part = random.permutation(len(x))[: 3 * len(x) // 4]
+    x, answers = x[part], random.random(len(part)) < chance[part]  # the same for all ways of choosing
+    asked = np.zeros(len(x), dtype=bool)
+    asked[: config.start] = True
+    agreement = []
+    for place in _places(config):
+        if place > config.start:
+            votes = (asked & answers).astype(float), (asked & ~answers).astype(float)
+            asked[choose_next(x, *votes, place - int(asked.sum()), choice, seed=seed)] = True
+        head = fit_head(x, (asked & answers).astype(float), (asked & ~answers).astype(float))
+        agreement.append(float(((head.log_odds(x_test) > 0) == (truth > 0.5)).mean()))
+    return np.array(agreement)
+
+
+def _summary(random: Vector, curves: Vector, places: NDArray[np.int64]) -> dict[str, dict[str, float]]:
+    """Final agreement, its gain over random choice, and the votes needed relative to it, with intervals over seeds."""
+    generator = np.random.default_rng(0)
+    draws = generator.integers(0, len(curves), (_RESAMPLES, len(curves)))
+
+    def interval(value: float, replicates: list[float]) -> dict[str, float]:
+        low, high = np.quantile(replicates, [0.025, 0.975])
+        return {"value": value, "low": float(low), "high": float(high)}
+
+    final = curves[:, -1]
+    gain = (curves - random)[:, -1]
+    needed = [votes_needed(random[rows].mean(0), curves[rows].mean(0), places) for rows in draws]
+    return {
+        "agreement": interval(float(final.mean()), [float(final[rows].mean()) for rows in draws]),
+        "gain over random": interval(float(gain.mean()), [float(gain[rows].mean()) for rows in draws]),
+        "votes needed": interval(votes_needed(random.mean(0), curves.mean(0), places), needed),
+    }
+
+
+def votes_needed(random: Vector, curve: Vector, places: NDArray[np.int64]) -> float:
+    """Return at how many votes a curve first reaches the end of that of random choice, as a share of all votes.
+
+    random, curve: agreement at the numbers of votes `places`, `(m,)`; between them it is interpolated. For a curve that does
+        not reach it, 1 is returned.
+    """
+    goal = random[-1]
+    above = np.flatnonzero(curve >= goal)
+    if len(above) == 0:
+        return 1.0
+    i = int(above[0])
+    if i == 0:
+        return float(places[0] / places[-1])
+    share = (goal - curve[i - 1]) / (curve[i] - curve[i - 1])
+    return float((places[i - 1] + share * (places[i] - places[i - 1])) / places[-1])
+
+
+def _cell(interval: dict[str, float]) -> str:
+    value, low, high = (100 * interval[name] for name in ("value", "low", "high"))
+    return f"{value:.1f} [{low:.1f}, {high:.1f}]"
