@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamsim_guidance.data.readers.table import inside
-from dreamsim_guidance.study.design import CHOICES, Mode, Trial
+from dreamsim_guidance.study.design import CHOICES, DEGRADED, TARGET, Mode, Trial
 from dreamsim_guidance.study.round_rule import PastRound, Round, rules_of_round
 from dreamsim_guidance.study.triplets import Standing, TripletFolder
 
@@ -120,6 +120,7 @@ def _study(content: dict[str, Any]) -> Study:
         blocks[trial.participant].append(trial)
     for picture in (*content["pictures"], *content["extra"]):
         inside("study.json", picture["file"])
+    _check_trials(trials, content)
     return Study(
         id=content["id"],
         title=content["title"],
@@ -136,9 +137,26 @@ def _study(content: dict[str, Any]) -> Study:
     )
 
 
+def _check_trials(trials: list[Trial], content: dict[str, Any]) -> None:
+    """Raise ValueError for a trial of a participant, method or triplet that the record does not know."""
+    shown = {*content["methods"], TARGET, DEGRADED}
+    triplets = {row["id"] for row in content["triplets"]["rows"]} if "triplets" in content else None
+    for trial in trials:
+        if not 1 <= trial.participant <= content["participants"]:
+            raise ValueError(f"the trial {trial.id} has the participant {trial.participant}")
+        if not {trial.left, trial.right} <= shown:
+            raise ValueError(f"the trial {trial.id} shows {trial.left!r} and {trial.right!r}")
+        if triplets is not None and trial.reference not in triplets:
+            raise ValueError(f"the trial {trial.id} shows the unknown triplet {trial.reference!r}")
+
+
 def _triplets(fields: dict[str, Any]) -> TripletFolder:
     rows = tuple(Standing(**{**row, "shown": tuple(row["shown"])}) for row in fields["rows"])
     for row in rows:
+        if not all(
+            isinstance(number, int) and number >= 0 for number in (row.left, row.right, row.dropped, *row.shown)
+        ):
+            raise ValueError(f"triplet {row.id}: votes, rounds and participants are whole numbers of at least 0")
         for path in (row.ref_path, row.left_path, row.right_path):
             inside(f"triplet {row.id}", path)
     return TripletFolder(fields["folder"], rows)

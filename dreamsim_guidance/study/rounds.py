@@ -159,6 +159,8 @@ def next_round(
         raise ValueError(f"'{folder}' is a study of methods, not of triplets; use `study read` for its votes.")
     if record.mode == "jnd":
         raise ValueError(f"'{folder}' asks whether pictures are the same, which no round follows; use `study read`.")
+    if participants is not None and participants < 1:
+        raise ValueError(f"participants must be at least 1, got {participants}.")
     rule = record.round if rounds is None else replace(record.round, rounds=rounds)
     if rounds is not None:
         rule.check_reachable()
@@ -183,10 +185,15 @@ def next_round(
         return _finish(record, source, rule, to, result)
     count = record.participants if participants is None else participants
     rule = replace(rule, number=rule.number + 1)
-    made, written = _write_round(
-        source, to, "2afc", count, rule, record.seed, Page(**(rule.page or {})), progress, may_exist=True
-    )
+    made, written = _write_round(source, to, "2afc", count, rule, record.seed, _page(rule), progress, may_exist=True)
     return replace(result, made=made, written=written)
+
+
+def _page(rule: Round) -> Page:
+    try:
+        return Page(**(rule.page or {}))
+    except TypeError as error:
+        raise ValueError(f"the record has settings of the page that no page has ({error}).") from error
 
 
 def _finish(record: Study, source: TripletFolder, rule: Round, to: Path, result: NextRound) -> NextRound:
