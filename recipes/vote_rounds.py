@@ -9,7 +9,11 @@ from dreamsim_guidance.experiment.registry import recipe
 
 @recipe
 def compare_vote_rounds() -> VoteRounds:
-    """Compare schedules of rounds until six unanimous votes, and as many votes in one go, with simulated people."""
+    """Compare schedules of rounds until six unanimous votes, and as many votes in one go, with simulated people.
+
+    Three rounds of two votes cost 14.6 votes for each triplet that is kept, six votes in one go 21.2; of both, one more person
+    agrees with 86 %. In 33 seconds on one core of an AMD EPYC that had much other work, torch 2.14.1.
+    """
     return VoteRounds()
 
 
@@ -21,7 +25,12 @@ def compare_vote_rounds_tiny() -> VoteRounds:
 
 @recipe
 def compare_active_choice() -> ActiveChoice:
-    """Compare ways to choose the triplets that people are asked about: votes to a given agreement, with simulated people."""
+    """Compare ways to choose the triplets that people are asked about: votes to a given agreement, with simulated people.
+
+    Expected information needs 38, 33 and 20 % of the votes of random choice for people who look at colour, background and layout,
+    an ensemble's disagreement 50, 37 and 46 %, equally far candidates 79, 93 and 100 %. In two minutes on one core of an AMD EPYC
+    that had much other work, torch 2.14.1.
+    """
     return ActiveChoice()
 
 

@@ -28,7 +28,8 @@ async function openStorage() {
   });
 }
 const key = (number) => `study-${study.id}-${number}`;
-const isNumber = (number) => Number.isInteger(number) && number >= 1 && number <= study.blocks.length;
+const isNumber = (number) => Number.isInteger(number) && study.blocks[number - 1]?.length > 0;
+const numbers = study.blocks.flatMap((block, i) => block.length > 0 ? [i + 1] : []); // a round may leave some without trials
 let session = null;
 let block = [];
 let turn = 0; // counts presentations: work for an earlier one is abandoned
@@ -285,7 +286,8 @@ async function start() {
   at("instructions").innerHTML = steps.map((step) => `<li>${step}</li>`).join("") + `<li class="keys">On a keyboard: ${keys}</li>`;
   const input = at("participant");
   const most = study.blocks.length;
-  const drawn = 1 + Math.floor(Math.random() * most);
+  const drawn = numbers[Math.floor(Math.random() * numbers.length)];
+  const refusal = (number) => study.blocks[number - 1]?.length === 0 ? `Participant ${number} has nothing to judge in this round.` : "";
   input.max = most;
   input.value = drawn;
   at("participant-note").textContent = `From 1 to ${most}. If you were not given a number, keep the one that is suggested.`;
@@ -297,14 +299,15 @@ async function start() {
       input.readOnly = true;
       at("participant-note").textContent = "";
     } else {
-      at("start-problem").textContent = `Participant numbers go from 1 to ${most}, but the address of this page says "${asked}".`;
+      at("start-problem").textContent = refusal(Number(asked))
+        || `Participant numbers go from 1 to ${most}, but the address of this page says "${asked}".`;
     }
   }
   at("begin").addEventListener("submit", (event) => {
     event.preventDefault();
     const number = Number(input.value);
     if (isNumber(number)) begin(number, fixed ? "address" : number === drawn ? "random" : "typed");
-    else at("start-problem").textContent = `Participant numbers go from 1 to ${most}.`;
+    else at("start-problem").textContent = refusal(number) || `Participant numbers go from 1 to ${most}.`;
   });
   at("again").hidden = fixed;
   build();

@@ -118,11 +118,6 @@ def make_round(
         rule.check_reachable()
     if participants < 1 or seed < 0 or rule.catch < 0 or rule.repeats < 0:
         raise ValueError("participants must be at least 1, catch, repeats and seed at least 0.")
-    if participants > rule.votes * len(source.rows) * (2 if mode == "jnd" else 1):
-        raise ValueError(
-            f"{participants} participants are more than the votes that are wanted: {len(source.rows)} triplets, {rule.votes} "
-            "votes each; use fewer participants."
-        )
     return _write_round(source, to, mode, participants, rule, seed, page, progress)[0]
 
 
@@ -181,12 +176,19 @@ def next_round(
         returned=sorted(earlier & set(past.numbers)) if rule.people == "same" else [],
         written=True,
     )
-    if rule.number == rule.rounds or not unanimous:
+    number = _next_number(rule, unanimous)
+    if number is None:
         return _finish(record, source, rule, to, result)
     count = record.participants if participants is None else participants
-    rule = replace(rule, number=rule.number + 1)
+    rule = replace(rule, number=number)
     made, written = _write_round(source, to, "2afc", count, rule, record.seed, _page(rule), progress, may_exist=True)
     return replace(result, made=made, written=written)
+
+
+def _next_number(rule: Round, rows: Sequence[Standing]) -> int | None:
+    """The next round in which a triplet lacks votes; None if there is none."""
+    fewest = min((row.votes for row in rows), default=rule.rounds * rule.votes)
+    return next((n for n in range(rule.number + 1, rule.rounds + 1) if fewest < n * rule.votes), None)
 
 
 def _page(rule: Round) -> Page:

@@ -395,3 +395,18 @@ def test_a_picture_that_does_not_load_can_be_asked_for_again(
     person.asked(study.blocks[0][0].id)
     assert person.run("session.votes.length") == 0
     person.driver.get_log("browser")  # the four hundred and fours
+
+
+def test_a_participant_without_trials_in_a_round_is_told_so(folders: Path, sessions: Callable[..., Session]) -> None:
+    write_triplets(Path("triplets"), 1, size=48)
+    rule = Round(rounds=1, votes=1, least_votes=1, catch=0, repeats=0)
+    (idle,) = make_round("triplets", "study", participants=2, rule=rule, progress=False).idle
+    person = sessions()
+    page = (folders / "study" / "index.html").as_uri()
+    person.driver.get(f"{page}?p={idle}")
+    person.state("start")
+    problem = person.driver.find_element(By.ID, "start-problem")
+    assert problem.text == f"Participant {idle} has nothing to judge in this round."
+    person.driver.get(page)
+    person.state("start")
+    assert person.driver.find_element(By.ID, "participant").get_attribute("value") == str(3 - idle)

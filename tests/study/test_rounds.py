@@ -353,7 +353,6 @@ def test_commands_make_and_continue_rounds(triplets: Any, capsys: pytest.Capture
             "2 rounds of 2 votes for each triplet give 4 votes, and the final set needs 6",
         ),
         (["make", "votes1"], "no triplets at 'votes1'"),
-        (["make", "triplets", "--participants", "13"], "13 participants are more than the votes that are wanted"),
         (["make", "triplets/ref", "triplets/distort", "x", "--rounds", "2"], "--rounds is for triplets"),
         (["next", "votes1", "votes1"], "no study at 'votes1'"),
     ):
@@ -393,3 +392,24 @@ def test_rounds_keep_as_many_triplets_as_the_chance_of_unanimous_votes_says(
     expected = 2 * (1 + (p**2 + (1 - p) ** 2) + (p**4 + (1 - p) ** 4)).sum()
     votes = sum(past.votes for past in (*read_record("round3").round.past, result.past))
     assert abs(votes - expected) < 4 * np.sqrt(60) * 2  # a triplet's votes lie between 2 and 6
+
+
+def test_participants_without_work_are_named_and_rounds_without_questions_are_left_out(triplets: Any) -> None:
+    made = make(only=["t1", "t2"], participants=6, rule=Round(rounds=3, votes=2, least_votes=4, catch=1, repeats=0))
+    assert len(made.idle) == 2 and made.answers == (2, 2)
+    assert all(not made.study.blocks[number - 1] for number in made.idle)
+    simulate_votes("round1", "votes1", chance_of_left(SURE))
+    simulate_votes("round1", "votes1", chance_of_left(SURE), seed=1)  # as many other people under the same numbers
+    result = go_on("round1", "votes1", "round2")
+    assert result.past.votes == 8 and result.made is not None
+    assert result.made.study.round.number == 3 and result.made.asked == 2  # each has the four votes of round 2 already
+    enough = go_on("round1", "votes1", "set", rounds=2)
+    assert enough.made is None and enough.kept == 2
+
+
+def test_rounds_end_when_people_disagree_on_everything(triplets: Any) -> None:
+    study = make(participants=2).study
+    simulate_votes(study, "votes1", lambda trial: float((trial.left == LEFT) == (trial.participant == 1)))
+    result = go_on("round1", "votes1", "set")
+    assert result.made is None and (result.kept, result.short, result.past.dropped) == (0, 0, 6)
+    assert len(read_judgments("set", "nights-unfiltered")) == 6
