@@ -228,7 +228,9 @@ def _identity(study: Study, page: Page) -> str:
     """Twelve hex digits that identify the study, the content of its pictures included, wherever these lie."""
     pictures = (*study.pictures, *study.extra)
     nameless = tuple(replace(picture, source="") for picture in pictures)
-    digest = hashlib.sha256(f"{replace(study, pictures=nameless, extra=()).json()}{page}".encode())
+    triplets = None if study.triplets is None else replace(study.triplets, folder="")
+    record = replace(study, pictures=nameless, extra=(), triplets=triplets).json()
+    digest = hashlib.sha256(f"{record}{page}".encode())
     for picture in pictures:
         digest.update(hashlib.sha256(Path(picture.source).read_bytes()).digest())
     return digest.hexdigest()[:12]

@@ -1,8 +1,8 @@
 """The page of a study: page.html with its style, its program and the trials inserted. It needs nothing but images/.
 
-It contains ids of trials and numbers of pictures, but no name of a method. A person takes part under a participant
-number, which is part of the address (`?p=3`), or which the page proposes at random and the person can change. How it
-was chosen is recorded.
+The program is page.js with presentation.js. The page contains ids of trials and numbers of pictures, but no name of a method. A
+person takes part under a participant number, which is part of the address (`?p=3`), or which the page proposes at random and the
+person can change. How it was chosen is recorded.
 """
 
 from __future__ import annotations
@@ -98,15 +98,15 @@ def render(study: Study, page: Page) -> str:
         "blocks": [[shown(trial) for trial in block] for block in study.blocks],
     }
     folder = resources.files("dreamsim_guidance.study")
-    text, style, program = (
-        (folder / name).read_text(encoding="utf-8") for name in ("page.html", "page.css", "page.js")
+    text, style, presentation, program = (
+        (folder / name).read_text(encoding="utf-8") for name in ("page.html", "page.css", "presentation.js", "page.js")
     )
     parts = {
         "<!--TITLE-->": html.escape(page.title),
         "/*STYLE*/": style.replace("320px", f"{page.size}px"),
         # the JSON in the page must not contain "</script>"
         "/*DATA*/": json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c"),
-        "/*PROGRAM*/": program,
+        "/*PROGRAM*/": f"{program}\n{presentation}",
     }
     return re.sub("|".join(map(re.escape, parts)), lambda match: parts[match.group()], text)
 

@@ -19,12 +19,11 @@ from statistics import median
 from typing import Any
 
 from dreamsim_guidance.files.atomic import new_folder, write_json
-from dreamsim_guidance.files.names import encoded
 from dreamsim_guidance.study.design import TARGET, Unit
 from dreamsim_guidance.study.folder import check_free
+from dreamsim_guidance.study.judgment_tables import pair_rows, picture_places, triplet_rows
 from dreamsim_guidance.study.record import Study, read_record
 from dreamsim_guidance.study.screening import Person, rules, screen
-from dreamsim_guidance.study.triplets import LEFT
 from dreamsim_guidance.study.votes import Session, read_votes
 
 __all__ = ["Outcome", "count_votes", "read_study", "tally", "write_outcome"]
@@ -194,13 +193,13 @@ def write_outcome(outcome: Outcome, folder: Path | str, to: Path | str) -> None:
     needed = {(stem, name) for stem, first, second in counted for name in (TARGET, first, second)}
     if missing := sorted(str(files[key]) for key in needed if not files[key].is_file()):
         raise FileNotFoundError(f"{len(missing)} pictures of the study are missing, the first: '{missing[0]}'.")
-    places = _places(study, needed)
+    places = picture_places(study, needed)
     with new_folder(to) as written:
         for key in sorted(needed):
             place = written / places[key]
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(files[key], place)
-        rows = _triplets(study, counted, places) if study.mode == "2afc" else _pairs(study, counted, places)
+        rows = triplet_rows(study, counted, places) if study.mode == "2afc" else pair_rows(study, counted, places)
         with (written / ("data.csv" if study.mode == "2afc" else "jnd_votes.csv")).open(
             "w", newline="", encoding="utf-8"
         ) as file:
@@ -246,74 +245,6 @@ def _count(study: Study, sessions: Sequence[Session], left_out: set[tuple[str, s
                 second = 1 - second
             counted[trial.reference, first, second_method][second] += 1
     return dict(sorted(counted.items(), key=lambda item: (item[0][0], order[item[0][1]], order[item[0][2]])))
-
-
-def _places(study: Study, needed: set[tuple[str, str]]) -> dict[tuple[str, str], str]:
-    """Where each picture is written, by reference and what it shows; triplets keep the names that they have in their folder."""
-    if study.triplets is None:
-        return {key: _path(*key) for key in needed}
-    rows = {row.id: row for row in study.triplets.rows}
-    sources = {
-        (id, shows): rows[id].ref_path
-        if shows == TARGET
-        else rows[id].left_path
-        if shows == LEFT
-        else rows[id].right_path
-        for id, shows in needed
-    }
-    names: dict[str, str] = {}
-    for source in sorted(set(sources.values())):  # the pictures of a page are PNG files
-        name = source if source.lower().endswith(".png") else f"{source}.png"
-        while name in names.values():
-            name = f"{name}.png"
-        names[source] = name
-    return {key: names[source] for key, source in sources.items()}
-
-
-def _path(stem: str, shows: str) -> str:
-    stem = encoded(stem)
-    return f"targets/{stem}.png" if shows == TARGET else f"methods/{shows}/{stem}.png"
-
-
-def _triplets(study: Study, counted: dict[Unit, list[int]], places: dict[tuple[str, str], str]) -> list[dict[str, Any]]:
-    known = {row.id: row for row in study.triplets.rows} if study.triplets else {}
-    rows = []
-    for i, ((stem, first, second), (left, right)) in enumerate(counted.items()):
-        triplet = known.get(stem)
-        rows.append(
-            {
-                "id": triplet.id if triplet else i,
-                "left_vote": left / (left + right),
-                "right_vote": right / (left + right),
-                "votes": left + right,
-                "ref_path": places[stem, TARGET],
-                "left_path": places[stem, first],
-                "right_path": places[stem, second],
-                "split": (triplet.split if triplet else "") or "test",
-                "is_imagenet": triplet.is_imagenet if triplet else False,
-                "prompt": triplet.prompt if triplet else "",
-                "left_method": first,
-                "right_method": second,
-            }
-        )
-    return rows
-
-
-def _pairs(study: Study, counted: dict[Unit, list[int]], places: dict[tuple[str, str], str]) -> list[dict[str, Any]]:
-    known = {row.id: row for row in study.triplets.rows} if study.triplets else {}
-    return [
-        {
-            "id": i,
-            "ref_path": places[stem, TARGET],
-            "distort_path": places[stem, name],
-            "same": same / (same + different),
-            "votes": same + different,
-            "split": (known[stem].split if stem in known else "") or "test",
-            "method": name,
-            **({"triplet": stem} if stem in known else {}),
-        }
-        for i, ((stem, name, _), (same, different)) in enumerate(counted.items())
-    ]
 
 
 def _report(outcome: Outcome) -> dict[str, Any]:

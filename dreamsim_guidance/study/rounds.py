@@ -13,8 +13,6 @@ Fu et al., DreamSim, NeurIPS 2023, and the published data set (https://github.co
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -27,6 +25,7 @@ from dreamsim_guidance.study.folder import check_free, is_there
 from dreamsim_guidance.study.page import Page
 from dreamsim_guidance.study.reader import Outcome, tally
 from dreamsim_guidance.study.record import Study, read_record
+from dreamsim_guidance.study.round_count import count_round, next_number
 from dreamsim_guidance.study.round_rule import PastRound, Round
 from dreamsim_guidance.study.triplets import (
     LEFT,
@@ -163,7 +162,7 @@ def next_round(
         record.triplets if triplets is None else TripletFolder(str(Path(triplets).absolute()), record.triplets.rows)
     )
     outcome = tally(record, votes, rule.least_catch, rule.least_consistency)
-    source, past = _count(record, rule, source, outcome)
+    source, past = count_round(record, rule, source, outcome)
     rule = replace(rule, past=(*rule.past, past))
     earlier = {number for round in rule.past[:-1] for number in round.numbers}
     unanimous = [row for row in source.rows if row.dropped == 0]
@@ -176,19 +175,13 @@ def next_round(
         returned=sorted(earlier & set(past.numbers)) if rule.people == "same" else [],
         written=True,
     )
-    number = _next_number(rule, unanimous)
+    number = next_number(rule, unanimous)
     if number is None:
         return _finish(record, source, rule, to, result)
     count = record.participants if participants is None else participants
     rule = replace(rule, number=number)
     made, written = _write_round(source, to, "2afc", count, rule, record.seed, _page(rule), progress, may_exist=True)
     return replace(result, made=made, written=written)
-
-
-def _next_number(rule: Round, rows: Sequence[Standing]) -> int | None:
-    """The next round in which a triplet lacks votes; None if there is none."""
-    fewest = min((row.votes for row in rows), default=rule.rounds * rule.votes)
-    return next((n for n in range(rule.number + 1, rule.rounds + 1) if fewest < n * rule.votes), None)
 
 
 def _page(rule: Round) -> Page:
@@ -209,37 +202,6 @@ def _finish(record: Study, source: TripletFolder, rule: Round, to: Path, result:
     return replace(result, kept=len(final.kept), written=written)
 
 
-def _count(record: Study, rule: Round, source: TripletFolder, outcome: Outcome) -> tuple[TripletFolder, PastRound]:
-    """The triplets with the votes of a round added, and the round's counts."""
-    numbers = {person.participant for person in outcome.people}
-    shown: dict[str, set[int]] = {}
-    for trial in record.trials.values():
-        if trial.kind == "pair":
-            shown.setdefault(trial.reference, set()).add(trial.participant)
-    rows, without = [], 0
-    for row in source.rows:
-        left, right = outcome.counted.get((row.id, LEFT, RIGHT), (0, 0))
-        without += row.id in shown and left + right == 0
-        seen = tuple(sorted({*row.shown, *(shown.get(row.id, set()) & numbers)})) if rule.people == "same" else ()
-        new = replace(row, left=row.left + left, right=row.right + right, shown=seen)
-        rows.append(replace(new, dropped=rule.number) if row.dropped == 0 and not new.unanimous else new)
-    counts = {"/".join(unit): votes for unit, votes in outcome.counted.items()}
-    past = PastRound(
-        number=rule.number,
-        study=record.id,
-        votes_digest=hashlib.sha256(json.dumps(counts, sort_keys=True).encode()).hexdigest(),
-        asked=len(shown),
-        votes=outcome.votes,
-        people=len(outcome.people),
-        left_out=sum(not person.kept for person in outcome.people),
-        numbers=tuple(sorted(numbers)),
-        unanimous=sum(row.dropped == 0 for row in rows),
-        dropped=sum(row.dropped == rule.number for row in rows),
-        without_votes=without,
-    )
-    return TripletFolder(source.folder, tuple(rows)), past
-
-
 def _write_round(
     source: TripletFolder,
     to: Path,
@@ -255,10 +217,11 @@ def _write_round(
     rows = [row for row in source.rows if row.dropped == 0]
     chosen, wanted, shown = _units(rows, mode, rule)
     blocks = deal(wanted, shown, participants, round_seed := seed + 1009 * (rule.number - 1))
-    reconstructions = as_reconstructions(source, [row for row in rows if row.id in {unit[0] for unit in chosen}])
+    asked = {unit[0] for unit in chosen}
+    reconstructions = as_reconstructions(source, [row for row in rows if row.id in asked])
     stamped = {row.id: row for row in stamp(source, rows)}
     source = replace(source, rows=tuple(stamped.get(row.id, row) for row in source.rows))
-    references = catch_references(reconstructions, {unit[0] for unit in chosen}, rule.catch, round_seed)
+    references = catch_references(reconstructions, asked, rule.catch, round_seed)
     trials = arrange(chosen, blocks, references, mode=mode, catch=rule.catch, repeats=rule.repeats, seed=round_seed)
     study = Study(
         id="",
