@@ -1,8 +1,8 @@
 """The page of a study: page.html with its style, its program and the trials inserted. It needs nothing but images/.
 
-The program is page.js with presentation.js. The page contains ids of trials and numbers of pictures, but no name of a method. A
-person takes part under a participant number, which is part of the address (`?p=3`), or which the page proposes at random and the
-person can change. How it was chosen is recorded.
+The program is page.js with presentation.js. The page contains ids of trials and numbers of pictures, but no name of a method.
+A person takes part under a participant number, which is part of the address (`?p=3`), or which the page proposes at random and
+the person can change. How it was chosen is recorded.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The page as people use it: whole sessions in a real Chromium, their downloads read back.
 
 Skipped where chromium and chromedriver are not installed (Debian: apt-get install chromium chromium-driver), unless
-DREAMSIM_GUIDANCE_NEEDS_BROWSER=1 says that they must be. All tests of the page share one set of fixtures and scripts, so they are
-in one long file.
+DREAMSIM_GUIDANCE_NEEDS_BROWSER=1 says that they must be. All tests of the page share one set of fixtures and scripts, so they
+are in one long file.
 """
 
 from __future__ import annotations
