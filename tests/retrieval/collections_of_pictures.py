@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import pickle
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,8 +14,22 @@ import numpy as np
 from PIL import Image as PILImage
 
 from dreamsim_guidance.retrieval import Index
+from dreamsim_guidance.retrieval.sources.listing import list_pieces
+from dreamsim_guidance.retrieval.sources.piece import Picture
 
-__all__ = ["age", "as_nobody", "content", "open_to_all", "picture_bytes", "table_of", "write_pictures", "write_shard"]
+__all__ = [
+    "age",
+    "as_nobody",
+    "content",
+    "faults",
+    "names",
+    "open_to_all",
+    "picture_bytes",
+    "pictures",
+    "table_of",
+    "write_pictures",
+    "write_shard",
+]
 
 
 def picture_bytes(seed: int, kind: str = "PNG") -> bytes:
@@ -96,3 +111,19 @@ def open_to_all(folder: Path) -> Iterator[None]:
     finally:
         for path, mode in zip(changed, modes, strict=True):
             path.chmod(mode)
+
+
+def pictures(*sources: object, column: str | None = None, outside: bool = False) -> list[Picture]:
+    """The pictures of sources, whose pieces have been sent through pickle."""
+    pieces = list_pieces([str(source) for source in sources], column, outside)
+    return [picture for piece in pickle.loads(pickle.dumps(pieces)) for picture in piece.pictures()]
+
+
+def names(listed: list[Picture]) -> list[str]:
+    """The names of pictures without folder or container."""
+    return [picture.path.replace("::", "/").rpartition("/")[2] for picture in listed]
+
+
+def faults(listed: list[Picture]) -> dict[str, str]:
+    """The reasons of faults by the names of the pictures."""
+    return {names([picture])[0]: picture.fault for picture in listed if picture.fault is not None}

@@ -116,6 +116,49 @@ def test_a_changed_shard_replaces_what_it_held(metric: DreamSim, tmp_path: Path)
     assert counts(embed(shard, tmp_path / "index", metric, progress=False))[2] == 1  # listed again, and not read
 
 
+def test_a_shard_that_is_cut_short_counts_as_broken_and_does_not_stop_the_job(metric: DreamSim, tmp_path: Path) -> None:
+    shard, index = tmp_path / "a.tar", tmp_path / "index"
+    write_shard(shard, {f"{i}.png": picture_bytes(i) for i in range(8)})
+    whole = shard.read_bytes()
+    os.truncate(shard, len(whole) // 2)
+    age(shard)
+    source = write_pictures(tmp_path / "pictures", [20])
+    summary = embed([shard, source], index, metric, progress=False)
+    assert 1 < summary.embedded < 9 and summary.broken.keys() == {str(shard)}
+    assert "damaged or cut short" in summary.broken[str(shard)]
+    again = embed([shard, source], index, metric, progress=False)
+    assert again.embedded == 0 and again.broken == summary.broken and again.present == summary.embedded
+    shard.write_bytes(whole)
+    age(shard)
+    repaired = embed([shard, source], index, metric, progress=False)
+    assert repaired.embedded == 9 - summary.embedded and not repaired.broken and Index.open(index).broken == {}
+
+
+def test_a_shard_that_cannot_be_fetched_is_tried_again(
+    metric: DreamSim, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fsspec
+
+    for i in (1, 2):
+        shard = write_shard(tmp_path / "s.tar", {f"{i}.png": picture_bytes(i)})
+        fsspec.filesystem("memory").pipe(f"/fetched/{i}.tar", shard.read_bytes())
+    from dreamsim_guidance.retrieval.sources import shards
+
+    opened = shards.open_container
+
+    def fails(source: str) -> object:
+        if source.endswith("1.tar"):
+            raise KeyError("the server says no")  # file systems behind URLs raise errors of their own
+        return opened(source)
+
+    monkeypatch.setattr(shards, "open_container", fails)
+    summary = embed("memory://fetched/{1,2}.tar", tmp_path / "index", metric, progress=False)
+    assert summary.embedded == 1 and "the server says no" in summary.broken["memory://fetched/1.tar"]
+    monkeypatch.setattr(shards, "open_container", opened)
+    assert counts(embed("memory://fetched/{1,2}.tar", tmp_path / "index", metric, progress=False)) == (1, 0, 0, 1)
+    assert Index.open(tmp_path / "index").broken == {}
+
+
 def test_pictures_that_are_gone_stay_unless_they_are_pruned(metric: DreamSim, tmp_path: Path) -> None:
     source = write_pictures(tmp_path / "pictures", range(4))
     write_shard(tmp_path / "shard.tar", {"x.png": picture_bytes(9)})
