@@ -48,26 +48,26 @@ def fiftyone_export(
     brain_key: under which the App lists the similarity; by default `dreamsim_` and the name of the metric.
     pictures, duplicates: as for `picture_samples`.
 
-    Raises ModuleNotFoundError without the package, ValueError for a key that FiftyOne does not accept, for a dataset that
-    does not hold pictures, and as `picture_samples`.
+    Raises ModuleNotFoundError without the package, OSError if its database cannot be reached; ValueError for a key that
+    FiftyOne does not accept, for a dataset of other media than pictures, and as `picture_samples`.
     """
     key = check_brain_key(brain_key or brain_key_of(index.description.metric))
-    package, brain = _package(), _package("fiftyone.brain")
+    package, brain = _connected(), _package("fiftyone.brain")
     samples, others = picture_samples(index, pictures, duplicates)
     dataset = _dataset(package, name)
     field = f"{key}_embedding"
-    for name_of_field, kind in {**_KINDS, field: "VectorField"}.items():
-        if not dataset.has_field(name_of_field):  # a field that is None everywhere has no type to be inferred from
-            dataset.add_sample_field(name_of_field, getattr(package, kind))
+    for title, kind in {**_KINDS, field: "VectorField"}.items():
+        if not dataset.has_field(title):  # a field that is None everywhere has no type to be inferred from
+            dataset.add_sample_field(title, getattr(package, kind))
     places = dict(zip(dataset.values("filepath"), dataset.values("id"), strict=True))
     for part, vectors in chunks(index, samples):
         values = [_fields(sample) | {field: vector} for sample, vector in zip(part, vectors, strict=True)]
         new = [i for i, sample in enumerate(part) if sample.file.as_posix() not in places]
         dataset.add_samples([_sample(package, part[i], values[i]) for i in new], progress=False)
-        old = [i for i in range(len(part)) if i not in set(new)]
-        for name_of_field in values[0] if old else ():
-            by_id = {places[part[i].file.as_posix()]: values[i][name_of_field] for i in old}
-            dataset.set_values(name_of_field, by_id, key_field="id")
+        old = sorted(set(range(len(part))) - set(new))
+        for title in values[0] if old else ():
+            by_id = {places[part[i].file.as_posix()]: values[i][title] for i in old}
+            dataset.set_values(title, by_id, key_field="id")
     if key in dataset.list_brain_runs():
         dataset.delete_brain_run(key)
     options = {"backend": "sklearn", "metric": "euclidean"}
@@ -82,10 +82,10 @@ def fiftyone_paths(name: str, tags: Sequence[str] = (), view: str | None = None)
     tags: only pictures with at least one of these tags.
     view: only pictures of this saved view, in its order.
 
-    Raises ModuleNotFoundError without the package; ValueError for a dataset or view that does not exist, a dataset of other
-    media than pictures, and an empty selection.
+    Raises ModuleNotFoundError without the package, OSError if its database cannot be reached; ValueError for a dataset or view
+    that does not exist, a dataset of other media than pictures, and an empty selection.
     """
-    package = _package()
+    package = _connected()
     if not package.dataset_exists(name):
         raise ValueError(
             f"there is no FiftyOne dataset '{name}'; known: {', '.join(package.list_datasets()) or 'none'}."
@@ -137,6 +137,20 @@ def _fields(sample: PictureSample) -> dict[str, Any]:
         "nearest_distance": sample.nearest,
         "near_duplicates": sample.group,
     }
+
+
+def _connected() -> Any:
+    """The package, once its database answers."""
+    package = _package()
+    try:
+        package.list_datasets()
+    except Exception as error:  # the package and MongoDB's driver have many kinds
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise OSError(
+            f"FiftyOne's database cannot be reached ({reason}); start MongoDB and name it by FIFTYONE_DATABASE_URI, or use "
+            "the JSON format, which needs none."
+        ) from error
+    return package
 
 
 def _package(module: str = "fiftyone") -> Any:

@@ -104,10 +104,10 @@ def read_fiftyone_folder(folder: Path, tags: Sequence[str] = ()) -> list[str]:
     paths = []
     for number, sample in enumerate(samples):
         path = _object(file, sample).get("filepath")
-        own_tags = sample.get("tags") or []
-        if not isinstance(path, str) or not path or not isinstance(own_tags, list):
+        sample_tags = sample.get("tags") or []
+        if not isinstance(path, str) or not path or not isinstance(sample_tags, list):
             raise ValueError(f"'{file}': sample {number} has no filepath, or tags that are no list.")
-        if tags and not set(tags) & {tag for tag in own_tags if isinstance(tag, str)}:
+        if tags and not set(tags) & {tag for tag in sample_tags if isinstance(tag, str)}:
             continue
         place = Path(path)
         if not place.is_absolute():

@@ -88,6 +88,7 @@ def picture_samples(
             group_of = {row: number for number, group in enumerate(groups, 1) for row in group.rows}
     copies = Counter(index.digests)
     files = _files(index.paths, index.digests, pictures)
+    first_row = {file: row for row, file in reversed(list(enumerate(files)))}  # copies inside shards share a file
     samples = [
         PictureSample(
             row,
@@ -103,7 +104,7 @@ def picture_samples(
         for row, (file, digest, width, height, size) in enumerate(
             zip(files, *(index.column(name) for name in ("digest", "width", "height", "bytes")), strict=True)
         )
-        if file is not None
+        if file is not None and first_row[file] == row
     ]
     others = [path for path, file in zip(index.paths, files, strict=True) if file is None]
     if not samples:

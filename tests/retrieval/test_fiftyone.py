@@ -152,8 +152,8 @@ def test_samples_have_the_fields_of_the_index(package: Any, index: Index) -> Non
 @warm
 def test_a_second_export_adds_a_key_and_keeps_tags_and_fields(package: Any, index: Index, pictures: Path) -> None:
     dataset = package.Dataset("both", persistent=True)
-    own = package.Sample(filepath=(pictures / "1.png").as_posix(), tags=["mine"], stars=5)
-    dataset.add_sample(own)
+    existing = package.Sample(filepath=(pictures / "1.png").as_posix(), tags=["mine"], stars=5)
+    dataset.add_sample(existing)
     dataset.add_sample(package.Sample(filepath="/elsewhere/other.png"))
     fiftyone_export(index, "both")
     fiftyone_export(index, "both", brain_key="second")
@@ -308,9 +308,10 @@ def test_pictures_in_shards_are_left_out_or_written_as_files(pictures: Path, tmp
     with tarfile.open(tmp_path / "shard.tar", "w") as shard:
         for name in ("1.png", "2.png"):
             shard.add(pictures / name, name)
+        shard.add(pictures / "1.png", "copy of 1.png")
     embed(tmp_path / "shard.tar", tmp_path / "index", "pocket", device="cpu")
     index = Index.open(tmp_path / "index")
-    with pytest.raises(ValueError, match=r"all 2 pictures .* are inside shards"):
+    with pytest.raises(ValueError, match=r"all 3 pictures .* are inside shards"):
         write_fiftyone_folder(index, tmp_path / "out")
     assert write_fiftyone_folder(index, tmp_path / "out", pictures=tmp_path / "files").left_out == ()
     files = read_fiftyone_folder(tmp_path / "out")
@@ -319,7 +320,7 @@ def test_pictures_in_shards_are_left_out_or_written_as_files(pictures: Path, tmp
     ]
     embed([tmp_path / "shard.tar", pictures / "3.png"], tmp_path / "mixed", "pocket", device="cpu")
     written = write_fiftyone_folder(Index.open(tmp_path / "mixed"), tmp_path / "mixed-out")
-    assert written.pictures == 1 and len(written.left_out) == 2
+    assert written.pictures == 1 and len(written.left_out) == 3
 
 
 def test_the_command_exports_and_imports_the_json_format(index: Index, tmp_path: Path, capsys: Any) -> None:
@@ -368,3 +369,19 @@ def test_without_the_package_the_error_says_how_to_install_it(
     monkeypatch.setattr("dreamsim_guidance.retrieval.fiftyone_dataset.importlib.import_module", without)
     assert main(["fiftyone", "export", str(index.folder), "--dataset", "photos"]) == 2
     assert 'pip install "dreamsim-guidance[fiftyone]"' in capsys.readouterr().err
+
+
+def test_a_database_that_does_not_answer_is_one_line(
+    index: Index, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    def refuse() -> None:
+        raise RuntimeError("no mongod\nhere")
+
+    stub = types.SimpleNamespace(list_datasets=refuse)
+    import_module = importlib.import_module
+    monkeypatch.setattr(
+        "dreamsim_guidance.retrieval.fiftyone_dataset.importlib.import_module",
+        lambda name: stub if name.startswith("fiftyone") else import_module(name),
+    )
+    assert main(["fiftyone", "export", str(index.folder), "--dataset", "photos"]) == 2
+    assert "cannot be reached (no mongod here); start MongoDB" in capsys.readouterr().err

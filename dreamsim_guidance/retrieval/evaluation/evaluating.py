@@ -109,20 +109,20 @@ def _evaluate(
     progress: bool,
     tell: Callable[[str], None],
 ) -> TaskReport:
-    asked = task.answerable()
-    counts = np.concatenate([rows.sum(1) for _, rows in asked.relevance()])
-    places = asked.query_places
-    sizes = len(asked.gallery_places) - np.isin(places, asked.gallery_places)
+    answerable = task.answerable()
+    counts = np.concatenate([rows.sum(1) for _, rows in answerable.relevance()])
+    places = answerable.query_places
+    sizes = len(answerable.gallery_places) - np.isin(places, answerable.gallery_places)
     kinds, times = np.unique(np.stack([sizes, counts]), axis=1, return_counts=True)
     by_kind = np.stack([chance(int(n), int(r), cutoffs) for n, r in kinds.T])
-    groups = np.array([str(i) for i in places] if asked.groups is None else [asked.groups[i] for i in places])
+    groups = np.array([str(i) for i in places] if answerable.groups is None else [answerable.groups[i] for i in places])
     measures = measure_names(cutoffs)
     values: dict[str, NDArray[np.float64]] = {}
     tied: dict[str, float] = {}
     failed: dict[str, str] = {}
     for name, metric in metrics.items():
         try:
-            values[name], tied[name] = _scores(asked, metric, cutoffs, progress)
+            values[name], tied[name] = _scores(answerable, metric, cutoffs, progress)
         except Exception as error:  # a user's metric may raise anything, and the others must still run
             failed[name] = " ".join(str(error).split()) or type(error).__name__
             tell(f"{name} did not run on {task.name}: {failed[name]}")
@@ -134,7 +134,7 @@ def _evaluate(
     return TaskReport(
         rule=task.rule,
         queries=len(places),
-        gallery=len(asked.gallery_places),
+        gallery=len(answerable.gallery_places),
         left_out=len(task.query_places) - len(places),
         relevant=float(counts.mean()),
         groups=len(np.unique(groups)),

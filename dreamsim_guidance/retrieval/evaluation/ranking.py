@@ -77,14 +77,17 @@ def ties_matter(distances: ArrayLike, relevant: ArrayLike) -> bool:
 
 
 class _Blocks:
-    """Runs of equal distances in a ranking: `size` pictures, `hits` of them relevant, behind `before` and `found` nearer."""
+    """Runs of equal distances in a ranking: each of `size` pictures, `hits` of them relevant.
+
+    `before` pictures are nearer, `relevant_before` of them relevant. `total` pictures are relevant in all.
+    """
 
     def __init__(self, distances: NDArray[np.float64], relevant: NDArray[np.bool_]) -> None:
         starts = np.flatnonzero(np.r_[True, distances[1:] != distances[:-1]])
         self.before = starts
         self.size = np.diff(np.r_[starts, len(distances)])
         self.hits = np.add.reduceat(relevant.astype(np.int64), starts)
-        self.found = np.cumsum(self.hits) - self.hits
+        self.relevant_before = np.cumsum(self.hits) - self.hits
         self.total = int(relevant.sum())
 
     def average_precision(self) -> float:
@@ -92,7 +95,7 @@ class _Blocks:
         inside = np.arange(len(block)) - self.before[block]  # i - 1 of the equation
         size, hits = self.size[block], self.hits[block]
         others = inside * (hits - 1) / np.maximum(size - 1, 1)
-        terms = hits / size * (self.found[block] + 1 + others) / (self.before[block] + inside + 1)
+        terms = hits / size * (self.relevant_before[block] + 1 + others) / (self.before[block] + inside + 1)
         return float(terms.sum() / self.total)
 
     def recall(self, k: int) -> float:

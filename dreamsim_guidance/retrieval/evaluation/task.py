@@ -47,8 +47,8 @@ class RetrievalTask:
             raise ValueError(f"task {self.name}: files, labels and groups must have the same length.")
         if len(set(self.files)) != count:
             seen: set[Path] = set()
-            double = next(file for file in self.files if file in seen or seen.add(file))  # type: ignore[func-returns-value]
-            raise ValueError(f"task {self.name}: '{double}' is listed twice; list every picture once.")
+            repeated = next(file for file in self.files if file in seen or seen.add(file))  # type: ignore[func-returns-value]
+            raise ValueError(f"task {self.name}: '{repeated}' is listed twice; list every picture once.")
         for title in ("queries", "gallery"):
             places = getattr(self, title)
             if not (count if places is None else len(places)):
@@ -80,10 +80,10 @@ class RetrievalTask:
         Raises ValueError if there is no such query.
         """
         places = self.query_places
-        kept = np.concatenate([rows.any(1) for _, rows in self.relevance()])
-        if not kept.any():
+        has_answer = np.concatenate([rows.any(1) for _, rows in self.relevance()])
+        if not has_answer.any():
             raise ValueError(f"task {self.name}: the gallery holds no relevant picture for any query.")
-        return self if kept.all() else replace(self, queries=tuple(places[kept].tolist()))
+        return self if has_answer.all() else replace(self, queries=tuple(places[has_answer].tolist()))
 
     def relevance(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
         """Yield blocks of queries: their positions in `files`, `(q,)`, and what is relevant to them, `(q, gallery)` bool."""
