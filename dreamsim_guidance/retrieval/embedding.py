@@ -161,6 +161,36 @@ def _recorded_name(metric: str | os.PathLike[str] | DreamSim) -> str:
     return os.path.abspath(metric) if os.path.exists(metric) else os.fspath(metric)
 
 
+class _Estimate:
+    """How many pictures some pieces hold: shards that are not read yet count as the mean of those that are."""
+
+    def __init__(self, pieces: Iterable[Piece]) -> None:
+        self._counted = 0
+        self._unread: set[str] = set()
+        self._read: list[int] = []
+        for piece in pieces:
+            if piece.count is not None:
+                self._counted += piece.count
+            elif piece.container is not None:
+                self._unread.add(piece.container)
+
+    def take(self, item: Item) -> None:
+        """Note the end of a shard."""
+        name = item.container if isinstance(item, Finished) else item.path if isinstance(item, Present) else ""
+        if isinstance(item, Finished | Present) and name in self._unread:
+            self._unread.discard(name)
+            self._read.append(item.count)
+
+    @property
+    def total(self) -> int | None:
+        """The number, None as long as nothing is known about shards."""
+        if not self._unread:
+            return self._counted + sum(self._read)
+        if not self._read:
+            return None
+        return self._counted + round(sum(self._read) * (1 + len(self._unread) / len(self._read)))
+
+
 class _Job:
     """One process's share of a job."""
 
@@ -203,11 +233,15 @@ class _Job:
             tqdm(total=_total(pieces), desc="embed", unit="image", disable=not self.progress, smoothing=0.1) as bar,
         ):
             depth = 2 * self.batch
+            estimate = _Estimate(pieces)
             reader = Reader(self.embedder, self.known, self.folder.read_containers(), claims, pool, depth)
             try:
                 with in_background(reader.items(pieces), depth) as items:
                     for item in items:
                         bar.update(self._take(item))
+                        estimate.take(item)
+                        if bar.total != (total := estimate.total):
+                            bar.total = total
                         full = len(self._rows) + len(self._copies) + len(self._broken) >= _CHUNK_ROWS
                         if full or time.monotonic() - self._last >= _CHUNK_SECONDS:
                             self._write()

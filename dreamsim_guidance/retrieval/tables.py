@@ -16,6 +16,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,8 @@ __all__ = [
 
 _FORMAT, _VERSION = "dreamsim-guidance index", 1
 _FILE = "index.json"
+_KEPT_VERSIONS = timedelta(hours=1)
+"""Readers may go on with the table as it was when they opened it for so long."""
 _NAMES = 2000
 """Paths in one condition."""
 
@@ -208,10 +211,11 @@ class IndexFolder:
                 _delete(table, condition)
 
     def compact(self) -> None:
-        """Join the small files that many short writes leave."""
-        with locked(self.folder / ".write"):
+        """Join the small files that many short writes leave, and remove those that were joined an hour ago or earlier."""
+        with locked(self.folder / ".write"), readable(self.folder):
             for table in (self.pictures, self.broken, self.finished):
-                table.optimize()
+                table.checkout_latest()
+                table.optimize(cleanup_older_than=_KEPT_VERSIONS)
 
     def _all(self, table: Any, *names: str) -> Iterable[tuple[Any, ...]]:
         """Some columns of all rows."""

@@ -27,6 +27,7 @@ from dreamsim_guidance import DreamSim
 from dreamsim_guidance.metric.ensemble import Ensemble
 from dreamsim_guidance.retrieval import Index, embed
 from dreamsim_guidance.retrieval.embedding import Summary
+from dreamsim_guidance.retrieval.sources.piece import Picture
 
 pytest.importorskip("lancedb")
 
@@ -318,3 +319,27 @@ def test_embeddings_that_are_not_finite_stop_the_job(tiny_ensemble: Ensemble, tm
 def test_a_spatial_metric_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="compares pairs"):
         embed(write_pictures(tmp_path / "pictures", [1]), tmp_path / "index", "photographs_spatial", progress=False)
+
+
+def test_the_total_is_estimated_from_the_shards_read_so_far() -> None:
+    from dreamsim_guidance.retrieval.embedding import _Estimate
+    from dreamsim_guidance.retrieval.reading import Finished, Present
+    from dreamsim_guidance.retrieval.sources.files import Files
+    from dreamsim_guidance.retrieval.sources.shards import Shard
+
+    files = Files((Picture("/a.png"), Picture("/b.png")))
+    assert _Estimate([files]).total == 2
+    estimate = _Estimate([files, *(Shard(f"/{i}.tar", "") for i in range(4))])
+    assert estimate.total is None
+    estimate.take(Present("/a.png"))
+    assert estimate.total is None
+    totals = []
+    for item in (
+        Finished("/0.tar", "", 10, ()),
+        Present("/1.tar", 20),
+        Finished("/2.tar", "", 0, ()),
+        Finished("/3.tar", "", 6, ()),
+    ):
+        estimate.take(item)
+        totals.append(estimate.total)
+    assert totals == [42, 62, 42, 38]
