@@ -1,22 +1,24 @@
 """Images per second of `embed`, end to end, against the ceiling of the network alone.
 
-    python benchmarks/embedding.py [METRIC ...]
+    python benchmarks/embedding.py [METRIC ...] [--pictures N]
 
 The pictures are JPEG files of scikit-image's photographs, cut and scaled to sides of 500 to 1000 pixels. In each round two runs
 follow each other: the network on the same pictures, decoded and resized before the clock starts, and the whole job, which
-reads, hashes, decodes, resizes, embeds and writes a new index. The share is the job's rate over the network's; the loader alone
-is timed once. Where the loader is the slower one, it is the limit, and the share says so.
+reads, hashes, decodes, resizes, embeds and writes a new index. The share is the job's rate over the network's; the loader
+alone is timed once. Where the loader is the slower one, it is the limit, and the share says so. `processor share` is the same
+share from the processor time of the process, which other work on the machine disturbs less.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
 import statistics
-import sys
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -54,47 +56,58 @@ def write_photographs(folder: Path, count: int, seed: int = 0) -> list[Path]:
     return files
 
 
-def network_rate(embedder: Embedder, pictures: list[Prepared]) -> float:
-    """Images per second of the network on pictures in memory."""
+def run_network(embedder: Embedder, pictures: list[Prepared]) -> float:
+    """Embed pictures that are in memory, and return images per second."""
     start = time.perf_counter()
     for first in range(0, len(pictures), BATCH):
         embedder.embed(pictures[first : first + BATCH])
     return len(pictures) / (time.perf_counter() - start)
 
 
-def measure(name: str, folder: Path) -> dict[str, object]:
+def with_processor_time(run: Callable[[], float]) -> tuple[float, float]:
+    """What `run` returns, and the processor time in seconds that it took in all threads."""
+    start = time.process_time()
+    return run(), time.process_time() - start
+
+
+def measure(name: str, folder: Path, count: int) -> dict[str, object]:
     metric: DreamSim = embedding_network(name, default_device())
     embedder = Embedder(metric, batch=BATCH)
     source = folder / name
     source.mkdir()
-    files = write_photographs(source, COUNT.get(name, 96))
+    files = write_photographs(source, count)
     contents = [file.read_bytes() for file in files]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         start = time.perf_counter()
         pictures = list(pool.map(embedder.prepare, contents))
         loader = len(files) / (time.perf_counter() - start)
-    network_rate(embedder, pictures[:BATCH])  # warm-up
+    run_network(embedder, pictures[:BATCH])  # warm-up
     network, job = [], []
     for i in range(ROUNDS):
-        network.append(network_rate(embedder, pictures))
-        job.append(embed(source, folder / f"{name}-{i}", metric, batch=BATCH, progress=False).per_second)
+        to = folder / f"{name}-{i}"
+        network.append(with_processor_time(lambda: run_network(embedder, pictures)))
+        job.append(with_processor_time(lambda to=to: embed(source, to, metric, batch=BATCH, progress=False).per_second))
     return {
         "metric": name,
         "pictures": len(files),
         "kilobytes": round(statistics.mean(map(len, contents)) / 1000, 1),
         "loader alone": round(loader, 1),
-        "network": [round(rate, 2) for rate in network],
-        "job": [round(rate, 2) for rate in job],
-        "share": round(statistics.median(a / b for a, b in zip(job, network, strict=True)), 3),
+        "network": [round(rate, 2) for rate, _ in network],
+        "job": [round(rate, 2) for rate, _ in job],
+        "share": round(statistics.median(a[0] / b[0] for a, b in zip(job, network, strict=True)), 3),
+        "processor share": round(statistics.median(b[1] / a[1] for a, b in zip(job, network, strict=True)), 3),
     }
 
 
 def main() -> None:
-    names = sys.argv[1:] or ["photographs", "pocket"]
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("metrics", nargs="*", default=["photographs", "pocket"])
+    parser.add_argument("--pictures", type=int)
+    options = parser.parse_args()
     machine = {"device": default_device(), "cores": os.cpu_count(), "load": round(os.getloadavg()[0], 2)}
     machine |= {"processor": platform.processor() or platform.machine(), "torch": torch.__version__}
     with tempfile.TemporaryDirectory() as folder:
-        results = [measure(name, Path(folder)) for name in names]
+        results = [measure(name, Path(folder), options.pictures or COUNT.get(name, 96)) for name in options.metrics]
     print(json.dumps({"machine": machine, "results": results}, indent=2))
 
 
