@@ -1,0 +1,10 @@
+from .generating import Generated as Generated
+from .generating import generate as generate
+from .plan import Plan as Plan
+from .plan import PlannedModel as PlannedModel
+from .plan import Screen as Screen
+from .plan import Way as Way
+from .plan_file import built_in_plans as built_in_plans
+from .plan_file import read_plan as read_plan
+from .screening import Measured as Measured
+from .screening import Screening as Screening
