@@ -118,7 +118,7 @@ def screen(
 ) -> Screening:
     """Measure all triplets in a folder, and write data.csv with those that pass.
 
-    records: of all pictures, by file. Raises ValueError if no triplet passes.
+    records: of all pictures, by file. metric: the plan's.
     """
     triplets = list(plan.triplets())
     files = [folder / name for triplet in triplets for name in triplet.files]

@@ -64,11 +64,6 @@ class Source:
         if "prompt" not in inspect.signature(self.pipe.__call__).parameters:
             raise ValueError(f"'{planned.model}' takes no prompt; a plan needs a model that does.")
 
-    @property
-    def batch(self) -> int:
-        """Pictures that are sampled at once."""
-        return self.planned.batch or self.model.batch
-
     @cached_property
     def settings(self) -> dict[str, Any]:
         """How pictures are sampled, for their records."""

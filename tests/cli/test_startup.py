@@ -13,7 +13,7 @@ HEAVY |= {"matplotlib", "PIL", "skimage", "sklearn", "pandas", "open_clip", "hug
 HEAVY |= {"jaxtyping", "einops", "tensorboard"}
 
 COMMANDS = ("demo", "guide", "compare", "embed", "evaluate", "study", "data", "recipes", "show", "copy", "run")
-COMMANDS += ("version",)
+COMMANDS += ("generate", "version")
 
 SCRIPT = """
 import json, sys
