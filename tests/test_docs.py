@@ -161,6 +161,8 @@ COMMANDS += (
     "fiftyone export",
     "fiftyone import",
     "study read",
+    "study choose",
+    "generate",
     "data nights",
     "data check",
     "data scenes",
