@@ -23,4 +23,5 @@ from .near_duplicates import Duplicates as Duplicates
 from .near_duplicates import Group as Group
 from .near_duplicates import near_duplicate_groups as near_duplicate_groups
 from .near_duplicates import suggest_threshold as suggest_threshold
+from .ray_engine.job import embed_on_ray as embed_on_ray
 from .search import Match as Match

@@ -27,6 +27,7 @@ from dreamsim_guidance.retrieval.sources.piece import Picture
 
 __all__ = [
     "Broken",
+    "Decoder",
     "Embedder",
     "Prepared",
     "Row",
@@ -84,29 +85,16 @@ class Prepared:
         return tuple(tuple(image.shape) for image in self.images)
 
 
-class Embedder:
-    """A metric that embeds the bytes of picture files.
+class Decoder:
+    """Decodes picture files and resizes the pictures for a metric, without the metric itself.
 
-    metric: a `DreamSim` that joins features into one vector (not `spatial`).
+    sides: of the squares that the branches of the metric take; () keeps the pictures' own sizes.
     reading: how files are read, "upright" (the default) or "original"; see `files.pictures`.
-    batch: pictures that go through the network at once; by default 32.
-
-    Raises ValueError for a spatial metric, whose maps are too large for a table.
     """
 
-    def __init__(self, metric: DreamSim, reading: Reading = "upright", batch: int = 32) -> None:
-        if metric.ensemble.spatial:
-            raise ValueError("a spatial metric compares maps, which are too large for a table; use its pooled form.")
-        self.metric = metric
+    def __init__(self, sides: Sequence[int], reading: Reading = "upright") -> None:
+        self.sides = tuple(sides)
         self.reading = reading
-        self.batch = batch
-        self._sides = tuple(sorted({config.image_size for config in metric.ensemble.configs})) if metric.resize else ()
-
-    def probe(self) -> Vectors:
-        """The vector `(d,)` of a fixed picture, by which two metrics are compared up to rounding."""
-        rows, columns = np.mgrid[0:64, 0:96]
-        picture = np.stack([rows * 4, columns * 2, (rows // 8 + columns // 8) % 2 * 255], axis=2).astype(np.uint8)
-        return self.embed([self._prepared(picture)])[0]
 
     def prepare(self, data: bytes, name: str = "picture") -> Prepared:
         """Decode a picture file and resize the picture to the square of each branch. Safe to call in threads.
@@ -125,11 +113,37 @@ class Embedder:
 
     def _prepared(self, pixels: NDArray[Any]) -> Prepared:
         height, width = pixels.shape[:2]
-        if pixels.dtype == np.uint8 and self._sides:
-            return Prepared(width, height, tuple(squashed(pixels, side) for side in self._sides))
+        if pixels.dtype == np.uint8 and self.sides:
+            return Prepared(width, height, tuple(squashed(pixels, side) for side in self.sides))
         image = to_image(pixels)
-        images = [resize(image, (side, side)) for side in self._sides] if self._sides else [image]
+        images = [resize(image, (side, side)) for side in self.sides] if self.sides else [image]
         return Prepared(width, height, tuple(x[0] for x in images))
+
+
+class Embedder(Decoder):
+    """A metric that embeds the bytes of picture files.
+
+    metric: a `DreamSim` that joins features into one vector (not `spatial`).
+    reading: how files are read, "upright" (the default) or "original"; see `files.pictures`.
+    batch: pictures that go through the network at once; by default 32.
+
+    Raises ValueError for a spatial metric, whose maps are too large for a table.
+    """
+
+    def __init__(self, metric: DreamSim, reading: Reading = "upright", batch: int = 32) -> None:
+        if metric.ensemble.spatial:
+            raise ValueError("a spatial metric compares maps, which are too large for a table; use its pooled form.")
+        super().__init__(
+            sorted({config.image_size for config in metric.ensemble.configs}) if metric.resize else (), reading
+        )
+        self.metric = metric
+        self.batch = batch
+
+    def probe(self) -> Vectors:
+        """The vector `(d,)` of a fixed picture, by which two metrics are compared up to rounding."""
+        rows, columns = np.mgrid[0:64, 0:96]
+        picture = np.stack([rows * 4, columns * 2, (rows // 8 + columns // 8) % 2 * 255], axis=2).astype(np.uint8)
+        return self.embed([self._prepared(picture)])[0]
 
     def embed(self, pictures: Sequence[Prepared]) -> Vectors:
         """Return the unit vectors of pictures, `(n, d)` float16, in order; pictures of one shape share a batch.
@@ -176,7 +190,7 @@ class Embedder:
         device, dtype = self.metric.device, torch.promote_types(self.metric.dtype, torch.float32)
         batches = [torch.stack(images).to(device, dtype) for images in zip(*(p.images for p in pictures), strict=True)]
         with torch.inference_mode():
-            images = dict(zip(self._sides, batches, strict=True)) if self._sides else batches[0]
+            images = dict(zip(self.sides, batches, strict=True)) if self.sides else batches[0]
             vectors = self.metric.directions(images).float().cpu().numpy()
         if not np.isfinite(vectors).all():
             raise ValueError("the metric gives embeddings that are not finite; look at its weights.")

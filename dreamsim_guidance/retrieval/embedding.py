@@ -29,14 +29,14 @@ from dreamsim_guidance.metric.photographs import default_metric
 from dreamsim_guidance.processes import agreed, is_main, launched, process_state
 from dreamsim_guidance.retrieval.ahead import in_background
 from dreamsim_guidance.retrieval.claims import Claims
-from dreamsim_guidance.retrieval.embedder import Broken, Embedder, Row, Vectors, index_fingerprint
+from dreamsim_guidance.retrieval.embedder import Broken, Embedder, Row, index_fingerprint
 from dreamsim_guidance.retrieval.index import check_fingerprint
 from dreamsim_guidance.retrieval.reading import Bad, Copy, Finished, Item, New, Present, Reader
 from dreamsim_guidance.retrieval.sources.listing import list_pieces
 from dreamsim_guidance.retrieval.sources.piece import Piece
 from dreamsim_guidance.retrieval.tables import Description, IndexFolder, check_place
 
-__all__ = ["Summary", "embed", "open_for_writing"]
+__all__ = ["Summary", "embed", "only_job", "open_for_writing", "remove_missing", "total_pictures"]
 
 _CHUNK_ROWS, _CHUNK_SECONDS = 4096, 20.0
 """Rows are written after so many of them, or after so many seconds; a kill loses no more than that."""
@@ -107,7 +107,7 @@ def embed(
     _need_one_machine()
     check_place(folder)
     pieces = _everywhere(lambda: list_pieces(names, column, outside))
-    with _only_job(folder):
+    with only_job(folder):
         opened = open_for_writing(folder, metric, device, reading, names)
         job = _Job(*opened, workers, batch, progress and is_main())
         return job.run(pieces, prune)
@@ -222,7 +222,7 @@ class _Job:
             agreed(lambda: self._share(pieces[self.index :: self.count], claims))
             agreed(lambda: self._resolve(claims))
         if prune:
-            self.summary.removed += agreed(lambda: self._prune() if is_main() else 0)
+            self.summary.removed += agreed(lambda: remove_missing(self.folder) if is_main() else 0)
         agreed(lambda: self.folder.compact() if is_main() else None)
         self.summary.seconds = time.perf_counter() - start
         return _joined(self.summary)
@@ -230,7 +230,9 @@ class _Job:
     def _share(self, pieces: Sequence[Piece], claims: Claims) -> None:
         with (
             ThreadPoolExecutor(self.workers, thread_name_prefix="decode") as pool,
-            tqdm(total=_total(pieces), desc="embed", unit="image", disable=not self.progress, smoothing=0.1) as bar,
+            tqdm(
+                total=total_pictures(pieces), desc="embed", unit="image", disable=not self.progress, smoothing=0.1
+            ) as bar,
         ):
             depth = 2 * self.batch
             estimate = _Estimate(pieces)
@@ -273,7 +275,7 @@ class _Job:
         batch, self._waiting = self._waiting, []
         if batch:
             vectors = self.embedder.embed([new.prepared for new in batch])
-            self._rows += [_row(new, vector) for new, vector in zip(batch, vectors, strict=True)]
+            self._rows += [new.row(vector) for new, vector in zip(batch, vectors, strict=True)]
             self.summary.embedded += len(batch)
 
     def _add_broken(self, broken: Broken) -> None:
@@ -324,20 +326,18 @@ class _Job:
         if self._deferred:  # cannot be: every claim ends as a row or as a reason, or else the job fails
             raise RuntimeError(f"{len(self._deferred)} pictures were claimed and not embedded; run the job again.")
 
-    def _prune(self) -> int:
-        from dreamsim_guidance.retrieval.sources.stored import is_gone
 
-        gone = [path for path in self.folder.known() if is_gone(path)]
-        self.folder.write(replaced=gone)
-        return len(gone)
+def remove_missing(folder: IndexFolder) -> int:
+    """Remove the rows of pictures on this machine that no longer exist, and return how many."""
+    from dreamsim_guidance.retrieval.sources.stored import is_gone
 
-
-def _row(new: New, vector: Vectors) -> Row:
-    prepared, picture = new.prepared, new.picture
-    return Row(picture.path, new.digest, prepared.width, prepared.height, new.size, picture.stamp, vector)
+    gone = [path for path in folder.known() if is_gone(path)]
+    folder.write(replaced=gone)
+    return len(gone)
 
 
-def _total(pieces: Iterable[Piece]) -> int | None:
+def total_pictures(pieces: Iterable[Piece]) -> int | None:
+    """The number of pictures in all pieces, or None if one of them does not tell."""
     counts = [piece.count for piece in pieces]
     known = [count for count in counts if count is not None]
     return sum(known) if len(known) == len(counts) else None
@@ -379,7 +379,7 @@ def _claims() -> Iterator[Claims]:
 
 
 @contextmanager
-def _only_job(folder: Path) -> Iterator[None]:
+def only_job(folder: Path) -> Iterator[None]:
     """Hold the lock of an index; raise ValueError if another job holds it."""
     folder_lock = FileLock(folder / ".embed.lock") if is_main() else None
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
 
 from dreamsim_guidance.files.pictures import PictureError
 from dreamsim_guidance.retrieval.ahead import mapped_ahead
-from dreamsim_guidance.retrieval.claims import Claims
-from dreamsim_guidance.retrieval.embedder import Broken, Embedder, Prepared, digest_of, read_bytes
+from dreamsim_guidance.retrieval.embedder import Broken, Decoder, Prepared, Row, digest_of, read_bytes
 from dreamsim_guidance.retrieval.sources.piece import Picture, Piece, PieceError
 from dreamsim_guidance.retrieval.sources.remote import is_url
 from dreamsim_guidance.retrieval.tables import Known
 
-__all__ = ["Copy", "Finished", "New", "Present", "Reader"]
+__all__ = ["Bad", "Copy", "Finished", "Item", "New", "Present", "Reader", "SharedClaims"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,11 @@ class New:
     digest: str
     size: int
     prepared: Prepared
+
+    def row(self, vector: NDArray[np.float16]) -> Row:
+        """The row of the index, with the vector of the picture."""
+        width, height = self.prepared.width, self.prepared.height
+        return Row(self.picture.path, self.digest, width, height, self.size, self.picture.stamp, vector)
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,20 @@ class _Loaded:
 Item = Present | Copy | New | Bad | Finished
 
 
+@runtime_checkable
+class SharedClaims(Protocol):
+    """Who embeds a content first, as `Reader` asks; see `retrieval.claims.Claims`."""
+
+    def mine(self, digest: str) -> bool:
+        """Whether this reader has claimed the digest already."""
+
+    def claim(self, digest: str) -> bool:
+        """Claim a digest; return False if another reader has it."""
+
+    def mark_broken(self, digest: str, reason: str) -> None:
+        """Record why the content of this digest is not a picture."""
+
+
 class Reader:
     """Reads pieces of work in order.
 
@@ -82,14 +104,14 @@ class Reader:
 
     def __init__(
         self,
-        embedder: Embedder,
+        decoder: Decoder,
         known: Mapping[str, Known],
         containers: Mapping[str, tuple[str, int]],
-        claims: Claims,
+        claims: SharedClaims,
         pool: Executor,
         depth: int,
     ) -> None:
-        self.embedder = embedder
+        self.decoder = decoder
         self.known = known
         self.containers = containers
         self.claims = claims
@@ -183,7 +205,7 @@ class Reader:
             return entry
         picture = _light(entry.picture)
         try:
-            prepared = self.embedder.prepare(entry.data, picture.path)
+            prepared = self.decoder.prepare(entry.data, picture.path)
         except PictureError as error:
             self.claims.mark_broken(entry.digest, error.reason)
             return Bad(Broken(picture.path, error.reason, picture.stamp), entry.digest)
