@@ -97,6 +97,10 @@ def check_command(words: list[str], run: bool) -> None:
     elif "dreamsim_guidance" in arguments:  # torchrun -m dreamsim_guidance ..., accelerate launch ...
         assert not run, f"{program} starts processes: say `parsed only` and why"
         parse(arguments[arguments.index("dreamsim_guidance") + 1 :])
+    elif program == "python" and arguments[0] == "-m":  # a module of the library with `main(words)`
+        main = importlib.import_module(arguments[1]).main
+        if run:
+            main(arguments[2:])
     elif program in NOT_RUN:
         for extra in re.findall(r"\[(\w+)\]", " ".join(arguments)):
             assert extra in extras(), f"pyproject.toml has no extra '{extra}'"
