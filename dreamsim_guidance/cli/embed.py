@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from tyro.conf import Positional
 
 if TYPE_CHECKING:
-    from dreamsim_guidance.retrieval.embedding import Summary
+    from dreamsim_guidance.retrieval.progress import Summary
 
 __all__ = ["EmbedCommand"]
 

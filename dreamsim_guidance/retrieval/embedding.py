@@ -7,18 +7,13 @@ processes on one machine, started by `accelerate launch` or `torchrun`, share th
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
-import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from dreamsim_guidance.evaluation.metrics.named_metrics import embedding_network
@@ -31,42 +26,17 @@ from dreamsim_guidance.retrieval.ahead import in_background
 from dreamsim_guidance.retrieval.claims import Claims
 from dreamsim_guidance.retrieval.embedder import Broken, Embedder, Row, index_fingerprint
 from dreamsim_guidance.retrieval.index import check_fingerprint
+from dreamsim_guidance.retrieval.progress import Estimate, Summary, joined, total_pictures
 from dreamsim_guidance.retrieval.reading import Bad, Copy, Finished, Item, New, Present, Reader
+from dreamsim_guidance.retrieval.sharing import from_main, need_one_machine, only_job, shared_claims
 from dreamsim_guidance.retrieval.sources.listing import list_pieces
 from dreamsim_guidance.retrieval.sources.piece import Piece
 from dreamsim_guidance.retrieval.tables import Description, IndexFolder, check_place
 
-__all__ = ["Summary", "embed", "only_job", "open_for_writing", "remove_missing", "total_pictures"]
+__all__ = ["embed", "open_for_writing", "remove_missing"]
 
 _CHUNK_ROWS, _CHUNK_SECONDS = 4096, 20.0
 """Rows are written after so many of them, or after so many seconds; a kill loses no more than that."""
-
-
-@dataclass
-class Summary:
-    """What a job did.
-
-    embedded: pictures that went through the network. copies: further pictures with the content of another one.
-    present: pictures that the index had already. broken: reasons by path. removed: rows of pictures that are gone.
-    seconds: of the whole job, reading included, without loading the metric.
-    """
-
-    embedded: int = 0
-    copies: int = 0
-    present: int = 0
-    removed: int = 0
-    seconds: float = 0.0
-    broken: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def per_second(self) -> float:
-        """Embedded pictures per second."""
-        return self.embedded / self.seconds if self.seconds else 0.0
-
-    def __str__(self) -> str:
-        parts = [f"embedded {self.embedded}", f"copies {self.copies}", f"broken {len(self.broken)}"]
-        parts += [f"already there {self.present}"] + ([f"removed {self.removed}"] if self.removed else [])
-        return f"{', '.join(parts)}; {self.seconds:.1f} s, {self.per_second:.1f} images/s"
 
 
 def embed(
@@ -104,9 +74,9 @@ def embed(
     folder = Path(to)
     if batch < 1 or (workers is not None and workers < 1):
         raise ValueError(f"batch and workers must be at least 1, got {batch} and {workers}.")
-    _need_one_machine()
+    need_one_machine()
     check_place(folder)
-    pieces = _everywhere(lambda: list_pieces(names, column, outside))
+    pieces = from_main(lambda: list_pieces(names, column, outside))
     with only_job(folder):
         opened = open_for_writing(folder, metric, device, reading, names)
         job = _Job(*opened, workers, batch, progress and is_main())
@@ -161,36 +131,6 @@ def _recorded_name(metric: str | os.PathLike[str] | DreamSim) -> str:
     return os.path.abspath(metric) if os.path.exists(metric) else os.fspath(metric)
 
 
-class _Estimate:
-    """How many pictures some pieces hold: shards that are not read yet count as the mean of those that are."""
-
-    def __init__(self, pieces: Iterable[Piece]) -> None:
-        self._counted = 0
-        self._unread: set[str] = set()
-        self._read: list[int] = []
-        for piece in pieces:
-            if piece.count is not None:
-                self._counted += piece.count
-            elif piece.container is not None:
-                self._unread.add(piece.container)
-
-    def take(self, item: Item) -> None:
-        """Note the end of a shard."""
-        name = item.container if isinstance(item, Finished) else item.path if isinstance(item, Present) else ""
-        if isinstance(item, Finished | Present) and name in self._unread:
-            self._unread.discard(name)
-            self._read.append(item.count)
-
-    @property
-    def total(self) -> int | None:
-        """The number, None as long as nothing is known about shards."""
-        if not self._unread:
-            return self._counted + sum(self._read)
-        if not self._read:
-            return None
-        return self._counted + round(sum(self._read) * (1 + len(self._unread) / len(self._read)))
-
-
 class _Job:
     """One process's share of a job."""
 
@@ -218,14 +158,14 @@ class _Job:
 
     def run(self, pieces: Sequence[Piece], prune: bool) -> Summary:
         start = time.perf_counter()
-        with _claims() as claims:
+        with shared_claims() as claims:
             agreed(lambda: self._share(pieces[self.index :: self.count], claims))
             agreed(lambda: self._resolve(claims))
         if prune:
             self.summary.removed += agreed(lambda: remove_missing(self.folder) if is_main() else 0)
         agreed(lambda: self.folder.compact() if is_main() else None)
         self.summary.seconds = time.perf_counter() - start
-        return _joined(self.summary)
+        return joined(self.summary)
 
     def _share(self, pieces: Sequence[Piece], claims: Claims) -> None:
         with (
@@ -235,7 +175,7 @@ class _Job:
             ) as bar,
         ):
             depth = 2 * self.batch
-            estimate = _Estimate(pieces)
+            estimate = Estimate(pieces)
             reader = Reader(self.embedder, self.known, self.folder.read_containers(), claims, pool, depth)
             try:
                 with in_background(reader.items(pieces), depth) as items:
@@ -334,87 +274,3 @@ def remove_missing(folder: IndexFolder) -> int:
     gone = [path for path in folder.known() if is_gone(path)]
     folder.write(replaced=gone)
     return len(gone)
-
-
-def total_pictures(pieces: Iterable[Piece]) -> int | None:
-    """The number of pictures in all pieces, or None if one of them does not tell."""
-    counts = [piece.count for piece in pieces]
-    known = [count for count in counts if count is not None]
-    return sum(known) if len(known) == len(counts) else None
-
-
-def _need_one_machine() -> None:
-    world, local = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
-    if launched() and "LOCAL_WORLD_SIZE" in os.environ and local != world:
-        raise ValueError(
-            f"{world} processes on several machines cannot share this job, {local} of them are here; start it on one machine."
-        )
-
-
-def _everywhere(work):  # type: ignore[no-untyped-def]
-    """What `work` returns on the main process, on all processes."""
-    if not launched():
-        return work()
-    from accelerate.utils import broadcast_object_list
-
-    process_state()
-    result = [agreed(lambda: work() if is_main() else None)]
-    broadcast_object_list(result)
-    return result[0]
-
-
-@contextmanager
-def _claims() -> Iterator[Claims]:
-    if not launched():
-        yield Claims()
-        return
-    folder = Path(_everywhere(lambda: tempfile.mkdtemp(prefix="dreamsim-guidance-")))
-    claims = agreed(lambda: Claims(folder / "claims.sqlite"))
-    try:
-        yield claims
-    finally:
-        claims.close()
-        if is_main():
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def only_job(folder: Path) -> Iterator[None]:
-    """Hold the lock of an index; raise ValueError if another job holds it."""
-    folder_lock = FileLock(folder / ".embed.lock") if is_main() else None
-
-    def acquire() -> None:
-        if folder_lock is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            try:
-                folder_lock.acquire(blocking=False)
-            except Timeout:
-                raise ValueError(
-                    f"another job is writing the index '{printable(folder)}'; wait until it has ended."
-                ) from None
-
-    agreed(acquire)
-    try:
-        yield
-    finally:
-        if folder_lock is not None:
-            with contextlib.suppress(OSError):  # Windows does not remove open files
-                Path(folder_lock.lock_file).unlink()
-            folder_lock.release()
-
-
-def _joined(summary: Summary) -> Summary:
-    """The sum of the processes' summaries, on all of them."""
-    if not launched():
-        return summary
-    from accelerate.utils import gather_object
-
-    total = Summary()
-    for part in gather_object([summary]):
-        total.embedded += part.embedded
-        total.copies += part.copies
-        total.present += part.present
-        total.removed += part.removed
-        total.seconds = max(total.seconds, part.seconds)
-        total.broken.update(part.broken)
-    return total

@@ -26,7 +26,7 @@ from collections_of_pictures import (
 from dreamsim_guidance import DreamSim
 from dreamsim_guidance.metric.ensemble import Ensemble
 from dreamsim_guidance.retrieval import Index, embed
-from dreamsim_guidance.retrieval.embedding import Summary
+from dreamsim_guidance.retrieval.progress import Summary
 from dreamsim_guidance.retrieval.sources.piece import Picture
 
 pytest.importorskip("lancedb")
@@ -322,14 +322,14 @@ def test_a_spatial_metric_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_total_is_estimated_from_the_shards_read_so_far() -> None:
-    from dreamsim_guidance.retrieval.embedding import _Estimate
+    from dreamsim_guidance.retrieval.progress import Estimate
     from dreamsim_guidance.retrieval.reading import Finished, Present
     from dreamsim_guidance.retrieval.sources.files import Files
     from dreamsim_guidance.retrieval.sources.shards import Shard
 
     files = Files((Picture("/a.png"), Picture("/b.png")))
-    assert _Estimate([files]).total == 2
-    estimate = _Estimate([files, *(Shard(f"/{i}.tar", "") for i in range(4))])
+    assert Estimate([files]).total == 2
+    estimate = Estimate([files, *(Shard(f"/{i}.tar", "") for i in range(4))])
     assert estimate.total is None
     estimate.take(Present("/a.png"))
     assert estimate.total is None

@@ -19,9 +19,11 @@ from pathlib import Path
 
 from dreamsim_guidance.files.pictures import Reading
 from dreamsim_guidance.retrieval.embedder import Decoder, Embedder
-from dreamsim_guidance.retrieval.embedding import Summary, only_job, open_for_writing, remove_missing
+from dreamsim_guidance.retrieval.embedding import open_for_writing, remove_missing
+from dreamsim_guidance.retrieval.progress import Summary
 from dreamsim_guidance.retrieval.ray_engine.cluster import Sizes, connected, need_ray
 from dreamsim_guidance.retrieval.ray_engine.one_pass import Job, Pass
+from dreamsim_guidance.retrieval.sharing import only_job
 from dreamsim_guidance.retrieval.sources.listing import list_pieces
 from dreamsim_guidance.retrieval.sources.piece import Piece
 from dreamsim_guidance.retrieval.tables import check_place

@@ -13,8 +13,8 @@ from tqdm import tqdm
 
 from dreamsim_guidance.files.cache import locked
 from dreamsim_guidance.retrieval.embedder import Broken, Decoder, Row
-from dreamsim_guidance.retrieval.embedding import Summary, total_pictures
 from dreamsim_guidance.retrieval.extras import need
+from dreamsim_guidance.retrieval.progress import Summary, total_pictures
 from dreamsim_guidance.retrieval.ray_engine.claims import claim_tables
 from dreamsim_guidance.retrieval.ray_engine.cluster import Sizes
 from dreamsim_guidance.retrieval.ray_engine.stages import (
