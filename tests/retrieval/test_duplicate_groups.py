@@ -9,7 +9,7 @@ from retrieval.synthetic_index import clustered_rows, random_rows, synthetic_ind
 from dreamsim_guidance.retrieval.duplicate_groups import find_duplicates
 
 
-def test_copies_and_near_duplicates_are_told_apart(tmp_path: Path) -> None:
+def test_copies_and_near_duplicates_are_distinguished(tmp_path: Path) -> None:
     vectors = random_rows(3, 16)[[0, 0, 0, 1, 2]]
     vectors[2] += 0.01 * random_rows(1, 16, 9)[0]
     vectors[2] /= np.linalg.norm(vectors[2])
