@@ -27,7 +27,6 @@ pytest.importorskip("lancedb")
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc"),
-    pytest.mark.xdist_group("ray"),
 ]
 
 FILES, SHARDS, MEMBERS = 24, 3, 16
