@@ -61,7 +61,7 @@ def need_ray() -> Any:
 def _start(ray: Any, address: str | None, workers: int | None) -> None:
     if address:
         try:
-            ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
+            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
         except (ConnectionError, ValueError, TimeoutError, RuntimeError) as error:
             raise ConnectionError(
                 f"no Ray cluster at '{address}' ({error}); start one with `ray start --head`, or leave the address out."
@@ -74,7 +74,7 @@ def _start(ray: Any, address: str | None, workers: int | None) -> None:
         address="local",
         num_cpus=processors,
         include_dashboard=False,
-        logging_level=logging.WARNING,
+        logging_level=logging.ERROR,
         log_to_driver=False,
     )
 
@@ -103,7 +103,7 @@ def sizes_for(resources: Mapping[str, Any], workers: int | None, gpus: float | i
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep Ray's progress bars and messages off the terminal, and its warnings about its own settings."""
+    """Keep Ray's progress bars, its messages below errors, and its warnings about its own settings off the terminal."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"ray\.")
         warnings.filterwarnings("ignore", category=FutureWarning, module=r"ray\.")
@@ -114,7 +114,7 @@ def quiet() -> Iterator[None]:
         context = data.DataContext.get_current()
         logger = logging.getLogger("ray.data")
         before = (logger.level, context.enable_progress_bars)
-        logger.setLevel(logging.WARNING)
+        logger.setLevel(logging.ERROR)
         context.enable_progress_bars = False
         try:
             yield

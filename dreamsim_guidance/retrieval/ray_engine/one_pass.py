@@ -164,8 +164,7 @@ class Pass:
             batch_format="numpy",
             fn_constructor_args=(self.folder.folder, self.folder.description, self.job.batch, sizes.gpus),
             compute=data.ActorPoolStrategy(size=sizes.workers),
-            num_gpus=sizes.gpus,
-            num_cpus=1,
+            **({"num_gpus": sizes.gpus} if sizes.gpus else {"num_cpus": 1}),
         )
         dataset = self.folder.pictures.to_lance()
         return embedded.map_batches(
