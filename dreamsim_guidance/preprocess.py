@@ -36,6 +36,7 @@ from dreamsim_guidance.tracing import recording, transforms_active, values_unkno
 from dreamsim_guidance.types import Image
 
 __all__ = [
+    "bicubic_bands",
     "check_candidate",
     "check_images",
     "check_range",
@@ -54,6 +55,9 @@ _SLACK = 1e-3
 
 _ROUNDING = 1e-5
 """Slack of the clamp in `resize`: a matrix product turns white into 1 +- 1e-7, which must keep its gradient."""
+
+_BAND = 16
+"""Outputs of a band: fewer make small products, more make many zeros."""
 
 _PIL_CHOOSES = int(PIL.__version__.split(".")[0]) >= 13
 """Whether the installed PIL chooses the order of the two passes by the sizes."""
@@ -203,13 +207,32 @@ def _cached_weights(length: int, size: int, dtype: torch.dtype, device: torch.de
 
 def _bicubic_table(length: int, size: int) -> Float[Tensor, "size length"]:
     """The weights of all inputs for output i in row i, which sums to one, float64: PIL's `precompute_coeffs`."""
+    return _bicubic_rows(length, size, range(size), range(length))
+
+
+@lru_cache(maxsize=256)
+def bicubic_bands(length: int, size: int) -> tuple[tuple[int, int, Float[Tensor, "inputs outputs"]], ...]:
+    """The table of `resize` without most zeros: for every 16 outputs the first and the last input, and the weights, float32."""
+    reach = 2.0 * max(length / size, 1.0) + 1
+    bands = []
+    for start in range(0, size, _BAND):
+        outputs = range(start, min(start + _BAND, size))
+        first = max(0, math.floor((outputs[0] + 0.5) * length / size - reach))
+        last = min(length, math.ceil((outputs[-1] + 0.5) * length / size + reach))
+        weights = _bicubic_rows(length, size, outputs, range(first, last))
+        bands.append((first, last, weights.T.to(torch.float32).contiguous()))
+    return tuple(bands)
+
+
+def _bicubic_rows(length: int, size: int, outputs: range, inputs: range) -> Float[Tensor, "outputs inputs"]:
+    """The part of `_bicubic_table` for some outputs; `inputs` must hold all that have a weight."""
     scale = length / size
     stretch = max(scale, 1.0)
     support = 2.0 * stretch
-    centre = (torch.arange(size, dtype=torch.float64, device="cpu") + 0.5) * scale
+    centre = (torch.arange(outputs.start, outputs.stop, dtype=torch.float64, device="cpu") + 0.5) * scale
     first = (centre - support + 0.5).floor().clamp(min=0)
     last = (centre + support + 0.5).floor().clamp(max=length)
-    position = torch.arange(length, dtype=torch.float64, device="cpu")
+    position = torch.arange(inputs.start, inputs.stop, dtype=torch.float64, device="cpu")
     inside = (position >= first[:, None]) & (position < last[:, None])
     weights = torch.where(inside, _cubic((position + 0.5 - centre[:, None]) / stretch), 0.0)
     return weights / weights.sum(1, keepdim=True)

@@ -6,6 +6,8 @@ from PIL import Image as PILImage
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dreamsim_guidance.preprocess import (
+    _bicubic_table,
+    bicubic_bands,
     check_candidate,
     check_images,
     check_range,
@@ -275,3 +277,16 @@ def test_nan_stays_visible_in_its_image_and_out_of_the_others() -> None:
     assert result[0].isnan().any() and result[1].isfinite().all()
     (gradient,) = torch.autograd.grad(result.square().sum(), leaf)
     assert gradient[1].isfinite().all() and gradient[1].abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("length", "size"), [(1000, 224), (37, 224), (224, 224), (1, 64), (5, 3), (9000, 260), (65, 64)]
+)
+def test_bands_hold_every_weight_of_the_table(length: int, size: int) -> None:
+    table = torch.zeros(length, size)
+    start = 0
+    for first, last, weights in bicubic_bands(length, size):
+        table[first:last, start : start + weights.shape[1]] = weights
+        start += weights.shape[1]
+    assert start == size
+    torch.testing.assert_close(table, _bicubic_table(length, size).float().T, atol=1e-7, rtol=0)

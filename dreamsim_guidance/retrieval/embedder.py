@@ -16,13 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image as PILImage
 from torch import Tensor
 
 from dreamsim_guidance.files.pictures import PictureError, Reading, decode_pixels
 from dreamsim_guidance.metric.dreamsim import DreamSim
 from dreamsim_guidance.metric.fingerprint import fingerprint
-from dreamsim_guidance.preprocess import resize, to_image, vertical_first
+from dreamsim_guidance.preprocess import bicubic_bands, resize, to_image, vertical_first
 from dreamsim_guidance.retrieval.sources.piece import Picture
 
 __all__ = [
@@ -114,7 +113,7 @@ class Decoder:
     def _prepared(self, pixels: NDArray[Any]) -> Prepared:
         height, width = pixels.shape[:2]
         if pixels.dtype == np.uint8 and self.sides:
-            return Prepared(width, height, tuple(squashed(pixels, side) for side in self.sides))
+            return Prepared(width, height, squashed(pixels, self.sides))
         image = to_image(pixels)
         images = [resize(image, (side, side)) for side in self.sides] if self.sides else [image]
         return Prepared(width, height, tuple(x[0] for x in images))
@@ -228,22 +227,27 @@ def digest_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def squashed(pixels: NDArray[Any], side: int) -> Tensor:
-    """An array `(h, w, 3)` uint8 as `(3, side, side)` float32 in [0, 1], resized as `preprocess.resize` does.
+def squashed(pixels: NDArray[Any], sides: Sequence[int]) -> tuple[Tensor, ...]:
+    """An array `(h, w, 3)` uint8 as `(3, side, side)` float32 in [0, 1] for each side, resized as `preprocess.resize` does.
 
-    PIL resizes one channel at a time in floating point, which takes a quarter of the time of the matrix products there.
+    Without the zeros of the tables, and with one conversion for all sides, this takes a fifth of the time.
     """
     height, width = pixels.shape[:2]
-    steps = [(side, height), (side, side)]
-    if vertical_first((height, width), (side, side)):
-        steps[0] = (width, side)
-    square = np.empty((3, side, side), np.float32)
-    for channel in range(3):
-        values = pixels[..., channel].astype(np.float32)
-        for size in steps:
-            if values.shape != size[::-1]:
-                resized = PILImage.fromarray(values).resize(size, PILImage.Resampling.BICUBIC)
-                values = np.asarray(resized).clip(0, 255)
-        square[channel] = values
-    square /= 255
-    return torch.from_numpy(square)
+    image = torch.from_numpy(pixels).float().permute(2, 0, 1).contiguous()
+    squares = []
+    for side in sides:
+        x = image
+        first = vertical_first((height, width), (side, side))
+        for vertical in (first, not first):
+            x = _along_rows(x.mT.contiguous(), side).mT if vertical else _along_rows(x.contiguous(), side)
+        squares.append((x / 255).contiguous())
+    return tuple(squares)
+
+
+def _along_rows(x: Tensor, size: int) -> Tensor:
+    """Resize the last dimension of `(3, n, length)` to `size`, and clamp to [0, 255]."""
+    if x.shape[-1] == size:
+        return x
+    rows = x.flatten(0, 1)
+    resized = [rows[:, first:last] @ weights for first, last, weights in bicubic_bands(x.shape[-1], size)]
+    return torch.cat(resized, dim=1).clamp_(0, 255).unflatten(0, x.shape[:2])

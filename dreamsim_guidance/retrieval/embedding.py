@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
 from dreamsim_guidance.evaluation.metrics.named_metrics import embedding_network
@@ -169,7 +170,7 @@ class _Job:
 
     def _share(self, pieces: Sequence[Piece], claims: Claims) -> None:
         with (
-            ThreadPoolExecutor(self.workers, thread_name_prefix="decode") as pool,
+            ThreadPoolExecutor(self.workers, "decode", torch.set_num_threads, (1,)) as pool,  # one thread in each
             tqdm(
                 total=total_pictures(pieces), desc="embed", unit="image", disable=not self.progress, smoothing=0.1
             ) as bar,
