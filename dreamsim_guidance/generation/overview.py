@@ -74,9 +74,9 @@ def _section(name: str, triplets: Sequence[Measured]) -> Iterator[str]:
 
 _STYLE = """
 body { margin: 0; color: #1d2433; font: 15px/1.5 system-ui, "Segoe UI", Roboto, sans-serif; }
-main { max-width: 1200px; margin: 0 auto; padding: 28px 32px 60px; }
+main { max-width: 1200px; margin: 0 auto; padding: 28px clamp(12px, 3vw, 32px) 60px; overflow-wrap: anywhere; }
 h1 { font-size: 26px; margin: 0; } h2 { font-size: 19px; margin: 32px 0 0; } p { color: #667085; margin: 2px 0 12px; }
-.triplets { display: grid; grid-template-columns: repeat(auto-fill, minmax(340px, 1fr)); gap: 20px 28px; }
+.triplets { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(340px, 100%), 1fr)); gap: 20px 28px; }
 figure { display: grid; grid-template-columns: repeat(3, minmax(0, 1fr)); gap: 8px; margin: 0; color: #667085; }
 figure { font-size: 12px; }
 figure img { width: 100%; border-radius: 4px; } figure span { display: block; }
