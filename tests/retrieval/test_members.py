@@ -11,8 +11,11 @@ from PIL import Image as PILImage
 
 from dreamsim_guidance import DreamSim, save_image
 from dreamsim_guidance.retrieval import Index, embed
+from dreamsim_guidance.retrieval.embedder import digest_of
 from dreamsim_guidance.retrieval.members import readable_contents
 from dreamsim_guidance.retrieval.search import search
+from dreamsim_guidance.retrieval.sources.stored import is_gone
+from dreamsim_guidance.retrieval.sources.stored import picture_bytes as stored_bytes
 from dreamsim_guidance.retrieval.thumbnails import placeholder, thumbnail, thumbnails
 
 
@@ -107,3 +110,27 @@ def test_plain_names_with_two_colons_are_files(tmp_path: Path) -> None:
     file = tmp_path / "a::b.png"
     save_image(torch.rand(1, 3, 8, 8), file)
     assert readable_contents([str(file)]) == {str(file): file.read_bytes()}
+
+
+@pytest.mark.parametrize("kind", ["parquet", "lance"])
+def test_columns_of_one_table_are_embedded_side_by_side(tmp_path: Path, metric: DreamSim, kind: str) -> None:
+    import lancedb
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = {"image": [png(1), png(2)], "thumb #1/é": [png(3), png(4)], "name": ["a", "b"]}
+    table = tmp_path / f"t.{kind}"
+    if kind == "parquet":
+        pq.write_table(pa.table(columns), table)
+    else:
+        lancedb.connect(tmp_path).create_table("t", pa.table(columns))
+    for column in ("thumb #1/é", None, "image", "thumb #1/é"):
+        embed(table, tmp_path / "index", metric, column=column, progress=False)
+    index = Index.open(tmp_path / "index", metric)
+    contents = readable_contents(index.paths)
+    assert {digest_of(contents[path]) for path in index.paths} == set(index.digests)
+    assert sorted(contents.values()) == sorted(map(png, (1, 2, 3, 4)))
+    assert [stored_bytes(path) for path in index.paths] == [contents[path] for path in index.paths]
+    assert not any(is_gone(path) for path in index.paths)
+    table.rename(tmp_path / "moved")
+    assert all(is_gone(path) for path in index.paths)

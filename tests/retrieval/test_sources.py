@@ -213,3 +213,9 @@ def test_a_file_that_is_too_large_is_a_fault(tmp_path: Path) -> None:
     with (tmp_path / "large.png").open("wb") as file:
         file.truncate(1 << 33)  # sparse: it takes no space
     assert "more than the limit" in faults(pictures(tmp_path))["large.png"]
+
+
+def test_a_folder_with_the_name_of_another_kind_is_a_folder(tmp_path: Path) -> None:
+    for kind in ("tar", "tar.gz", "csv", "txt", "png"):
+        write_pictures(tmp_path / f"unpacked.{kind}", range(2))
+        assert names(pictures(tmp_path / f"unpacked.{kind}")) == ["000.png", "001.png"]

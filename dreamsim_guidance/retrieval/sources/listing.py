@@ -128,7 +128,7 @@ def _listed(source: str, column: str | None, outside: bool) -> Iterator[Picture 
     path = Path(source)
     if not is_url(source) and not os.path.lexists(path):
         raise FileNotFoundError(f"there is no file or folder '{printable(source)}'; look at its name.")
-    if lower.endswith(_SHARDS):
+    if lower.endswith(_SHARDS) and not path.is_dir():
         yield Shard(_absolute(source), stamp_of_container(source))
     elif lower.endswith(_PARQUET):
         yield parquet_piece(_absolute(source), column)

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import os
 import re
+from urllib.parse import unquote
 
 from dreamsim_guidance.retrieval.sources.piece import Piece, file_of
 from dreamsim_guidance.retrieval.sources.remote import is_url, stamp_of_container
 from dreamsim_guidance.retrieval.sources.shards import Shard
 from dreamsim_guidance.retrieval.sources.tables import lance_piece, parquet_piece
 
-__all__ = ["container_of", "is_gone", "picture_bytes"]
+__all__ = ["column_of", "container_of", "is_gone", "picture_bytes"]
 
-_CONTAINER = re.compile(r"(.*?\.(?:tar|tar\.gz|tgz|parquet|pq|lance))::", re.IGNORECASE | re.DOTALL)
+_CONTAINER = re.compile(
+    r"(.*?\.(?:tar|tar\.gz|tgz|parquet|pq|lance))(?:(?<!tar|\.gz|tgz)#([\w.~%-]+))?::", re.IGNORECASE | re.DOTALL
+)
 
 
 def container_of(path: str) -> str | None:
     """The URL or path of the shard or table that a picture is in, None for a file."""
     match = _CONTAINER.match(path)
     return None if match is None else match[1]
+
+
+def column_of(path: str) -> str | None:
+    """The column of a table that holds a picture, None for the one that is chosen where none is named."""
+    match = _CONTAINER.match(path)
+    return None if match is None or match[2] is None else unquote(match[2])
 
 
 def is_gone(path: str) -> bool:
@@ -43,9 +52,9 @@ def picture_bytes(path: str) -> bytes:
     kind = source.rstrip("/").lower()
     piece: Piece
     if kind.endswith((".parquet", ".pq")):
-        piece = parquet_piece(source)
+        piece = parquet_piece(source, column_of(path))
     elif kind.endswith(".lance"):
-        piece = lance_piece(source)
+        piece = lance_piece(source, column_of(path))
     else:
         piece = Shard(source, stamp_of_container(source))
     for picture in piece.pictures():

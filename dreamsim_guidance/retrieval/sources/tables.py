@@ -1,7 +1,8 @@
 """Parquet files and Lance tables with a column of picture files' bytes.
 
 The column holds bytes, or structs with a field `bytes`, as Hugging Face's datasets write them. It is chosen by its type,
-and among several by its name.
+and among several by its name. A picture in another column has it in its path, `table.parquet#column::row`, so that the
+columns of one table do not replace each other in an index, and every path leads to its own bytes.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
+from urllib.parse import quote
 
 from dreamsim_guidance.retrieval.extras import need
 from dreamsim_guidance.retrieval.sources.piece import LARGEST, Picture, PieceError, too_large
@@ -25,16 +27,17 @@ _ROWS = 64
 
 @dataclass(frozen=True)
 class Parquet:
-    """A Parquet file as a piece of work. source: its path or URL. column: of the pictures' bytes."""
+    """A Parquet file as a piece of work. source: its path or URL. column: of the pictures' bytes. chosen: without --column."""
 
     source: str
     column: str
+    chosen: bool
     stamp: str
     count: int | None
 
     @property
     def container(self) -> str:
-        return container_name(self.source)
+        return _table_name(self.source, self.column, self.chosen)
 
     def pictures(self) -> Iterator[Picture]:
         parquet, arrow = need("pyarrow.parquet"), need("pyarrow")
@@ -51,16 +54,17 @@ class Parquet:
 
 @dataclass(frozen=True)
 class LanceTable:
-    """A Lance table as a piece of work. source: the path or URL of its folder. column: of the pictures' bytes."""
+    """A Lance table as a piece of work. source: the path or URL of its folder. column, chosen: as for `Parquet`."""
 
     source: str
     column: str
+    chosen: bool
     stamp: str
     count: int | None
 
     @property
     def container(self) -> str:
-        return container_name(self.source)
+        return _table_name(self.source, self.column, self.chosen)
 
     def pictures(self) -> Iterator[Picture]:
         try:
@@ -82,7 +86,7 @@ def parquet_piece(source: str, column: str | None = None) -> Parquet:
             schema, count = file.schema_arrow, file.metadata.num_rows
         except arrow.ArrowException as error:
             raise ValueError(f"'{source}' is not a Parquet file ({error}).") from error
-    return Parquet(source, _column(schema, column, source), stamp_of_container(source), count)
+    return Parquet(source, *_column(schema, column, source), stamp_of_container(source), count)
 
 
 def lance_piece(source: str, column: str | None = None) -> LanceTable:
@@ -90,7 +94,7 @@ def lance_piece(source: str, column: str | None = None) -> LanceTable:
     table = _lance(source)
     latest = table.list_versions()[-1]
     stamp = f"{latest['version']} {latest['timestamp']}"
-    return LanceTable(source, _column(table.schema, column, source), stamp, table.count_rows())
+    return LanceTable(source, *_column(table.schema, column, source), stamp, table.count_rows())
 
 
 def _lance(source: str) -> Any:
@@ -101,7 +105,13 @@ def _lance(source: str) -> Any:
         raise ValueError(f"'{source}' is not a Lance table ({error}).") from error
 
 
-def _column(schema: Any, column: str | None, source: str) -> str:
+def _table_name(source: str, column: str, chosen: bool) -> str:
+    """The name of a table in the index, with the column if it is not the one that is chosen."""
+    return container_name(source) + ("" if chosen else f"#{quote(column, safe='')}")
+
+
+def _column(schema: Any, column: str | None, source: str) -> tuple[str, bool]:
+    """The column of the pictures' bytes, and whether it is the one that is chosen where none is named."""
     candidates = [field.name for field in schema if _holds_bytes(field.type)]
     if column is not None:
         if column not in schema.names:
@@ -110,15 +120,14 @@ def _column(schema: Any, column: str | None, source: str) -> str:
             raise ValueError(
                 f"the column '{column}' of '{source}' holds {schema.field(column).type}, not bytes of picture files."
             )
-        return column
-    if len(candidates) == 1:
-        return candidates[0]
-    chosen = next((name for name in _NAMES if name in candidates), None)
+    chosen = candidates[0] if len(candidates) == 1 else next((name for name in _NAMES if name in candidates), None)
+    if column is not None:
+        return column, column == chosen
     if chosen is None:
         columns = ", ".join(f"{field.name} ({field.type})" for field in schema)
         problem = "no column of bytes" if not candidates else f"several columns of bytes ({', '.join(candidates)})"
         raise ValueError(f"'{source}' has {problem}; name the one with picture files by --column. Columns: {columns}.")
-    return chosen
+    return chosen, True
 
 
 def _holds_bytes(kind: Any) -> bool:
