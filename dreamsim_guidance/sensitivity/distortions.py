@@ -31,6 +31,8 @@ from numpy.typing import NDArray
 from PIL import Image as PILImage
 from PIL import ImageFilter
 
+from dreamsim_guidance.files.pictures import decode_pixels
+
 __all__ = ["SHIFT", "STRENGTHS", "canvas_of", "distorted", "window_at_rest"]
 
 SHIFT = "shift"
@@ -84,7 +86,7 @@ def distorted(canvas: PILImage.Image, window: int, kind: str, strength: float, n
     if kind == "jpeg":
         buffer = io.BytesIO()
         rest.save(buffer, "JPEG", quality=round(100 - strength))
-        return PILImage.open(buffer).convert("RGB")
+        return PILImage.fromarray(decode_pixels(buffer.getvalue()))
     if kind == "shift, wrapped":
         rolled = np.roll(np.asarray(rest), (diagonal[0] * round(strength), diagonal[1] * round(strength)), (0, 1))
         return PILImage.fromarray(rolled)

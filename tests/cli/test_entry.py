@@ -320,7 +320,7 @@ def test_the_demo_takes_any_picture_and_any_aspect(
             "compar a.png b.png",
             "unknown command 'compar' (did you mean 'compare'?); known: demo, guide, invert, compare, ",
         ),
-        ("study", "a command is needed; known: make, read"),
+        ("study", "a command is needed; known: make, next, read, choose"),
         ("data chek mine", "unknown command 'data chek' (did you mean 'check'?); known: "),
         ("show", "Required options: Missing from dreamsim-guidance show: "),
         ("study make targets", "Required options: Missing from dreamsim-guidance study make: --to PATH "),
