@@ -121,7 +121,7 @@ def parents() -> dict[int, tuple[int, str]]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                stat, command = (entry / "stat").read_text(), (entry / "cmdline").read_text()
+                stat, command = ((entry / name).read_text(errors="replace") for name in ("stat", "cmdline"))
             except OSError:  # it has ended
                 continue
             processes[int(entry.name)] = (int(stat.rpartition(")")[2].split()[1]), command)
