@@ -101,7 +101,9 @@ def as_nobody() -> Iterator[None]:
 @contextmanager
 def open_to_all(folder: Path) -> Iterator[None]:
     """Let every user read what is below `folder` and reach it, and nobody but root write."""
-    parents = [parent for parent in folder.parents if parent.stat().st_mode & 0o005 != 0o005]  # more of them under xdist
+    parents = [
+        parent for parent in folder.parents if parent.stat().st_mode & 0o005 != 0o005
+    ]  # more of them under xdist
     changed = [*folder.rglob("*"), folder, *parents]
     modes = [path.stat().st_mode for path in changed]
     for path in changed:
