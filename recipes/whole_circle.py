@@ -7,10 +7,7 @@ from pathlib import Path
 
 from dreamsim_guidance.comparisons.whole_circle import WholeCircle
 from dreamsim_guidance.experiment.registry import recipe
-from dreamsim_guidance.training.loop import Loop
-from dreamsim_guidance.training.optimiser import Optimiser
-from dreamsim_guidance.training.tuning import LoRA, Tuning
-from dreamsim_guidance.training.vote_loss_config import VoteLossConfig
+from dreamsim_guidance.recipes.personal import tune_personal
 
 
 @recipe
@@ -21,26 +18,7 @@ def whole_circle() -> WholeCircle:
     none, since only 65 of 192 triplets were kept, 37 of them for training. It took 13 minutes on one of 2 cores of an AMD
     EPYC that had much other work, torch 2.14.1.
     """
-    return WholeCircle(
-        tuning=Tuning(
-            data=Path("judged"),
-            model="pocket",
-            lora=LoRA(rank=4, alpha=8.0, dropout=0.1),
-            loss=VoteLossConfig("logistic", temperature=0.05),
-            loop=Loop(
-                optimiser=Optimiser(
-                    kind="adamw", learning_rate=3e-3, weight_decay=0.05, schedule="cosine", warmup=5, clip=1.0
-                ),
-                batch=32,
-                steps=60,
-                validate_every=10,
-                save_every=20,
-                workers=0,
-            ),
-            normalize_embeds=True,
-            seed=0,
-        )
-    )
+    return WholeCircle(tuning=replace(tune_personal().tuning, data=Path("judged")))
 
 
 @recipe
