@@ -207,7 +207,7 @@ def _cached_weights(length: int, size: int, dtype: torch.dtype, device: torch.de
 
 def _bicubic_table(length: int, size: int) -> Float[Tensor, "size length"]:
     """The weights of all inputs for output i in row i, which sums to one, float64: PIL's `precompute_coeffs`."""
-    return _bicubic_rows(length, size, range(size), range(length))
+    return _bicubic_rows(length, size, _positions(0, size), _positions(0, length))
 
 
 @lru_cache(maxsize=256)
@@ -216,25 +216,33 @@ def bicubic_bands(length: int, size: int) -> tuple[tuple[int, int, Float[Tensor,
     reach = 2.0 * max(length / size, 1.0) + 1
     bands = []
     for start in range(0, size, _BAND):
-        outputs = range(start, min(start + _BAND, size))
-        first = max(0, math.floor((outputs[0] + 0.5) * length / size - reach))
-        last = min(length, math.ceil((outputs[-1] + 0.5) * length / size + reach))
-        weights = _bicubic_rows(length, size, outputs, range(first, last))
+        stop = min(start + _BAND, size)
+        first = max(0, math.floor((start + 0.5) * length / size - reach))
+        last = min(length, math.ceil((stop - 0.5) * length / size + reach))
+        weights = _bicubic_rows(length, size, _positions(start, stop), _positions(first, last))
         bands.append((first, last, weights.T.to(torch.float32).contiguous()))
     return tuple(bands)
 
 
-def _bicubic_rows(length: int, size: int, outputs: range, inputs: range) -> Float[Tensor, "outputs inputs"]:
-    """The part of `_bicubic_table` for some outputs; `inputs` must hold all that have a weight."""
+def _positions(start: int, stop: int) -> Float[Tensor, "count"]:
+    return torch.arange(start, stop, dtype=torch.float64, device="cpu")
+
+
+def _bicubic_rows(
+    length: int, size: int, outputs: Float[Tensor, "outputs"], inputs: Float[Tensor, "inputs"]
+) -> Float[Tensor, "outputs inputs"]:
+    """The part of `_bicubic_table` for the positions of some outputs; `inputs` must hold all that have a weight.
+
+    A compiler would make a constant of every length that goes into a `range`, and compile anew for every shape of images.
+    """
     scale = length / size
     stretch = max(scale, 1.0)
     support = 2.0 * stretch
-    centre = (torch.arange(outputs.start, outputs.stop, dtype=torch.float64, device="cpu") + 0.5) * scale
+    centre = (outputs + 0.5) * scale
     first = (centre - support + 0.5).floor().clamp(min=0)
     last = (centre + support + 0.5).floor().clamp(max=length)
-    position = torch.arange(inputs.start, inputs.stop, dtype=torch.float64, device="cpu")
-    inside = (position >= first[:, None]) & (position < last[:, None])
-    weights = torch.where(inside, _cubic((position + 0.5 - centre[:, None]) / stretch), 0.0)
+    inside = (inputs >= first[:, None]) & (inputs < last[:, None])
+    weights = torch.where(inside, _cubic((inputs + 0.5 - centre[:, None]) / stretch), 0.0)
     return weights / weights.sum(1, keepdim=True)
 
 

@@ -28,6 +28,9 @@ OTHERS_WARNINGS = (
     "ignore:__array_wrap__ must accept:DeprecationWarning",  # diffusers' schedulers hand tensors to numpy 2
     "ignore:__array__ implementation:DeprecationWarning",  # the same, torch 2.6
     "ignore:Should have ta>=t0:UserWarning",  # torchsde, at the last step
+    # once a test has opened a table, at every later worker of a loader, which opens none
+    "ignore:lance is not fork-safe:UserWarning",
+    "ignore:lancedb fork support is experimental:RuntimeWarning",
 )
 """Warnings of other packages, which cannot be fixed here."""
 
