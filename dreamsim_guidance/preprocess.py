@@ -56,7 +56,7 @@ _SLACK = 1e-3
 _ROUNDING = 1e-5
 """Slack of the clamp in `resize`: a matrix product turns white into 1 +- 1e-7, which must keep its gradient."""
 
-_BAND = 16
+_BAND = 32
 """Outputs of a band: fewer make small products, more make many zeros."""
 
 _PIL_CHOOSES = int(PIL.__version__.split(".")[0]) >= 13
@@ -207,31 +207,34 @@ def _cached_weights(length: int, size: int, dtype: torch.dtype, device: torch.de
 
 def _bicubic_table(length: int, size: int) -> Float[Tensor, "size length"]:
     """The weights of all inputs for output i in row i, which sums to one, float64: PIL's `precompute_coeffs`."""
-    return _bicubic_rows(length, size, _positions(0, size), _positions(0, length))
+    return _bicubic_rows(length, size, _positions(size), _positions(length))
 
 
 @lru_cache(maxsize=256)
 def bicubic_bands(length: int, size: int) -> tuple[tuple[int, int, Float[Tensor, "inputs outputs"]], ...]:
-    """The table of `resize` without most zeros: for every 16 outputs the first and the last input, and the weights, float32."""
+    """The table of `resize` without most zeros: for every few outputs the first and the last input, and the weights, float32."""
+    starts = range(0, size, _BAND)
     reach = 2.0 * max(length / size, 1.0) + 1
-    bands = []
-    for start in range(0, size, _BAND):
-        stop = min(start + _BAND, size)
-        first = max(0, math.floor((start + 0.5) * length / size - reach))
-        last = min(length, math.ceil((stop - 0.5) * length / size + reach))
-        weights = _bicubic_rows(length, size, _positions(start, stop), _positions(first, last))
-        bands.append((first, last, weights.T.to(torch.float32).contiguous()))
-    return tuple(bands)
+    firsts = [max(0, math.floor((start + 0.5) * length / size - reach)) for start in starts]
+    lasts = [min(length, math.ceil((start + _BAND - 0.5) * length / size + reach)) for start in starts]
+    widest = max(last - first for first, last in zip(firsts, lasts, strict=True))
+    outputs = torch.tensor(starts)[:, None] + _positions(_BAND)
+    inputs = torch.tensor(firsts)[:, None] + _positions(widest)
+    weights = _bicubic_rows(length, size, outputs, inputs).to(torch.float32).mT
+    return tuple(
+        (first, last, band[: last - first, : size - start].contiguous())
+        for start, first, last, band in zip(starts, firsts, lasts, weights, strict=True)
+    )
 
 
-def _positions(start: int, stop: int) -> Float[Tensor, "count"]:
-    return torch.arange(start, stop, dtype=torch.float64, device="cpu")
+def _positions(count: int) -> Float[Tensor, "count"]:
+    return torch.arange(count, dtype=torch.float64, device="cpu")
 
 
 def _bicubic_rows(
-    length: int, size: int, outputs: Float[Tensor, "outputs"], inputs: Float[Tensor, "inputs"]
-) -> Float[Tensor, "outputs inputs"]:
-    """The part of `_bicubic_table` for the positions of some outputs; `inputs` must hold all that have a weight.
+    length: int, size: int, outputs: Float[Tensor, "*bands outputs"], inputs: Float[Tensor, "*bands inputs"]
+) -> Float[Tensor, "*bands outputs inputs"]:
+    """Parts of `_bicubic_table`, for the positions of some outputs; `inputs` must hold all that have a weight.
 
     A compiler would make a constant of every length that goes into a `range`, and compile anew for every shape of images.
     """
@@ -241,9 +244,10 @@ def _bicubic_rows(
     centre = (outputs + 0.5) * scale
     first = (centre - support + 0.5).floor().clamp(min=0)
     last = (centre + support + 0.5).floor().clamp(max=length)
-    inside = (inputs >= first[:, None]) & (inputs < last[:, None])
-    weights = torch.where(inside, _cubic((inputs + 0.5 - centre[:, None]) / stretch), 0.0)
-    return weights / weights.sum(1, keepdim=True)
+    inputs = inputs[..., None, :]
+    inside = (inputs >= first[..., None]) & (inputs < last[..., None])
+    weights = torch.where(inside, _cubic((inputs + 0.5 - centre[..., None]) / stretch), 0.0)
+    return weights / weights.sum(-1, keepdim=True)
 
 
 def _cubic(x: Tensor) -> Tensor:
