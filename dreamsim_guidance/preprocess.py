@@ -212,7 +212,7 @@ def _bicubic_table(length: int, size: int) -> Float[Tensor, "size length"]:
 
 @lru_cache(maxsize=256)
 def bicubic_bands(length: int, size: int) -> tuple[tuple[int, int, Float[Tensor, "inputs outputs"]], ...]:
-    """The table of `resize` without most zeros: for every few outputs the first and the last input, and the weights, float32."""
+    """The table of `resize` without most zeros: for a few outputs each the first and last input and weights, float32."""
     starts = range(0, size, _BAND)
     reach = 2.0 * max(length / size, 1.0) + 1
     firsts = [max(0, math.floor((start + 0.5) * length / size - reach)) for start in starts]
