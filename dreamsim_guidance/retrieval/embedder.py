@@ -239,15 +239,23 @@ def squashed(pixels: NDArray[Any], sides: Sequence[int]) -> tuple[Tensor, ...]:
         x = image
         first = vertical_first((height, width), (side, side))
         for vertical in (first, not first):
-            x = _along_rows(x.mT.contiguous(), side).mT if vertical else _along_rows(x.contiguous(), side)
-        squares.append((x / 255).contiguous())
+            x = _in_columns(x, side) if vertical else _in_rows(x, side)
+        squares.append(x / 255)
     return tuple(squares)
 
 
-def _along_rows(x: Tensor, size: int) -> Tensor:
-    """Resize the last dimension of `(3, n, length)` to `size`, and clamp to [0, 255]."""
+def _in_rows(x: Tensor, size: int) -> Tensor:
+    """Resize the last dimension of `(3, h, w)` to `size`, and clamp to [0, 255]."""
     if x.shape[-1] == size:
         return x
     rows = x.flatten(0, 1)
     resized = [rows[:, first:last] @ weights for first, last, weights in bicubic_bands(x.shape[-1], size)]
     return torch.cat(resized, dim=1).clamp_(0, 255).unflatten(0, x.shape[:2])
+
+
+def _in_columns(x: Tensor, size: int) -> Tensor:
+    """Resize the height of `(3, h, w)` to `size`, and clamp to [0, 255]."""
+    if x.shape[-2] == size:
+        return x
+    resized = [weights.T @ x[:, first:last] for first, last, weights in bicubic_bands(x.shape[-2], size)]
+    return torch.cat(resized, dim=1).clamp_(0, 255)
