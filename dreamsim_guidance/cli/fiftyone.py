@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,12 +46,13 @@ class Export:
         index = Index.open(self.index)
         if self.dataset is not None:
             written = fiftyone_export(index, self.dataset, self.key, self.pictures, self.duplicates)
-            hint = "fiftyone app launch"
+            hint = shlex.join(["fiftyone", "app", "launch", written.place])
         else:
             assert self.folder is not None
             name = self.folder.resolve().name
             written = write_fiftyone_folder(index, self.folder, name, self.key, self.pictures, self.duplicates)
-            hint = f"fiftyone datasets create --name {name} --dataset-dir {self.folder} --type fiftyone.types.FiftyOneDataset"
+            words = ["--name", name, "--dataset-dir", str(self.folder), "--type", "fiftyone.types.FiftyOneDataset"]
+            hint = shlex.join(["fiftyone", "datasets", "create", *words])
         print(f"{written.place}: {written.pictures} pictures, similarity {written.brain_key}")
         print(f"to see it: {hint}", file=sys.stderr)
         if written.left_out:

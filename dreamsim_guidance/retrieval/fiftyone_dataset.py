@@ -22,6 +22,8 @@ from dreamsim_guidance.retrieval.fiftyone_samples import (
     brain_key_of,
     check_brain_key,
     chunks,
+    field_kinds,
+    field_values,
     picture_samples,
 )
 
@@ -40,9 +42,10 @@ def fiftyone_export(
 ) -> Exported:
     """Write an index into a persistent FiftyOne dataset with its similarity run.
 
-    Samples have the fields digest, copies, nearest_distance (to the nearest other picture), near_duplicates (number of the
-    group), and the embedding in `<brain_key>_embedding`. Where the dataset exists, pictures are matched by file, new ones are
-    added, and a run of the same key is replaced; other fields, tags and runs stay.
+    Samples have the fields digest and copies, and with the key and an underscore in front, nearest_distance (to the nearest
+    other picture), near_duplicates (number of the group) and embedding. Where the dataset exists, pictures are matched by file,
+    new ones are added, and a run of the same key is replaced with its fields, also of pictures that the index does not have;
+    other fields, tags and runs stay.
 
     name: of the dataset.
     brain_key: under which the App lists the similarity; by default `dreamsim_` and the name of the metric.
@@ -56,20 +59,22 @@ def fiftyone_export(
     samples, others = picture_samples(index, pictures, duplicates)
     dataset = _dataset(package, name)
     field = f"{key}_embedding"
-    for title, kind in {**_KINDS, field: "VectorField"}.items():
+    if key in dataset.list_brain_runs():
+        dataset.delete_brain_run(key)
+    for title, kind in field_kinds(key).items():
         if not dataset.has_field(title):  # a field that is None everywhere has no type to be inferred from
             dataset.add_sample_field(title, getattr(package, kind))
+        elif title.startswith(f"{key}_"):
+            dataset.clear_sample_field(title)
     places = dict(zip(dataset.values("filepath"), dataset.values("id"), strict=True))
     for part, vectors in chunks(index, samples):
-        values = [_fields(sample) | {field: vector} for sample, vector in zip(part, vectors, strict=True)]
+        values = [field_values(key, sample, vector) for sample, vector in zip(part, vectors, strict=True)]
         new = [i for i, sample in enumerate(part) if sample.file.as_posix() not in places]
         dataset.add_samples([_sample(package, part[i], values[i]) for i in new], progress=False)
         old = sorted(set(range(len(part))) - set(new))
         for title in values[0] if old else ():
             by_id = {places[part[i].file.as_posix()]: values[i][title] for i in old}
             dataset.set_values(title, by_id, key_field="id")
-    if key in dataset.list_brain_runs():
-        dataset.delete_brain_run(key)
     options = {"backend": "sklearn", "metric": "euclidean"}
     brain.compute_similarity(dataset.exists(field), embeddings=field, brain_key=key, **options)
     return Exported(dataset.name, key, len(samples), tuple(others))
@@ -120,23 +125,6 @@ def _dataset(package: Any, name: str) -> Any:
 def _sample(package: Any, sample: PictureSample, values: dict[str, Any]) -> Any:
     metadata = package.ImageMetadata(size_bytes=sample.size, width=sample.width, height=sample.height)
     return package.Sample(filepath=sample.file.as_posix(), metadata=metadata, **values)
-
-
-_KINDS = {
-    "digest": "StringField",
-    "copies": "IntField",
-    "nearest_distance": "FloatField",
-    "near_duplicates": "IntField",
-}
-
-
-def _fields(sample: PictureSample) -> dict[str, Any]:
-    return {
-        "digest": sample.digest,
-        "copies": sample.copies,
-        "nearest_distance": sample.nearest,
-        "near_duplicates": sample.group,
-    }
 
 
 def _connected() -> Any:

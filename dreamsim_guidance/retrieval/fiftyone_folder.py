@@ -28,6 +28,8 @@ from dreamsim_guidance.retrieval.fiftyone_samples import (
     brain_key_of,
     check_brain_key,
     chunks,
+    field_kinds,
+    field_values,
     picture_samples,
 )
 
@@ -64,7 +66,6 @@ def write_fiftyone_folder(
     ):
         raise ValueError(f"'{folder}' holds other files; give a new or empty folder.")
     samples, others = picture_samples(index, pictures, duplicates)
-    field = f"{key}_embedding"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "metadata.json").unlink(missing_ok=True)  # written last: without it the folder is no dataset
     with writing(folder / "samples.json") as temporary, temporary.open("w", encoding="utf-8") as stream:
@@ -72,13 +73,13 @@ def write_fiftyone_folder(
         separator = ""
         for part, vectors in chunks(index, samples):
             for sample, vector in zip(part, vectors, strict=True):
-                stream.write(separator + json.dumps(_document(sample, name, field, vector), allow_nan=False))
+                stream.write(separator + json.dumps(_document(sample, name, key, vector), allow_nan=False))
                 separator = ",\n"
         stream.write("]}\n")
     for old in (folder / "brain").glob("*.json"):
         old.unlink()
     write_json(folder / "brain" / f"{key}.json", {"cls": f"{_SKLEARN}Index"})
-    write_json(folder / "metadata.json", _metadata(name, key, field))
+    write_json(folder / "metadata.json", _metadata(name, key))
     return Exported(str(folder), key, len(samples), tuple(others))
 
 
@@ -135,7 +136,7 @@ def _object(file: Path, value: Any) -> dict[str, Any]:
     return value
 
 
-def _document(sample: PictureSample, name: str, field: str, vector: NDArray[np.float32]) -> dict[str, Any]:
+def _document(sample: PictureSample, name: str, key: str, vector: NDArray[np.float32]) -> dict[str, Any]:
     identity = hashlib.sha256(f"{name}\0{sample.file.as_posix()}".encode(errors="surrogateescape")).hexdigest()
     return {
         "_id": {"$oid": identity[:24]},
@@ -151,11 +152,7 @@ def _document(sample: PictureSample, name: str, field: str, vector: NDArray[np.f
         },
         "_media_type": "image",
         "_rand": int(identity[24:36], 16) / 16**12,
-        "digest": sample.digest,
-        "copies": sample.copies,
-        "nearest_distance": sample.nearest,
-        "near_duplicates": sample.group,
-        field: {"$binary": {"base64": _packed(vector), "subType": "00"}},
+        **field_values(key, sample, {"$binary": {"base64": _packed(vector), "subType": "00"}}),
     }
 
 
@@ -168,13 +165,13 @@ def _packed(vector: NDArray[np.float32]) -> str:
 _SKLEARN = "fiftyone.brain.internal.core.sklearn.SklearnSimilarity"
 
 
-def _metadata(name: str, key: str, field: str) -> dict[str, Any]:
+def _metadata(name: str, key: str) -> dict[str, Any]:
     now = {"$date": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.000Z")}
     config = {
         "cls": f"{_SKLEARN}Config",
         "type": "similarity",
         "method": "sklearn",
-        "embeddings_field": field,
+        "embeddings_field": f"{key}_embedding",
         "model": None,
         "model_kwargs": None,
         "patches_field": None,
@@ -189,7 +186,7 @@ def _metadata(name: str, key: str, field: str) -> dict[str, Any]:
         "created_at": now,
         "last_modified_at": now,
         "media_type": "image",
-        "sample_fields": list(_schema(field)),
+        "sample_fields": list(_schema(key)),
         "saved_views": [],
         "workspaces": [],
         "annotation_runs": {},
@@ -199,7 +196,7 @@ def _metadata(name: str, key: str, field: str) -> dict[str, Any]:
     }
 
 
-def _schema(field: str) -> Iterator[dict[str, Any]]:
+def _schema(key: str) -> Iterator[dict[str, Any]]:
     """The fields of a sample, those that FiftyOne requires first."""
     yield _field("id", "ObjectId", db_field="_id")
     yield _field("filepath", "String")
@@ -213,11 +210,7 @@ def _schema(field: str) -> Iterator[dict[str, Any]]:
     yield _field("_dataset_id", "ObjectId")
     yield _field("created_at", "DateTime", read_only=True)
     yield _field("last_modified_at", "DateTime", read_only=True)
-    yield _field("digest", "String")
-    yield _field("copies", "Int")
-    yield _field("nearest_distance", "Float")
-    yield _field("near_duplicates", "Int")
-    yield _field(field, "Vector")
+    yield from (_field(title, kind.removesuffix("Field")) for title, kind in field_kinds(key).items())
 
 
 def _field(name: str, kind: str, **others: Any) -> dict[str, Any]:

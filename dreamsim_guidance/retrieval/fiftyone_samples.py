@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,16 @@ from dreamsim_guidance.retrieval.sources.stored import container_of
 if TYPE_CHECKING:
     from dreamsim_guidance.retrieval.index import Index
 
-__all__ = ["Exported", "PictureSample", "brain_key_of", "check_brain_key", "chunks", "picture_samples"]
+__all__ = [
+    "Exported",
+    "PictureSample",
+    "brain_key_of",
+    "check_brain_key",
+    "chunks",
+    "field_kinds",
+    "field_values",
+    "picture_samples",
+]
 
 _COMPARED = 20_000
 """Pictures up to which each is compared with every other one."""
@@ -120,6 +129,23 @@ def chunks(index: Index, samples: list[PictureSample]) -> Iterator[tuple[list[Pi
     for first in range(0, len(samples), _CHUNK):
         part = samples[first : first + _CHUNK]
         yield part, index.vectors([sample.row for sample in part])
+
+
+def field_kinds(key: str) -> dict[str, str]:
+    """Return the fields of a sample and their types, as FiftyOne calls them. Those of the metric have its key in front."""
+    return {
+        "digest": "StringField",
+        "copies": "IntField",
+        f"{key}_nearest_distance": "FloatField",
+        f"{key}_near_duplicates": "IntField",
+        f"{key}_embedding": "VectorField",
+    }
+
+
+def field_values(key: str, sample: PictureSample, embedding: Any) -> dict[str, Any]:
+    """Return the values of these fields. embedding: as the format needs it."""
+    values = (sample.digest, sample.copies, sample.nearest, sample.group, embedding)
+    return dict(zip(field_kinds(key), values, strict=True))
 
 
 def brain_key_of(metric: str) -> str:
