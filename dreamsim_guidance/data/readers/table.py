@@ -150,7 +150,7 @@ def number(where: str, column: str, word: str, low: float = float("-inf"), high:
 def inside(where: str, name: str) -> str:
     """The relative path `name`; ValueError unless it stays inside the folder it is relative to."""
     if not name or ".." in name.replace("\\", "/").split("/") or name[0] in "/\\" or PureWindowsPath(name).drive:
-        raise ValueError(f"{where}: the path {name!r} leaves the folder of the csv file; paths are relative to it.")
+        raise ValueError(f"{where}: the path {name!r} leaves the folder to which paths are relative.")
     return name
 
 

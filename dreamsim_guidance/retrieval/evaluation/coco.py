@@ -6,6 +6,7 @@ Lin et al., Microsoft COCO: Common Objects in Context, ECCV 2014.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,9 @@ def coco_tasks(
     split: val2017, train2017, val2014, ...
     pictures: at most so many, drawn at random from the whole split; by default all.
 
-    Raises FileNotFoundError for a missing annotation file or picture, ValueError for a file that is not COCO's, and for
-    annotations of unknown pictures or categories.
+    Labels are the numbers of the categories. Raises FileNotFoundError for a missing annotation file or picture, ValueError for
+    a file that is not COCO's, without annotations, with annotations of unknown pictures or categories, or in which a picture
+    or a category occurs twice.
     """
     if pictures is not None and pictures < 2:
         raise ValueError(f"pictures must be at least 2, got {pictures}.")
@@ -38,7 +40,7 @@ def coco_tasks(
         raise FileNotFoundError(f"'{file}' not found; give the folder of MS-COCO and a split such as val2017.")
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        names, categories, images = _read(content)
+        names, images = _read(content)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"'{file}' is not an annotation file of MS-COCO ({type(error).__name__}: {error}).") from error
     chosen = sorted(names)
@@ -49,9 +51,9 @@ def coco_tasks(
         raise FileNotFoundError(
             f"{len(missing)} of {len(files)} pictures of '{file}' are missing, first '{missing[0]}'."
         )
-    labels = [frozenset(categories[category] for category in images.get(key, ())) for key in chosen]
-    together = [frozenset({" + ".join(sorted(each))}) if each else each for each in labels]
+    labels = [frozenset(map(str, images.get(key, ()))) for key in chosen]
     groups = tuple(" + ".join(sorted(each)) for each in labels)
+    together = [frozenset({group}) if group else frozenset() for group in groups]
     return (
         RetrievalTask(
             f"coco {split}, shared category",
@@ -70,18 +72,24 @@ def coco_tasks(
     )
 
 
-def _read(content: Any) -> tuple[dict[int, str], dict[int, str], dict[int, set[int]]]:
-    """File names by image id, names by category id, and the categories of every image."""
-    names = {int(image["id"]): str(image["file_name"]) for image in content["images"]}
-    categories = {int(category["id"]): str(category["name"]) for category in content["categories"]}
-    if len(set(names.values())) != len(names):
-        raise ValueError("a file name occurs twice")
-    if not names:
-        raise ValueError("it lists no images")
+def _read(content: Any) -> tuple[dict[int, str], dict[int, set[int]]]:
+    """File names by image id, and the categories of every image."""
+    names = _once("image", [(int(image["id"]), str(image["file_name"])) for image in content["images"]])
+    categories = _once("category", [(int(category["id"]), str(category["name"])) for category in content["categories"]])
+    if not names or not content["annotations"]:
+        raise ValueError(f"it lists {len(names)} images and {len(content['annotations'])} annotations")
     images: dict[int, set[int]] = {}
     for annotation in content["annotations"]:
         image, category = int(annotation["image_id"]), int(annotation["category_id"])
         if image not in names or category not in categories:
             raise ValueError(f"an annotation names image {image} and category {category}, one of which is not listed")
         images.setdefault(image, set()).add(category)
-    return names, categories, images
+    return names, images
+
+
+def _once(what: str, rows: list[tuple[int, str]]) -> dict[int, str]:
+    """Names by id; ValueError for an id or a name that occurs twice."""
+    for values in zip(*rows, strict=True):
+        if twice := [value for value, count in Counter(values).items() if count > 1]:
+            raise ValueError(f"the {what} {twice[0]!r} occurs twice")
+    return dict(rows)

@@ -93,14 +93,17 @@ def evaluate_retrieval(
         raise ValueError("at least one task and one metric are needed.")
     if not cutoffs or min(cutoffs) < 1:
         raise ValueError(f"cutoffs must be at least 1, got {list(cutoffs)}.")
+    answerable = [task.answerable() for task in tasks]  # all of them, before the first picture is read
     reports = {
-        task.name: _evaluate(task, metrics, tuple(cutoffs), resamples, seed, level, progress, tell) for task in tasks
+        task.name: _evaluate(task, part, metrics, tuple(cutoffs), resamples, seed, level, progress, tell)
+        for task, part in zip(tasks, answerable, strict=True)
     }
     return RetrievalReport(reports, tuple(cutoffs), level, resamples, seed)
 
 
 def _evaluate(
     task: RetrievalTask,
+    answerable: RetrievalTask,
     metrics: Mapping[str, FileMetric],
     cutoffs: tuple[int, ...],
     resamples: int,
@@ -109,7 +112,6 @@ def _evaluate(
     progress: bool,
     tell: Callable[[str], None],
 ) -> TaskReport:
-    answerable = task.answerable()
     counts = np.concatenate([rows.sum(1) for _, rows in answerable.relevance()])
     places = answerable.query_places
     sizes = len(answerable.gallery_places) - np.isin(places, answerable.gallery_places)

@@ -82,7 +82,9 @@ class RetrievalTask:
         places = self.query_places
         has_answer = np.concatenate([rows.any(1) for _, rows in self.relevance()])
         if not has_answer.any():
-            raise ValueError(f"task {self.name}: the gallery holds no relevant picture for any query.")
+            raise ValueError(
+                f"task {self.name}: the gallery holds no relevant picture for any query; leave it out, or take more pictures."
+            )
         return self if has_answer.all() else replace(self, queries=tuple(places[has_answer].tolist()))
 
     def relevance(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.bool_]]]:

@@ -91,6 +91,15 @@ def test_labels_in_common_decide_and_the_query_is_not_relevant_to_itself() -> No
     assert (report.queries, report.left_out) == (2, 2)
 
 
+def test_a_task_without_answers_is_refused_before_a_metric_runs() -> None:
+    good = by_label("good", files(1, 2), ["a", "a"])
+    alone = by_label("alone", files(1, 2), ["a", "b"])
+    with pytest.raises(
+        ValueError, match="task alone: the gallery holds no relevant picture for any query; leave it out"
+    ):
+        evaluate_retrieval([good, alone], {"broken": Broken()})
+
+
 def test_intervals_draw_whole_groups() -> None:
     numbers = np.random.default_rng(0).permutation(60)
     names = [str(i // 6) for i in range(60)]

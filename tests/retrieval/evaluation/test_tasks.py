@@ -137,6 +137,17 @@ def test_coco_in_its_official_layout(tmp_path: Path) -> None:
     assert coco_tasks(tmp_path, pictures=3)[0].files != coco_tasks(tmp_path, pictures=3, seed=2)[0].files
 
 
+def test_categories_of_coco_are_told_apart_whatever_their_names(tmp_path: Path) -> None:
+    file = coco(tmp_path) / "annotations" / "instances_val2017.json"
+    names = {1: "a", 18: "b", 19: "a + b"}
+    content = json.loads(file.read_text()) | {"categories": [{"id": i, "name": name} for i, name in names.items()]}
+    content["annotations"].append({"image_id": 5, "category_id": 19})
+    file.write_text(json.dumps(content))
+    shared, same = coco_tasks(tmp_path)
+    for task in (shared, same):
+        assert task.answerable().query_places.max() < 4  # picture 5 shows "a + b", 1 and 2 show "a" and "b"
+
+
 def test_mistakes_in_coco_are_errors(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"instances_train2017\.json"):
         coco_tasks(tmp_path, "train2017")
@@ -145,12 +156,25 @@ def test_mistakes_in_coco_are_errors(tmp_path: Path) -> None:
     for part, value, words in (
         ("annotations", [{"image_id": 9, "category_id": 1}], "image 9"),
         ("images", [{"id": 1}], "KeyError"),
-        ("images", [], "no images"),
+        ("images", [], "0 images and 6 annotations"),
+        ("annotations", [], "5 images and 0 annotations"),
+        ("images", [*content["images"], {"id": 3, "file_name": "b.jpg"}], "the image 3 occurs twice"),
+        (
+            "images",
+            [*content["images"], {"id": 9, "file_name": "000000000001.jpg"}],
+            "the image '000000000001.jpg' occurs twice",
+        ),
+        ("categories", [*content["categories"], {"id": 18, "name": "cat"}], "the category 18 occurs twice"),
+        ("categories", [*content["categories"], {"id": 3, "name": "dog"}], "the category 'dog' occurs twice"),
     ):
         file.write_text(json.dumps({**content, part: value}))
         with pytest.raises(ValueError, match=words):
             coco_tasks(tmp_path)
-    file.write_text(json.dumps({**content, "images": [{"id": 1, "file_name": "../../x.jpg"}], "annotations": []}))
+    file.write_text(
+        json.dumps(
+            {**content, "images": [{"id": 1, "file_name": "../../x.jpg"}], "annotations": content["annotations"][:1]}
+        )
+    )
     with pytest.raises(ValueError, match="leaves the folder"):
         coco_tasks(tmp_path)
     file.write_text("[" * 100_000)
