@@ -102,19 +102,19 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as standard JSON. What JSON lacks becomes a string (nan, inf, paths), tensors and arrays lists."""
+    """Write `value` as standard JSON: NaN as null, infinities and paths as strings, tensors and arrays as lists."""
     with writing(path) as temporary:
         temporary.write_text(json.dumps(plain(value), indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def plain(value: Any) -> Any:
-    """`value` in the types that JSON has."""
+    """`value` in the types that JSON has; a number that is not defined, NaN, is None there."""
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
+        return None if math.isnan(value) else str(value)
     if value is None or isinstance(value, bool | int | float | str):
         return value
     return plain(value.tolist()) if hasattr(value, "tolist") else str(value)

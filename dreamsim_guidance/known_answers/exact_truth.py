@@ -172,8 +172,8 @@ class ExactTruth:
             if not file.is_file():
                 write_json(file, {**asdict(condition), "exact": condition.exact, **measure(self, condition)})
             rows.append(json.loads(file.read_text(encoding="utf-8"), parse_constant=float))
-        for row in rows:  # JSON has no infinity
-            row.update({name: float(value) for name, value in row.items() if value == "inf"})
+        for row in rows:  # JSON has neither infinity nor NaN
+            row.update({name: float(value or "nan") for name, value in row.items() if value in ("inf", "nan", None)})
         remaining = remainders(rows)
         write_json(folder / "table.json", rows)
         write_csv(folder / "table.csv", rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -135,12 +136,12 @@ def test_a_folder_that_holds_something_is_not_replaced(tmp_path: Path) -> None:
 
 
 def test_nan_tensors_paths_and_tuples_are_written_as_standard_json(tmp_path: Path) -> None:
-    write_json(tmp_path / "a.json", {"a": float("nan"), "b": torch.ones(2), "c": tmp_path, 1: (1, None)})
+    write_json(tmp_path / "a.json", {"a": float("nan"), "b": torch.ones(2), "c": tmp_path, 1: (1, -math.inf)})
     assert json.loads((tmp_path / "a.json").read_text()) == {
-        "a": "nan",
+        "a": None,
         "b": [1, 1],
         "c": str(tmp_path),
-        "1": [1, None],
+        "1": [1, "-inf"],
     }
 
 
