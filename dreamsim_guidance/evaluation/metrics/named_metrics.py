@@ -6,7 +6,8 @@ robust, robust_fare, robust_tecoa           robustly trained towers of the Hub
 model.safetensors, a run's folder           trained models
 mse, psnr, ssim, ms-ssim                    pixels
 lpips, dists, st-lpips, dino, clip, open_clip, mae, resnet50
-my_metric.py:distance, package.module:name  any callable (images, images) -> (b,), lower is more similar
+my_metric.py:distance, package.module:name  any callable (images, images) -> (b,), lower is more similar; a class, such as an
+                                            nn.Module, is made without arguments
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from dreamsim_guidance.evaluation.metrics.baselines import BASELINES, COMPARES, TOWERS, build_compare, build_tower
 from dreamsim_guidance.evaluation.metrics.differentiable import DifferentiableMetric, ImageMetric
@@ -158,7 +160,11 @@ def file_metric(
         return embedding(lambda on: DreamSim(file, device=on), called)
     if ":" in text:
         function = callable_named(text)
-        return pairwise(lambda on: (function, None), called, False)
+        if isinstance(function, DreamSim):
+            return of(function, called)
+        return pairwise(
+            lambda on: (function.to(on) if isinstance(function, nn.Module) else function, None), called, False
+        )
     names = ", ".join([*sorted(VARIANTS), *PHOTOGRAPHS, *ROBUST, "pocket", "pocket_robust", *COMPARES, *TOWERS])
     raise ValueError(
         f"unknown metric '{text}'; known: {names}, a model file (.safetensors), a run's folder, or file.py:function."
@@ -224,13 +230,18 @@ def _published(name: str, device: str) -> DreamSim:
         ) from error
 
 
-def callable_named(text: str) -> Callable[..., Any]:
-    """The function that `file.py:name` or `module:name` names; ValueError or FileNotFoundError if there is none."""
+def callable_named(text: str, what: str = "metric", signature: str = "(images, images) -> (b,)") -> Callable[..., Any]:
+    """The function that `file.py:name` or `module:name` names; if that is a class, an object made of it without arguments.
+
+    A torch module is put into evaluation mode.
+
+    what, signature: of the function, for messages. Raises ValueError or FileNotFoundError if there is no such function.
+    """
     where, _, name = text.rpartition(":")
     if where.endswith(".py"):
         path = Path(where)
         if not path.is_file():
-            raise FileNotFoundError(f"the metric '{text}' names the file '{where}', which is not there.")
+            raise FileNotFoundError(f"the {what} '{text}' names the file '{where}', which is not there.")
         spec = importlib.util.spec_from_file_location(f"_metric_{path.stem}", path)
         assert spec is not None and spec.loader is not None  # the name ends in .py
         module = importlib.util.module_from_spec(spec)
@@ -241,9 +252,17 @@ def callable_named(text: str) -> Callable[..., Any]:
             module = importlib.import_module(where)
         except ImportError as error:
             raise ValueError(
-                f"the metric '{text}' names the module '{where}', which cannot be imported ({error})."
+                f"the {what} '{text}' names the module '{where}', which cannot be imported ({error})."
             ) from error
     function = getattr(module, name, None)
+    if isinstance(function, type):
+        try:
+            function = function()
+        except Exception as error:  # a user's class may raise anything
+            raise ValueError(
+                f"the {what} '{text}' is a class and cannot be made without arguments ({error}); give a function, or an "
+                "object of the class that the file makes itself."
+            ) from error
     if not callable(function):
-        raise ValueError(f"'{where}' has no function '{name}'; give file.py:function, (images, images) -> (b,).")
-    return function
+        raise ValueError(f"'{where}' has no function '{name}'; give file.py:function, {signature}.")
+    return function.eval() if isinstance(function, nn.Module) else function

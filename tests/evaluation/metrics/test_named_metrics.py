@@ -111,6 +111,23 @@ def test_a_callable_is_a_metric(pairs: list[tuple[Path, Path]], tmp_path: Path) 
     assert distances[0] == pytest.approx(distances[3]) and distances[4] == 0
 
 
+def test_a_class_is_made_without_arguments(pairs: list[tuple[Path, Path]], tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import torch\n\n"
+        "class Dropped(torch.nn.Module):\n"
+        "    def forward(self, x, y):\n"
+        "        return torch.nn.functional.dropout(x - y, 0.9, self.training).abs().mean((1, 2, 3))\n\n"
+        "class Sized(Dropped):\n"
+        "    def __init__(self, size):\n"
+        "        pass\n"
+    )
+    distances = load_metrics([name := f"{tmp_path}/mine.py:Dropped"])[name].distances(pairs, False)
+    expected = file_metric(lambda x, y: (x - y).abs().mean((1, 2, 3))).distances(pairs, False)
+    np.testing.assert_allclose(distances, expected)  # in evaluation mode
+    with pytest.raises(ValueError, match=r"Sized' is a class and cannot be made without arguments \(.*'size'\); give"):
+        load_metrics([f"{tmp_path}/mine.py:Sized"])
+
+
 @pytest.mark.parametrize(
     ("name", "error", "message"),
     [
