@@ -33,7 +33,7 @@ class SensitivityCommand:
     to: Path
     """Folder for the results; files of an earlier analysis are replaced."""
     metric: Annotated[tuple[tuple[str, ...], ...], UseAppendAction] = ()
-    """pocket (the default), photographs, ensemble, lpips, ssim, a model file, a run's folder, your own file.py:function, ...;
+    """pocket (the default), photographs, ensemble, lpips, ssim, a model file, a run's folder, your own file.py:function or class, ...;
     several may be given, also as --metric a --metric b. Differences are to the first."""
     part: Annotated[tuple[tuple[Part, ...], ...], UseAppendAction] = ()
     """factors, masks, features, robustness, maps; by default all."""
@@ -86,7 +86,9 @@ class SensitivityCommand:
             kind=self.kind,
             split=self.split,
             masks=self.masks,
-            saliency=None if self.saliency is None else callable_named(self.saliency),
+            saliency=None
+            if self.saliency is None
+            else callable_named(self.saliency, "saliency function", "(1, 3, h, w) -> (h, w)"),
             fill=self.fill,
             depth=self.depth,
             categories=self.categories,
@@ -132,6 +134,7 @@ def sensitivity_lines(result: Sensitivity) -> list[str]:
         ]
         rows.append(["shift variance", *(_cell(r.shift_variance) for r in result.robustness.values())])
         lines += [text_table(["distortion, relative distance", *result.robustness], rows), ""]
+    lines += [f"{note}." for note in result.notes()]
     for name, maps in result.maps.items():
         lines += [f"{name}: no {m.name}: {m.unavailable}" for m in maps if m.unavailable]
     return lines

@@ -31,16 +31,14 @@ from dreamsim_guidance.evaluation.metrics.pair_metric import Compare
 from dreamsim_guidance.files.cache import locked
 from dreamsim_guidance.metric.dreamsim import DreamSim
 from dreamsim_guidance.sensitivity.correlations import correlate
-from dreamsim_guidance.sensitivity.drawn_pictures import draw_factor_pictures, draw_triplet_pictures
 from dreamsim_guidance.sensitivity.factors import factor_profiles
-from dreamsim_guidance.sensitivity.features import feature_vectors
 from dreamsim_guidance.sensitivity.maps import pair_maps
-from dreamsim_guidance.sensitivity.masking import mask_pictures, masked_decisions
+from dreamsim_guidance.sensitivity.masking import masked_decisions
+from dreamsim_guidance.sensitivity.prepared import prepare
 from dreamsim_guidance.sensitivity.report import Sensitivity
-from dreamsim_guidance.sensitivity.robustness import distort_pictures, robustness_curves
+from dreamsim_guidance.sensitivity.robustness import robustness_curves
 from dreamsim_guidance.sensitivity.settings import PARTS, Analysis
 from dreamsim_guidance.sensitivity.step_pairs import step_pairs
-from dreamsim_guidance.sensitivity.triplets import TripletSource, read_triplets
 
 __all__ = ["sensitivity"]
 
@@ -119,7 +117,7 @@ def _analyse(
     tell: Callable[[str], object],
 ) -> Sensitivity:
     by_name = _named(metrics, cache, device, batch)
-    source = _source(analysis, work, progress)
+    prepared = prepare(analysis, work, progress)
     bootstrap = analysis.bootstrap
     failed: dict[str, dict[str, str]] = {}
 
@@ -129,79 +127,32 @@ def _analyse(
         )
 
     results: dict[str, Any] = {}
-    facts = [] if source is None else list(source.facts)
-    if "factors" in analysis.parts:
-        pictures = draw_factor_pictures(work, analysis.scenes, analysis.size, progress)
+    if (pictures := prepared.factors) is not None:
         distances = measured("factors", step_pairs(pictures.references, pictures.variants))
         results["factors"] = factor_profiles(distances, pictures, bootstrap)
-        facts.append(f"factors: {analysis.scenes} drawn scenes of {analysis.size} x {analysis.size} pixels")
-    if {"masks", "features"} & set(analysis.parts):
-        assert source is not None
-        whole = measured("triplets", pairs_of(source.judgments))
-        if "masks" in analysis.parts:
-            masked = mask_pictures(source.judgments, source.mask_of, analysis.fill, work, progress)
-            facts.append(
-                f"masks: foreground is {100 * masked.covered:.0f} % of a picture, with that of the other two pictures of its "
-                f"triplet {100 * masked.covered_together:.0f} %; filling: {analysis.fill}"
-            )
+    if (source := prepared.triplets) is not None and {"masks", "features"} & set(analysis.parts):
+        judgments = source.judgments
+        whole = measured("triplets", pairs_of(judgments))
+        if (masked := prepared.masked) is not None:
             foreground = measured("masks", masked.foreground, list(whole))
             background = measured("masks", masked.background, list(foreground))
             results["masks"] = {
-                name: masked_decisions(
-                    whole[name], foreground[name], background[name], source.judgments.reference, bootstrap
-                )
+                name: masked_decisions(whole[name], foreground[name], background[name], judgments.reference, bootstrap)
                 for name in background
             }
-        if "features" in analysis.parts:
-            vectors = feature_vectors(source.judgments.images, source.depth, source.categories)
+        if (vectors := prepared.vectors) is not None:
             results["features"] = {
-                name: correlate(values, vectors, source.judgments, bootstrap) for name, values in whole.items()
+                name: correlate(values, vectors, judgments, bootstrap) for name, values in whole.items()
             }
-    if "robustness" in analysis.parts:
-        files = None if source is None else source.robustness_pictures(analysis.pictures, analysis.seed)
-        distortions = distort_pictures(analysis.pictures if files is None else files, work, analysis.size, progress)
-        facts.append(
-            f"robustness: {len(distortions.references)} {'drawn scenes' if files is None else 'pictures'}, windows of "
-            f"{analysis.size} x {analysis.size} pixels"
-        )
+    if (distortions := prepared.distortions) is not None:
         distances = measured("robustness", step_pairs(distortions.references, distortions.variants))
         results["robustness"] = {n: robustness_curves(d, distortions, bootstrap) for n, d in distances.items()}
-    if "maps" in analysis.parts:
-        pair = analysis.pair or (source.pair if source is not None else None)
-        assert pair is not None
-        results["pictures"], results["maps"] = pair_maps(by_name, pair, progress)
-        facts.append(f"maps: {pair[0].name} and {pair[1].name}")
+    if prepared.pair is not None:
+        results["pictures"], results["maps"] = pair_maps(by_name, prepared.pair, progress)
     if failed and not any(results.get(part) for part in PARTS):
         reasons = [f"{name}: {why}" for name, whys in failed.items() for why in dict.fromkeys(whys.values())]
         raise ValueError(f"no metric could run ({'; '.join(reasons)})")
-    return Sensitivity(tuple(by_name), _settings(analysis), facts, failed=failed, **results)
-
-
-def _source(analysis: Analysis, work: Path, progress: bool) -> TripletSource | None:
-    """The triplets that the parts need; None if they need none."""
-    for file in analysis.pair or ():
-        if not file.is_file():
-            raise FileNotFoundError(f"image not found: '{file}'; give two pictures for the maps.")
-    needs = {"masks", "features"} | ({"maps"} if analysis.pair is None else set())
-    needs |= {"robustness"} if analysis.data is not None else set()
-    if not needs & set(analysis.parts):
-        return None
-    needs_masks, needs_features = ("masks" in analysis.parts), ("features" in analysis.parts)
-    if analysis.data is None:
-        count = analysis.triplets if needs_masks or needs_features else 1
-        judgments, masks, categories = draw_triplet_pictures(work, count, analysis.size, progress)
-        return TripletSource.drawn(judgments, masks, categories, analysis.saliency)
-    return read_triplets(
-        analysis.data,
-        analysis.kind,
-        analysis.split,
-        analysis.triplets,
-        analysis.seed,
-        masks=analysis.masks if needs_masks else None,
-        saliency=analysis.saliency,
-        depth=analysis.depth if needs_features else None,
-        categories=analysis.categories if needs_features else None,
-    )
+    return Sensitivity(tuple(by_name), _settings(analysis), prepared.facts, failed=failed, **results)
 
 
 def _distances(

@@ -3,8 +3,10 @@
 With d the distance of a scene to its changed version, averaged over scenes, a step is reported
 
     distance    d as it is
-    relative    d / D, where D is the mean distance between different scenes: 1 is as far as unrelated pictures are
-    share       d / sum of d over all factors, at the largest step of each; shares add up to 1 ("redrawn" is not among them)
+    relative    (d - d_0) / (D - d_0), where D is the mean distance between different scenes and d_0 that of a scene to itself,
+                0 for most metrics: 1 is as far as unrelated pictures are
+    share       d - d_0, by its sum over all factors, at the largest step of each; shares add up to 1 ("redrawn" is not among
+                them)
 
 Two metrics are compared by relative distances and shares, which do not depend on the size of their numbers.
 """
@@ -39,12 +41,15 @@ class FactorStep:
 class FactorProfile:
     """What a metric makes of each factor.
 
-    unrelated: the mean distance between different scenes. steps: by factor, with rising amounts. share: by factor.
+    unrelated, identical: the mean distance between different scenes, and of a scene to itself; if the one does not exceed the
+        other, the metric has no scale, and relative distances and shares are NaN.
+    steps: by factor, with rising amounts. share: by factor.
     share_lead, relative_lead: by factor, at its largest step, minus the value of the first metric on the same resamples of
         the scenes; empty for the first metric.
     """
 
     unrelated: Interval
+    identical: Interval
     steps: dict[str, list[FactorStep]]
     share: dict[str, Interval]
     share_lead: dict[str, Interval] = field(default_factory=dict)
@@ -56,35 +61,35 @@ def factor_profiles(
 ) -> dict[str, FactorProfile]:
     """Summarise the distances of each metric to the pairs of `step_pairs`. Intervals resample scenes."""
     count, steps = len(pictures.references), list(pictures.variants)
-    by_step, unrelated = {}, {}
-    for name, values in distances.items():
-        by_step[name], unrelated[name] = split_distances(values, count, len(steps))
+    split = {name: split_distances(values, count, len(steps)) for name, values in distances.items()}
     largest = {
         factor: i for i, (factor, _) in enumerate(steps) if factor != REDRAWN
     }  # amounts rise: the last one stays
-    names, k, f = list(by_step), len(steps), len(largest)
+    names, k, f = list(split), len(steps), len(largest)
     if not names:
         return {}
+    scales = {name: split[name].scale(bootstrap) for name in names}
     # all metrics in one call, so that they meet the same resamples
     relative = ratios(
-        np.concatenate([by_step[name] for name in names]),
-        np.concatenate([np.tile(unrelated[name], (k, 1)) for name in names]),
+        np.concatenate([split[name].moved for name in names]),
+        np.concatenate([np.tile(scales[name], (k, 1)) for name in names]),
         bootstrap,
     )
-    tops = [by_step[name][list(largest.values())] for name in names]
-    shares = ratios(np.concatenate(tops), np.concatenate([np.tile(top.sum(0), (f, 1)) for top in tops]), bootstrap)
+    tops = [split[name].moved[list(largest.values())] for name in names]
+    sums = [top.sum(0) * scales[name].any() for name, top in zip(names, tops, strict=True)]
+    shares = ratios(np.concatenate(tops), np.concatenate([np.tile(total, (f, 1)) for total in sums]), bootstrap)
     clusters, level = np.arange(count), bootstrap.level
     profiles = {}
     for m, name in enumerate(names):
         rows: dict[str, list[FactorStep]] = {}
         for i, step in enumerate(steps):
-            distance = mean(by_step[name][i], clusters, bootstrap)
+            distance = mean(split[name].steps[i], clusters, bootstrap)
             answer = FactorStep(step[1], pictures.known[step], distance, relative.interval(m * k + i, level))
             rows.setdefault(step[0], []).append(answer)
         lead = range(f) if m else ()
         factors = list(largest)
         profiles[name] = FactorProfile(
-            mean(unrelated[name], clusters, bootstrap),
+            *split[name].means(bootstrap),
             rows,
             {factor: shares.interval(m * f + i, level) for i, factor in enumerate(factors)},
             {factors[i]: shares.lead(m * f + i, i, level) for i in lead},

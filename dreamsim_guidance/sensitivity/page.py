@@ -22,27 +22,29 @@ _STYLE = """<style>
 
 
 _NOTES = {
-    "intervals": """Brackets and bands are {level} % bootstrap intervals ({resamples} resamples of whole scenes, references or
-        pictures). A dash stands for a value that is not defined, such as the share of decisions of a metric that never takes
-        one.""",
+    "intervals": """Brackets and bands are {level} % bootstrap intervals ({resamples} resamples: of scenes for the factors, of
+        references with all their triplets for masks and features, of pictures for distortions). A dash stands for a value that
+        is not defined, such as the share of decisions of a metric that never takes one.""",
     "factors": """Drawn scenes in which one factor changes and all else stays. Left: the mean distance at the largest step,
-        relative to the mean distance between different scenes (1 is as far as unrelated pictures). Right: that distance as a
-        share of the sum over all factors; the dotted line is an equal share. “redrawn” keeps all factors and changes what they
-        leave open: camera, light, jitter, patterns and grain.""",
+        relative to the mean distance between different scenes (0 is a scene to itself, 1 as far as unrelated ones). Right: that
+        distance as a share of the sum over all factors; the dotted line is an equal share. “colour” is that of the objects:
+        the ground's colour belongs to “background”, and “style” paints everything anew. “redrawn” keeps all factors and changes
+        what they leave open: camera, light, jitter, patterns and grain.""",
     "masks": """The share of decisions (which of two candidates is nearer to the reference) that stay the same when only the
         foreground or only the background of all three pictures is shown. A tie counts as half; chance is ½. The hole in the
         background has one form in all three pictures. Filling: {fill}.""",
     "features": """Agreement: share of triplets in which the feature's distance decides as the metric does (chance ½).
         Correlation: Spearman's, of the differences of the two distances. Joint: logistic regression of the decisions on all
         features together, in log-odds for a difference of one root mean square: what a feature adds when the others are
-        held.""",
+        held (400 resamples).""",
     "robustness": """Mean distance of a picture to its distorted version, relative to the mean distance between unrelated
         pictures, against the strength: noise in levels of 255, blur in pixels (standard deviation), JPEG as 100 − quality,
         shifts in pixels, rotation and hue in degrees, scale, brightness and contrast in per cent. Windows are cut from larger
         pictures, so that no border comes into view.""",
     "maps": """Gradient: how strongly the distance depends on each pixel, mean over noisy copies, smoothed. Rollout and last
-        attention: what the class token attends to, through all blocks and in the last one. The scale of the colours is beside
-        each map.""",
+        attention: what the class token attends to, through all blocks and in the last one. Last map of a convolutional tower,
+        and distance map: how different the two pictures are at each position, drawn over the first. The scale of the colours is
+        beside each map.""",
 }
 
 
@@ -63,6 +65,7 @@ def sensitivity_page(result: Sensitivity, overlays: Mapping[str, bytes]) -> str:
 def _head(result: Sensitivity) -> Iterator[str]:
     yield f"{_STYLE}<h1>What metrics attend to</h1><p class=source>{escape(', '.join(map(printable, result.metrics)))}</p>"
     yield "".join(f"<p class=note>{escape(printable(fact))}.</p>" for fact in result.facts)
+    yield "".join(f"<p class=note><b>{escape(printable(note))}.</b></p>" for note in result.notes())
     level, resamples = result.settings["level"], result.settings["resamples"]
     yield _note("intervals", level=f"{100 * level:g}", resamples=resamples)
 
@@ -80,6 +83,7 @@ def _factors(result: Sensitivity) -> Iterator[str]:
         for factor in first.steps
     ]
     rows.append(["mean distance of unrelated scenes", *(_cell(p.unrelated, 4) for p in result.factors.values())])
+    rows.append(["mean distance of a scene to itself", *(_cell(p.identical, 4) for p in result.factors.values())])
     yield "<h3>Relative distance at the largest step</h3>" + table(["factor", *_names(result.factors)], rows)
     shares = [[escape(factor), *(_cell(p.share[factor]) for p in result.factors.values())] for factor in first.share]
     yield "<h3>Share of all factors</h3>" + table(["factor", *_names(result.factors)], shares)
@@ -137,6 +141,7 @@ def _robustness(result: Sensitivity) -> Iterator[str]:
     rows = [[escape(kind), *(_cell(r.curves[kind].relative[-1]) for r in result.robustness.values())] for kind in kinds]
     rows.append(["shift variance", *(_cell(r.shift_variance) for r in result.robustness.values())])
     rows.append(["mean distance of unrelated pictures", *(_cell(r.unrelated, 4) for r in result.robustness.values())])
+    rows.append(["mean distance of a picture to itself", *(_cell(r.identical, 4) for r in result.robustness.values())])
     yield "<h3>Relative distance at the greatest strength</h3>"
     yield table(["distortion", *_names(result.robustness)], rows)
     rows = [[escape(kind), *(_cell(r.curves[kind].rising) for r in result.robustness.values())] for kind in kinds]

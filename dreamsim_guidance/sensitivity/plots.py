@@ -19,6 +19,8 @@ from dreamsim_guidance.sensitivity.robustness import Robustness
 __all__ = ["correlation_plot", "distortion_plot", "factor_plot", "masking_plot", "step_plot"]
 
 _COLOURS = ("#2563a8", "#c2571a", "#2b8a5b", "#8a4fa3", "#b0862b", "#5b6475", "#c23a5b", "#3aa0b0")
+_MARKERS = "osD^v"
+"""A metric has one of eight colours; the next eight have another marker."""
 _QUIET = "#8a93a6"
 
 Rows = Mapping[str, Interval]
@@ -91,7 +93,7 @@ def _dots(rows: Sequence[str], panels: Sequence[tuple[str, Mapping[str, Rows], f
             axis.grid(axis="x", color="#e6e9ef", linewidth=0.8)
             axis.set_axisbelow(True)
             for i, name in enumerate(names):
-                colour = _COLOURS[i % len(_COLOURS)]
+                colour, marker = _style(i)
                 places = np.arange(len(rows)) + (i - (len(names) - 1) / 2) * 0.7 / len(names)
                 for y, row in zip(places, rows, strict=True):
                     interval = values[name].get(row)
@@ -99,14 +101,15 @@ def _dots(rows: Sequence[str], panels: Sequence[tuple[str, Mapping[str, Rows], f
                         continue
                     if np.isfinite(interval.low):
                         axis.plot([interval.low, interval.high], [y, y], color=colour, linewidth=1.8)
-                    axis.plot([interval.value], [y], "o", color=colour, markersize=4)
+                    axis.plot([interval.value], [y], marker, color=colour, markersize=4)
             axis.set_yticks(range(len(rows)), list(rows))
             axis.set_ylim(len(rows) - 0.4, -0.6)
             axis.tick_params(length=0)
-        _legend(figure, names)
+        _legend(figure, names, width)
 
-    height = len(rows) * max(0.3, 0.13 * len(names)) + 0.9 + 0.2 * -(-len(names) // 4)
-    return svg(draw, 2.9 * len(panels) + 1.4, height)
+    width = 2.9 * len(panels) + 1.4
+    height = len(rows) * max(0.3, 0.13 * len(names)) + 0.9 + _legend_height(names, width)
+    return svg(draw, width, height)
 
 
 def _curves(names: Sequence[str], panels: Sequence[str], curve: Any, label: str) -> bytes:
@@ -125,9 +128,9 @@ def _curves(names: Sequence[str], panels: Sequence[str], curve: Any, label: str)
                 if not np.isfinite(values).any():
                     continue
                 low, high = np.array([[interval.low, interval.high] for interval in intervals]).T
-                colour = _COLOURS[i % len(_COLOURS)]
+                colour, marker = _style(i)
                 axis.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
-                axis.plot(x, values, "o-", color=colour, markersize=3, linewidth=1.4)
+                axis.plot(x, values, f"{marker}-", color=colour, markersize=3, linewidth=1.4)
             axis.set_title(panel)
             axis.set_xlim(0, None)
             axis.set_ylim(0, None)
@@ -136,16 +139,31 @@ def _curves(names: Sequence[str], panels: Sequence[str], curve: Any, label: str)
             axis.set_xlabel(label)
         for row in axes:
             row[0].set_ylabel("relative distance")
-        _legend(figure, names)
+        _legend(figure, names, width)
 
-    return svg(draw, 2.2 * columns + 0.5, 1.75 * rows + 0.4 + 0.2 * -(-len(names) // 4))
+    width = 2.2 * columns + 0.5
+    return svg(draw, width, 1.75 * rows + 0.4 + _legend_height(names, width))
 
 
-def _legend(figure: Figure, names: Sequence[str]) -> None:
+def _style(place: int) -> tuple[str, str]:
+    """The colour and the marker of a metric by its place among all."""
+    return _COLOURS[place % len(_COLOURS)], _MARKERS[place // len(_COLOURS) % len(_MARKERS)]
+
+
+def _legend_columns(names: Sequence[str], width: float) -> int:
+    """At most four, and as many as fit into the width of the plot, in inches."""
+    return max(1, min(4, len(names), int(width / (0.65 + 0.075 * max(len(short(name)) for name in names)))))
+
+
+def _legend_height(names: Sequence[str], width: float) -> float:
+    return 0.2 * -(-len(names) // _legend_columns(names, width))
+
+
+def _legend(figure: Figure, names: Sequence[str], width: float) -> None:
     from matplotlib.lines import Line2D
 
     handles = [
-        Line2D([], [], color=_COLOURS[i % len(_COLOURS)], marker="o", markersize=4, label=short(name))
+        Line2D([], [], color=_style(i)[0], marker=_style(i)[1], markersize=4, label=short(name))
         for i, name in enumerate(names)
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(names)), frameon=False)
+    figure.legend(handles=handles, loc="outside lower center", ncols=_legend_columns(names, width), frameon=False)

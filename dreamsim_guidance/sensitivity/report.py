@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,20 @@ class Sensitivity:
     pictures: tuple[Image, Image] | None = None
     failed: dict[str, dict[str, str]] = field(default_factory=dict)
 
+    def notes(self) -> list[str]:
+        """Sentences about metrics that have no scale for relative distances."""
+        profiles: list[tuple[str, FactorProfile | Robustness, float]] = [
+            *((name, p, next(iter(p.share.values())).value) for name, p in self.factors.items()),
+            *((name, r, r.shift_variance.value) for name, r in self.robustness.items()),
+        ]
+        without_scale = {name: profile for name, profile, value in profiles if math.isnan(value)}
+        return [
+            f"{name} does not tell unrelated pictures from equal ones (mean distance {p.unrelated.value:.4g} against "
+            f"{p.identical.value:.4g}), so it has no scale for relative distances and shares; a distance must grow with the "
+            "difference"
+            for name, p in without_scale.items()
+        ]
+
     def numbers(self) -> dict[str, Any]:
         """All numbers as plain data for JSON; maps as the names of their files."""
         results = {name: getattr(self, name) for name in ("factors", "masks", "features", "robustness")}
@@ -46,6 +61,7 @@ class Sensitivity:
             "metrics": list(self.metrics),
             "settings": plain(self.settings),
             "facts": self.facts,
+            "notes": self.notes(),
             **{part: {m: _plain(result) for m, result in results[part].items()} for part in results},
             "maps": {
                 metric: [

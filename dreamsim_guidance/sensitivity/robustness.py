@@ -2,7 +2,7 @@
 
 For every metric and kind of distortion it reports
 
-    relative         mean distance of a picture to its distorted version, divided by that between unrelated pictures
+    relative         mean distance of a picture to its distorted version: 0 is that to itself, 1 that between unrelated pictures
     rising           mean over pictures of Kendall's tau-a of strength and distance: 1 if every further step moves the metric
                      further, 0 without relation; the undistorted picture is not among the steps
     shift variance   the relative distance averaged over the shifts by 1, 2, 3, 4, 6 and 8 pixels
@@ -58,9 +58,13 @@ class DistortionCurve:
 
 @dataclass(frozen=True)
 class Robustness:
-    """The curves of a metric by kind of distortion, the mean distance between unrelated pictures, and its shift variance."""
+    """The curves of a metric by kind of distortion, and its shift variance.
+
+    unrelated, identical: the mean distance between different pictures, and of a picture to itself, as in `FactorProfile`.
+    """
 
     unrelated: Interval
+    identical: Interval
     curves: dict[str, DistortionCurve]
     shift_variance: Interval
 
@@ -89,21 +93,21 @@ def distort_pictures(
 def robustness_curves(distances: NDArray[np.float64], pictures: DistortedPictures, bootstrap: Bootstrap) -> Robustness:
     """Summarise a metric's distances to the pairs of `step_pairs`. Intervals resample pictures."""
     count, steps = len(pictures.references), list(pictures.variants)
-    by_step, unrelated = split_distances(distances, count, len(steps))
-    shifts = by_step[[i for i, (kind, _) in enumerate(steps) if kind == SHIFT]].mean(0)
-    above = np.concatenate([by_step, shifts[None]])
-    relative = ratios(above, np.tile(unrelated, (len(above), 1)), bootstrap)
+    split = split_distances(distances, count, len(steps))
+    shifts = split.moved[[i for i, (kind, _) in enumerate(steps) if kind == SHIFT]].mean(0)
+    above = np.concatenate([split.moved, shifts[None]])
+    relative = ratios(above, np.tile(split.scale(bootstrap), (len(above), 1)), bootstrap)
     clusters = np.arange(count)
     curves = {}
     for kind, strengths in STRENGTHS.items():
         places = [steps.index((kind, strength)) for strength in strengths]
         curves[kind] = DistortionCurve(
             strengths,
-            [mean(by_step[i], clusters, bootstrap) for i in places],
+            [mean(split.steps[i], clusters, bootstrap) for i in places],
             [relative.interval(i, bootstrap.level) for i in places],
-            mean(same_order(by_step[places].T), clusters, bootstrap),
+            mean(same_order(split.steps[places].T), clusters, bootstrap),
         )
-    return Robustness(mean(unrelated, clusters, bootstrap), curves, relative.interval(len(steps), bootstrap.level))
+    return Robustness(*split.means(bootstrap), curves, relative.interval(len(steps), bootstrap.level))
 
 
 def _scene(number: int) -> PILImage.Image:

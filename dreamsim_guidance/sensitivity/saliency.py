@@ -29,16 +29,32 @@ Saliency = Callable[[Image], Any]
 
 
 def foreground(saliency: Saliency, image: Image) -> NDArray[np.bool_]:
-    """The foreground `(h, w)` that a saliency function finds. Raises ValueError if it returns another shape or range."""
-    values = saliency(image)
-    array = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
+    """The foreground `(h, w)` that a saliency function finds.
+
+    Raises ValueError, which says what the function must take and return, if it fails or returns another shape or range.
+    """
+    name, size = getattr(saliency, "__name__", type(saliency).__name__), tuple(image.shape[-2:])
+    try:
+        with torch.no_grad():
+            values = saliency(image)
+        array = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
+    except Exception as error:  # a user's function may raise anything
+        raise ValueError(_refusal(name, f"failed with {type(error).__name__}: {error}")) from error
+    if array.dtype.kind not in "bfiu":
+        raise ValueError(_refusal(name, f"returned {type(values).__name__}"))
     array = array.reshape(array.shape[-2:]) if array.ndim > 2 and array.size == np.prod(array.shape[-2:]) else array
-    size = tuple(image.shape[-2:])
     if array.shape != size:
-        raise ValueError(f"a saliency function must return one value per pixel, {size}, got {array.shape}.")
-    if array.dtype != np.bool_ and not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
-        raise ValueError(f"saliency must lie in [0, 1], got [{array.min():.2f}, {array.max():.2f}].")
+        raise ValueError(_refusal(name, f"returned an array {array.shape} for a picture {tuple(image.shape)}"))
+    if not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
+        raise ValueError(_refusal(name, f"returned numbers in [{array.min():.2f}, {array.max():.2f}]"))
     return array > 0.5
+
+
+def _refusal(name: str, happened: str) -> str:
+    return (
+        f"the saliency function '{name}' {happened}; it must take one picture, a tensor (1, 3, h, w) in [0, 1], and return "
+        "how salient each pixel is, (h, w) in [0, 1]."
+    )
 
 
 def border_contrast(image: Image) -> NDArray[np.bool_]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from dreamsim_guidance.data.judgments import Judgments
 from dreamsim_guidance.data.pictures import decode
-from dreamsim_guidance.data.readers.sets import read_judgments
+from dreamsim_guidance.data.readers.sets import read_judgments, recognise
 from dreamsim_guidance.files.names import printable
 from dreamsim_guidance.sensitivity.companions import companion_files, read_categories, read_grey
 from dreamsim_guidance.sensitivity.saliency import Saliency, border_contrast, foreground, image_of
@@ -74,7 +74,7 @@ def read_triplets(
     depth: Path | None,
     categories: Path | None,
 ) -> TripletSource:
-    """Read triplets, or take `Judgments`, and look up what belongs to their pictures.
+    """Read triplets, however few votes they have, or take `Judgments`, and look up what belongs to their pictures.
 
     Raises ValueError for other sets than triplets and for fewer than 10 triplets, and as `read_judgments`, `companion_files`
     and `read_categories`.
@@ -83,7 +83,9 @@ def read_triplets(
     if isinstance(data, Judgments):
         judgments, name = data, f"{len(data)} triplets"
     else:
-        judgments = read_judgments(data, kind, split)  # type: ignore[assignment]
+        # votes are not looked at, so that the filter of NIGHTS (six of them) has no meaning here
+        least = 1 if (kind or recognise(data)) == "nights" else None
+        judgments = read_judgments(data, kind, split, least)  # type: ignore[assignment]
         root, name = (data if data.is_dir() else data.parent), printable(data)
     if not isinstance(judgments, Judgments):
         raise ValueError(f"the analysis needs triplets, and '{name}' holds none; give a set such as NIGHTS.")

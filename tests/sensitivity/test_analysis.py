@@ -126,6 +126,34 @@ def test_judgments_in_memory_are_data_too(tmp_path: Path) -> None:
     assert masks.foreground.value == 1 and masks.background.value == 0.5  # everything is foreground
 
 
+def test_sets_with_few_votes_are_accepted(tmp_path: Path) -> None:
+    data = write_triplets(tmp_path / "set", 12)
+    table = data / "data.csv"
+    table.write_text(table.read_text().replace(",1,0,7,", ",1,0,1,"))  # as many as people gave; NIGHTS has at least six
+    result = sensitivity([known.luminance], Analysis(parts=("masks",), data=data, **QUICK), progress=False)
+    assert result.masks["luminance"].foreground.count == 10
+
+
+def test_what_does_not_fit_is_refused_before_a_metric_runs(tmp_path: Path) -> None:
+    def never(*_: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("the metric was called")
+
+    data = write_triplets(tmp_path / "set", 12)
+    PILImage.new("L", (7, 7)).save(data / "masks/0_r.png")
+    analysis = Analysis(data=data, masks=data / "masks", **{**QUICK, "triplets": 12})
+    with pytest.raises(ValueError, match="7 x 7 pixels large"):
+        sensitivity([never], analysis, progress=False)
+    with pytest.raises(ValueError, match="the saliency function 'never' failed with AssertionError"):
+        sensitivity([known.luminance], Analysis(saliency=never, scenes=10**9, triplets=10**9), progress=False)  # type: ignore[arg-type]
+
+
+def test_undefined_numbers_are_null(tmp_path: Path) -> None:
+    sensitivity([known.nothing], Analysis(parts=("factors",), **QUICK), tmp_path, progress=False)
+    numbers = json.loads((tmp_path / "sensitivity.json").read_text())
+    assert numbers["factors"]["nothing"]["share"]["colour"]["value"] is None
+    assert numbers["notes"][0].startswith("nothing does not tell")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -163,7 +191,11 @@ def test_too_few_triplets_are_refused(tmp_path: Path) -> None:
         (["--data", "nowhere"], "judgments not found"),
         (["--masks", "nowhere"], "masks goes with data"),
         (["--data", "set", "--masks", "nowhere"], "the folder 'nowhere' of the mask pictures is not there"),
-        (["--data", "set", "--saliency", "set.py:f"], "names the file 'set.py', which is not there"),
+        (
+            ["--data", "set", "--saliency", "set.py:f"],
+            "the saliency function 'set.py:f' names the file 'set.py', which is not there",
+        ),
+        (["--saliency", "math:floor"], "the saliency function 'floor' failed with"),
         (["--to", "set/data.csv"], "is a file"),
     ],
 )

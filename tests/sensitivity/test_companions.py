@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image as PILImage
+from sensitivity import known_metrics as known
 
 from dreamsim_guidance.sensitivity.companions import companion_files, read_categories, read_grey
 from dreamsim_guidance.sensitivity.masking import fill_outside, kept_decisions
@@ -98,14 +99,26 @@ def test_default_saliency_finds_an_object_on_plain_ground() -> None:
 @pytest.mark.parametrize(
     ("returned", "message"),
     [
-        (torch.rand(3, 4), "one value per pixel"),
-        (2 * torch.ones(8, 8), "must lie in"),
-        (torch.full((8, 8), torch.nan), "must"),
+        (
+            torch.rand(3, 4),
+            r"returned an array \(3, 4\) for a picture \(1, 3, 8, 8\); it must take one picture, a tensor",
+        ),
+        (torch.rand(2, 8, 8), r"returned an array \(2, 8, 8\)"),
+        (2 * torch.ones(8, 8), r"returned numbers in \[2.00, 2.00\]; .* and return .* in \[0, 1\]"),
+        (torch.full((8, 8), torch.nan), "returned numbers in"),
+        (None, "returned NoneType"),
+        ("mask", "returned str"),
     ],
 )
 def test_a_faulty_saliency_function_is_refused(returned: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         foreground(lambda _: returned, torch.rand(1, 3, 8, 8))
+
+
+def test_a_function_of_two_pictures_is_no_saliency_function() -> None:
+    message = r"'mean_colour' failed with TypeError: .*; it must take one picture, a tensor \(1, 3, h, w\) in \[0, 1\]"
+    with pytest.raises(ValueError, match=message):
+        foreground(known.mean_colour, torch.rand(1, 3, 8, 8))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (1, 8, 8), (1, 1, 8, 8)])
@@ -128,3 +141,10 @@ def test_decisions_that_stay_turn_or_become_ties() -> None:
     before = np.array([0.1, 0.1, 0.1, 0.2, 0.5, 0.5, 0.5, 0.2])
     after = np.array([0.1, 0.4, 0.3, 0.1, 0.2, 0.2, 0.3, 0.9])
     np.testing.assert_array_equal(kept_decisions(before, after), [1, 0, 0.5, np.nan])
+
+
+def test_rounding_is_no_decision() -> None:
+    """Distances of a metric that sees nothing of what is kept are rounding errors: ties, whatever their own mean."""
+    whole, rounding = np.array([1.0, 2.0, 2.0, 1.0]), np.array([1e-9, 3e-9, 2e-9, 8e-9])
+    np.testing.assert_array_equal(kept_decisions(whole, rounding), [0.5, 0.5])
+    np.testing.assert_array_equal(kept_decisions(whole, 1e-3 * whole), [1, 1])

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image as PILImage
 from sensitivity import known_metrics as known
 
@@ -17,7 +18,12 @@ from dreamsim_guidance.sensitivity import Analysis, Sensitivity, sensitivity
 METRICS = {
     name: getattr(known, name)
     for name in ("mean_colour", "histogram", "luminance", "mean_luma", "spectrum", "nothing", "noise", "corners")
+} | {
+    "offset": lambda x, y: known.luminance(x, y) + 7,
+    "constant": lambda x, y: torch.full((len(x),), 7.0),
+    "similarity": lambda x, y: 1 - known.luminance(x, y),
 }
+WITHOUT_SCALE = {"nothing", "noise", "constant", "similarity"}
 PLACES = {"shape", "layout", "rotation", "perspective"}
 
 
@@ -59,7 +65,7 @@ def test_distances_rise_with_the_known_size_of_a_step(result: Sensitivity) -> No
 
 def test_shares_of_factors_add_up_to_one(result: Sensitivity) -> None:
     for name, profile in result.factors.items():
-        if name != "nothing":
+        if name not in WITHOUT_SCALE:
             assert sum(share.value for share in profile.share.values()) == pytest.approx(1)
 
 
@@ -116,13 +122,33 @@ def test_a_constant_metric_has_no_profile(result: Sensitivity) -> None:
         assert all(r.value == 0 for r in curve.distance) and curve.rising.value == 0
 
 
+def test_an_offset_changes_no_relative_distance(result: Sensitivity) -> None:
+    for factor, value in top(result, "luminance").items():
+        assert top(result, "offset")[factor] == pytest.approx(value, abs=1e-4)
+    assert result.factors["offset"].identical.value == 7 and result.factors["luminance"].identical.value == 0
+    variances = (result.robustness[name].shift_variance.value for name in ("luminance", "offset"))
+    assert next(variances) == pytest.approx(next(variances), abs=1e-4)
+
+
+def test_a_metric_that_does_not_grow_with_the_difference_has_no_scale(result: Sensitivity) -> None:
+    assert {note.split()[0] for note in result.notes()} == WITHOUT_SCALE
+    for name in WITHOUT_SCALE:
+        assert all(math.isnan(value) for value in top(result, name).values())
+        assert all(math.isnan(share.value) for share in result.factors[name].share.values())
+        assert math.isnan(result.robustness[name].shift_variance.value)
+    assert "constant does not tell unrelated pictures from equal ones (mean distance 7 against 7)" in result.notes()[-2]
+    assert result.masks["constant"].decided == 0
+    assert (
+        result.features["similarity"]["layout"].agreement.high < 0.1
+    )  # its decisions are those of luminance, reversed
+
+
 def test_intervals_of_a_metric_without_information_cover_chance(result: Sensitivity) -> None:
     masks, features = result.masks["noise"], result.features["noise"]
     intervals = [(masks.foreground, 0.5), (masks.background, 0.5), (masks.difference, 0.0)]
     for c in features.values():
         intervals += [(c.agreement, 0.5), (c.correlation, 0.0), (c.joint, 0.0)]
     intervals += [(curve.rising, 0.0) for curve in result.robustness["noise"].curves.values()]
-    intervals += [(share, 0.1) for share in result.factors["noise"].share.values()]
     missed = sum(not covers(interval, chance) for interval, chance in intervals)
     assert missed <= 0.2 * len(intervals)
 
