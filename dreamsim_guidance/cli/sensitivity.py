@@ -33,8 +33,8 @@ class SensitivityCommand:
     to: Path
     """Folder for the results; files of an earlier analysis are replaced."""
     metric: Annotated[tuple[tuple[str, ...], ...], UseAppendAction] = ()
-    """pocket (the default), photographs, ensemble, lpips, ssim, a model file, a run's folder, your own file.py:function or class, ...;
-    several may be given, also as --metric a --metric b. Differences are to the first."""
+    """pocket (the default), photographs, ensemble, lpips, ssim, a model file, a run's folder, your own file.py:function or
+    class, ...; several may be given, also as --metric a --metric b. Differences are to the first."""
     part: Annotated[tuple[tuple[Part, ...], ...], UseAppendAction] = ()
     """factors, masks, features, robustness, maps; by default all."""
     data: Path | None = None

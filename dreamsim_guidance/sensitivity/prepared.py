@@ -44,13 +44,13 @@ def prepare(analysis: Analysis, folder: Path, progress: bool = True) -> Prepared
     """
     parts = set(analysis.parts)
     triplets = _triplets(analysis, folder, progress)
-    facts = [] if triplets is None else list(triplets.facts)
+    facts = [] if triplets is None else [triplets.fact]
     masked = vectors = factors = distortions = pair = None
     if triplets is not None and "masks" in parts:
         masked = mask_pictures(triplets.judgments, triplets.mask_of, analysis.fill, folder, progress)
         facts.append(
-            f"masks: foreground is {100 * masked.covered:.0f} % of a picture, with that of the other two pictures of its "
-            f"triplet {100 * masked.covered_together:.0f} %; filling: {analysis.fill}"
+            f"masks: foreground, {triplets.foreground}, is {100 * masked.covered:.0f} % of a picture, with that of the other "
+            f"two pictures of its triplet {100 * masked.covered_together:.0f} %; filling: {analysis.fill}"
         )
     if triplets is not None and "features" in parts:
         vectors = feature_vectors(triplets.judgments.images, triplets.depth, triplets.categories)

@@ -27,14 +27,16 @@ class TripletSource:
     """Triplets, the function that gives a picture's foreground `(h, w)`, and what else is known of the pictures.
 
     depth: the depth map of each picture, categories: its category; None where there are none.
-    facts: sentences about where all this comes from. drawn_scenes: whether the pictures are drawn scenes.
+    fact: a phrase about the triplets; foreground: another about where the foreground comes from.
+    drawn_scenes: whether the pictures are drawn scenes.
     """
 
     judgments: Judgments
     mask_of: Callable[[Path], NDArray[np.bool_]]
     depth: dict[Path, Path] | None
     categories: dict[Path, str] | None
-    facts: tuple[str, ...]
+    fact: str
+    foreground: str
     drawn_scenes: bool = False
 
     @classmethod
@@ -43,9 +45,9 @@ class TripletSource:
     ) -> TripletSource:
         """Triplets of drawn scenes, whose masks are exact unless a saliency function is given."""
         mask_of = partial(_mask_in_file, masks) if saliency is None else partial(_mask_by_saliency, saliency)
-        how = "the exact masks of the drawing" if saliency is None else "a saliency function"
-        facts = (f"triplets: {len(judgments)} of drawn scenes; foreground: {how}; category: the shape of the objects",)
-        return cls(judgments, mask_of, None, categories, facts, drawn_scenes=True)
+        how = "by the exact masks of the drawing" if saliency is None else "by a saliency function"
+        fact = f"triplets: {len(judgments)} of drawn scenes; category: the shape of the objects"
+        return cls(judgments, mask_of, None, categories, fact, how, drawn_scenes=True)
 
     @property
     def pair(self) -> tuple[Path, Path]:
@@ -96,12 +98,12 @@ def read_triplets(
     depth_files = None if depth is None else companion_files(depth, chosen.images, root, "depth")
     table = None if categories is None else read_categories(categories, chosen.images, root)
     if mask_files is not None:
-        mask_of, how = partial(_mask_in_file, mask_files), f"masks in {printable(masks or '')}"
+        mask_of, how = partial(_mask_in_file, mask_files), f"by the masks in {printable(masks or '')}"
     else:
         mask_of = partial(_mask_by_saliency, saliency or border_contrast)
-        how = "a saliency function" if saliency else "what stands out from the border's colours"
-    facts = (f"triplets: {len(chosen)} of {name}, {len(chosen.images)} pictures; foreground: {how}",)
-    return TripletSource(chosen, mask_of, depth_files, table, facts)
+        how = "by a saliency function" if saliency else "what stands out from the border's colours"
+    fact = f"triplets: {len(chosen)} of {name}, {len(chosen.images)} pictures"
+    return TripletSource(chosen, mask_of, depth_files, table, fact, how)
 
 
 def _mask_in_file(masks: dict[Path, Path], picture: Path) -> NDArray[np.bool_]:
