@@ -50,6 +50,13 @@ def report_round(made: MadeRound, to: Path) -> None:
             f"study {study.id}: round {number} of {rounds}, {made.asked} triplets, up to {number * votes} votes each; "
             f"participant numbers 1 to {study.participants}"
         )
+        if rule and rule.people == "same" and study.participants < rounds * votes:
+            print(
+                f"{study.participants} participants are too few for {rounds} rounds: a triplet is shown to {rounds * votes} "
+                f"people in all, to nobody twice. Give `study next --participants {rounds * votes}` or more from round "
+                f"{study.participants // votes + 1} on, or let other people take part in every round: --people new",
+                file=sys.stderr,
+            )
     print(f"{between(*made.answers)} answers each")
     print(f"{to / 'index.html'}: publish it with images/, and give out index.html?p=1, ?p=2, ...")
     print(f"{to / 'study.json'}: keep it private: it says which picture is which")

@@ -126,7 +126,7 @@ def _list(name: str, value: Any) -> list[Any]:
 
 
 def _lines(file: Path) -> tuple[str, ...]:
-    names = tuple(filter(None, map(str.strip, _text(file, "list of categories").splitlines())))
+    names = tuple(filter(None, map(str.strip, _text(file, "list of categories").split("\n"))))
     if not names:
         raise ValueError(f"the list of categories '{file}' is empty; write one on each line.")
     return names

@@ -1,8 +1,9 @@
 """Screening: people are kept or left out by fixed rules, before their votes are counted.
 
-catch         share of the answered catch trials that are correct; a person below `least_catch`, or who answered none,
-is left out consistency   share of the repeated trials, of those answered both times, with the same answer (the same
-              picture, not the same side); a person below `least_consistency` is left out, one without repeated trials is kept
+catch         share of the answered catch trials that are correct; a person below `least_catch`, or who answered none, is left
+              out
+consistency   share of the repeated trials, of those answered both times, with the same answer (the same picture, not the same
+              side); a person below `least_consistency` is left out, one without repeated trials is kept
 """
 
 from __future__ import annotations

@@ -196,6 +196,20 @@ def test_commands_make_and_continue_rounds(triplets: Any, capsys: pytest.Capture
         assert not Path("refused").exists()
 
 
+def test_a_round_says_at_once_that_its_people_are_too_few_for_the_later_ones(
+    triplets: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = ["study", "make", "triplets", "--catch", "1", "--participants"]
+    assert main([*few, "5", "--to", "five"]) == 0
+    assert (
+        "5 participants are too few for 3 rounds: a triplet is shown to 6 people in all, to nobody twice. Give `study next "
+        "--participants 6` or more from round 3 on"
+    ) in capsys.readouterr().err
+    for number, options in (("6", []), ("2", ["--people", "new"]), ("2", ["--mode", "jnd"])):
+        assert main([*few, number, *options, "--to", f"enough{len(options)}{number}{options[-1:]}"]) == 0
+        assert "too few" not in capsys.readouterr().err
+
+
 def test_a_person_is_not_shown_to_be_on_one_side(triplets: Any) -> None:
     sides = Counter()
     for seed in range(8):
