@@ -12,7 +12,9 @@ information     the triplet whose answer is expected to tell most about w, H(E p
                 chosen one after the other, each as if those before it had been answered
 disagreement    the triplets on whose answer an ensemble of heads disagrees most, the same expression over the ensemble. Each
                 head is fitted to a bootstrap sample of the votes, around a prior mean of its own
-margin          the triplets whose two candidates are about equally far, smallest |w . x|
+margin          the triplets whose two candidates are about equally far though they differ: of the half with the smallest
+                |w . x|, those with the largest |x|. The smallest |w . x| alone belong to candidates that hardly differ, about
+                which people are divided as well, so that their answers say little about w
 random          any
 
 MacKay, Information-based objective functions for active data selection, Neural Computation 1992; Houlsby et al., Bayesian
@@ -174,7 +176,8 @@ def choose_next(
         return free[np.argsort(-_information(chances, np.full(members, 1 / members)), kind="stable")[:count]]
     head = fit_head(x, a, b)
     if choice == "margin":
-        return free[np.argsort(np.abs(head.log_odds(x[free])), kind="stable")[:count]]
+        margin = np.abs(head.log_odds(x[free]))
+        return free[np.lexsort((-np.linalg.norm(x[free], axis=1), margin > np.median(margin)))[:count]]
     return free[_most_informative(head, x[free], count)]
 
 

@@ -150,7 +150,7 @@ class Choose:
     """Votes so far: a folder that `study read` or the last `study next` wrote, or the folder of a round."""
     choice: Literal["information", "disagreement", "margin", "random"] = "information"
     """information: whose answer tells most about the metric's weights; disagreement: of an ensemble of heads; margin:
-    candidates about equally far; random."""
+    candidates about equally far though they differ; random."""
     again: bool = False
     """Also choose triplets that have votes already."""
     seed: int = 0

@@ -4,9 +4,11 @@ Simulated people who look at one factor above all answer questions about drawn t
 frozen embeddings learns from the votes; which triplets are asked next is chosen in one of the ways of
 `training/active_choice.py`. All ways start from the same random triplets, and get the same answer to the same triplet.
 
-    agreement   share of held-out triplets of which the head's decision is that of most people
-    votes       that a way needs to reach the agreement that random choice reaches with all votes, as a share of these; 100 %
-                also stands for a way that does not reach it
+    agreement      share of held-out triplets of which the head's decision, after all votes, is that of most people
+    gain           of agreement over random choice, mean over all numbers of votes
+    votes needed   to reach the agreement that random choice reaches with all votes, as a share of these; 100 % also stands for
+                   a way that does not reach it
+    people agree   chance that a person gives the answer of most people to a triplet that was chosen
 """
 
 from __future__ import annotations

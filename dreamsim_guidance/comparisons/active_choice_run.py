@@ -32,14 +32,15 @@ def compare(config: ActiveChoice, folder: Path) -> dict[str, Any]:
             left_chance(*seen_distances(triplets, person, config.others), config.temperature, config.lapse)
             for triplets in (pool, test)
         )
-        curves = {
-            choice: np.stack(
-                [_curve(cast(Choice, choice), config, seed, x, chance, x_test, truth) for seed in range(config.seeds)]
-            )
-            for choice in config.choices
-        }
+        curves, agreed = {}, {}
+        for choice in config.choices:
+            runs = [
+                _curve(cast(Choice, choice), config, seed, x, chance, x_test, truth) for seed in range(config.seeds)
+            ]
+            curves[choice] = np.stack([curve for curve, _ in runs])
+            agreed[choice] = np.array([people for _, people in runs])
         places = np.array(_places(config))
-        rows = {choice: _summary(curves["random"], curve, places) for choice, curve in curves.items()}
+        rows = {choice: _summary(curves["random"], curve, agreed[choice], places) for choice, curve in curves.items()}
         results[person] = {
             "untuned": float(((x_test.sum(1) > 0) == (truth > 0.5)).mean()),
             "votes": places.tolist(),
@@ -47,7 +48,7 @@ def compare(config: ActiveChoice, folder: Path) -> dict[str, Any]:
             "choices": rows,
         }
         lines += [[person, choice, *(_cell(row[name]) for name in row)] for choice, row in rows.items()]
-    columns = ("people", "choice", "agreement", "gain over random", "votes needed")
+    columns = ("people", "choice", *next(iter(rows.values())))
     with writing(folder / "table.md") as temporary:
         temporary.write_text(f"{markdown_table(columns, lines)}\n", encoding="utf-8")
     return results
@@ -60,11 +61,12 @@ def _places(config: ActiveChoice) -> list[int]:
 
 def _curve(
     choice: Choice, config: ActiveChoice, seed: int, x: Vector, chance: Vector, x_test: Vector, truth: Vector
-) -> Vector:
-    """Agreement with most people on held-out triplets after each batch of votes."""
+) -> tuple[Vector, float]:
+    """Agreement with most people on held-out triplets after each batch of votes, and people's own on what was chosen."""
     random = np.random.default_rng([config.seed, seed])
     part = random.permutation(len(x))[: 3 * len(x) // 4]
-    x, answers = x[part], random.random(len(part)) < chance[part]  # the same for all ways of choosing
+    x, chance = x[part], chance[part]
+    answers = random.random(len(part)) < chance  # the same for all ways of choosing
     asked = np.zeros(len(x), dtype=bool)
     asked[: config.start] = True
     agreement = []
@@ -74,11 +76,12 @@ def _curve(
             asked[choose_next(x, *votes, place - int(asked.sum()), choice, seed=seed)] = True
         head = fit_head(x, (asked & answers).astype(float), (asked & ~answers).astype(float))
         agreement.append(float(((head.log_odds(x_test) > 0) == (truth > 0.5)).mean()))
-    return np.array(agreement)
+    asked[: config.start] = False
+    return np.array(agreement), float(np.maximum(chance, 1 - chance)[asked].mean())
 
 
-def _summary(random: Vector, curves: Vector, places: NDArray[np.int64]) -> dict[str, dict[str, float]]:
-    """Final agreement, its gain over random choice, and the votes needed relative to it, with intervals over seeds."""
+def _summary(random: Vector, curves: Vector, agreed: Vector, places: NDArray[np.int64]) -> dict[str, dict[str, float]]:
+    """The figures of the table, with intervals over seeds; the gain is the mean over all numbers of votes after the start."""
     generator = np.random.default_rng(0)
     draws = generator.integers(0, len(curves), (_RESAMPLES, len(curves)))
 
@@ -87,12 +90,13 @@ def _summary(random: Vector, curves: Vector, places: NDArray[np.int64]) -> dict[
         return {"value": value, "low": float(low), "high": float(high)}
 
     final = curves[:, -1]
-    gain = (curves - random)[:, -1]
+    gain = (curves - random)[:, 1:].mean(1)
     needed = [votes_needed(random[rows].mean(0), curves[rows].mean(0), places) for rows in draws]
     return {
         "agreement": interval(float(final.mean()), [float(final[rows].mean()) for rows in draws]),
         "gain over random": interval(float(gain.mean()), [float(gain[rows].mean()) for rows in draws]),
         "votes needed": interval(votes_needed(random.mean(0), curves.mean(0), places), needed),
+        "people agree": interval(float(agreed.mean()), [float(agreed[rows].mean()) for rows in draws]),
     }
 
 

@@ -71,6 +71,14 @@ def test_information_prefers_what_is_not_known_yet() -> None:
     assert ((chosen >= 20) & (chosen < 40)).all()
 
 
+def test_equally_far_candidates_are_chosen_only_if_they_differ() -> None:
+    x = np.random.default_rng(0).standard_normal((90, 4))
+    x[:60] -= x[:60].mean(1, keepdims=True)  # the first 60 are equally far for the untuned metric
+    x[:30] *= 0.01  # of these, 30 with candidates that hardly differ, the closest of all
+    chosen = choose_next(x, np.zeros(90), np.zeros(90), 10, "margin")
+    assert ((chosen >= 30) & (chosen < 60)).all()
+
+
 def test_a_batch_does_not_ask_the_same_thing_over_and_over() -> None:
     x = np.zeros((40, 2))
     x[:20, 0], x[20:, 1] = 1.1, 1.0  # one direction tells a little more, if it is asked first
@@ -124,6 +132,8 @@ def test_the_recipe_compares_ways_of_choosing(tmp_path: Path) -> None:
     assert results["layout"]["votes"] == [8, 16, 24]
     random, information = results["layout"]["choices"].values()
     assert random["gain over random"]["value"] == 0 and 0 < information["votes needed"]["value"] <= 1
+    assert all(0.5 < row["people agree"]["value"] <= 1 for row in (random, information))
+    assert list(random) == ["agreement", "gain over random", "votes needed", "people agree"]
     first = [curve[0] for curve in results["layout"]["curves"].values()]
     assert first[0] == first[1]  # all ways start from the same votes
     with pytest.raises(ValueError, match="choices must be different ones that begin with random"):
