@@ -36,7 +36,7 @@ class WholeCircle:
 
     tuning: Tuning
     """The adapter's training; its `data` is replaced by the judged set."""
-    count: int = 8
+    count: int = 32
     """Triplets of each way for each of twelve prompts."""
     steps: int = 8
     """Of the sampler."""
