@@ -14,9 +14,9 @@ from dreamsim_guidance.recipes.personal import tune_personal
 def whole_circle() -> WholeCircle:
     """Generate triplets, ask simulated people in rounds, tune an adapter on what they agree on, and judge it.
 
-    On 45 held-out triplets, agreement with the people goes from 59.3 to 62.3 %; the gain of 3.0 [-3.9, 11.1] points may be
-    none, since only 65 of 192 triplets were kept, 37 of them for training. It took 13 minutes on one of 2 cores of an AMD
-    EPYC that had much other work, torch 2.14.1.
+    On 201 held-out triplets, agreement with the people goes from 63.7 to 68.4 %, a gain of 4.7 [1.6, 8.2] points, after
+    training on 183 of the 305 triplets of 768 on which people agreed. It took 6.6 minutes of CPU time on one of 2 cores of an
+    Intel Xeon that had much other work, torch 2.14.1.
     """
     return WholeCircle(tuning=replace(tune_personal().tuning, data=Path("judged")))
 

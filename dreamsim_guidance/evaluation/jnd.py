@@ -32,8 +32,13 @@ def average_precision(distances: ArrayLike, same: ArrayLike) -> float:
     d, s = np.asarray(distances, dtype=np.float64), np.asarray(same, dtype=np.float64)
     if d.shape != s.shape or d.ndim != 1:
         raise ValueError(f"distances and votes must be two lists of one length, got {d.shape} and {s.shape}.")
-    if np.isnan(d).any() or not ((s >= 0) & (s <= 1)).all() or s.sum() == 0:
-        raise ValueError("distances must not be NaN, votes must lie in [0, 1], and some pair must be the same.")
+    if np.isnan(d).any() or not ((s >= 0) & (s <= 1)).all():
+        raise ValueError("distances must not be NaN, and votes must lie in [0, 1].")
+    if s.sum() == 0:
+        raise ValueError(
+            f"nobody took one of the {len(s)} pairs for the same, so there is nothing to retrieve by distance; some pair must "
+            "be the same to somebody: ask more people, or about pairs that differ less."
+        )
     return float(_areas(d, s, np.ones((1, len(d))))[0])
 
 
