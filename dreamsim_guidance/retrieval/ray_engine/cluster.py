@@ -15,7 +15,7 @@ from dreamsim_guidance.retrieval.extras import need
 __all__ = ["Sizes", "connected", "need_ray", "quiet", "sizes_for"]
 
 _READERS = 1
-"""Processors that must be left for tasks that read and write; without any, actors would wait for ever."""
+"""Processors that must be left for tasks that read; without any, actors would wait for ever."""
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from dreamsim_guidance.retrieval.ray_engine.stages import (
     EmbedPictures,
     Fragments,
     Work,
-    read_pieces,
+    read_piece,
     unpacked,
     write_rows,
 )
@@ -151,13 +151,10 @@ class Pass:
         data = need("ray.data", "scale")
         blocks = min(len(self.work), _TASKS)
         items = data.from_items([{"item": pickle.dumps(entry)} for entry in self.work], override_num_blocks=blocks)
-        read = items.map_batches(
-            read_pieces,
-            batch_size=None,
-            batch_format="numpy",
-            fn_kwargs={"decoder": self.job.decoder, "claims": claims},
-            num_cpus=1,
-        )
+        # flat_map, because Ray would join map_batches with the next stage where no GPU is asked for, and bundle `batch` pieces
+        # in one task, whose rows come back at its end
+        reading = {"decoder": self.job.decoder, "claims": claims}
+        read = items.flat_map(read_piece, fn_kwargs=reading, num_cpus=1)
         embedded = read.map_batches(
             EmbedPictures,
             batch_size=self.job.batch,
@@ -176,7 +173,7 @@ class Pass:
                 "dimension": self.folder.description.dimension,
                 "version": dataset.data_storage_version,
             },
-            num_cpus=1,
+            num_cpus=0,  # never waits for a processor that reading holds
         )
 
     def _take(self, item: Any) -> int:

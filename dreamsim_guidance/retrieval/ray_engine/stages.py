@@ -1,10 +1,10 @@
 """What runs on the workers: reading and decoding pieces, embedding, and writing fragments of the table.
 
-    read_pieces     tasks, one processor each: pieces of work to decoded pictures, and what else a piece holds
+    read_piece      tasks, one processor each: a piece of work to decoded pictures, and what else it holds
     EmbedPictures   actors that load the metric once: decoded pictures to rows
     write_rows      tasks: rows to fragments of the Lance table, which become part of it when the job commits them
 
-Between the stages go batches with one column of pickled objects, so that all have one schema.
+Between the stages go rows with one column, a pickled object, so that all have one schema.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import pickle
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +26,13 @@ from dreamsim_guidance.retrieval.reading import Item, New, Reader
 from dreamsim_guidance.retrieval.sources.piece import Piece
 from dreamsim_guidance.retrieval.tables import Description, Known, arrow_rows, pictures_schema
 
-__all__ = ["EmbedPictures", "Fragments", "Work", "packed", "piece_name", "read_pieces", "unpacked", "write_rows"]
+__all__ = ["EmbedPictures", "Fragments", "Work", "packed", "piece_name", "read_piece", "unpacked", "write_rows"]
 
 _THREADS = 2
 """Of one reading task: one waits for a disk or network while the other decodes."""
 
-_GROUP = 16
-"""Decoded pictures that leave a reading task together."""
+_AHEAD = 16
+"""Pictures that a reading task decodes ahead."""
 
 Batch = dict[str, Any]
 
@@ -62,18 +61,16 @@ def piece_name(piece: Piece) -> str:
     return piece.container or next(iter(piece.pictures())).path
 
 
-def read_pieces(batch: Batch, decoder: Decoder, claims: Sequence[Any]) -> Iterator[Batch]:
-    """Read, hash and decode the pictures of pieces; contents that belong to another piece are not decoded.
+def read_piece(row: Mapping[str, bytes], decoder: Decoder, claims: Sequence[Any]) -> Iterator[dict[str, bytes]]:
+    """Read, hash and decode the pictures of a piece; contents that belong to another piece are not decoded.
 
     claims: actors of `claims.ClaimTable`.
     """
+    work: Work = pickle.loads(row["item"])
+    remote = RemoteClaims(claims, piece_name(work.piece))
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="decode") as pool:
-        for work in unpacked(batch):
-            remote = RemoteClaims(claims, piece_name(work.piece))
-            reader = Reader(decoder, work.known, {}, remote, pool, _GROUP)
-            items = reader.items([work.piece])
-            while group := list(islice(items, _GROUP)):
-                yield packed(group)
+        for item in Reader(decoder, work.known, {}, remote, pool, _AHEAD).items([work.piece]):
+            yield {"item": pickle.dumps(item, pickle.HIGHEST_PROTOCOL)}
 
 
 class EmbedPictures:

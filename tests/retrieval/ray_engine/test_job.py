@@ -19,6 +19,7 @@ from PIL import Image as PILImage
 
 from dreamsim_guidance.retrieval import Index, embed, embed_on_ray
 from dreamsim_guidance.retrieval.ray_engine.cluster import quiet
+from dreamsim_guidance.retrieval.ray_engine.one_pass import Pass
 from dreamsim_guidance.retrieval.tables import IndexFolder
 
 ray = pytest.importorskip("ray")
@@ -147,6 +148,18 @@ def kill_a_busy_worker(killed: list[int]) -> None:
         for pid in busy[:1]:
             os.kill(pid, signal.SIGKILL)
             killed.append(pid)
+
+
+def test_reading_is_not_joined_with_embedding(
+    cluster: str, sources: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    streams = []
+    stream = Pass._stream
+    monkeypatch.setattr(Pass, "_stream", lambda *arguments: streams.append(stream(*arguments)) or streams[-1])
+    embed_on_ray(sources[1:], tmp_path / "index", "pocket", workers=2, progress=False)
+    stages = [line for line in streams[0].stats().splitlines() if line.startswith("Operator")]
+    assert not [line for line in stages if "read_piece" in line and "EmbedPictures" in line], stages
+    assert [line for line in stages if "read_piece" in line]
 
 
 def test_a_killed_worker_loses_and_doubles_nothing(
