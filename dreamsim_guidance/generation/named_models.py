@@ -190,9 +190,12 @@ def load(
                 model.source, **{name: getattr(torch, kind)}, **options, local_files_only=_local(model.source)
             )
         except (OSError, ValueError, AttributeError) as error:
+            licence = (
+                f" (If its licence must be accepted: at https://huggingface.co/{model.source}, then `hf auth login`.)"
+            )
             raise ValueError(
-                f"'{model.source}' cannot be loaded as a pipeline of diffusers: {error} (If its licence must be accepted: at "
-                f"https://huggingface.co/{model.source}, then `hf auth login`.)"
+                f"'{model.source}' cannot be loaded as a pipeline of diffusers: {error}"
+                + ("" if Path(model.source).expanduser().is_dir() else licence)
             ) from error
     if scheduler is not None:
         kind, config = _scheduler(scheduler), pipe.scheduler.config

@@ -262,3 +262,11 @@ def test_what_cannot_be_made_is_refused_before_anything_is_written(
     with pytest.raises((ValueError, OSError), match=message):
         generate(small_plan(**change), tmp_path / "set", "cpu", progress=False)
     assert not (tmp_path / "set").exists()
+
+
+def test_a_folder_that_is_no_pipeline_is_refused_without_talk_of_the_hub(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    with pytest.raises(ValueError, match="cannot be loaded as a pipeline of diffusers") as raised:
+        generate(small_plan(models=[str(tmp_path / "model")]), tmp_path / "set", "cpu", progress=False)
+    assert "huggingface.co" not in str(raised.value) and not (tmp_path / "set").exists()
