@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json as jsonlib
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from tyro.conf import Positional
 
-from dreamsim_guidance.cli.outputs import check_file, write_files
+from dreamsim_guidance.cli.outputs import check_file, check_picture, write_files
 from dreamsim_guidance.files.names import printable
 from dreamsim_guidance.files.tables import text_table
 
@@ -30,7 +31,7 @@ class ConsistencyCommand:
     """
 
     source: Positional[tuple[str, ...]]
-    """Folders of frames, patterns, shards, or an index of them."""
+    """Folders of frames, patterns, shards, or an index of them. A folder with one frame is left out by name."""
     csv: Path | None = None
     """Write the distances of every frame to the one before and to the first one to this CSV file."""
     plot: Path | None = None
@@ -47,19 +48,22 @@ class ConsistencyCommand:
         from dreamsim_guidance.retrieval.collection import opened
         from dreamsim_guidance.retrieval.consistency import temporal_consistency
 
-        for option, file in (("--csv", self.csv), ("--plot", self.plot)):
-            if file is not None:
-                check_file(file, option)
+        if self.csv is not None:
+            check_file(self.csv, "--csv")
+        if self.plot is not None:
+            from dreamsim_guidance.retrieval.plots import ENDINGS
+
+            check_picture(self.plot, "--plot", ENDINGS)
         with opened(self.source, self.metric, self.device) as index:
             report_broken(index)
             videos: dict[str, list[int]] = {}
             for row in sorted_rows(index):
                 videos.setdefault(_folder(index.paths[row]), []).append(row)
-            short = [name for name, rows in videos.items() if len(rows) < 2]
-            if short:
-                raise ValueError(
-                    f"a video needs at least 2 frames, and '{printable(short[0])}' has {len(videos[short[0]])}."
-                )
+            for name in [name for name, rows in videos.items() if len(rows) < 2]:
+                del videos[name]
+                print(f"left out: {printable(name)} (one frame, and a video needs at least 2)", file=sys.stderr)
+            if not videos:
+                raise ValueError("a video needs at least 2 frames, and no folder has so many; look at the sources.")
             frames = {name: [index.paths[row] for row in rows] for name, rows in videos.items()}
             results = {name: temporal_consistency(index.vectors(rows)) for name, rows in videos.items()}
         if self.json:

@@ -23,7 +23,7 @@ class EmbedCommand:
     """Embed pictures into an index: one Lance table of float16 vectors, paths, sizes and content hashes.
 
     A source is a folder, a picture, a pattern, a webdataset shard (.tar), a Parquet file, a Lance table, or a list (.csv,
-    .tsv, .txt); shards and tables may be URLs of fsspec, and braces stand for many names: shard-{0000..0012}.tar. Running
+    .tsv, .txt); pictures, shards and tables may be URLs, and braces stand for many names: shard-{0000..0012}.tar. Running
     again adds what is new or has changed, also after a kill. Equal contents are embedded once; broken pictures are listed.
     On several processes of one machine: `accelerate launch -m dreamsim_guidance embed ...`, or `torchrun`; on several
     machines: `--engine ray`, which makes the same index and goes on with one that is unfinished.
@@ -75,6 +75,10 @@ class EmbedCommand:
             if len(summary.broken) > _NAMED:
                 print(f"and {len(summary.broken) - _NAMED} more; the table `broken` lists all.", file=sys.stderr)
             print(summary)
+            if not (summary.embedded or summary.copies or summary.present):
+                raise ValueError(
+                    "no picture could be embedded, of all that the sources hold; look at the reasons above."
+                )
         return 0
 
     def _here(self) -> Summary:

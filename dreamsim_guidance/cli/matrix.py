@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tyro.conf import Positional
 
-from dreamsim_guidance.cli.outputs import check_file, write_files
+from dreamsim_guidance.cli.outputs import check_file, check_picture, write_files
 from dreamsim_guidance.files.names import printable
 from dreamsim_guidance.files.tables import text_table
 
@@ -53,9 +53,12 @@ class MatrixCommand:
         from dreamsim_guidance.retrieval.collection import opened
         from dreamsim_guidance.retrieval.matrix import distance_matrix, distance_rows, hierarchical_order
 
-        for option, file in (("--csv", self.csv), ("--png", self.png)):
-            if file is not None:
-                check_file(file, option)
+        if self.csv is not None:
+            check_file(self.csv, "--csv")
+        if self.png is not None:
+            from dreamsim_guidance.retrieval.plots import ENDINGS
+
+            check_picture(self.png, "--png", ENDINGS)
         with opened(self.source, self.metric, self.device) as index:
             report_broken(index)
             rows = sorted_rows(index)

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
-__all__ = ["check_file", "check_folder", "write_files"]
+__all__ = ["check_file", "check_folder", "check_picture", "write_files"]
 
 
 def check_file(file: Path, option: str) -> None:
@@ -21,6 +21,16 @@ def check_file(file: Path, option: str) -> None:
     if file.is_dir():
         raise ValueError(f"'{file}' is a folder; give the file to write, as {option} {file / 'report.html'}.")
     check_folder(file.parent, option)
+
+
+def check_picture(file: Path, option: str, endings: Collection[str]) -> None:
+    """As `check_file`, and raise ValueError for an ending other than `endings`, by which no picture can be written."""
+    if file.suffix.lower() not in endings:
+        ending = f"the ending {file.suffix}" if file.suffix else "no ending"
+        raise ValueError(
+            f"'{file}' has {ending}, by which no picture can be written; give {option} a name such as a.png."
+        )
+    check_file(file, option)
 
 
 def check_folder(folder: Path, option: str) -> None:

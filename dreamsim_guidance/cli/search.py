@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tyro.conf import Positional
 
-from dreamsim_guidance.cli.outputs import check_file, write_files
+from dreamsim_guidance.cli.outputs import check_file, check_picture, write_files
 from dreamsim_guidance.files.names import printable
 from dreamsim_guidance.files.tables import TableCell, text_table
 
@@ -38,7 +38,7 @@ class SearchCommand:
     index: Positional[Path]
     """The folder that `embed` wrote."""
     query: Positional[tuple[str, ...]]
-    """Picture files, or paths that the index has."""
+    """Picture files, their URLs, or paths that the index has."""
     k: int = 24
     """Number of pictures to find."""
     combine: Literal["mean", "min"] = "mean"
@@ -66,18 +66,18 @@ class SearchCommand:
         from dreamsim_guidance.retrieval.index import Index
         from dreamsim_guidance.retrieval.neighbours import EXACT_UP_TO
         from dreamsim_guidance.retrieval.queries import read_mask
-        from dreamsim_guidance.retrieval.search import search
+        from dreamsim_guidance.retrieval.search_page import sheet_endings
 
-        for option, file in (("--html", self.html), ("--sheet", self.sheet)):
-            if file is not None:
-                check_file(file, option)
+        if self.html is not None:
+            check_file(self.html, "--html")
+        if self.sheet is not None:
+            check_picture(self.sheet, "--sheet", sheet_endings())
         if self.k < 1:
             raise ValueError(f"--k must be at least 1, got {self.k}.")
         index = Index.open(self.index, self.metric, self.device)
         mask = None if self.mask is None else read_mask(self.mask)
         exact_up_to = EXACT_UP_TO if self.exact_up_to is None else self.exact_up_to
-        matches = search(
-            index,
+        matches = index.search(
             list(self.query),
             self.k,
             self.combine,
@@ -144,19 +144,23 @@ class SearchCommand:
             facts["score"] = "distance less half the mean distance to the unwanted pictures"
         if self.mask is not None:
             facts["mask"] = printable(self.mask)
-        return Result(matches, _pictures(self.query, mask), _pictures(self.unlike), facts)
+        return Result(matches, _pictures(index, self.query, mask), _pictures(index, self.unlike), facts)
 
 
-def _pictures(names: tuple[str, ...], mask: Tensor | None = None) -> dict[str, PILImage | None]:
+def _pictures(index: Index, names: tuple[str, ...], mask: Tensor | None = None) -> dict[str, PILImage | None]:
     """Thumbnails by name; of a masked query, what the metric sees."""
     from PIL.Image import fromarray
 
     from dreamsim_guidance.metric.distance import mask_out
     from dreamsim_guidance.preprocess import to_image
+    from dreamsim_guidance.retrieval.queries import path_in_index
     from dreamsim_guidance.retrieval.sources.piece import path_of
     from dreamsim_guidance.retrieval.thumbnails import thumbnails
 
-    paths = {name: path_of(os.path.abspath(name)) if os.path.isfile(name) else name for name in names}
+    paths = {
+        name: path_of(os.path.abspath(name)) if os.path.isfile(name) else path_in_index(index, name) or name
+        for name in names
+    }
     pictures = thumbnails(paths.values())
     if mask is not None:
         for path, picture in pictures.items():

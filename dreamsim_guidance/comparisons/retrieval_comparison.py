@@ -24,7 +24,8 @@ class RetrievalComparison:
     """Folder of the pictures among which to search, with the folders below; by default nine parts of each photograph that
     scikit-image installs."""
     index: Path | None = None
-    """An index that `embed` made, instead of a folder: its metric and its embeddings are used."""
+    """An index that `embed` made, instead of a folder: its metric and its embeddings are used. Pictures in shards and tables
+    are written into the run's folder."""
     queries: Path | None = None
     """Folder of the queries; by default pictures evenly spread over those that are searched, each without itself."""
     count: int = 6

@@ -25,8 +25,9 @@ from dreamsim_guidance.retrieval.evaluation.distances import chord_distances, ga
 from dreamsim_guidance.retrieval.evaluation.labelled import pictures_below
 from dreamsim_guidance.retrieval.index import Index
 from dreamsim_guidance.retrieval.list_agreement import ListAgreement, list_agreement, nearest
+from dreamsim_guidance.retrieval.members import files_of
 from dreamsim_guidance.retrieval.pages import facts, figure, grid, page
-from dreamsim_guidance.retrieval.sources.piece import file_of, path_of
+from dreamsim_guidance.retrieval.sources.piece import path_of
 from dreamsim_guidance.retrieval.texture import load_texture_network
 from dreamsim_guidance.retrieval.thumbnails import thumbnails
 
@@ -48,10 +49,12 @@ Table = NDArray[np.float64]
 class _Search:
     """What is searched.
 
-    files: all pictures, those of the gallery first. queries: positions in files. gallery: number of pictures in it.
+    files: all pictures, those of the gallery first. names: their paths, as an index has them. queries: positions in files.
+    gallery: number of pictures in it.
     """
 
     files: list[Path]
+    names: list[str]
     queries: NDArray[np.int64]
     gallery: int
 
@@ -80,8 +83,8 @@ def run(config: RetrievalComparison, folder: Path) -> dict[str, Any]:
     each = {
         name: [
             {
-                "query": str(search.files[query]),
-                "files": [str(search.files[i]) for i in row],
+                "query": search.names[query],
+                "files": [search.names[i] for i in row],
                 "distances": table[q, row],
             }
             for q, (query, row) in enumerate(zip(search.queries, lists[name], strict=True))
@@ -104,11 +107,12 @@ def _numbers(pair: ListAgreement) -> tuple[str, str, float, int, float]:
 
 def _search(config: RetrievalComparison, index: Index | None, folder: Path) -> _Search:
     if index is not None:
-        gallery = [file for file in map(file_of, index.paths) if file.is_file()]
+        files = files_of(index.paths, index.digests, folder / "pictures")
+        gallery = [file for file in files if file is not None and file.is_file()]
         if len(gallery) != len(index):
             raise ValueError(
-                f"{len(index) - len(gallery)} of {len(index)} pictures of the index '{config.index}' are no files (they have "
-                "moved, or are inside shards or tables); compare a folder of pictures instead."
+                f"{len(index) - len(gallery)} of {len(index)} pictures of the index '{config.index}' cannot be read (they have "
+                "moved); embed them again with --prune, or compare a folder of pictures."
             )
     elif config.pictures is not None:
         gallery = pictures_below(config.pictures)
@@ -116,16 +120,18 @@ def _search(config: RetrievalComparison, index: Index | None, folder: Path) -> _
         gallery = _parts(folder / "pictures")
     if not gallery:
         raise ValueError(f"no pictures in '{config.pictures or config.index}'.")
+    names = [path_of(file.absolute()) for file in gallery] if index is None else list(index.paths)
     if config.queries is None:
-        return _Search(gallery, np.array(some(len(gallery), config.count)), len(gallery))
+        return _Search(gallery, names, np.array(some(len(gallery), config.count)), len(gallery))
     queries = pictures_below(config.queries)
     if not queries:
         raise ValueError(f"no pictures in '{config.queries}'.")
     chosen = [queries[i] for i in some(len(queries), config.count)]
     place = {file.absolute(): i for i, file in enumerate(gallery)}  # a query in the gallery is not its own match
-    files = gallery + [file for file in chosen if file.absolute() not in place]
-    place = {file.absolute(): i for i, file in enumerate(files)}
-    return _Search(files, np.array([place[file.absolute()] for file in chosen]), len(gallery))
+    others = [file for file in chosen if file.absolute() not in place]
+    place.update((file.absolute(), len(gallery) + i) for i, file in enumerate(others))
+    names += [path_of(file.absolute()) for file in others]
+    return _Search(gallery + others, names, np.array([place[file.absolute()] for file in chosen]), len(gallery))
 
 
 def _parts(folder: Path) -> list[Path]:
@@ -200,7 +206,7 @@ def _sections(
     )
     yield "<p class=note>Framed pictures are in the lists of all three networks.</p>"
     shown = {int(i) for rows in lists.values() for i in rows.flat} | {int(i) for i in search.queries}
-    paths = {i: path_of(search.files[i].absolute()) for i in sorted(shown)}
+    paths = {i: search.names[i] for i in sorted(shown)}
     pictures = thumbnails(paths.values())
     for q, query in enumerate(search.queries.tolist()):
         yield f"<h2>Query {q + 1}</h2>"

@@ -23,6 +23,7 @@ from dreamsim_guidance.metric.dreamsim import DreamSim
 from dreamsim_guidance.metric.fingerprint import fingerprint
 from dreamsim_guidance.preprocess import bicubic_bands, resize, to_image, vertical_first
 from dreamsim_guidance.retrieval.sources.piece import Picture
+from dreamsim_guidance.retrieval.sources.remote import is_url, remote_bytes
 
 __all__ = [
     "Broken",
@@ -214,6 +215,8 @@ def read_bytes(picture: Picture) -> bytes:
         raise PictureError(picture.fault)
     if picture.data is not None:
         return picture.data
+    if is_url(picture.path):
+        return remote_bytes(picture.path)
     assert picture.file is not None  # there is no fault
     # never waits, should the file have become a pipe
     with os.fdopen(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,13 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dreamsim_guidance.files.atomic import writing
-from dreamsim_guidance.files.pictures import SUFFIXES
 from dreamsim_guidance.retrieval.matrix import nearest_neighbours
-from dreamsim_guidance.retrieval.members import readable_contents
+from dreamsim_guidance.retrieval.members import files_of
 from dreamsim_guidance.retrieval.near_duplicates import near_duplicate_groups
-from dreamsim_guidance.retrieval.sources.piece import file_of
-from dreamsim_guidance.retrieval.sources.stored import container_of
 
 if TYPE_CHECKING:
     from dreamsim_guidance.retrieval.index import Index
@@ -96,7 +92,7 @@ def picture_samples(
             groups = near_duplicate_groups(vectors, duplicates).groups
             group_of = {row: number for number, group in enumerate(groups, 1) for row in group.rows}
     copies = Counter(index.digests)
-    files = _files(index.paths, index.digests, pictures)
+    files = files_of(index.paths, index.digests, pictures)
     first_row = {file: row for row, file in reversed(list(enumerate(files)))}  # copies inside shards share a file
     samples = [
         PictureSample(
@@ -159,27 +155,3 @@ def check_brain_key(key: str) -> str:
     if not re.fullmatch(r"[A-Za-z]\w*", key, re.ASCII):
         raise ValueError(f"the key '{key}' must consist of letters, digits and underscores, and begin with a letter.")
     return key
-
-
-def _files(paths: Sequence[str], digests: Sequence[str], folder: Path | None) -> list[Path | None]:
-    """The file of each picture, those inside containers written into the folder; None where there is no file."""
-    files: list[Path | None] = [file_of(path) if container_of(path) is None else None for path in paths]
-    if folder is None:
-        return files
-    inside = [i for i, file in enumerate(files) if file is None]
-    for first in range(0, len(inside), _CHUNK):
-        part = inside[first : first + _CHUNK]
-        for path, data in readable_contents([paths[i] for i in part]).items():
-            for i in (i for i in part if paths[i] == path):
-                files[i] = _written(folder, path, digests[i], data)
-    return files
-
-
-def _written(folder: Path, path: str, digest: str, data: bytes) -> Path:
-    suffix = Path(path.rpartition("::")[2]).suffix.lower()
-    file = folder.absolute() / f"{digest}{suffix if suffix in SUFFIXES else '.png'}"
-    if not file.is_file():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with writing(file, file.suffix) as temporary:
-            temporary.write_bytes(data)
-    return file

@@ -13,16 +13,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from dreamsim_guidance.evaluation.metrics.named_metrics import embedding_network
 from dreamsim_guidance.files.names import printable
 from dreamsim_guidance.metric.dreamsim import DreamSim
 from dreamsim_guidance.retrieval.embedder import Embedder, index_fingerprint, same_but_for_rounding
-from dreamsim_guidance.retrieval.neighbours import EXACT_UP_TO, Kind, NeighbourIndex, build
-from dreamsim_guidance.retrieval.queries import Query
-from dreamsim_guidance.retrieval.ranking import Combine
-from dreamsim_guidance.retrieval.search import Match, search
+from dreamsim_guidance.retrieval.neighbours import Kind, NeighbourIndex, build
+from dreamsim_guidance.retrieval.search import search as search_index
 from dreamsim_guidance.retrieval.tables import Description, IndexFolder, readable, vectors_of
 
 __all__ = ["Index", "check_fingerprint"]
@@ -129,18 +126,7 @@ class Index:
         vectors = stored.astype(np.float32)
         return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
-    def search(
-        self,
-        images: Query | Sequence[Query],
-        k: int = 24,
-        combine: Combine = "mean",
-        unlike: Query | Sequence[Query] = (),
-        mask: Tensor | None = None,
-        exact_up_to: int = EXACT_UP_TO,
-        tell: Callable[[str], object] = lambda message: None,
-    ) -> list[Match]:
-        """Return the k pictures nearest to one or several queries, the best first. Arguments and errors as `search.search`."""
-        return search(self, images, k, combine, unlike, mask, exact_up_to, tell)
+    search = search_index
 
     def build(self, kind: Kind = "ivf-pq", tell: Callable[[str], object] = lambda message: None) -> NeighbourIndex:
         """Build the approximate index for searches among many pictures anew. Arguments and errors as `neighbours.build`."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -15,7 +16,10 @@ from dreamsim_guidance.files.atomic import writing
 from dreamsim_guidance.files.names import printable
 from dreamsim_guidance.retrieval.consistency import Consistency
 
-__all__ = ["write_consistency", "write_heat_map"]
+__all__ = ["ENDINGS", "write_consistency", "write_heat_map"]
+
+ENDINGS = frozenset(f".{kind}" for kind in FigureCanvasBase.get_supported_filetypes())
+"""Endings of the files that can be drawn to."""
 
 _NAMED = 60
 """Up to so many pictures are named beside the heat map."""

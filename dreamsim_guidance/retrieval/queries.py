@@ -1,7 +1,8 @@
 """Pictures that are searched for, as unit vectors.
 
-A query is a file, a path that the index has, or a tensor. A file whose content is in the index, under whatever name, takes its
-stored vector, so that no network runs and its own distance is exactly zero. So does a path in the index whose file has gone.
+A query is a file, its URL, a path that the index has, or a tensor. A file whose content is in the index, under whatever
+name, takes its stored vector, so that no network runs and its own distance is exactly zero. So does a path in the index whose
+file has gone.
 
 With a mask the query is what the metric makes of the picture with everything outside replaced by one colour (see
 `metric.distance.mask_out`). The rows of the index are whole pictures: their surroundings were never masked, so that even the
@@ -26,14 +27,15 @@ from dreamsim_guidance.retrieval.embedder import digest_of
 from dreamsim_guidance.retrieval.members import readable_contents
 from dreamsim_guidance.retrieval.rows import Rows, unit_rows
 from dreamsim_guidance.retrieval.sources.piece import path_of
+from dreamsim_guidance.retrieval.sources.remote import is_url, remote_bytes
 
 if TYPE_CHECKING:
     from dreamsim_guidance.retrieval.index import Index
 
-__all__ = ["Query", "as_list", "check_mask", "query_rows", "read_mask", "rows_where"]
+__all__ = ["Query", "as_list", "check_mask", "path_in_index", "query_rows", "read_mask", "rows_where"]
 
 Query = str | os.PathLike[str] | Tensor
-"""A picture file, a path in the index, or images `(b, 3, h, w)` in [0, 1], which are b queries."""
+"""A picture file or its URL, a path in the index, or images `(b, 3, h, w)` in [0, 1], which are b queries."""
 
 _ASPECT = 0.02
 """How much the aspect ratios of a mask and its picture may differ, relatively: the rounding of a resize."""
@@ -48,7 +50,8 @@ def query_rows(index: Index, queries: Query | Sequence[Query], mask: Tensor | No
         aspect ratio.
 
     Raises FileNotFoundError for what is neither a file nor a path in the index, ValueError for a file that is no picture, for
-    no query at all, and for a mask of another shape; TypeError or ValueError for tensors that are no images.
+    no query at all, and for a mask of another shape; TypeError or ValueError for tensors that are no images. For URLs as
+    `sources.remote.remote_picture`.
     """
     pictures = as_list(queries)
     if not pictures:
@@ -70,10 +73,7 @@ def _rows(index: Index, query: Query, mask: Tensor | None) -> Rows:
     if isinstance(query, Tensor):
         return _embedded(index, query, mask)
     name = os.fspath(query)
-    try:
-        data = Path(name).read_bytes() if os.path.isfile(name) else None
-    except OSError as error:
-        raise ValueError(f"'{printable(name)}' cannot be read ({error.strerror or error}).") from error
+    data = _contents(index, name)
     if mask is None:
         column, values = ("digest", [digest_of(data)]) if data is not None else ("path", _spellings(name))
         rows = rows_where(index, column, values)
@@ -86,6 +86,16 @@ def _rows(index: Index, query: Query, mask: Tensor | None) -> Rows:
     if mask is None:
         return unit_rows(embedder.embed([prepared]))
     return _embedded(index, to_image(decode_pixels(data, printable(name), embedder.reading)), mask)
+
+
+def _contents(index: Index, name: str) -> bytes | None:
+    """The bytes of a query's file, None for what the index may have."""
+    if is_url(name):
+        return None if path_in_index(index, name) else remote_bytes(name)
+    try:
+        return Path(name).read_bytes() if os.path.isfile(name) else None
+    except OSError as error:
+        raise ValueError(f"'{printable(name)}' cannot be read ({error.strerror or error}).") from error
 
 
 def _embedded(index: Index, images: Tensor, mask: Tensor | None) -> Rows:
@@ -116,21 +126,36 @@ def rows_where(index: Index, column: str, values: Sequence[str]) -> list[int]:
     """The rows whose column `path` or `digest` has one of the values, in increasing order."""
     rows: list[int] = []
     for first in range(0, len(values), _VALUES):
-        quoted = ", ".join("'" + value.replace("'", "''") + "'" for value in values[first : first + _VALUES])
-        query: Any = index.table.search().where(f"{column} IN ({quoted})").select(["_rowoffset"]).limit(None)
+        condition = _one_of(column, values[first : first + _VALUES])
+        query: Any = index.table.search().where(condition).select(["_rowoffset"]).limit(None)
         rows += query.to_arrow().column("_rowoffset").to_pylist()
     return sorted(rows)
 
 
+def path_in_index(index: Index, name: str) -> str | None:
+    """The path by which the index has what a word of the command line names; None if it has nothing of the kind."""
+    query: Any = index.table.search().where(_one_of("path", _spellings(name))).select(["path"]).limit(1)
+    paths: list[str] = query.to_arrow().column("path").to_pylist()
+    return paths[0] if paths else None
+
+
+def _one_of(column: str, values: Sequence[str]) -> str:
+    """The condition in SQL that a column has one of the values."""
+    quoted = ", ".join("'" + value.replace("'", "''") + "'" for value in values)
+    return f"{column} IN ({quoted})"
+
+
 def _spellings(name: str) -> list[str]:
     """The paths in an index that a word of the command line may mean."""
-    return list(dict.fromkeys([name, path_of(name), path_of(os.path.abspath(name))]))
+    container, separator, member = name.partition("::")
+    inside = path_of(os.path.abspath(container)) + separator + member  # a member's name may contain `..`
+    return list(dict.fromkeys([name, path_of(name), path_of(os.path.abspath(name)), inside]))
 
 
 def _from_index(index: Index, name: str) -> bytes:
     """The bytes of a picture in a shard or table that the index names. Raises FileNotFoundError if there is none."""
-    rows = rows_where(index, "path", _spellings(name))
-    data = readable_contents([index.paths[row] for row in rows]).get(index.paths[rows[0]]) if rows else None
+    path = path_in_index(index, name)
+    data = None if path is None else readable_contents([path]).get(path)
     if data is None:
         raise FileNotFoundError(
             f"'{printable(name)}' is neither a picture file nor a picture of this index; look at its name."

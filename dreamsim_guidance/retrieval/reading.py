@@ -133,12 +133,9 @@ class Reader:
                 continue
             stamp, count = self.containers.get(name, ("", 0))
             if piece.stamp and stamp == piece.stamp:
-                yield Present(name, count)
-                yield from (
-                    Bad(Broken(path, self.known[path].reason, self.known[path].stamp))
-                    for path in inside.get(name, ())
-                    if self.known[path].reason
-                )
+                broken = [path for path in inside.get(name, ()) if self.known[path].reason]
+                yield Present(name, count - len(broken))
+                yield from (Bad(Broken(path, self.known[path].reason, self.known[path].stamp)) for path in broken)
                 continue
             yield from self._container(piece, name, inside.get(name, []))
 

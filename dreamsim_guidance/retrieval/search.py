@@ -62,8 +62,8 @@ def search(
 ) -> list[Match]:
     """Return the k different pictures with the best scores, the best first; all of them if there are fewer.
 
-    images: one query or several: picture files, paths in the index, or tensors `(b, 3, h, w)` in [0, 1]. See `queries`; a query
-        whose content is in the index is found at distance 0.
+    images: one query or several: picture files, their URLs, paths in the index, or tensors `(b, 3, h, w)` in [0, 1]. See
+        `queries`; a query whose content is in the index is found at distance 0.
     k: at least 1.
     combine: "mean" (the default) of the distances to the queries, or their "min".
     unlike: pictures that are not wanted; see `ranking` for the score.

@@ -14,7 +14,7 @@ from dreamsim_guidance.retrieval.pages import facts, figure, grid, page
 from dreamsim_guidance.retrieval.search import Match
 from dreamsim_guidance.retrieval.thumbnails import placeholder, thumbnails
 
-__all__ = ["Result", "search_page", "search_sheet"]
+__all__ = ["Result", "search_page", "search_sheet", "sheet_endings"]
 
 _COLUMNS = 8
 
@@ -62,6 +62,11 @@ def _captions(rank: int, match: Match, scored: bool) -> list[str]:
     return captions
 
 
+def sheet_endings() -> frozenset[str]:
+    """The endings of the files to which a sheet can be saved."""
+    return frozenset(ending for ending, kind in PILImage.registered_extensions().items() if kind in PILImage.SAVE)
+
+
 def search_sheet(result: Result) -> PILImage.Image:
     """Return one picture: the queries in the first row, below them the matches in reading order with their distances."""
     missing = placeholder()
@@ -73,7 +78,7 @@ def search_sheet(result: Result) -> PILImage.Image:
     pictures = thumbnails(match.path for match in result.matches)
     for first in range(0, len(result.matches), _COLUMNS):
         part = result.matches[first : first + _COLUMNS]
-        name = f"{first + 1}-{first + len(part)}"
+        name = f"{first + 1}-{first + len(part)}" if len(part) > 1 else f"{first + 1}"
         rows[name] = [pictures[match.path] or missing for match in part]
         notes[name] = [f"{match.distance:.4f}" for match in part]
     return contact_sheet(rows, notes)

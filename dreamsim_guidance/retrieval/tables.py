@@ -240,7 +240,9 @@ class IndexFolder:
 
 
 def check_place(folder: Path) -> None:
-    """Raise FileExistsError if the folder holds files and no index."""
+    """Raise FileExistsError if the folder holds files and no index, or is a file itself."""
+    if folder.is_file():
+        raise FileExistsError(f"'{printable(folder)}' is a file; give a new or an empty folder for the index.")
     if not folder.is_dir() or (folder / _FILE).exists():
         return
     if any(not entry.name.startswith(".") for entry in folder.iterdir()):

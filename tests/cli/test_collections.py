@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -201,6 +202,23 @@ def test_every_folder_is_a_video_also_in_an_index(capsys: pytest.CaptureFixture[
     assert float(scores[0]) < 1 and float(scores[1]) == 1
 
 
+def test_a_query_in_a_shard_named_from_here_is_on_the_page(capsys: pytest.CaptureFixture[str]) -> None:
+    with tarfile.open("s.tar", "w") as archive:
+        archive.add("frames/f3.png", "f3.png")
+    embed("s.tar", "index", "tiny.safetensors", progress=False)
+    run(capsys, "search", "index", "s.tar::f3.png", "--html", "p.html")
+    page = Path("p.html").read_text(encoding="utf-8")
+    assert page.count("<img") == 2 and ">missing<" not in page
+
+
+def test_a_folder_with_one_frame_is_left_out_by_name(capsys: pytest.CaptureFixture[str], workdir: Path) -> None:
+    alone, _ = run(capsys, "consistency", "frames", *METRIC)
+    Path("single").mkdir()
+    shutil.copy("frames/f1.png", "single/f1.png")
+    out, err = run(capsys, "consistency", "frames", "single", *METRIC)
+    assert out == alone and f"left out: {workdir}/single (one frame, and a video needs at least 2)" in err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -224,7 +242,16 @@ def test_every_folder_is_a_video_also_in_an_index(capsys: pytest.CaptureFixture[
         (("diversity", "index", "--q", "-1"), "order q must be at least 0"),
         (("diversity", "index", "--resamples", "5"), "at least 100 resamples"),
         (("consistency", "frames/f1.png", *METRIC), "a video needs at least 2 frames"),
-        (("consistency", "index", "--plot", "c.xyz"), "xyz"),
+        (
+            ("consistency", "nowhere", "--plot", "c.xyz"),
+            "'c.xyz' has the ending .xyz, by which no picture can be written",
+        ),
+        (("matrix", "nowhere", "--png", "c.xyz"), "'c.xyz' has the ending .xyz, by which no picture can be written"),
+        (("search", "nowhere", "a.png", "--sheet", "c.xyz"), "'c.xyz' has the ending .xyz, by which no picture can be"),
+        (
+            ("search", "nowhere", "a.png", "--sheet", "sheet"),
+            "'sheet' has no ending, by which no picture can be written",
+        ),
     ],
 )
 def test_bad_input_is_one_line(

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,27 @@ def test_queries_of_their_own_and_an_index(pictures: Path, tmp_path: Path, capsy
     for network, rows in by_folder["lists"].items():
         assert [row["files"] for row in by_index["lists"][network]] == [row["files"] for row in rows]
     assert by_index["queries"] == 2 and by_index["agreement"][0]["chance"] == pytest.approx(3 / 7)
+
+
+def test_an_index_of_a_shard_is_compared_like_its_files(pictures: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "s.tar", "w") as archive:
+        for file in sorted(pictures.iterdir()):
+            archive.add(file, file.name)
+    lists = []
+    for source in (pictures, tmp_path / "s.tar"):
+        index, folder = tmp_path / f"{source.name}.index", tmp_path / f"run of {source.name}"
+        embed(source, index, "pocket", device="cpu", progress=False)
+        words = [f"index={index}", "k=3", "count=2", *FAST, "--folder", str(folder)]
+        assert main(["run", "compare-retrieval", *words]) == 0
+        found = json.loads((folder / "comparison.json").read_text())["lists"]
+        lists.append(
+            {
+                name: [[re.split("/|::", file)[-1] for file in row["files"]] for row in rows]
+                for name, rows in found.items()
+            }
+        )
+        assert ">missing<" not in (folder / "page.html").read_text()
+    assert lists[0] == lists[1]
 
 
 @pytest.mark.parametrize(

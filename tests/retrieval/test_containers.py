@@ -152,13 +152,15 @@ def test_the_column_of_a_parquet_file_is_chosen_or_named(tmp_path: Path) -> None
         pictures(write_parquet(tmp_path / "c.parquet", left=[b"l"], right=[b"r"]))
 
 
-def test_a_damaged_parquet_file_is_an_error(tmp_path: Path) -> None:
+def test_a_damaged_parquet_file_is_a_fault_and_does_not_stop_the_others(tmp_path: Path) -> None:
     file = write_parquet(tmp_path / "a.parquet", image=[picture_bytes(i) for i in range(20)])
     whole = file.read_bytes()
     for content in (b"", b"PAR1", whole[: len(whole) // 2], os.urandom(500)):
         file.write_bytes(content)
-        with pytest.raises(ValueError, match="is not a Parquet file"):
-            list_pieces([str(file)])
+        (fault,) = pictures(file)
+        assert fault.path == str(file) and fault.fault is not None and "not a Parquet file" in fault.fault
+    whole_file = write_parquet(tmp_path / "b.parquet", image=[picture_bytes(3)])
+    assert [picture.fault is None for picture in pictures(file, whole_file)] == [False, True]
     file.write_bytes(b"PAR1" + bytes(len(whole) // 2) + whole[len(whole) // 2 + 4 :])  # the pages, not the footer
     (piece,) = list_pieces([str(file)])
     with pytest.raises(PieceError, match="damaged"):

@@ -37,6 +37,12 @@ def counts(summary: Summary) -> tuple[int, int, int, int]:
     return summary.embedded, summary.copies, len(summary.broken), summary.present
 
 
+def test_broken_members_of_an_unchanged_shard_are_not_counted_as_there(metric: DreamSim, tmp_path: Path) -> None:
+    shard = write_shard(tmp_path / "s.tar", {"a.png": picture_bytes(1), "b.png": b"text", "c.png": b""})
+    assert counts(embed(shard, tmp_path / "index", metric, progress=False)) == (1, 0, 2, 0)
+    assert counts(embed(shard, tmp_path / "index", metric, progress=False)) == (0, 0, 2, 1)
+
+
 def test_a_second_run_embeds_nothing_and_does_not_open_the_files(
     metric: DreamSim, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,8 @@ from PIL import Image as PILImage
 from dreamsim_guidance import DreamSim, save_image
 from dreamsim_guidance.retrieval import Index, embed
 from dreamsim_guidance.retrieval.embedder import digest_of
-from dreamsim_guidance.retrieval.members import readable_contents
+from dreamsim_guidance.retrieval.members import files_of, readable_contents
+from dreamsim_guidance.retrieval.queries import path_in_index
 from dreamsim_guidance.retrieval.search import search
 from dreamsim_guidance.retrieval.sources.stored import is_gone
 from dreamsim_guidance.retrieval.sources.stored import picture_bytes as stored_bytes
@@ -57,6 +58,46 @@ def test_every_path_of_an_index_leads_to_its_bytes(index: Index) -> None:
     contents = readable_contents(index.paths)
     assert {path: contents[path] for path in index.paths} == contents
     assert sorted(contents.values()) == sorted(map(png, (1, 2, 3, 4, 5)))
+
+
+def test_pictures_in_shards_and_tables_become_files(index: Index, tmp_path: Path) -> None:
+    assert [file is None for file in files_of(index.paths, index.digests, None)] == ["::" in p for p in index.paths]
+    files = files_of(index.paths, index.digests, tmp_path / "files")
+    contents = readable_contents(index.paths)
+    assert [file.read_bytes() for file in files if file is not None] == [contents[path] for path in index.paths]
+    assert {file.suffix for file in files if file is not None} == {".png"}
+
+
+def test_a_relative_name_of_a_member_is_a_query_whatever_the_member_is_called(
+    tmp_path: Path, metric: DreamSim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_shard(tmp_path / "s.tar", {"../../up.png": png(1), "a.png": png(2)})
+    embed(tmp_path / "s.tar", tmp_path / "index", metric, progress=False)
+    index = Index.open(tmp_path / "index", metric)
+    monkeypatch.chdir(tmp_path)
+    for name in ("../../up.png", "a.png"):
+        assert path_in_index(index, f"s.tar::{name}") == f"{tmp_path}/s.tar::{name}"
+        assert index.search(f"s.tar::{name}", k=1)[0].path == f"{tmp_path}/s.tar::{name}"
+    assert path_in_index(index, "s.tar::b.png") is None
+
+
+def test_a_url_is_a_query_and_what_an_index_has_of_it_is_not_read_again(tmp_path: Path, metric: DreamSim) -> None:
+    import fsspec
+
+    files = fsspec.filesystem("memory")
+    for i in (1, 2, 3):
+        files.pipe(f"/url_queries/{i}.png", png(i))
+    embed("memory://url_queries/{1,2}.png", tmp_path / "index", metric, progress=False)
+    index = Index.open(tmp_path / "index", metric)
+    new = index.search("memory://url_queries/3.png", k=1)[0]
+    (tmp_path / "3.png").write_bytes(png(3))
+    assert new.distance == index.search(tmp_path / "3.png", k=1)[0].distance > 0
+    assert readable_contents(index.paths) == {f"memory://url_queries/{i}.png": png(i) for i in (1, 2)}
+    files.rm("/url_queries", recursive=True)
+    assert index.search("memory://url_queries/2.png", k=1)[0].path == "memory://url_queries/2.png"
+    assert readable_contents(index.paths) == {}
+    with pytest.raises(FileNotFoundError, match=r"there is no file 'memory://url_queries/3\.png'"):
+        index.search("memory://url_queries/3.png")
 
 
 def test_a_picture_in_a_shard_can_be_a_query(index: Index, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from collections_of_pictures import as_nobody, faults, names, open_to_all, picture_bytes, pictures, write_pictures
 
+from dreamsim_guidance.retrieval.embedder import read_bytes
 from dreamsim_guidance.retrieval.sources.listing import expanded, list_pieces
 from dreamsim_guidance.retrieval.sources.piece import file_of, path_of, stamp_of
 from dreamsim_guidance.retrieval.sources.stored import picture_bytes as stored_bytes
@@ -124,7 +125,11 @@ def as_nobody_with(closed: Path):  # type: ignore[no-untyped-def]
         ("none/*.png", FileNotFoundError, "matches no file"),
         ("empty", ValueError, "holds no picture"),
         ("notes.pdf", ValueError, "neither a folder nor a file of a known kind"),
-        ("https://example.org/cat.png", ValueError, "URL of unknown kind"),
+        ("https://example.org/cats/", ValueError, "URL of unknown kind"),
+        ("nothing://here/cat.png", ValueError, r"'nothing://here/cat.png' cannot be opened \(Protocol not known"),
+        ("memory://nowhere/cat.png", FileNotFoundError, "there is no file 'memory://nowhere/cat.png'"),
+        ("memory://nowhere/cats.tar", FileNotFoundError, "there is no file 'memory://nowhere/cats.tar'"),
+        ("", ValueError, "a source is empty"),
         ("{0..99999999}.tar", ValueError, "more than 200000 names"),
         ("{0..999}{0..999}{0..999}.tar", ValueError, "more than 200000 names"),
     ],
@@ -137,6 +142,37 @@ def test_sources_that_are_none_are_errors(
     (tmp_path / "notes.pdf").write_text("text")
     with pytest.raises(error, match=message):
         list_pieces([source])
+
+
+def test_pictures_behind_urls_are_read_when_their_turn_comes() -> None:
+    import fsspec
+
+    files = fsspec.filesystem("memory")
+    for i in (1, 2):
+        files.pipe(f"/pictures_behind_urls/{i}.png", picture_bytes(i))
+    listed = pictures("memory://pictures_behind_urls/*.png")
+    assert [picture.path for picture in listed] == [f"memory://pictures_behind_urls/{i}.png" for i in (1, 2)]
+    assert all(picture.stamp and picture.data is None and picture.fault is None for picture in listed)
+    for i, picture in enumerate(listed, 1):
+        assert read_bytes(picture) == stored_bytes(picture.path) == picture_bytes(i)
+    files.rm("/pictures_behind_urls/1.png")
+    with pytest.raises(OSError, match=r"there is no file 'memory://pictures_behind_urls/1\.png'"):
+        read_bytes(listed[0])
+
+
+def test_a_url_whose_package_is_missing_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    import fsspec
+
+    def refuse(*_: object, **__: object) -> None:
+        raise ImportError('HTTPFileSystem requires "requests" and "aiohttp" to be installed')
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", refuse)
+    with pytest.raises(ModuleNotFoundError, match=r'needs another package \(.*"aiohttp".*\); install it by pip'):
+        list_pieces(["https://example.org/cat.png"])
+
+
+def test_a_web_address_with_a_question_mark_is_no_pattern() -> None:
+    assert expanded("https://example.org/cat.png?width=10") == ["https://example.org/cat.png?width=10"]
 
 
 def test_braces_expand_as_in_a_shell() -> None:

@@ -1,7 +1,7 @@
 """From the sources on a command line to pieces of work.
 
 a folder                            the pictures in it and below
-a file with a picture's ending      itself
+a file with a picture's ending      itself, also behind a URL
 .csv, .tsv, .txt                    a list of paths
 .tar, .tar.gz, .tgz                 a webdataset shard, also behind a URL
 .parquet, .pq                       a column of picture files' bytes, also behind a URL
@@ -18,14 +18,20 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import chain, groupby
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from dreamsim_guidance.files.names import printable
 from dreamsim_guidance.files.pictures import SUFFIXES
-from dreamsim_guidance.retrieval.extras import need
 from dreamsim_guidance.retrieval.sources.files import folder_pictures, pieces_of_files, single_file
 from dreamsim_guidance.retrieval.sources.lists import listed_pictures
-from dreamsim_guidance.retrieval.sources.piece import Picture, Piece
-from dreamsim_guidance.retrieval.sources.remote import is_url, stamp_of_container
+from dreamsim_guidance.retrieval.sources.piece import Picture, Piece, PieceError
+from dreamsim_guidance.retrieval.sources.remote import (
+    container_name,
+    file_system,
+    is_url,
+    remote_picture,
+    stamp_of_container,
+)
 from dreamsim_guidance.retrieval.sources.shards import Shard
 from dreamsim_guidance.retrieval.sources.tables import lance_piece, parquet_piece
 
@@ -35,6 +41,7 @@ _LISTS = (".csv", ".tsv", ".txt")
 _SHARDS = (".tar", ".tar.gz", ".tgz")
 _PARQUET = (".parquet", ".pq")
 _BRACES = re.compile(r"\{([^{}]*)\}")
+_PATTERN = re.compile(r"[*?\[]")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _LONGEST = 200_000
 """Names that braces may expand to."""
@@ -53,6 +60,8 @@ def list_pieces(sources: Sequence[str], column: str | None = None, outside: bool
     pieces: list[Piece] = []
     seen: set[str] = set()
     for source in sources:
+        if not source:
+            raise ValueError("a source is empty; give '.' for the current folder.")
         listed = [item for name in expanded(source) for item in _listed(name, column, outside)]
         if not listed:
             raise ValueError(
@@ -80,7 +89,13 @@ def expanded(source: str) -> list[str]:
     if not is_url(source) and os.path.lexists(source):
         return [source]
     names = _without_braces(source)
-    return list(chain.from_iterable(_matches(name) if re.search(r"[*?\[]", name) else [name] for name in names))
+    return list(chain.from_iterable(_matches(name) if _is_pattern(name) else [name] for name in names))
+
+
+def _is_pattern(name: str) -> bool:
+    if name.lower().startswith(("http://", "https://")):
+        name = name.partition("?")[0]  # what follows is no pattern
+    return _PATTERN.search(name) is not None
 
 
 def _without_braces(source: str) -> list[str]:
@@ -110,7 +125,7 @@ def _without_braces(source: str) -> list[str]:
 
 def _matches(pattern: str) -> list[str]:
     if is_url(pattern):
-        system, name = need("fsspec").core.url_to_fs(pattern)
+        system, name = file_system(pattern)
         start = pattern[: pattern.index("://") + 3] + ("/" if ":///" in pattern else "")
         names = [match if is_url(match) else start + match.lstrip("/") for match in system.glob(name)]
     else:
@@ -131,13 +146,18 @@ def _listed(source: str, column: str | None, outside: bool) -> Iterator[Picture 
     if lower.endswith(_SHARDS) and not path.is_dir():
         yield Shard(_absolute(source), stamp_of_container(source))
     elif lower.endswith(_PARQUET):
-        yield parquet_piece(_absolute(source), column)
+        try:
+            yield parquet_piece(_absolute(source), column)
+        except PieceError as error:  # listed like a broken shard, so that one among many does not stop the others
+            yield Picture(container_name(source), stamp_of_container(source), fault=str(error))
     elif lower.endswith(".lance"):
         yield lance_piece(_absolute(source), column)
+    elif is_url(source) and urlsplit(source).path.lower().endswith(SUFFIXES):
+        yield remote_picture(source)
     elif is_url(source):
         raise ValueError(
-            f"'{printable(source)}' is a URL of unknown kind; pictures behind URLs come in shards ({', '.join(_SHARDS)}), "
-            "Parquet files or Lance tables."
+            f"'{printable(source)}' is a URL of unknown kind; behind URLs there may be pictures, shards "
+            f"({', '.join(_SHARDS)}), Parquet files and Lance tables; of a folder give its pictures, as folder/*.png."
         )
     elif path.is_dir():
         yield from folder_pictures(path, outside)

@@ -7,7 +7,7 @@ import re
 from urllib.parse import unquote
 
 from dreamsim_guidance.retrieval.sources.piece import Piece, file_of
-from dreamsim_guidance.retrieval.sources.remote import is_url, stamp_of_container
+from dreamsim_guidance.retrieval.sources.remote import is_url, remote_bytes, stamp_of_container
 from dreamsim_guidance.retrieval.sources.shards import Shard
 from dreamsim_guidance.retrieval.sources.tables import lance_piece, parquet_piece
 
@@ -47,7 +47,7 @@ def picture_bytes(path: str) -> bytes:
     """
     container = container_of(path)
     if container is None:
-        return file_of(path).read_bytes()
+        return remote_bytes(path) if is_url(path) else file_of(path).read_bytes()
     source = container if is_url(container) else str(file_of(container))
     kind = source.rstrip("/").lower()
     piece: Piece

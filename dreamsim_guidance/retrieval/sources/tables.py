@@ -26,8 +26,11 @@ _ROWS = 64
 
 
 @dataclass(frozen=True)
-class Parquet:
-    """A Parquet file as a piece of work. source: its path or URL. column: of the pictures' bytes. chosen: without --column."""
+class _Table:
+    """A table as a piece of work.
+
+    source: its path or URL. column: of the pictures' bytes. chosen: whether that is the one which is chosen without --column.
+    """
 
     source: str
     column: str
@@ -37,7 +40,11 @@ class Parquet:
 
     @property
     def container(self) -> str:
-        return _table_name(self.source, self.column, self.chosen)
+        return container_name(self.source) + ("" if self.chosen else f"#{quote(self.column, safe='')}")
+
+
+class Parquet(_Table):
+    """A Parquet file as a piece of work."""
 
     def pictures(self) -> Iterator[Picture]:
         parquet, arrow = need("pyarrow.parquet"), need("pyarrow")
@@ -52,19 +59,8 @@ class Parquet:
                 raise PieceError(f"the Parquet file is damaged ({error})") from error
 
 
-@dataclass(frozen=True)
-class LanceTable:
-    """A Lance table as a piece of work. source: the path or URL of its folder. column, chosen: as for `Parquet`."""
-
-    source: str
-    column: str
-    chosen: bool
-    stamp: str
-    count: int | None
-
-    @property
-    def container(self) -> str:
-        return _table_name(self.source, self.column, self.chosen)
+class LanceTable(_Table):
+    """A Lance table as a piece of work; its source is a folder."""
 
     def pictures(self) -> Iterator[Picture]:
         try:
@@ -77,7 +73,8 @@ class LanceTable:
 def parquet_piece(source: str, column: str | None = None) -> Parquet:
     """A Parquet file as a piece. column: by default chosen; see the top of this file.
 
-    Raises OSError for a file that cannot be read, ValueError for one that is no Parquet file or has no such column.
+    Raises OSError for a file that cannot be read, PieceError for one that is no Parquet file, ValueError for one that has no
+    such column.
     """
     parquet, arrow = need("pyarrow.parquet"), need("pyarrow")
     with open_container(source) as stream:
@@ -85,7 +82,7 @@ def parquet_piece(source: str, column: str | None = None) -> Parquet:
             file = parquet.ParquetFile(stream)
             schema, count = file.schema_arrow, file.metadata.num_rows
         except arrow.ArrowException as error:
-            raise ValueError(f"'{source}' is not a Parquet file ({error}).") from error
+            raise PieceError(f"not a Parquet file, or one that is damaged ({error})") from error
     return Parquet(source, *_column(schema, column, source), stamp_of_container(source), count)
 
 
@@ -103,11 +100,6 @@ def _lance(source: str) -> Any:
         return need("lancedb").connect(folder or ".").open_table(PurePosixPath(name).stem)
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"'{source}' is not a Lance table ({error}).") from error
-
-
-def _table_name(source: str, column: str, chosen: bool) -> str:
-    """The name of a table in the index, with the column if it is not the one that is chosen."""
-    return container_name(source) + ("" if chosen else f"#{quote(column, safe='')}")
 
 
 def _column(schema: Any, column: str | None, source: str) -> tuple[str, bool]:
