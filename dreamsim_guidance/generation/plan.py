@@ -3,8 +3,8 @@
     categories x templates -> prompts;   prompts x models x ways x amounts x count -> triplets
 
 A triplet is a reference and two variations of it. All three show the same prompt, and every picture has its own seed, which
-follows from the plan's seed and the triplet's number; plans with different seeds share none. The *way* says how the variations
-come from the reference, and the *amount* how far they go:
+follows from the plan's seed and the triplet's number. The *way* says how the variations come from the reference, and the
+*amount* how far they go:
 
     way        amount                                                                   default
     seed       none: each variation starts from its own noise, as in NIGHTS
@@ -34,8 +34,8 @@ WAYS: tuple[Ways, ...] = get_args(Ways)
 _CATEGORY = "<category>"
 _DEFAULT_AMOUNTS: Mapping[str, float] = MappingProxyType({"seed": 0.0, "noise": 0.5, "img2img": 0.6})
 _MOST_TRIPLETS = 1_000_000
-_LARGEST_SEED = 2**32 // (3 * _MOST_TRIPLETS) - 1
-"""Each seed of a plan has seeds for `3 * _MOST_TRIPLETS` pictures of its own; torch's generator on the CPU reads 32 bits."""
+_SEEDS = 2**32
+"""Seeds of pictures: torch's generator on the CPU reads 32 bits."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,8 @@ class Plan:
     categories, imagenet_categories: words for the templates; the second mark their triplets `is_imagenet`, as in NIGHTS.
     templates: prompts with the word <category>; by default that of NIGHTS.
     metric: the DreamSim that guides, screens and measures; by default "ensemble".
-    seed: of all pictures, sides and splits; from 0 to 1430. No picture's seed belongs to two plans with different seeds.
+    seed: of all pictures, sides and splits; from 0 to 2^32 - 1. No picture's seed belongs to two plans of up to 300,000
+        triplets with different seeds below 4,000, or of up to 15,000 triplets with different seeds below 80,000.
     shares: of the splits, by default those of NIGHTS.
     split_by: "triplet" draws a split for each triplet, as in NIGHTS; "category" keeps all triplets of a category in one split.
     """
@@ -222,7 +223,7 @@ class Plan:
         check_distinct("the model", [str(model) for model in self.models])
         check_distinct("the way", [str((way.way, way.amounts)) for way in self.ways])
         check_text("metric", self.metric)
-        check_whole("seed", self.seed, 0, _LARGEST_SEED)
+        check_whole("seed", self.seed, 0, _SEEDS - 1)
         check_choice("split_by", self.split_by, ("triplet", "category"))
         _check_shares(self.shares)
         if len(self) > _MOST_TRIPLETS:
@@ -255,7 +256,7 @@ class Plan:
                                     category,
                                     is_imagenet,
                                     amounts,
-                                    (first, first + 1, first + 2),
+                                    (first % _SEEDS, (first + 1) % _SEEDS, (first + 2) % _SEEDS),
                                 )
                                 number += 1
 

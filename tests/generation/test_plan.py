@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from dreamsim_guidance.generation.plan import Plan, PlannedModel, Screen, Way
@@ -39,10 +40,19 @@ def test_prompts_models_ways_and_amounts_multiply() -> None:
 
 def test_no_two_plans_with_different_seeds_start_from_the_same_noise() -> None:
     def noises(seed: int) -> set[int]:
-        return {s % 2**32 for t in plan(seed=seed).triplets() for s in t.seeds}  # what torch's generator reads
+        return {s for t in plan(seed=seed).triplets() for s in t.seeds}
 
-    seeds = (0, 1, 2, 1430)
+    seeds = (0, 1, 2, 1430, 1431, 1432, 2026, 4295, 79_999)
     assert len(set.union(*map(noises, seeds))) == len(seeds) * len(noises(0)) == len(seeds) * 3 * len(plan())
+    assert max(noises(2**32 - 1)) < 2**32  # torch's generator on the CPU reads no more
+
+
+@pytest.mark.parametrize(("seeds", "triplets"), [(4_000, 300_000), (80_000, 15_000)])
+def test_the_pictures_of_plans_have_seeds_far_enough_apart(seeds: int, triplets: int) -> None:
+    step = next(plan(seed=1).triplets()).seeds[0] - next(plan(seed=0).triplets()).seeds[0]
+    starts = np.sort(np.arange(seeds) * step % 2**32)
+    gaps = np.diff(starts, append=starts[0] + 2**32)
+    assert gaps.min() >= 3 * triplets
 
 
 def test_categories_are_marked_as_those_of_imagenet() -> None:
@@ -135,7 +145,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"ways": [{"way": "guide", "amounts": [0.1], "strength": -1}]}, "strength must be a number above 0"),
     ({"ways": ["seed", "seed"]}, "the way .* occurs twice"),
     ({"seed": -1}, "seed must be a whole number from 0"),
-    ({"seed": 1431}, "seed must be a whole number from 0 to 1430"),
+    ({"seed": 2**32}, "seed must be a whole number from 0 to"),
     ({"seed": 1.5}, "seed must be a whole number"),
     ({"metric": 3}, "metric must be text"),
     ({"split_by": "prompt"}, "unknown split_by 'prompt'"),
