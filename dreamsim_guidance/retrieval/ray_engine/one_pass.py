@@ -174,6 +174,7 @@ class Pass:
                 "version": dataset.data_storage_version,
             },
             num_cpus=0,  # never waits for a processor that reading holds
+            concurrency=sizes.workers,
         )
 
     def _take(self, item: Any) -> int:
