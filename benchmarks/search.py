@@ -33,9 +33,10 @@ import torch
 
 from dreamsim_guidance.files.tables import text_table
 from dreamsim_guidance.retrieval import Index, neighbours
+from dreamsim_guidance.retrieval.description import Description
 from dreamsim_guidance.retrieval.ranking import Ranking
 from dreamsim_guidance.retrieval.search import search
-from dreamsim_guidance.retrieval.tables import Description, IndexFolder, pictures_schema
+from dreamsim_guidance.retrieval.tables import IndexFolder, pictures_schema
 
 K = 24
 CELLS, REFINED = (10, 20, 40, 80), (48, 240, 1000)

@@ -25,6 +25,7 @@ from dreamsim_guidance.metric.photographs import default_metric
 from dreamsim_guidance.processes import agreed, is_main, launched, process_state
 from dreamsim_guidance.retrieval.ahead import in_background
 from dreamsim_guidance.retrieval.claims import Claims
+from dreamsim_guidance.retrieval.description import Description, check_place
 from dreamsim_guidance.retrieval.embedder import Broken, Embedder, Row, index_fingerprint
 from dreamsim_guidance.retrieval.index import check_fingerprint
 from dreamsim_guidance.retrieval.progress import Estimate, Summary, joined, total_pictures
@@ -32,7 +33,7 @@ from dreamsim_guidance.retrieval.reading import Bad, Copy, Finished, Item, New, 
 from dreamsim_guidance.retrieval.sharing import from_main, need_one_machine, only_job, shared_claims
 from dreamsim_guidance.retrieval.sources.listing import list_pieces
 from dreamsim_guidance.retrieval.sources.piece import Piece
-from dreamsim_guidance.retrieval.tables import Description, IndexFolder, check_place
+from dreamsim_guidance.retrieval.tables import IndexFolder
 
 __all__ = ["embed", "open_for_writing", "remove_missing"]
 

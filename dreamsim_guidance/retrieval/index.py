@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from dreamsim_guidance.evaluation.metrics.named_metrics import embedding_network
 from dreamsim_guidance.files.names import printable
 from dreamsim_guidance.metric.dreamsim import DreamSim
+from dreamsim_guidance.retrieval.description import Description
 from dreamsim_guidance.retrieval.embedder import Embedder, index_fingerprint, same_but_for_rounding
 from dreamsim_guidance.retrieval.neighbours import Kind, NeighbourIndex, build
 from dreamsim_guidance.retrieval.search import search as search_index
-from dreamsim_guidance.retrieval.tables import Description, IndexFolder, readable, vectors_of
+from dreamsim_guidance.retrieval.tables import IndexFolder, readable, vectors_of
 
 __all__ = ["Index", "check_fingerprint"]
 

@@ -28,6 +28,7 @@ from dreamsim_guidance.retrieval.members import readable_contents
 from dreamsim_guidance.retrieval.rows import Rows, unit_rows
 from dreamsim_guidance.retrieval.sources.piece import path_of
 from dreamsim_guidance.retrieval.sources.remote import is_url, remote_bytes
+from dreamsim_guidance.retrieval.tables import conditions
 
 if TYPE_CHECKING:
     from dreamsim_guidance.retrieval.index import Index
@@ -39,8 +40,6 @@ Query = str | os.PathLike[str] | Tensor
 
 _ASPECT = 0.02
 """How much the aspect ratios of a mask and its picture may differ, relatively: the rounding of a resize."""
-_VALUES = 2000
-"""Values in one condition."""
 
 
 def query_rows(index: Index, queries: Query | Sequence[Query], mask: Tensor | None = None) -> Rows:
@@ -125,8 +124,7 @@ def check_mask(mask: Tensor, images: Tensor) -> None:
 def rows_where(index: Index, column: str, values: Sequence[str]) -> list[int]:
     """The rows whose column `path` or `digest` has one of the values, in increasing order."""
     rows: list[int] = []
-    for first in range(0, len(values), _VALUES):
-        condition = _one_of(column, values[first : first + _VALUES])
+    for condition in conditions(column, values):
         query: Any = index.table.search().where(condition).select(["_rowoffset"]).limit(None)
         rows += query.to_arrow().column("_rowoffset").to_pylist()
     return sorted(rows)
@@ -134,15 +132,10 @@ def rows_where(index: Index, column: str, values: Sequence[str]) -> list[int]:
 
 def path_in_index(index: Index, name: str) -> str | None:
     """The path by which the index has what a word of the command line names; None if it has nothing of the kind."""
-    query: Any = index.table.search().where(_one_of("path", _spellings(name))).select(["path"]).limit(1)
+    (condition,) = conditions("path", _spellings(name))
+    query: Any = index.table.search().where(condition).select(["path"]).limit(1)
     paths: list[str] = query.to_arrow().column("path").to_pylist()
     return paths[0] if paths else None
-
-
-def _one_of(column: str, values: Sequence[str]) -> str:
-    """The condition in SQL that a column has one of the values."""
-    quoted = ", ".join("'" + value.replace("'", "''") + "'" for value in values)
-    return f"{column} IN ({quoted})"
 
 
 def _spellings(name: str) -> list[str]:

@@ -15,7 +15,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -23,93 +23,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dreamsim_guidance import __version__
-from dreamsim_guidance.files.atomic import write_json
 from dreamsim_guidance.files.cache import locked
 from dreamsim_guidance.files.names import printable
-from dreamsim_guidance.files.pictures import Reading
-from dreamsim_guidance.files.untrusted_json import parse_json
+from dreamsim_guidance.retrieval.description import Description, check_place
 from dreamsim_guidance.retrieval.embedder import Broken, Row
 from dreamsim_guidance.retrieval.extras import need
 
 __all__ = [
-    "Description",
     "IndexFolder",
     "Known",
     "arrow_rows",
-    "check_place",
+    "conditions",
     "pictures_schema",
     "readable",
     "vectors_of",
 ]
 
-_FORMAT, _VERSION = "dreamsim-guidance index", 1
-_FILE = "index.json"
 _KEPT_VERSIONS = timedelta(hours=1)
 """Readers may go on with the table as it was when they opened it for so long."""
 _NAMES = 2000
 """Paths in one condition."""
-
-
-@dataclass(frozen=True)
-class Description:
-    """What `index.json` says: how the embeddings were made.
-
-    metric: its name as given, a file's as an absolute path. fingerprint: see `embedder.index_fingerprint`.
-    dimension: of the vectors. reading: of picture files. sources: all that were embedded, as given.
-    library: the version of this library that made the index.
-    probe: the vector of a fixed picture. Weights that were folded on another processor differ by rounding, which changes the
-        fingerprint; then the probe decides whether the metric is the same.
-    """
-
-    metric: str
-    fingerprint: str
-    dimension: int
-    reading: Reading = "upright"
-    sources: tuple[str, ...] = ()
-    library: str = __version__
-    probe: tuple[float, ...] = ()
-
-    def write(self, folder: Path) -> None:
-        """Write `index.json` into the folder, atomically."""
-        write_json(folder / _FILE, {"format": _FORMAT, "version": _VERSION, **asdict(self)})
-
-    def with_sources(self, sources: Iterable[str]) -> Description:
-        """The description with further sources."""
-        return replace(self, sources=tuple(dict.fromkeys([*self.sources, *sources])))
-
-    @classmethod
-    def read(cls, folder: Path) -> Description:
-        """Read `index.json`. Raises FileNotFoundError for a folder without it, ValueError for one that is damaged."""
-        file = folder / _FILE
-        try:
-            content = parse_json(file.read_bytes(), f"'{file}'")
-        except FileNotFoundError:
-            raise FileNotFoundError(
-                f"'{printable(folder)}' is not an index, it has no {_FILE}; make one with `dreamsim-guidance embed`."
-            ) from None
-        if not isinstance(content, dict) or content.get("format") != _FORMAT:
-            raise ValueError(f"'{file}' is damaged or not of an index; restore it, or make the index again.")
-        if content.get("version") != _VERSION:
-            raise ValueError(
-                f"'{file}' has version {content.get('version')!r} of the format, and this library reads {_VERSION}; "
-                "pip install --upgrade dreamsim-guidance."
-            )
-        try:
-            made = cls(
-                str(content["metric"]),
-                str(content["fingerprint"]),
-                int(content["dimension"]),
-                content["reading"],
-                tuple(map(str, content["sources"])),
-                str(content["library"]),
-                tuple(float(value) for value in content.get("probe", ())),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"'{file}' is damaged ({error!r}); restore it, or make the index again.") from error
-        if made.dimension < 1 or made.reading not in ("upright", "original"):
-            raise ValueError(f"'{file}' is damaged; restore it, or make the index again.")
-        return made
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +100,7 @@ class IndexFolder:
     def rows_with(self, digests: Iterable[str]) -> dict[str, Row]:
         """One row for each of the digests that the table has."""
         rows: dict[str, Row] = {}
-        for condition in _conditions("digest", digests):
+        for condition in conditions("digest", digests):
             with readable(self.folder):
                 self.pictures.checkout_latest()
                 table = self.pictures.search().where(condition).limit(None).to_arrow()
@@ -198,7 +131,7 @@ class IndexFolder:
                 columns = {name: [getattr(row, name) for row in broken] for name in ("path", "reason", "stamp")}
                 _add(self.broken, need("pyarrow").table(columns, schema=self.broken.schema))
             if finished:
-                for condition in _conditions("container", finished):
+                for condition in conditions("container", finished):
                     _delete(self.finished, condition)
                 stamps, counts = zip(*finished.values(), strict=True)
                 columns = {"container": list(finished), "stamp": list(stamps), "count": list(counts)}
@@ -206,7 +139,7 @@ class IndexFolder:
 
     def remove(self, paths: Iterable[str]) -> None:
         """Remove the rows of these paths from `pictures` and `broken`."""
-        for condition in _conditions("path", paths):
+        for condition in conditions("path", paths):
             for table in (self.pictures, self.broken):
                 _delete(table, condition)
 
@@ -237,18 +170,6 @@ class IndexFolder:
                 f"{', '.join(table.schema.names)}; restore the folder, or make the index again."
             )
         return table
-
-
-def check_place(folder: Path) -> None:
-    """Raise FileExistsError if the folder holds files and no index, or is a file itself."""
-    if folder.is_file():
-        raise FileExistsError(f"'{printable(folder)}' is a file; give a new or an empty folder for the index.")
-    if not folder.is_dir() or (folder / _FILE).exists():
-        return
-    if any(not entry.name.startswith(".") for entry in folder.iterdir()):
-        raise FileExistsError(
-            f"'{printable(folder)}' holds other files and no {_FILE}; give a new or an empty folder for the index."
-        )
 
 
 @contextmanager
@@ -300,7 +221,7 @@ def _schema(**fields: str) -> Any:
     return arrow.schema([(name, getattr(arrow, kind)()) for name, kind in fields.items()])
 
 
-def _conditions(column: str, values: Iterable[str]) -> Iterable[str]:
+def conditions(column: str, values: Iterable[str]) -> Iterable[str]:
     """Conditions in SQL that a column has one of the values, each with a bounded number of them."""
     distinct = list(dict.fromkeys(values))
     for first in range(0, len(distinct), _NAMES):

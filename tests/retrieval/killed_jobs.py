@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from dreamsim_guidance import DreamSim
-from dreamsim_guidance.retrieval import embedding, tables
+from dreamsim_guidance.retrieval import description, embedding, tables
 
 
 def die() -> None:
@@ -50,7 +50,7 @@ def job(folder: Path, metric: DreamSim, moment: tuple[str, float]) -> None:
     tables._add = counted(tables._add, "write", moment)  # type: ignore[assignment]
     tables._delete = counted(tables._delete, "delete", moment)  # type: ignore[assignment]
     tables.IndexFolder.compact = counted(tables.IndexFolder.compact, "compact", moment)  # type: ignore[method-assign]
-    tables.Description.write = counted(tables.Description.write, "index.json", moment)  # type: ignore[method-assign]
+    description.Description.write = counted(description.Description.write, "index.json", moment)  # type: ignore[method-assign]
     write = tables.IndexFolder.write
 
     def logged(self: tables.IndexFolder, rows: object = (), *arguments: object, **options: object) -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from dreamsim_guidance.retrieval import Index
+from dreamsim_guidance.retrieval.description import Description
 from dreamsim_guidance.retrieval.embedder import Row
-from dreamsim_guidance.retrieval.tables import Description, IndexFolder
+from dreamsim_guidance.retrieval.tables import IndexFolder
 
 __all__ = ["add_rows", "clustered_rows", "random_rows", "synthetic_index"]
 

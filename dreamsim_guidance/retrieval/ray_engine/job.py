@@ -18,6 +18,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from dreamsim_guidance.files.pictures import Reading
+from dreamsim_guidance.retrieval.description import check_place
 from dreamsim_guidance.retrieval.embedder import Decoder, Embedder
 from dreamsim_guidance.retrieval.embedding import open_for_writing, remove_missing
 from dreamsim_guidance.retrieval.progress import Summary
@@ -26,7 +27,6 @@ from dreamsim_guidance.retrieval.ray_engine.one_pass import Job, Pass
 from dreamsim_guidance.retrieval.sharing import only_job
 from dreamsim_guidance.retrieval.sources.listing import list_pieces
 from dreamsim_guidance.retrieval.sources.piece import Piece
-from dreamsim_guidance.retrieval.tables import check_place
 
 __all__ = ["embed_on_ray"]
 

@@ -19,12 +19,13 @@ from typing import Any
 import numpy as np
 
 from dreamsim_guidance.evaluation.metrics.named_metrics import embedding_network
+from dreamsim_guidance.retrieval.description import Description
 from dreamsim_guidance.retrieval.embedder import Decoder, Embedder, Row
 from dreamsim_guidance.retrieval.index import check_fingerprint
 from dreamsim_guidance.retrieval.ray_engine.claims import RemoteClaims
 from dreamsim_guidance.retrieval.reading import Item, New, Reader
 from dreamsim_guidance.retrieval.sources.piece import Piece
-from dreamsim_guidance.retrieval.tables import Description, Known, arrow_rows, pictures_schema
+from dreamsim_guidance.retrieval.tables import Known, arrow_rows, pictures_schema
 
 __all__ = ["EmbedPictures", "Fragments", "Work", "packed", "piece_name", "read_piece", "unpacked", "write_rows"]
 

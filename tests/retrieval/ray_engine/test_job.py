@@ -180,7 +180,7 @@ def test_a_killed_worker_loses_and_doubles_nothing(
     for again in (embed, embed_on_ray):  # neither engine finds anything to do
         later = again(sources, tmp_path / "index", progress=False)
         assert (later.embedded, later.copies, later.broken) == (0, 0, summary.broken)
-        assert later.present == FILES + 1 + SHARDS * (MEMBERS + 2)  # of finished shards, broken pictures too
+        assert later.present == FILES + 1 + SHARDS * (MEMBERS + 1)
 
 
 SCRIPT = """
