@@ -34,10 +34,10 @@ class ActiveChoice:
     """Share of the answers that are given at random."""
     choices: tuple[str, ...] = ("random", "information", "disagreement", "margin")
     """Ways of choosing; the first must be random."""
-    pool: int = 2000
-    """Triplets of which each seed takes three quarters, at random."""
-    test: int = 2000
-    """Held-out triplets."""
+    pool: int = 1500
+    """Triplets among which is chosen, others for each repetition."""
+    test: int = 1000
+    """Held-out triplets, others for each repetition."""
     start: int = 40
     """Random triplets that are asked first."""
     batch: int = 40
@@ -48,20 +48,26 @@ class ActiveChoice:
     """Principal directions of the embeddings that get a weight of their own."""
     metric: str = "pocket"
     """The frozen metric."""
-    seeds: int = 24
-    """Repetitions with other people and another part of the pool."""
+    repetitions: int = 12
+    """With other triplets and other answers."""
     seed: int = 0
     device: str | None = None
     """cpu, cuda, ...; by default the CPU."""
 
     def __post_init__(self) -> None:
-        for name, least in (("pool", 8), ("test", 2), ("start", 1), ("batch", 1), ("directions", 1), ("seeds", 2)):
+        for name, least in (
+            ("pool", 8),
+            ("test", 2),
+            ("start", 1),
+            ("batch", 1),
+            ("directions", 1),
+            ("repetitions", 2),
+        ):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}.")
-        if not self.start < self.votes <= 3 * self.pool // 4:
+        if not self.start < self.votes <= self.pool:
             raise ValueError(
-                f"votes must lie above start, {self.start}, and at most at three quarters of the pool, {3 * self.pool // 4}, "
-                f"got {self.votes}."
+                f"votes must lie above start, {self.start}, and at most at the size of the pool, {self.pool}, got {self.votes}."
             )
         if not self.temperature > 0 or not 0 <= self.lapse <= 1 or not self.others >= 0:
             raise ValueError(

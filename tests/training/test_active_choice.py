@@ -126,7 +126,14 @@ def test_votes_needed_are_read_off_between_two_places() -> None:
 
 def test_the_recipe_compares_ways_of_choosing(tmp_path: Path) -> None:
     config = ActiveChoice(
-        people=("layout",), choices=("random", "information"), pool=48, test=24, start=8, batch=8, votes=24, seeds=2
+        people=("layout",),
+        choices=("random", "information"),
+        pool=48,
+        test=24,
+        start=8,
+        batch=8,
+        votes=24,
+        repetitions=2,
     )
     results = config.run(tmp_path)
     assert results["layout"]["votes"] == [8, 16, 24]
