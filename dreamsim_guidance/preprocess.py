@@ -213,18 +213,19 @@ def _bicubic_table(length: int, size: int) -> Float[Tensor, "size length"]:
 @lru_cache(maxsize=256)
 def bicubic_bands(length: int, size: int) -> tuple[tuple[int, int, Float[Tensor, "inputs outputs"]], ...]:
     """The table of `resize` without most zeros: for a few outputs each the first and last input and weights, float32."""
-    starts = range(0, size, _BAND)
-    reach = 2.0 * max(length / size, 1.0) + 1
-    firsts = [max(0, math.floor((start + 0.5) * length / size - reach)) for start in starts]
-    lasts = [min(length, math.ceil((start + _BAND - 0.5) * length / size + reach)) for start in starts]
-    widest = max(last - first for first, last in zip(firsts, lasts, strict=True))
-    outputs = torch.tensor(starts)[:, None] + _positions(_BAND)
-    inputs = torch.tensor(firsts)[:, None] + _positions(widest)
-    weights = _bicubic_rows(length, size, outputs, inputs).to(torch.float32).mT
-    return tuple(
-        (first, last, band[: last - first, : size - start].contiguous())
-        for start, first, last, band in zip(starts, firsts, lasts, weights, strict=True)
-    )
+    reach = math.ceil(2.0 * max(length / size, 1.0)) + 1
+    outputs = _positions(size)[:, None]
+    # of each output, all inputs that have a weight, and a few more; those beyond the end have none
+    inputs = ((outputs + 0.5) * (length / size) - reach).floor().clamp(min=0) + _positions(2 * reach + 1)
+    weights = _bicubic_rows(length, size, outputs, inputs)[:, 0].to(torch.float32)
+    table = torch.zeros(size, length + 2 * reach).scatter_(1, inputs.long(), weights)
+    firsts, lasts = inputs[:, 0].int().tolist(), (inputs[:, -1].int() + 1).clamp(max=length).tolist()
+    bands = []
+    for start in range(0, size, _BAND):
+        stop = min(start + _BAND, size)
+        first, last = firsts[start], lasts[stop - 1]
+        bands.append((first, last, table[start:stop, first:last].T.contiguous()))
+    return tuple(bands)
 
 
 def _positions(count: int) -> Float[Tensor, "count"]:
