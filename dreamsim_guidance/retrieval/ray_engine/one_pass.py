@@ -106,6 +106,7 @@ class Pass:
                         known[path] = Known(stamp, digest, reason)
                     elif reason:
                         self.summary.broken[path] = reason
+                        self.summary.present -= 1  # it is among those that its container holds
         return known
 
     def _digests(self) -> Iterator[list[str]]:
