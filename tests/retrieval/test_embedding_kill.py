@@ -46,7 +46,10 @@ def test_killed_jobs_lose_nothing_and_write_nothing_twice(
     )
     assert run.returncode == 0, run.stderr
     endings = [int(word) for word in run.stdout.split()]
-    assert endings[-1] == 0 and set(endings[:-1]) <= {-9, 0} and endings.count(-9) >= len(moments) - 2, run.stderr
+    assert endings[-1] == 0 and set(endings) <= {-9, 0}, run.stderr
+    # a fast machine is done before the seconds have passed, and there may be nothing to delete
+    certain = [ending for moment, ending in zip(moments, endings, strict=False) if "seconds" not in moment]
+    assert certain.count(-9) >= len(certain) - 1, endings
     sources = [tmp_path / "pictures", tmp_path / "shard.tar"]
     embed(sources, tmp_path / "whole", DreamSim(tmp_path / "model.safetensors"), workers=2, batch=2, progress=False)
     killed, whole = content(tmp_path / "index"), content(tmp_path / "whole")
