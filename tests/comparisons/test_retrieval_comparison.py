@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import tarfile
@@ -17,13 +16,6 @@ from PIL import Image as PILImage
 from dreamsim_guidance.cli import main
 from dreamsim_guidance.preprocess import save_image
 from dreamsim_guidance.retrieval import embed
-
-NEEDED = os.environ.get("DREAMSIM_GUIDANCE_NEEDS_BROWSER") == "1"
-
-if not NEEDED:
-    pytest.importorskip("selenium", reason="needs selenium")
-
-from study.browser import MISSING, Session  # noqa: E402
 
 FAST = ["texture=mse", "semantic=pocket_robust", "cache=False"]
 
@@ -67,10 +59,11 @@ def test_the_page_needs_nothing_else(run_folder: Path) -> None:
     assert page.count('src="data:image/jpeg') == 3 * (1 + 3 * 4)
 
 
-@pytest.mark.skipif(MISSING and not NEEDED, reason="needs chromium: apt-get install chromium chromium-driver")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # selenium's own sockets
 @pytest.mark.timeout(120)
 def test_the_page_shows_every_picture_in_a_browser(run_folder: Path, tmp_path: Path) -> None:
+    from study.browser import Session
+
     moved = shutil.copy(run_folder / "page.html", tmp_path / "page.html")
     session = Session(tmp_path / "browser")
     try:

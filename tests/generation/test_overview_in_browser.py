@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 from PIL import Image as PILImage
+from study.browser import Session
 
 from dreamsim_guidance.generation.overview import write_overview
 from dreamsim_guidance.generation.plan import Plan, PlannedModel, Screen
 from dreamsim_guidance.generation.screening import Measured, Screening
 
-NEEDED = os.environ.get("DREAMSIM_GUIDANCE_NEEDS_BROWSER") == "1"
-if not NEEDED:
-    pytest.importorskip("selenium")
-from study.browser import MISSING, Session  # noqa: E402
-
-pytestmark = [
-    pytest.mark.skipif(MISSING and not NEEDED, reason="needs chromium: apt-get install chromium chromium-driver"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),  # selenium's own sockets
-]
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # selenium's own sockets
 
 
 def test_the_overview_fits_wide_and_narrow_windows(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from pathlib import Path
@@ -26,7 +25,6 @@ HOSTILE = (
     "line\nbreak.png",
     "&lt;b&gt;.png",
 )
-NEEDED = os.environ.get("DREAMSIM_GUIDANCE_NEEDS_BROWSER") == "1"
 
 
 @pytest.fixture
@@ -71,12 +69,8 @@ def test_a_sheet_has_queries_and_matches(folder: Path) -> None:
 def test_the_pages_in_a_browser(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not NEEDED:
-        pytest.importorskip("selenium")
-    from study.browser import MISSING, Session
+    from study.browser import Session
 
-    if MISSING and not NEEDED:
-        pytest.skip("needs chromium: apt-get install chromium chromium-driver")
     monkeypatch.chdir(folder)
     query = f"pictures/{HOSTILE[0]}"
     assert main(["search", "index", query, "--unlike", "pictures/copy.png", "--html", "search.html"]) == 0

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from sensitivity import known_metrics as known
+from study.browser import Session
 
 from dreamsim_guidance.metric.backbones import BranchConfig
 from dreamsim_guidance.metric.dreamsim import DreamSim
 from dreamsim_guidance.sensitivity import Analysis, sensitivity
 
-NEEDED = os.environ.get("DREAMSIM_GUIDANCE_NEEDS_BROWSER") == "1"
-if not NEEDED:
-    pytest.importorskip("selenium")
-from study.browser import MISSING, Session  # noqa: E402
-
-pytestmark = [
-    pytest.mark.skipif(MISSING and not NEEDED, reason="needs chromium: apt-get install chromium chromium-driver"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),  # selenium's own sockets
-]
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # selenium's own sockets
 
 
 def test_the_page_fits_wide_and_narrow_windows(tmp_path: Path) -> None:

@@ -1,4 +1,7 @@
-"""Drives a real Chromium with an empty profile, as a participant who remembers their answers."""
+"""Drives a real Chromium with an empty profile, as a participant who remembers their answers.
+
+Tests that use it are skipped where selenium, chromium or chromedriver is missing, unless DREAMSIM_GUIDANCE_NEEDS_BROWSER=1.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from selenium import webdriver
-from selenium.webdriver.common.actions.action_builder import ActionBuilder
-from selenium.webdriver.common.actions.pointer_input import PointerInput
-from selenium.webdriver.common.by import By
+import pytest
 
-__all__ = ["MISSING", "Session"]
+NEEDED = os.environ.get("DREAMSIM_GUIDANCE_NEEDS_BROWSER") == "1"
+if not NEEDED:
+    pytest.importorskip("selenium")
+from selenium import webdriver  # noqa: E402
+from selenium.webdriver import ActionChains  # noqa: E402
+from selenium.webdriver.common.actions.action_builder import ActionBuilder  # noqa: E402
+from selenium.webdriver.common.actions.pointer_input import PointerInput  # noqa: E402
+from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.common.keys import Keys  # noqa: E402
+
+__all__ = ["ActionChains", "By", "Keys", "Session"]
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
@@ -30,7 +40,9 @@ class Session:
     """One browser window; `given` holds the answers by trial."""
 
     def __init__(self, folder: Path, phone: bool = False) -> None:
-        assert not MISSING, "DREAMSIM_GUIDANCE_NEEDS_BROWSER=1, but chromium or chromedriver is not installed"
+        if MISSING:
+            assert not NEEDED, "DREAMSIM_GUIDANCE_NEEDS_BROWSER=1, but chromium or chromedriver is not installed"
+            pytest.skip("needs chromium: apt-get install chromium chromium-driver")
         os.environ.update(SE_OFFLINE="true", SE_AVOID_STATS="true")  # selenium's manager must not look for drivers
         self.downloads = folder / "downloads"
         self.downloads.mkdir(parents=True)

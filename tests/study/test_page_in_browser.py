@@ -12,7 +12,6 @@ import functools
 import http.server
 import itertools
 import json
-import os
 import random
 import threading
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from study.browser import By, Keys, Session
 from study.reconstructions import METHODS, write_folders
 from study.triplet_folders import write_triplets
 
@@ -28,17 +28,7 @@ from dreamsim_guidance.data.readers.nights import read_nights
 from dreamsim_guidance.study import Page, Round, Study, make_round, make_study, read_study
 from dreamsim_guidance.study.design import TARGET
 
-NEEDED = os.environ.get("DREAMSIM_GUIDANCE_NEEDS_BROWSER") == "1"
-if not NEEDED:
-    pytest.importorskip("selenium")
-from selenium.webdriver.common.by import By  # noqa: E402
-from selenium.webdriver.common.keys import Keys  # noqa: E402
-from study.browser import MISSING, Session  # noqa: E402
-
-pytestmark = [
-    pytest.mark.skipif(MISSING and not NEEDED, reason="needs chromium: apt-get install chromium chromium-driver"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),  # selenium's own sockets
-]
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # selenium's own sockets
 KEYS = {0: (Keys.ARROW_LEFT, "a", "1"), 1: (Keys.ARROW_RIGHT, "b", "2")}
 
 

@@ -8,6 +8,7 @@ from study.triplet_folders import write_triplets
 from dreamsim_guidance.cli import main
 from dreamsim_guidance.comparisons.active_choice import ActiveChoice
 from dreamsim_guidance.comparisons.active_choice_run import votes_needed
+from dreamsim_guidance.recipes.vote_rounds import compare_active_choice_tiny
 from dreamsim_guidance.study import Round, make_round, next_round, read_study, simulate_votes
 from dreamsim_guidance.training.active_choice import (
     CHOICES,
@@ -125,16 +126,7 @@ def test_votes_needed_are_read_off_between_two_places() -> None:
 
 
 def test_the_recipe_compares_ways_of_choosing(tmp_path: Path) -> None:
-    config = ActiveChoice(
-        people=("layout",),
-        choices=("random", "information"),
-        pool=48,
-        test=24,
-        start=8,
-        batch=8,
-        votes=24,
-        repetitions=2,
-    )
+    config = compare_active_choice_tiny()
     results = config.run(tmp_path)
     assert results["layout"]["votes"] == [8, 16, 24]
     random, information = results["layout"]["choices"].values()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,20 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from study.browser import ActionChains, Session
 
 from dreamsim_guidance.retrieval import Index
 from dreamsim_guidance.retrieval.fiftyone_dataset import fiftyone_export
 
-NEEDED = os.environ.get("DREAMSIM_GUIDANCE_NEEDS_BROWSER") == "1"
-if not NEEDED:
-    pytest.importorskip("selenium")
-from selenium.webdriver import ActionChains  # noqa: E402
-from study.browser import MISSING, Session  # noqa: E402
-
-pytestmark = [
-    pytest.mark.skipif(MISSING and not NEEDED, reason="needs chromium: apt-get install chromium chromium-driver"),
-    pytest.mark.filterwarnings("ignore"),  # FiftyOne and its dependencies give warnings of their own
-]
+pytestmark = pytest.mark.filterwarnings("ignore")  # FiftyOne and its dependencies give warnings of their own
 
 TILES = "[...document.querySelectorAll('[data-cy=looker]')].filter(tile => tile.checkVisibility())"
 SORT = "[data-cy=action-sort-by-similarity]"
